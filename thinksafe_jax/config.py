@@ -1,0 +1,117 @@
+"""The recipe: one frozen dataclass per room of the flow, read from YAML plus `key.sub=value` overrides.
+
+Defaults are the paper's numbers (paper sections 5.1, B.1; the authors' `train.py`). A recipe may
+change them; `paper_differences` lists every change so that the report can show it.
+"""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which checkpoint plays a role."""
+
+    model: str = ""  # a directory, a Hub id, or mini:student / mini:guard
+    revision: str | None = None
+    dtype: str = "bfloat16"  # float32 | bfloat16
+
+
+@dataclass(frozen=True)
+class GuardConfig:
+    """The model (or matcher) that says safe, unsafe or unparsed."""
+
+    kind: str = "llama-guard"  # llama-guard | refusal-match
+    model: str = ""
+    revision: str | None = None
+    dtype: str = "bfloat16"
+    max_length: int = 16384  # tokens of guard input; only the response is cut, keeping its end
+    batch_tokens: int = 16384  # padded tokens per forward pass
+    max_unparsed: float = 0.2  # the run stops when more than this share is unparsed
+
+
+@dataclass(frozen=True)
+class PromptSource:
+    """One source of prompts: a JSONL, CSV or Parquet file, or a split of the mini world."""
+
+    path: str = ""  # file, or mini:train-harmful, mini:heldout-arithmetic, ...
+    prompt_column: str = "prompt"
+    id_column: str | None = None  # default: "<file stem>-<row number>"
+    label_column: str | None = None
+    label: str | None = None  # one label for all rows, instead of label_column
+    labels: dict[str, str] = field(default_factory=dict)  # column value -> harmful | benign
+    answer_column: str | None = None  # gold answer, for reasoning suites
+    where: dict[str, str] = field(default_factory=dict)  # keep rows whose column equals the value
+    start: int = 0  # first row kept, counted after `where`
+    limit: int | None = None  # rows kept
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    temperature: float = 0.6  # 0 is greedy
+    top_p: float = 0.95
+    top_k: int = 20  # 0 switches it off (R1-Distill)
+    min_p: float = 0.0
+    max_new_tokens: int = 16384
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """Shape of the sampler: static sizes that are compiled in."""
+
+    slots: int = 64  # rows decoded together
+    window: int = 32  # decode steps per dispatch
+    page_size: int = 64  # tokens per KV page
+    pool_tokens: int | None = None  # KV pool in tokens; default: what `slots` full contexts need
+    max_length: int | None = None  # prompt + response; default: the model's context
+
+
+@dataclass(frozen=True)
+class SynthesisConfig:
+    method: str = "thinksafe"  # thinksafe | direct-refusal
+    steering: str = "authors"  # name in synthesis.steering.TEMPLATES
+    reasoning: str = "think"  # think: one closed <think> pair is required | none: response as it is
+    prompts: list[PromptSource] = field(default_factory=list)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    epochs: int = 3
+    batch_size: int = 8  # rows per optimiser step (effective)
+    micro_batch_size: int = 8  # rows per forward pass
+    learning_rate: float = 1e-5
+    warmup_ratio: float = 0.1
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0
+    max_length: int = 16384  # longer rows are dropped and counted
+    lora_r: int = 32
+    lora_alpha: float = 16.0
+    lora_dropout: float = 0.05
+    lora_targets: list[str] = field(default_factory=lambda: ["q_proj", "v_proj"])
+    full_finetune: bool = False
+    remat: str = "layer"  # none | layer
+    checkpoint_every: int = 100  # optimiser steps
+    keep_checkpoints: int = 2
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    harmful: list[PromptSource] = field(default_factory=list)
+    over_refusal: list[PromptSource] = field(default_factory=list)
+    reasoning: list[PromptSource] = field(default_factory=list)
+    judge: str = "guard"  # guard | mini (the mini world's exact judge, guard agreement beside it)
+    reasoning_prompt: str = "{prompt}"  # {prompt} is replaced once, literally
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    name: str = ""
+    run_dir: str = ""
+    seed: int = 42
+    student: ModelConfig = field(default_factory=ModelConfig)
+    guard: GuardConfig = field(default_factory=GuardConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
