@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelSource:
     """Which checkpoint plays a role."""
 
     model: str = ""  # a directory, a Hub id, or mini:student / mini:guard
@@ -109,7 +109,7 @@ class Recipe:
     name: str = ""
     run_dir: str = ""
     seed: int = 42
-    student: ModelConfig = field(default_factory=ModelConfig)
+    student: ModelSource = field(default_factory=ModelSource)
     guard: GuardConfig = field(default_factory=GuardConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
