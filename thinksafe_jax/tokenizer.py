@@ -49,7 +49,9 @@ class ChatTokenizer:
             eos = json.loads(file.read_text()).get("eos_token_id") if file.exists() else None
             if eos is not None:
                 return tuple(eos) if isinstance(eos, list) else (eos,)
-        raise InputError(f"{self.directory}: no eos_token_id in generation_config.json, config.json")
+        raise InputError(
+            f"{self.directory}: no eos_token_id in generation_config.json, config.json"
+        )
 
     @property
     def end_of_turn_id(self) -> int:
@@ -120,4 +122,3 @@ class ChatTokenizer:
         if self.opens_think and not text.startswith(THINK_OPEN):
             text = f"{THINK_OPEN}\n{text}"
         return text
-

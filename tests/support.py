@@ -1,0 +1,62 @@
+"""What several tests share: reference assets, tiny random models made by transformers."""
+
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SHARED = REPOSITORY.parent / "shared"
+
+
+def shared_asset(*parts: str) -> Path:
+    """A file or folder of the reference assets; skips the test, saying so, where it is absent."""
+    path = SHARED.joinpath("assets", *parts)
+    if not path.exists():
+        pytest.skip(f"reference asset {'/'.join(parts)} is not beside the repository")
+    return path
+
+
+# shapes chosen to catch shortcuts: heads x head_dim != hidden, one KV head, heads no power of two
+TINY = {
+    "qwen3": {"hidden_size": 48, "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 16},
+    "qwen3-untied": {"hidden_size": 40, "num_attention_heads": 3, "num_key_value_heads": 1,
+                     "head_dim": 32, "tie_word_embeddings": False},
+    "qwen2": {"hidden_size": 48, "num_attention_heads": 6, "num_key_value_heads": 3},
+    "qwen2-tied": {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 1,
+                   "tie_word_embeddings": True},
+    "llama": {"hidden_size": 48, "num_attention_heads": 6, "num_key_value_heads": 2},
+    "llama-bias": {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2,
+                   "attention_bias": True, "mlp_bias": True},
+    "llama3-scaled": {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2,
+                      "head_dim": 24, "rope_theta": 500000.0, "rope_scaling": {
+                          "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
+                          "high_freq_factor": 4.0, "original_max_position_embeddings": 32}},
+    "mistral": {"hidden_size": 48, "num_attention_heads": 6, "num_key_value_heads": 2,
+                "head_dim": 16, "sliding_window": None},
+}  # fmt: skip
+
+
+def save_tiny(name: str, directory: Path, dtype: str = "float32", **overrides):
+    """Saves a random transformers checkpoint of TINY[name]; returns the torch model (eval mode)."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    family = name.split("-")[0].replace("llama3", "llama")
+    settings = {
+        "vocab_size": 97,
+        "intermediate_size": 80,
+        "num_hidden_layers": 3,
+        "max_position_embeddings": 256,
+        "tie_word_embeddings": name.startswith("qwen3"),
+        **TINY[name],
+        **overrides,
+    }
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(family, **settings)
+    model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype)).eval()
+    with torch.no_grad():  # biases and norms start at constants; random values show mix-ups
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(0.3 * torch.randn_like(parameter))
+    model.save_pretrained(directory)
+    return model

@@ -1,0 +1,145 @@
+"""ONE decoder for Qwen3, Qwen2, Llama and Mistral, as pure functions over the declared parameters.
+
+`block` is the layer that training, prefill, the guard and decode all run; what differs between
+them is only how attention finds its keys, which the caller passes in as `attend`.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from thinksafe_jax.models.attention import causal_attention
+from thinksafe_jax.models.config import ModelConfig
+from thinksafe_jax.models.lora import Adapter, LoraConfig
+from thinksafe_jax.models.params import Params
+from thinksafe_jax.models.rope import apply_rope, rope_tables
+
+# q [B, T, N, H], k and v [B, T, K, H] -> [B, T, N, H]
+Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+
+
+def rms_norm(x: jax.Array, weight: jax.Array, eps: float) -> jax.Array:
+    """Root-mean-square norm over the last axis, computed in float32 (HF `LlamaRMSNorm`)."""
+    wide = x.astype(jnp.float32)
+    wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + eps)
+    return wide.astype(x.dtype) * weight.reshape((1,) * (x.ndim - 1) + weight.shape)
+
+
+def _contract(x: jax.Array, kernel: jax.Array, in_ndim: int) -> jax.Array:
+    """`x` `[..., in...]` with `kernel` `[out..., in...]`: `[..., out...]`."""
+    x_axes = range(x.ndim - in_ndim, x.ndim)
+    kernel_axes = range(kernel.ndim - in_ndim, kernel.ndim)
+    return jnp.tensordot(x, kernel, (tuple(x_axes), tuple(kernel_axes)))
+
+
+def linear(
+    x: jax.Array,
+    weights: dict[str, jax.Array],
+    in_ndim: int = 1,
+    adapter: dict[str, jax.Array] | None = None,
+    lora: LoraConfig | None = None,
+    key: jax.Array | None = None,
+) -> jax.Array:
+    """`x` `[..., in...]` through a kernel `[out..., in...]`, plus bias and LoRA where present."""
+    y = _contract(x, weights["kernel"], in_ndim)
+    if "bias" in weights:
+        bias = weights["bias"]
+        y = y + bias.reshape((1,) * (y.ndim - bias.ndim) + bias.shape)
+    if adapter is None:
+        return y
+    assert lora is not None
+    if key is not None and lora.dropout > 0:
+        keep = jax.random.bernoulli(key, 1.0 - lora.dropout, x.shape)
+        x = jnp.where(keep, x / (1.0 - lora.dropout), jnp.zeros_like(x))
+    low_rank = _contract(x, adapter["a"].astype(x.dtype), in_ndim)
+    return y + lora.scale * _contract(low_rank, adapter["b"].astype(x.dtype), 1)
+
+
+def block(
+    weights: Params,
+    cfg: ModelConfig,
+    x: jax.Array,
+    rope: tuple[jax.Array, jax.Array],
+    attend: Attend,
+    adapter: dict[str, Any] | None = None,
+    lora: LoraConfig | None = None,
+    key: jax.Array | None = None,
+) -> jax.Array:
+    """One transformer layer; `x` and the result are `[B, T, D]`."""
+
+    def project(name: str, value: jax.Array, in_ndim: int = 1) -> jax.Array:
+        ab = (adapter or {}).get(name)
+        own = None
+        if key is not None and lora is not None and ab is not None:
+            own = jax.random.fold_in(key, lora.targets.index(name))
+        return linear(value, weights[name], in_ndim, ab, lora, own)
+
+    with jax.named_scope("attention"):
+        h = rms_norm(x, weights["input_norm"], cfg.rms_norm_eps)
+        q, k, v = project("q_proj", h), project("k_proj", h), project("v_proj", h)
+        if cfg.qk_norm:
+            q = rms_norm(q, weights["q_norm"], cfg.rms_norm_eps)
+            k = rms_norm(k, weights["k_norm"], cfg.rms_norm_eps)
+        out = attend(apply_rope(q, *rope), apply_rope(k, *rope), v)
+        x = x + project("o_proj", out, 2)
+    with jax.named_scope("mlp"):
+        h = rms_norm(x, weights["post_attention_norm"], cfg.rms_norm_eps)
+        return x + project(
+            "down_proj", jax.nn.silu(project("gate_proj", h)) * project("up_proj", h)
+        )
+
+
+def forward(
+    params: Params,
+    cfg: ModelConfig,
+    tokens: jax.Array,
+    positions: jax.Array,
+    segment_ids: jax.Array,
+    *,
+    adapter: Adapter | None = None,
+    lora: LoraConfig | None = None,
+    dropout_key: jax.Array | None = None,
+    remat: str = "none",
+) -> jax.Array:
+    """Hidden states after the final norm, for training and scoring.
+
+    Args:
+        params: layers stacked `[L, ...]`; scanned, so compile time does not grow with depth.
+        tokens, positions, segment_ids: i32 `[B, T]`; segment 0 is padding. Positions restart in
+            each packed row; tokens attend within their segment only.
+        adapter, lora: LoRA weights and their shape.
+        dropout_key: LoRA dropout is on when given.
+        remat: "none" keeps every activation, "layer" keeps only the layers' inputs.
+
+    Returns:
+        `[B, T, D]` in the parameters' dtype.
+    """
+    x = params["embed"][tokens]
+    rope = rope_tables(cfg, positions)
+    attend = partial(causal_attention, segment_ids=segment_ids)
+
+    def body(x: jax.Array, layer: tuple[Params, Any, jax.Array]) -> tuple[jax.Array, None]:
+        weights, ab, index = layer
+        key = None if dropout_key is None else jax.random.fold_in(dropout_key, index)
+        return block(weights, cfg, x, rope, attend, ab, lora, key), None
+
+    if remat == "layer":
+        body = jax.checkpoint(body, prevent_cse=False)
+    layers = (params["layers"], (adapter or {}).get("layers"), jnp.arange(cfg.num_layers))
+    x, _ = jax.lax.scan(body, x, layers)
+    return rms_norm(x, params["final_norm"], cfg.rms_norm_eps)
+
+
+def head_kernel(params: Params, cfg: ModelConfig) -> jax.Array:
+    """The LM head `[V, D]`; the embedding itself where the two are tied."""
+    return params["embed"] if cfg.tie_word_embeddings else params["lm_head"]
+
+
+def logits(params: Params, cfg: ModelConfig, hidden: jax.Array) -> jax.Array:
+    """float32 logits `[..., V]` of hidden states `[..., D]`."""
+    contract = (((hidden.ndim - 1,), (1,)), ((), ()))
+    head = head_kernel(params, cfg)
+    return jax.lax.dot_general(hidden, head, contract, preferred_element_type=jnp.float32)
