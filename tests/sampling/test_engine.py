@@ -1,0 +1,152 @@
+"""The sampler's contract: the same tokens as the plain model, whatever runs beside a row."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from tests.support import save_tiny
+from thinksafe_jax.config import EngineConfig, SamplingConfig
+from thinksafe_jax.errors import InputError
+from thinksafe_jax.models import load_config
+from thinksafe_jax.sampling import Engine, Request
+from thinksafe_jax.weights import load_params
+
+GREEDY = SamplingConfig(temperature=0.0, top_k=0, top_p=1.0, max_new_tokens=12)
+RANDOM = SamplingConfig(temperature=1.0, top_k=20, top_p=0.95, max_new_tokens=40)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    reference = save_tiny("qwen3", folder)
+    cfg = load_config(folder)
+    return cfg, load_params(folder, cfg, jnp.float32), reference
+
+
+def engine(model, eos=(0,), seed=0, **shape):
+    config = {"slots": 4, "window": 4, "page_size": 16, "pool_tokens": 2048, "max_length": 256}
+    return Engine(model[0], model[1], EngineConfig(**{**config, **shape}), eos, seed)
+
+
+def requests(count, sampling=RANDOM, longest=60):
+    rng = np.random.default_rng(1)
+    lengths = [1, 2, 16, 17, 32, 33, *rng.integers(3, longest, count)][:count]
+    return [
+        Request(f"row-{n}", rng.integers(1, 97, size).tolist(), sampling)
+        for n, size in enumerate(lengths)
+    ]
+
+
+def run(engine, requests):
+    return {c.id: c for c in engine.generate(requests)}
+
+
+def test_greedy_equals_transformers_generate(model):
+    """Prompts of length 1 and at bucket borders, more requests than slots."""
+    batch = requests(9, GREEDY)
+    ours = run(engine(model, eos=(96,)), batch)
+    for request in batch:
+        ids = torch.tensor([list(request.prompt_ids)])
+        with torch.no_grad():
+            out = model[2].generate(
+                ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False,
+                eos_token_id=96, pad_token_id=0,
+            )  # fmt: skip
+        expected = [t for t in out[0, ids.shape[1] :].tolist() if t != 96]
+        assert ours[request.id].token_ids == expected
+
+
+def test_logprobs_are_the_models_own(model):
+    """The log-probability returned is log_softmax of the unfiltered model, per token."""
+    request = requests(4)[3]
+    done = run(engine(model), [request])[request.id]
+    ids = torch.tensor([[*request.prompt_ids, *done.token_ids]])
+    with torch.no_grad():
+        scores = torch.log_softmax(model[2](ids).logits[0].float(), dim=-1)
+    start = len(request.prompt_ids) - 1
+    expected = [scores[start + n, t].item() for n, t in enumerate(done.token_ids)]
+    np.testing.assert_allclose(done.logprobs, expected, atol=2e-4)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [{"window": 7}, {"slots": 7}, {"page_size": 32}, {"pool_tokens": 160}],
+    ids=["window", "slots", "page", "pool at a sixth, with preemptions"],
+)
+def test_tokens_do_not_depend_on_the_engines_shape(model, shape):
+    batch = requests(24)
+    base = run(engine(model), batch)
+    other_engine = engine(model, **shape)
+    other = run(other_engine, batch)
+    assert {i: c.token_ids for i, c in base.items()} == {i: c.token_ids for i, c in other.items()}
+    if "pool_tokens" in shape:
+        assert other_engine.stats.preemptions > 0
+
+
+def test_tokens_do_not_depend_on_order_or_company(model):
+    batch = requests(24)
+    base = run(engine(model), batch)
+    assert base == run(engine(model), batch[::-1])
+    alone = run(engine(model), [batch[5]])
+    assert alone["row-5"] == base["row-5"]
+
+
+def test_seed_row_and_sample_index_change_the_tokens(model):
+    one = requests(6)[5]
+    base = run(engine(model), [one])[one.id].token_ids
+    assert base != run(engine(model, seed=1), [one])[one.id].token_ids
+    twins = [Request(one.id, one.prompt_ids, RANDOM, sample=n) for n in range(2)]
+    assert len({tuple(c.token_ids) for c in engine(model).generate(twins)}) == 2
+    renamed = Request("another", one.prompt_ids, RANDOM)
+    assert base != run(engine(model), [renamed])["another"].token_ids
+
+
+def test_finish_reasons_and_per_request_limits(model):
+    """An end-of-sequence token stops and is left out; otherwise exactly the maximum comes out."""
+    eos = tuple(range(40))
+    limits = [1, 2, 3, 9, 17]
+    batch = [
+        Request(f"r{n}", [50, 51], SamplingConfig(1.0, 1.0, 0, 0.0, limit))
+        for n, limit in enumerate(limits)
+    ]
+    for done in engine(model, eos=eos).generate(batch):
+        limit = limits[int(done.id[1:])]
+        assert not set(done.token_ids) & set(eos)
+        assert len(done.token_ids) == len(done.logprobs)
+        if done.finish_reason == "length":
+            assert len(done.token_ids) == limit
+        else:
+            assert len(done.token_ids) < limit
+
+
+def test_a_freed_slot_is_refilled_while_others_run(model):
+    """One row ten times as long as the rest must not leave the other slots idle."""
+    lengths = [200] + [20] * 30
+    batch = [
+        Request(f"r{n}", [3, 4, 5], SamplingConfig(1.0, 1.0, 0, 0.0, length))
+        for n, length in enumerate(lengths)
+    ]
+    sampler = engine(model, eos=())
+    finished = [c.id for c in sampler.generate(batch)]
+    assert sorted(finished) == sorted(r.id for r in batch)
+    assert finished.index("r0") > 20
+    assert sampler.stats.occupancy > 0.8
+
+
+def test_what_cannot_fit_is_refused_by_name_before_anything_runs(model):
+    sampler = engine(model)
+    fits, too_long = requests(2)[0], Request("huge", [1] * 230, RANDOM)
+    with pytest.raises(InputError, match=r"huge: prompt of 230 \+ max_new_tokens 40 = 270"):
+        sampler.generate([fits, too_long])
+    with pytest.raises(InputError, match="row: the prompt has no tokens"):
+        sampler.generate([Request("row", [], RANDOM)])
+    assert sampler.stats.windows == 0
+
+
+def test_no_requests_and_abandoned_runs(model):
+    sampler = engine(model)
+    assert list(sampler.generate([])) == []
+    batch = requests(8)
+    next(iter(sampler.generate(batch)))  # left half-way
+    assert run(sampler, batch) == run(engine(model), batch)

@@ -1,0 +1,174 @@
+"""Drawing the next token: temperature, top-k, top-p, min-p, greedy; each row by its own options.
+
+Semantics are vLLM's: temperature first, then top-k, then top-p over the renormalised rest. No
+sort and no random draw over the vocabulary: the 64 most likely tokens nearly always hold all that
+may be drawn, one uniform number picks among them, and a row for which they do not is drawn exactly
+over the whole vocabulary. A row's token depends on its own logits, options and key alone.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+CANDIDATES = 64
+_BLOCK = 128  # vocabulary entries whose maximum is taken first
+
+
+class Options(NamedTuple):
+    """Per-row sampling options; float32 or int32 `[B]`."""
+
+    temperature: jax.Array  # 0 is greedy
+    top_k: jax.Array  # 0 is off
+    top_p: jax.Array
+    min_p: jax.Array
+
+
+def sample(logits: jax.Array, keys: jax.Array, options: Options) -> tuple[jax.Array, jax.Array]:
+    """Draws one token a row.
+
+    Args:
+        logits: float32 `[B, V]`, unscaled.
+        keys: random keys `[B]`, one for each row and position.
+        options: per-row options.
+
+    Returns:
+        tokens i32 `[B]` and their log-probabilities float32 `[B]` at temperature 1, unfiltered.
+    """
+    temperature = jnp.where(options.temperature > 0, options.temperature, jnp.float32(1))
+    top_values, top_ids = top_candidates(logits)
+    scaled = logits / temperature[:, None]
+    uniform = jax.vmap(lambda key: jax.random.uniform(key, dtype=jnp.float32))(keys)
+    log_total = jax.nn.logsumexp(scaled, axis=-1)
+
+    chosen, complete = _draw_candidates(
+        top_values / temperature[:, None], log_total, uniform, options, logits.shape[1]
+    )
+    greedy = options.temperature == 0
+    tokens = jnp.take_along_axis(top_ids, jnp.where(greedy, 0, chosen)[:, None], axis=1)[:, 0]
+    wide = ~(complete | greedy)
+    tokens = jax.lax.cond(
+        wide.any(),
+        lambda: jnp.where(wide, _draw_vocabulary(scaled, log_total, uniform, options), tokens),
+        lambda: tokens,
+    )
+    picked = jnp.take_along_axis(logits, tokens[:, None], axis=1)[:, 0]
+    return tokens, picked - jax.nn.logsumexp(logits, axis=-1)
+
+
+def top_candidates(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The 64 largest logits and their ids, both `[B, 64]`, equal to `lax.top_k` ties included.
+
+    Two stages: the 64 blocks with the largest maxima hold the 64 largest values. Their ids are
+    sorted first, so that equal values come in the order of the vocabulary.
+    """
+    batch, vocabulary = logits.shape
+    if vocabulary <= CANDIDATES * _BLOCK:
+        return jax.lax.top_k(logits, min(CANDIDATES, vocabulary))
+    padded = jnp.pad(logits, ((0, 0), (0, -vocabulary % _BLOCK)), constant_values=-jnp.inf)
+    blocks = padded.reshape(batch, -1, _BLOCK)
+    _, best = jax.lax.top_k(blocks.max(axis=-1), CANDIDATES)
+    best = jnp.sort(best, axis=-1)
+    gathered = jnp.take_along_axis(blocks, best[:, :, None], axis=1).reshape(batch, -1)
+    ids = (best[:, :, None] * _BLOCK + jnp.arange(_BLOCK, dtype=best.dtype)[None, None]).reshape(
+        batch, -1
+    )
+    values, where = jax.lax.top_k(gathered, CANDIDATES)
+    return values, jnp.take_along_axis(ids, where, axis=1)
+
+
+def _draw_candidates(
+    values: jax.Array,
+    log_total: jax.Array,
+    uniform: jax.Array,
+    options: Options,
+    vocabulary: int,
+) -> tuple[jax.Array, jax.Array]:
+    """Index among the candidates, and whether they hold every token that may be drawn.
+
+    values: scaled logits `[B, C]`, descending.
+    """
+    count = values.shape[1]
+    rank = jnp.arange(count, dtype=jnp.int32)[None]
+    limited = (options.top_k > 0)[:, None]
+    allowed = ~limited | (rank < options.top_k[:, None])
+    in_top_k = jnp.where(allowed, values, -jnp.inf)
+    # top-p counts mass over what top-k left; without top-k, over the whole vocabulary
+    total = jnp.where(limited[:, 0], jax.nn.logsumexp(in_top_k, axis=-1), log_total)
+    mass = jnp.exp(in_top_k - total[:, None])
+    before = jnp.cumsum(mass, axis=-1) - mass
+    nucleus = before < _mass_limit(options)[:, None]
+    above_min = mass >= options.min_p[:, None] * mass[:, :1]
+    kept = jnp.where(nucleus & above_min & allowed, mass, jnp.float32(0))
+    kept = kept.at[:, 0].set(mass[:, 0])  # the first token is always kept
+    cdf = jnp.cumsum(kept, axis=-1)
+    chosen = (cdf <= uniform[:, None] * cdf[:, -1:]).sum(axis=-1, dtype=jnp.int32)
+    last = count - 1 - jnp.argmax((kept > 0)[:, ::-1], axis=-1).astype(jnp.int32)
+    # complete when something closed the set before the candidates ran out
+    closed = ~(nucleus & above_min & allowed)[:, -1] | (options.top_k == count)
+    return jnp.minimum(chosen, last), closed | (count == vocabulary)
+
+
+def _mass_limit(options: Options) -> jax.Array:
+    """top_p, where 1 means everything: rounding must not cut the tail."""
+    return jnp.where(options.top_p < 1, options.top_p, jnp.float32(jnp.inf))
+
+
+def _draw_vocabulary(
+    scaled: jax.Array, log_total: jax.Array, uniform: jax.Array, options: Options
+) -> jax.Array:
+    """Exact draw over the vocabulary `[B, V]`, by bisection on the order of float32 numbers."""
+    rows, vocabulary = scaled.shape
+    order = _sortable(scaled)
+    full_k = jnp.where(options.top_k > 0, options.top_k, jnp.int32(vocabulary))
+    mass = jnp.exp(scaled - log_total[:, None])
+
+    def kept_count(threshold: jax.Array) -> jax.Array:
+        return (order > threshold[:, None]).sum(axis=-1, dtype=jnp.int32)
+
+    k_threshold = _bisect(lambda t: kept_count(t) < full_k, rows)
+    in_k = _closed_at(order, k_threshold, full_k - kept_count(k_threshold))
+    mass = jnp.where(in_k, mass, jnp.float32(0))
+    mass = mass / mass.sum(axis=-1, keepdims=True)
+
+    def mass_above(threshold: jax.Array) -> jax.Array:
+        return jnp.where(order > threshold[:, None], mass, jnp.float32(0)).sum(axis=-1)
+
+    limit = _mass_limit(options)
+    p_threshold = _bisect(lambda t: mass_above(t) < limit, rows)
+    at = jnp.where(order == p_threshold[:, None], mass, jnp.float32(0)).max(axis=-1)
+    missing = (limit - mass_above(p_threshold)) / jnp.maximum(at, jnp.float32(1e-38))
+    room = jnp.ceil(jnp.clip(missing, 1, vocabulary)).astype(jnp.int32)
+    keep = _closed_at(order, p_threshold, room)
+    keep &= mass >= options.min_p[:, None] * mass.max(axis=-1, keepdims=True)
+    cdf = jnp.cumsum(jnp.where(keep, mass, jnp.float32(0)), axis=-1)
+    chosen = (cdf <= uniform[:, None] * cdf[:, -1:]).sum(axis=-1, dtype=jnp.int32)
+    last = vocabulary - 1 - jnp.argmax(keep[:, ::-1], axis=-1).astype(jnp.int32)
+    return jnp.minimum(chosen, last)
+
+
+def _closed_at(order: jax.Array, threshold: jax.Array, room: jax.Array) -> jax.Array:
+    """Entries above the threshold, and the first `room` of those that equal it."""
+    tie = order == threshold[:, None]
+    rank = jnp.cumsum(tie.astype(jnp.int32), axis=-1)
+    return (order > threshold[:, None]) | (tie & (rank <= room[:, None]))
+
+
+def _sortable(x: jax.Array) -> jax.Array:
+    """int32 with the order of the float32 values (-0 just below +0)."""
+    bits = jax.lax.bitcast_convert_type(x, jnp.int32)
+    return jnp.where(bits < 0, bits ^ jnp.int32(0x7FFFFFFF), bits)
+
+
+def _bisect(below: Callable[[jax.Array], jax.Array], rows: int) -> jax.Array:
+    """Smallest int32 `t` `[rows]` for which `below(t)` holds; `below` must be monotone in t."""
+
+    def step(_: int, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        low, high = bounds
+        middle = (low >> 1) + (high >> 1) + (low & high & 1)  # no overflow
+        holds = below(middle)
+        return jnp.where(holds, low, middle + 1), jnp.where(holds, middle, high)
+
+    bounds = jnp.full(rows, -(2**31), jnp.int32), jnp.full(rows, 2**31 - 1, jnp.int32)
+    return jax.lax.fori_loop(0, 32, step, bounds)[0]

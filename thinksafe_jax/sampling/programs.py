@@ -1,0 +1,173 @@
+"""The three compiled programs of the sampler; all shapes are static, all state is donated.
+
+    prefill  writes the keys and values of whole prompts into their pages
+    admit    puts requests into slots
+    decode   a window of N steps for every slot, finished ones masked
+
+Prefill stops one token short: the last prompt token is decoded like any other, so only decode has
+an LM head and a sampler, and a preempted request resumes by the same two programs.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from thinksafe_jax.models.attention import causal_attention
+from thinksafe_jax.models.config import ModelConfig
+from thinksafe_jax.models.decoder import block, logits, rms_norm
+from thinksafe_jax.models.params import Params
+from thinksafe_jax.models.rope import rope_tables
+from thinksafe_jax.sampling.attention import paged_attention
+from thinksafe_jax.sampling.cache import Pool, write_prompts, write_tokens
+from thinksafe_jax.sampling.filters import Options, sample
+
+
+class Slots(NamedTuple):
+    """State of every slot on the device, `[B]` each."""
+
+    token: jax.Array  # i32, the newest token, whose keys and values are not yet written
+    position: jax.Array  # i32, its position
+    left: jax.Array  # i32, tokens still allowed; 0 is an idle slot
+    key: jax.Array  # u32 [B, 2], the request's random key
+    options: Options
+
+
+def empty_slots(slots: int) -> Slots:
+    """Every slot idle."""
+    ints = [jnp.zeros(slots, jnp.int32) for _ in range(3)]
+    floats = Options(
+        jnp.zeros(slots, jnp.float32),
+        jnp.zeros(slots, jnp.int32),
+        jnp.ones(slots, jnp.float32),
+        jnp.zeros(slots, jnp.float32),
+    )
+    return Slots(*ints, jnp.zeros((slots, 2), jnp.uint32), floats)
+
+
+@partial(jax.jit, static_argnames="cfg", donate_argnames="pools")
+def prefill(
+    params: Params,
+    pools: tuple[Pool, ...],
+    tokens: jax.Array,
+    lengths: jax.Array,
+    pages: jax.Array,
+    *,
+    cfg: ModelConfig,
+) -> tuple[Pool, ...]:
+    """Writes the KV of `tokens` i32 `[P, T]`, `lengths` of them each, into `pages` `[P, T / ps]`.
+
+    No history, no logits: causal attention over the fresh tokens only.
+    """
+    steps = jnp.arange(tokens.shape[1], dtype=jnp.int32)
+    segments = (steps[None] < lengths[:, None]).astype(jnp.int32)
+    rope = rope_tables(cfg, jnp.broadcast_to(steps, tokens.shape))
+    x = params["embed"][tokens]
+    written = []
+    for weights, pool in zip(params["layers"], pools, strict=True):
+
+        def attend(q: jax.Array, k: jax.Array, v: jax.Array, pool: Pool = pool) -> jax.Array:
+            written.append(write_prompts(pool, k, v, pages))
+            return causal_attention(q, k, v, segments)
+
+        x = block(weights, cfg, x, rope, attend)
+    return tuple(written)
+
+
+@partial(jax.jit, donate_argnames="slots")
+def admit(
+    slots: Slots,
+    where: jax.Array,
+    token: jax.Array,
+    position: jax.Array,
+    left: jax.Array,
+    words: jax.Array,
+    seed: jax.Array,
+    options: Options,
+) -> Slots:
+    """Puts P requests into the slots `where` i32 `[P]`; an index beyond the last slot is dropped.
+
+    words: u32 `[P, 3]`, see `Request.random_words`; together with the seed they key the row.
+    """
+
+    def row_key(row: jax.Array) -> jax.Array:
+        key = jax.random.key(seed)
+        for word in range(3):
+            key = jax.random.fold_in(key, row[word])
+        return jax.random.key_data(key)
+
+    new = Slots(token, position, left, jax.vmap(row_key)(words), options)
+    return jax.tree.map(lambda old, value: old.at[where].set(value, mode="drop"), slots, new)
+
+
+@partial(jax.jit, static_argnames=("cfg", "steps", "eos_ids"), donate_argnames=("pools", "slots"))
+def decode(
+    params: Params,
+    pools: tuple[Pool, ...],
+    slots: Slots,
+    table: jax.Array,
+    *,
+    cfg: ModelConfig,
+    steps: int,
+    eos_ids: Sequence[int],
+) -> tuple[tuple[Pool, ...], Slots, jax.Array, jax.Array]:
+    """`steps` decode steps for every slot.
+
+    A fixed number of steps without a look at who has finished: an early exit would cost a
+    reduction each step and save almost nothing while the queue is not empty.
+
+    Returns:
+        pools and slots, and for the window the tokens i32 `[steps, B]` (-1 where the slot was
+        idle) with their log-probabilities float32 `[steps, B]`.
+    """
+
+    def step(
+        carry: tuple[tuple[Pool, ...], Slots], _: None
+    ) -> tuple[tuple[tuple[Pool, ...], Slots], tuple[jax.Array, jax.Array]]:
+        pools, slots = carry
+        active = slots.left > 0
+        hidden, pools = _decode_one(params, cfg, pools, slots, active, table)
+        with jax.named_scope("sample"):
+            keys = jax.vmap(jax.random.fold_in)(
+                jax.random.wrap_key_data(slots.key), slots.position + 1
+            )
+            token, logprob = sample(logits(params, cfg, hidden), keys, slots.options)
+        token = jnp.where(active, token, slots.token)
+        ended = jnp.isin(token, jnp.asarray(eos_ids, jnp.int32))
+        moved = active.astype(jnp.int32)
+        left = jnp.where(ended, 0, slots.left - moved)
+        new = Slots(token, slots.position + moved, left, slots.key, slots.options)
+        return (pools, new), (jnp.where(active, token, -1), logprob)
+
+    (pools, slots), (tokens, logprobs) = jax.lax.scan(step, (pools, slots), length=steps)
+    return pools, slots, tokens, logprobs
+
+
+def _decode_one(
+    params: Params,
+    cfg: ModelConfig,
+    pools: tuple[Pool, ...],
+    slots: Slots,
+    active: jax.Array,
+    table: jax.Array,
+) -> tuple[jax.Array, tuple[Pool, ...]]:
+    """Hidden state `[B, D]` of every slot's newest token, and the pools that now hold it."""
+    page_size = pools[0][0].shape[1]
+    rows = jnp.arange(table.shape[0], dtype=jnp.int32)
+    # idle slots write to page 0, which belongs to nobody, and read one token
+    page = jnp.where(active, table[rows, slots.position // page_size], 0)
+    offset = slots.position % page_size
+    lengths = jnp.where(active, slots.position + 1, 1)
+    rope = rope_tables(cfg, slots.position[:, None])
+    x = params["embed"][slots.token][:, None]
+    written = []
+    for weights, pool in zip(params["layers"], pools, strict=True):
+
+        def attend(q: jax.Array, k: jax.Array, v: jax.Array, pool: Pool = pool) -> jax.Array:
+            written.append(write_tokens(pool, k[:, 0], v[:, 0], page, offset))
+            return paged_attention(q[:, 0], written[-1], table, lengths)[:, None]
+
+        x = block(weights, cfg, x, rope, attend)
+    return rms_norm(x[:, 0], params["final_norm"], cfg.rms_norm_eps), tuple(written)

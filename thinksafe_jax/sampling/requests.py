@@ -1,0 +1,52 @@
+"""What goes into the sampler and what comes out."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from thinksafe_jax.config import SamplingConfig
+
+
+@dataclass(frozen=True)
+class Request:
+    """One completion to sample.
+
+    Attributes:
+        id: stable name of the row; with `sample` it decides the random numbers.
+        prompt_ids: token ids up to where the model speaks, at least one.
+        sampling: temperature, top-k, top-p, min-p and the most new tokens.
+        sample: index among several completions of one prompt.
+    """
+
+    id: str
+    prompt_ids: Sequence[int]
+    sampling: SamplingConfig
+    sample: int = 0
+
+    @property
+    def random_words(self) -> tuple[int, int, int]:
+        """Three 32-bit words that key this completion: a 64-bit hash of the id, and `sample`.
+
+        Two words, because among 40,000 ids a 32-bit hash collides with probability 0.17.
+        """
+        digest = hashlib.blake2b(self.id.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        high, low = (int.from_bytes(digest[i : i + 4], "little") for i in (0, 4))
+        return high, low, self.sample
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A finished completion.
+
+    Attributes:
+        token_ids: what was generated, without the end-of-sequence token.
+        logprobs: log-probability of each token of `token_ids` under the model itself
+            (temperature 1, nothing filtered), in nats.
+        finish_reason: "stop" (an end-of-sequence token) or "length" (max_new_tokens).
+    """
+
+    id: str
+    sample: int
+    token_ids: list[int]
+    logprobs: list[float]
+    finish_reason: str
