@@ -1,4 +1,4 @@
-"""The recipe: one frozen dataclass per room of the flow, read from YAML plus `key.sub=value` overrides.
+"""The recipe: one frozen dataclass per room of the flow, read from YAML and `key=value` overrides.
 
 Defaults are the paper's numbers (paper sections 5.1, B.1; the authors' `train.py`). A recipe may
 change them; `paper_differences` lists every change so that the report can show it.

@@ -1,0 +1,34 @@
+"""The recipe: what a run is told to do. Frozen dataclasses, read strictly from YAML."""
+
+from thinksafe_jax.config.compare import HARMLESS_KEYS, diff, paper_differences, to_yaml
+from thinksafe_jax.config.load import load_recipe
+from thinksafe_jax.config.rules import validate
+from thinksafe_jax.config.schema import (
+    EngineConfig,
+    EvaluationConfig,
+    GuardConfig,
+    ModelSource,
+    PromptSource,
+    Recipe,
+    SamplingConfig,
+    SynthesisConfig,
+    TrainingConfig,
+)
+
+__all__ = [
+    "HARMLESS_KEYS",
+    "EngineConfig",
+    "EvaluationConfig",
+    "GuardConfig",
+    "ModelSource",
+    "PromptSource",
+    "Recipe",
+    "SamplingConfig",
+    "SynthesisConfig",
+    "TrainingConfig",
+    "diff",
+    "load_recipe",
+    "paper_differences",
+    "to_yaml",
+    "validate",
+]

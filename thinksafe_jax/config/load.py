@@ -1,0 +1,127 @@
+"""Recipe files: YAML, `key.sub=value` overrides and `${a.b}` references, read strictly."""
+
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from thinksafe_jax.config.build import build
+from thinksafe_jax.config.rules import completeness_problems, range_problems
+from thinksafe_jax.config.schema import Recipe
+from thinksafe_jax.errors import ConfigError
+
+_PLAIN_REFERENCE = re.compile(r"\$\{[A-Za-z_]\w*(\.\w+|\[\d+\])*\}")
+
+
+def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe and check all of it.
+
+    Paths inside the recipe (prompt files, model folders) are relative to the current directory,
+    not to the recipe. A recipe without a name is called after its file.
+
+    Args:
+        path: a YAML file; keys it does not name keep the paper's values.
+        overrides: `key.sub=value`, values in YAML: `training.epochs=1`,
+            `synthesis.prompts[0].limit=50`, `training.lora_targets=[q_proj]`.
+
+    Raises:
+        ConfigError: no such file, broken YAML, or every unknown key, wrong type and value out of
+            range, each with its full key.
+    """
+    path = Path(path)
+    config = _read(path)
+    for override in overrides:
+        _apply(config, override)
+    plain = OmegaConf.to_container(config, resolve=False)
+    problems = list(_forbidden_references(plain, ""))
+    recipe = Recipe()
+    if not problems:
+        recipe, problems = build(Recipe, _resolved(path, plain))
+        problems += range_problems(recipe)
+    # what is missing is only worth saying once what is there can be understood
+    problems = problems or completeness_problems(recipe)
+    if len(problems) == 1:
+        raise ConfigError(f"{path}: {problems[0]}")
+    if problems:
+        raise ConfigError("\n  ".join([f"{path}: {len(problems)} problems", *problems]))
+    return recipe if recipe.name else replace(recipe, name=path.stem)
+
+
+def _read(path: Path) -> Any:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise ConfigError(f"no recipe at {path}; see configs/recipes for examples") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text (byte {error.start})") from None
+    except OSError as error:
+        raise ConfigError(f"cannot read the recipe {path}: {error.strerror}") from None
+    try:
+        config = OmegaConf.load(io.StringIO(text))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}{_yaml_sentence(error)}") from None
+    except (OmegaConfBaseException, OSError) as error:  # bad `${`, or a bare number as the file
+        raise ConfigError(f"{path}: {_first_line(error)}") from None
+    if not OmegaConf.is_dict(config):
+        raise ConfigError(f"{path}: is a list; expected sections of key: value lines")
+    return config
+
+
+def _apply(config: Any, override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"{override!r} is no override; expected key.sub=value")
+    try:
+        # as a plain value, since reading an item of a config would follow its references
+        parsed: Any = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))
+        OmegaConf.update(config, key.strip(), parsed["value"], force_add=True)
+    except yaml.YAMLError as error:
+        problem = getattr(error, "problem", None) or _first_line(error)
+        raise ConfigError(f"{override!r}: the value is not valid YAML ({problem})") from None
+    except (OmegaConfBaseException, TypeError, ValueError, IndexError) as error:
+        raise ConfigError(f"{override!r}: {_first_line(error)}") from None
+
+
+def _forbidden_references(value: Any, where: str) -> Iterator[str]:
+    """References could read the environment and run resolvers: only `${a.b}` is allowed."""
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from _forbidden_references(item, f"{where}.{name}" if where else str(name))
+    elif isinstance(value, list):
+        for i, item in enumerate(value):
+            yield from _forbidden_references(item, f"{where}[{i}]")
+    elif isinstance(value, str) and "${" in _PLAIN_REFERENCE.sub("", value):
+        yield f"{where}: {value!r}; only a reference to a key, as ${{training.epochs}}, is allowed"
+
+
+def _resolved(path: Path, given: Any) -> Any:
+    """References filled in; they may also point at keys that only have a default."""
+    try:
+        return OmegaConf.to_container(
+            OmegaConf.create(_over(asdict(Recipe()), given)), resolve=True
+        )
+    except OmegaConfBaseException as error:
+        key = f"{error.full_key}: " if getattr(error, "full_key", None) else ""
+        raise ConfigError(f"{path}: {key}{_first_line(error)}") from None
+
+
+def _over(default: Any, given: Any) -> Any:
+    if not isinstance(default, dict) or not isinstance(given, dict):
+        return given
+    return default | {k: _over(default.get(k), v) for k, v in given.items()}
+
+
+def _yaml_sentence(error: yaml.YAMLError) -> str:
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+    return f"{place}: not valid YAML: {problem or _first_line(error)}"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,212 @@
+"""What each number and name of a recipe may be: types cannot see that NaN is no temperature.
+
+The names of steering templates are checked by `synthesis`, and `top_k` against the vocabulary by
+the engine: both need to know more than the recipe.
+"""
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from thinksafe_jax.config.schema import (
+    EngineConfig,
+    EvaluationConfig,
+    GuardConfig,
+    ModelSource,
+    PromptSource,
+    Recipe,
+    SamplingConfig,
+    SynthesisConfig,
+    TrainingConfig,
+)
+from thinksafe_jax.errors import ConfigError
+
+LARGEST = 2**31 - 1  # sizes and counts become int32 on the device
+LABELS = ("harmful", "benign")
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """Numbers between two ends; `open_low`, `open_high` exclude the end itself."""
+
+    low: float
+    high: float = math.inf
+    open_low: bool = False
+    open_high: bool = False
+
+    def problem(self, value: float) -> str | None:
+        if not math.isfinite(value):
+            return f"is {value}; expected {self}"
+        above = value > self.low if self.open_low else value >= self.low
+        below = value < self.high if self.open_high else value <= self.high
+        return None if above and below else f"is {value}; expected {self}"
+
+    def __str__(self) -> str:
+        low = f"{'>' if self.open_low else '>='} {self.low:g}"
+        if self.high == math.inf:
+            return f"a finite number {low}"
+        high = f"{'<' if self.open_high else '<='} {self.high:.10g}"
+        return f"a number {low} and {high}"
+
+
+@dataclasses.dataclass(frozen=True)
+class OneOf:
+    """One of a few names; the nearest is suggested."""
+
+    names: tuple[str, ...]
+
+    def problem(self, value: str) -> str | None:
+        if value in self.names:
+            return None
+        near = difflib.get_close_matches(value, self.names, n=1, cutoff=0.6)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        return f"is {value!r}; expected one of {', '.join(self.names)}{hint}"
+
+
+COUNT = Range(1, LARGEST)
+SHARE = Range(0, 1)
+POSITIVE = Range(0, open_low=True)
+DTYPE = OneOf(("float32", "bfloat16"))
+PROJECTIONS = OneOf(("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"))
+
+RULES: dict[type, dict[str, Range | OneOf]] = {
+    Recipe: {"seed": Range(0, LARGEST)},
+    ModelSource: {"dtype": DTYPE},
+    GuardConfig: {
+        "kind": OneOf(("llama-guard", "refusal-match")),
+        "dtype": DTYPE,
+        "max_length": COUNT,
+        "batch_tokens": COUNT,
+        "max_unparsed": SHARE,
+    },
+    PromptSource: {"label": OneOf(LABELS), "start": Range(0, LARGEST), "limit": COUNT},
+    SamplingConfig: {
+        "temperature": Range(0),
+        "top_p": Range(0, 1, open_low=True),
+        "top_k": Range(0, LARGEST),
+        "min_p": SHARE,
+        "max_new_tokens": COUNT,
+    },
+    EngineConfig: {
+        "slots": COUNT,
+        "window": COUNT,
+        "page_size": COUNT,
+        "pool_tokens": COUNT,
+        "max_length": COUNT,
+    },
+    SynthesisConfig: {
+        "method": OneOf(("thinksafe", "direct-refusal")),
+        "reasoning": OneOf(("think", "none")),
+    },
+    TrainingConfig: {
+        "epochs": COUNT,
+        "batch_size": COUNT,
+        "micro_batch_size": COUNT,
+        "learning_rate": POSITIVE,
+        "warmup_ratio": SHARE,
+        "weight_decay": Range(0),
+        "clip_norm": POSITIVE,
+        "max_length": COUNT,
+        "lora_r": COUNT,
+        "lora_alpha": POSITIVE,
+        "lora_dropout": Range(0, 1, open_high=True),
+        "remat": OneOf(("none", "layer")),
+        "checkpoint_every": COUNT,
+        "keep_checkpoints": COUNT,
+    },
+    EvaluationConfig: {"judge": OneOf(("guard", "mini"))},
+}
+
+
+def validate(recipe: Recipe) -> None:
+    """Check a recipe that was built in code.
+
+    Raises:
+        ConfigError: with every value that is out of its range, and what is missing for a run.
+    """
+    if problems := range_problems(recipe) + completeness_problems(recipe):
+        raise ConfigError("\n  ".join(["the recipe cannot be run:", *problems]))
+
+
+def range_problems(recipe: Recipe) -> list[str]:
+    """One sentence for each value outside its range, each naming its full dotted key."""
+    found = []
+    for where, section in _sections(recipe, ""):
+        for name, rule in RULES.get(type(section), {}).items():
+            value = getattr(section, name)
+            text = None if value is None else rule.problem(value)
+            if text:
+                found.append(f"{where}{name}: {text}")
+    return found + _relations(recipe) + _names_in_collections(recipe)
+
+
+def _sections(section: Any, where: str) -> Iterator[tuple[str, Any]]:
+    yield where, section
+    for field in dataclasses.fields(section):
+        value = getattr(section, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _sections(value, f"{where}{field.name}.")
+        elif isinstance(value, list):
+            for i, item in enumerate(value):
+                if dataclasses.is_dataclass(item):
+                    yield from _sections(item, f"{where}{field.name}[{i}].")
+
+
+def _relations(recipe: Recipe) -> list[str]:
+    training, engine, found = recipe.training, recipe.engine, []
+    batch, micro = training.batch_size, training.micro_batch_size
+    if micro >= 1 and batch % micro:
+        found.append(
+            f"training.batch_size: is {batch}; expected a multiple of micro_batch_size {micro}"
+        )
+    if engine.pool_tokens is not None and engine.pool_tokens < engine.page_size:
+        found.append(
+            f"engine.pool_tokens: is {engine.pool_tokens}; expected room for at least one page "
+            f"(engine.page_size is {engine.page_size})"
+        )
+    for room in ("synthesis", "evaluation"):
+        new = getattr(recipe, room).sampling.max_new_tokens
+        if engine.max_length is not None and new >= engine.max_length:
+            found.append(
+                f"{room}.sampling.max_new_tokens: is {new}; expected less than engine.max_length "
+                f"({engine.max_length}), which holds the prompt too"
+            )
+    return found
+
+
+def _names_in_collections(recipe: Recipe) -> list[str]:
+    found, targets = [], recipe.training.lora_targets
+    if not targets or len(set(targets)) != len(targets):
+        found.append(f"training.lora_targets: is {targets}; expected one name or more, each once")
+    for i, name in enumerate(targets):
+        if text := PROJECTIONS.problem(name):
+            found.append(f"training.lora_targets[{i}]: {text}")
+    for where, section in _sections(recipe, ""):
+        if isinstance(section, PromptSource):
+            texts = {k: OneOf(LABELS).problem(v) for k, v in section.labels.items()}
+            found += [f"{where}labels.{k}: {text}" for k, text in texts.items() if text]
+    if "{prompt}" not in recipe.evaluation.reasoning_prompt:
+        found.append("evaluation.reasoning_prompt: has no {prompt}, where the question goes")
+    return found
+
+
+def completeness_problems(recipe: Recipe) -> list[str]:
+    """What a run needs and the recipe does not say: models, prompts, labels, answers."""
+    found = [] if recipe.student.model else ["student.model: no value given; expected a model"]
+    unguarded = recipe.synthesis.method == "direct-refusal" and recipe.evaluation.judge == "mini"
+    if recipe.guard.kind != "refusal-match" and not recipe.guard.model and not unguarded:
+        found.append("guard.model: no value given; expected a model, or guard.kind refusal-match")
+    if not recipe.synthesis.prompts:
+        found.append("synthesis.prompts: is empty; expected one prompt source or more")
+    for where, section in _sections(recipe, ""):
+        if not isinstance(section, PromptSource) or section.path.startswith("mini:"):
+            continue
+        if not section.path:
+            found.append(f"{where}path: no value given; expected a file or mini:<split>")
+        if where.startswith("synthesis.") and not (section.label or section.label_column):
+            found.append(f"{where}label: no value given; expected label or label_column")
+        if where.startswith("evaluation.reasoning") and not section.answer_column:
+            found.append(f"{where}answer_column: no value given; expected the gold answers' column")
+    return found
