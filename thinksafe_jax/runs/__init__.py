@@ -1,0 +1,22 @@
+"""The run directory: lock, config, manifest, rows that survive kills, progress, signals."""
+
+from thinksafe_jax.runs.buffer import RowBuffer
+from thinksafe_jax.runs.manifest import content_hash
+from thinksafe_jax.runs.progress import Progress
+from thinksafe_jax.runs.run import Run
+from thinksafe_jax.runs.storage import atomic_write, prepare_directory
+from thinksafe_jax.runs.store import RowStore
+from thinksafe_jax.runs.terminal import clean, console, setup_logging
+
+__all__ = [
+    "Progress",
+    "RowBuffer",
+    "RowStore",
+    "Run",
+    "atomic_write",
+    "clean",
+    "console",
+    "content_hash",
+    "prepare_directory",
+    "setup_logging",
+]

@@ -1,0 +1,81 @@
+"""One run per directory. The kernel's lock decides; the file's text only says who holds it."""
+
+import fcntl
+import json
+import logging
+import os
+import socket
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from thinksafe_jax.errors import ConfigError
+from thinksafe_jax.runs.storage import storage_errors
+
+log = logging.getLogger(__name__)
+
+
+class RunLock:
+    """An exclusive lock on RUN/lock, released by the kernel even when the process is killed.
+
+    Raises:
+        ConfigError: another process holds it; names its pid, host and start.
+    """
+
+    def __init__(self, path: Path):
+        with storage_errors(path):
+            self._file = path.open("a+b")
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                message = f"{path.parent} is in use by {describe(holder(path))}"
+                self._file.close()
+                raise ConfigError(
+                    f"{message}; wait for it, stop it, or choose another --run-dir"
+                ) from None
+            self._take_over(path)
+
+    def _take_over(self, path: Path) -> None:
+        if left := holder(path):
+            log.warning("%s: recovered a stale lock, left by %s", path, describe(left))
+        mine = {"pid": os.getpid(), "host": socket.gethostname(), "time": _now()}
+        self._file.truncate(0)
+        self._file.write(json.dumps(mine).encode() + b"\n")
+        self._file.flush()
+
+    def release(self) -> None:
+        """Empty the file and let go; the file itself stays, since deleting it would race."""
+        if not self._file.closed:
+            self._file.truncate(0)
+            self._file.close()
+
+
+def holder(path: Path) -> dict[str, Any] | None:
+    """Who wrote the lock file, alive or not; None where nobody is named."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def is_held(path: Path) -> bool:
+    """Whether a live process holds the lock now."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def describe(who: dict[str, Any] | None) -> str:
+    if not who:
+        return "another process"
+    return f"pid {who.get('pid')} on {who.get('host')} since {who.get('time')}"
+
+
+def _now() -> str:
+    return datetime.now().astimezone().isoformat(timespec="seconds")

@@ -1,0 +1,178 @@
+"""The run directory as one object: opened, locked, checked against its config, and closed."""
+
+import logging
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from thinksafe_jax.config import HARMLESS_KEYS, Recipe, diff, load_recipe, to_yaml
+from thinksafe_jax.errors import ConfigError
+from thinksafe_jax.runs.jsonl import drop_torn_tail, to_line
+from thinksafe_jax.runs.lock import RunLock
+from thinksafe_jax.runs.manifest import Manifest, content_hash, now
+from thinksafe_jax.runs.signals import StopSignals
+from thinksafe_jax.runs.storage import atomic_write, prepare_directory, storage_errors
+from thinksafe_jax.runs.store import RowStore
+
+log = logging.getLogger(__name__)
+
+# In this order `clear` deletes: without a manifest nothing counts as done, and the config goes
+# last, so that a kill in between can never mix two configurations.
+CONTENTS = (
+    "manifest.json",
+    "samples",
+    "verdicts",
+    "dataset",
+    "checkpoints",
+    "adapter",
+    "merged",
+    "evaluation",
+    "report",
+    "metrics.jsonl",
+    "config.yaml",
+)
+
+
+class Run:
+    """An open run directory; made by `Run.open`.
+
+    Attributes:
+        path: the directory.
+        recipe: what runs in it, as resolved.
+        manifest: its manifest.json.
+    """
+
+    def __init__(
+        self, recipe: Recipe, path: Path, manifest: Manifest, stop: StopSignals, skip_bad_rows: bool
+    ):
+        self.recipe, self.path, self.manifest = recipe, path, manifest
+        self._stop, self._skip_bad_rows = stop, skip_bad_rows
+        with storage_errors(self._metrics):
+            drop_torn_tail(self._metrics)
+
+    @staticmethod
+    @contextmanager
+    def open(
+        recipe: Recipe, path: Path | str, *, new_run: bool = False, skip_bad_rows: bool = False
+    ) -> Iterator["Run"]:
+        """Take hold of a run directory, new or begun before.
+
+        Starts no JAX and loads no model, so every refusal comes within a second. On a pod, call
+        `jax.distributed.initialize` first: it replaces signal handlers.
+
+        Args:
+            new_run: delete what an earlier run left in the directory (only names a run writes).
+            skip_bad_rows: for the stores made by `store`.
+
+        Raises:
+            EnvironmentFault: the directory cannot be made or written.
+            ConfigError: in use by another process; begun with another configuration; or full of
+                files that are no run.
+        """
+        path = prepare_directory(Path(path))
+        lock = RunLock(path / "lock")
+        try:
+            _refuse_foreign(path)
+            if new_run:
+                clear(path)
+            _settle_config(recipe, path)
+            manifest = Manifest(path / "manifest.json", _recipe_hash(recipe))
+            with StopSignals() as stop:
+                yield Run(recipe, path, manifest, stop, skip_bad_rows)
+        finally:
+            lock.release()
+
+    def store(self, name: str, key: tuple[str, ...] = ("id",)) -> RowStore:
+        """The rows beneath a folder of the run, as `store("samples", ("id", "attempt"))`."""
+        return RowStore(self.path / name, key, skip_bad_rows=self._skip_bad_rows)
+
+    def log(self, stage: str, **values: Any) -> None:
+        """Append a line to metrics.jsonl; NaN becomes null, arrays of one number become it.
+
+        After a resume the steps since the last checkpoint appear twice; the later line counts.
+        """
+        line = to_line({"time": now(), "stage": stage, **values})
+        with storage_errors(self._metrics), self._metrics.open("ab") as file:
+            file.write(line)
+
+    def is_done(self, stage: str, inputs_hash: str) -> bool:
+        """Whether a stage was finished with exactly these inputs; see `content_hash`."""
+        return self.manifest.is_done(stage, inputs_hash)
+
+    def mark_done(self, stage: str, inputs_hash: str, **facts: Any) -> None:
+        """Record a finished stage; its outputs must be on the disk by now."""
+        self.manifest.mark_done(stage, inputs_hash, facts)
+
+    def facts(self, stage: str) -> dict[str, Any]:
+        """What `mark_done` recorded for a stage; empty before."""
+        return self.manifest.facts(stage)
+
+    def check_stop(self) -> None:
+        """Call between units of work, when they are saved.
+
+        Raises:
+            Terminated: after SIGTERM or Ctrl-C.
+        """
+        self._stop.check()
+
+    @property
+    def _metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+
+def clear(path: Path) -> None:
+    """Delete a run's contents and nothing else that may lie beside them."""
+    present = [path / name for name in CONTENTS if (path / name).exists()]
+    if present:
+        log.warning("%s: starting afresh, deleting the earlier run", path)
+    with storage_errors(path):
+        for item in present:
+            shutil.rmtree(item) if item.is_dir() else item.unlink()
+
+
+def _refuse_foreign(path: Path) -> None:
+    if (path / "config.yaml").exists():
+        return
+    known = {*CONTENTS, "lock"}
+    others = sorted(p.name for p in path.iterdir() if p.name not in known and p.name[0] != ".")
+    if others:
+        raise ConfigError(
+            f"{path} holds other files ({', '.join(others[:3])}) and no run; choose a new --run-dir"
+        )
+
+
+def _settle_config(recipe: Recipe, path: Path) -> None:
+    """Write config.yaml, or compare with the one the directory began with (fault 24)."""
+    file = path / "config.yaml"
+    if file.exists():
+        changes = diff(load_recipe(file), recipe, ignore=HARMLESS_KEYS)
+        if changes:
+            indented = changes.replace("\n", "\n  ")
+            raise ConfigError(
+                f"{path} was begun with another configuration:\n  {indented}\n"
+                "use another --run-dir, or --new-run to delete it and start afresh"
+            )
+    else:
+        left = [n for n in CONTENTS if (path / n).exists()]
+        if left:
+            raise ConfigError(
+                f"{path} holds {', '.join(left)} but no config.yaml to tell what made them; use "
+                "another --run-dir, or --new-run to delete them and start afresh"
+            )
+    text = to_yaml(recipe)
+    if not file.exists() or file.read_text(encoding="utf-8") != text:
+        atomic_write(file, text)
+
+
+def _recipe_hash(recipe: Recipe) -> str:
+    """The same for recipes that differ in harmless keys only."""
+    default = Recipe()
+    training = replace(
+        recipe.training,
+        checkpoint_every=default.training.checkpoint_every,
+        keep_checkpoints=default.training.keep_checkpoints,
+    )
+    return content_hash(replace(recipe, name="", run_dir="", training=training))

@@ -1,0 +1,107 @@
+"""Writing so that a kill or a full disk leaves the old file or the new one, never half of one."""
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from thinksafe_jax.errors import EnvironmentFault
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+def atomic_write(path: Path | str, content: str | bytes) -> None:
+    """Replace a file's content at once: temporary file, fsync, rename, fsync of the folder.
+
+    Args:
+        content: text is written as UTF-8; lone surrogates become `?`.
+
+    Raises:
+        EnvironmentFault: the disk is full or the folder cannot be written; the old file is intact.
+    """
+    path = Path(path)
+    data = content.encode("utf-8", "replace") if isinstance(content, str) else content
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with storage_errors(path):
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make names created in or renamed into a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # FUSE buckets cannot sync folders
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def prepare_directory(folder: Path | str) -> Path:
+    """Create a folder with its parents and prove that it can be written.
+
+    Called before anything expensive, so that a wrong output path costs a second and not an hour.
+
+    Raises:
+        EnvironmentFault: it cannot be created or written.
+    """
+    folder = Path(folder)
+    probe = folder / f".probe.{os.getpid()}.partial"
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with probe.open("wb") as file:
+            file.write(b"can this be written?\n")
+            file.flush()
+            os.fsync(file.fileno())
+        probe.unlink()
+    return folder
+
+
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusals into one sentence with the path and the way out.
+
+    Raises:
+        EnvironmentFault: for every OSError raised inside.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise EnvironmentFault(_sentence(path, error)) from error
+
+
+def _sentence(path: Path, error: OSError) -> str:
+    code, reason = error.errno, (error.strerror or str(error)).lower()
+    if code in _FULL:
+        return (
+            f"{path}: cannot write, {reason} ({free_bytes(path):,} bytes free); make room and run "
+            "the same command again: complete rows are kept"
+        )
+    if code in _REFUSED:
+        return f"{path}: cannot write, {reason}; choose a directory that you can write"
+    if code in (errno.ENOTDIR, errno.EEXIST):
+        return f"{path}: a file is in the way where a directory is needed"
+    return f"{path}: storage error: {reason}"
+
+
+def free_bytes(path: Path) -> int:
+    """Free bytes of the file system that holds a path, or would hold it; 0 where unknown."""
+    for place in (path, *path.absolute().parents):
+        try:
+            return shutil.disk_usage(place).free
+        except OSError:
+            continue
+    return 0

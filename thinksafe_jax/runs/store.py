@@ -1,0 +1,155 @@
+"""Rows in JSONL shards: the unit of durability. What was appended is on the disk, or is redone."""
+
+import logging
+import os
+from collections.abc import Hashable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from thinksafe_jax.errors import InputError
+from thinksafe_jax.runs import faults
+from thinksafe_jax.runs.jsonl import drop_torn_tail, parse, sound_length, to_line
+from thinksafe_jax.runs.storage import prepare_directory, storage_errors, sync_folder
+
+log = logging.getLogger(__name__)
+
+
+class RowStore:
+    """A folder of `part-00000.jsonl` shards with rows that have a key.
+
+    One process writes (the run's lock sees to it); any may read meanwhile. A torn last line is
+    ignored by readers and cut off before the first append. Rows whose key was seen before are
+    left out and counted: the first one stands.
+
+    Args:
+        folder: made on the first append.
+        key: the fields that name a row; with several, keys are tuples.
+        skip_bad_rows: count unreadable lines instead of stopping at the first.
+        shard_bytes: a shard that has reached this size is followed by a new one.
+
+    Attributes:
+        duplicates, bad_rows: counts of the last complete reading.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        key: tuple[str, ...] = ("id",),
+        *,
+        skip_bad_rows: bool = False,
+        shard_bytes: int = 256 * 2**20,
+    ):
+        self.folder, self.key = Path(folder), key
+        self.skip_bad_rows, self.shard_bytes = skip_bad_rows, shard_bytes
+        self.duplicates = self.bad_rows = 0
+        self._shard: Path | None = None  # the one being written, once repaired
+
+    def shards(self) -> list[Path]:
+        return sorted(self.folder.glob("part-*.jsonl"))
+
+    def append(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Write a batch of rows and wait until the disk has it.
+
+        Raises:
+            EnvironmentFault: disk full or not writable; the rows before this batch are intact.
+            ValueError: a row lacks a key field.
+        """
+        batch = list(rows)
+        for row in batch:
+            if missing := [k for k in self.key if k not in row]:
+                raise ValueError(f"{self.folder}: row without {', '.join(missing)}: {row!r:.200}")
+        data = b"".join(map(to_line, batch))
+        if not data:
+            return
+        shard = self._writable_shard()
+        with storage_errors(shard):
+            _append_synced(shard, data)
+        faults.after_write()
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Every row in the order written, one at a time.
+
+        Raises:
+            InputError: with file and line, for a line that is no row (unless `skip_bad_rows`).
+        """
+        seen: set[Hashable] = set()
+        duplicates = bad = 0
+        for shard in self.shards():
+            for place, row in _complete_lines(shard):
+                if row is None or any(k not in row for k in self.key):
+                    bad += 1
+                    self._refuse(place, row)
+                    continue
+                key = self._key_of(row)
+                duplicates += key in seen
+                if key not in seen:
+                    seen.add(key)
+                    yield row
+        self.duplicates, self.bad_rows = duplicates, bad
+        if duplicates or bad:
+            log.warning("%s: %d duplicate and %d bad rows left out", self.folder, duplicates, bad)
+
+    def read(self) -> list[dict[str, Any]]:
+        """All rows; see `rows`."""
+        return list(self.rows())
+
+    def keys(self) -> set[Any]:
+        """The keys of all rows: values of the key field, or tuples of several."""
+        return {self._key_of(row) for row in self.rows()}
+
+    def _key_of(self, row: dict[str, Any]) -> Hashable:
+        values = tuple(row[k] for k in self.key)
+        return values[0] if len(values) == 1 else values
+
+    def _refuse(self, place: str, row: dict[str, Any] | None) -> None:
+        if not self.skip_bad_rows:
+            what = "not a JSON object" if row is None else f"no {' and '.join(self.key)} in the row"
+            raise InputError(
+                f"{place}: {what}; repair or delete the line, or leave it out with --skip-bad-rows"
+            )
+
+    def _writable_shard(self) -> Path:
+        if self._shard is None:
+            prepare_directory(self.folder)
+            existing = self.shards()
+            with storage_errors(self.folder):
+                for shard in existing:
+                    drop_torn_tail(shard)
+            self._shard = existing[-1] if existing else self._part(0)
+        elif self._shard.stat().st_size >= self.shard_bytes:
+            self._shard = self._part(int(self._shard.stem.removeprefix("part-")) + 1)
+        return self._shard
+
+    def _part(self, number: int) -> Path:
+        return self.folder / f"part-{number:05d}.jsonl"
+
+
+def _append_synced(shard: Path, data: bytes) -> None:
+    created = not shard.exists()
+    with shard.open("ab", buffering=0) as file:
+        before = file.tell()
+        try:
+            faults.tear_write(file, data)
+            view = memoryview(data)
+            while view:
+                view = view[file.write(view) :]
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(before)  # whole batches only: half of one would be read as a torn line
+            raise
+    if created:
+        sync_folder(shard.parent)
+
+
+def _complete_lines(shard: Path) -> Iterator[tuple[str, dict[str, Any] | None]]:
+    """(file:line, row or None) for each line that is neither blank nor a torn last one."""
+    left, size = sound_length(shard), shard.stat().st_size
+    if left < size:
+        log.warning("%s: a torn last line (%d bytes) is left out", shard, size - left)
+    with shard.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            left -= len(line)
+            if left < 0:
+                return
+            if line.strip(b" \t\r\n\xef\xbb\xbf"):
+                yield f"{shard}:{number}", parse(line)
