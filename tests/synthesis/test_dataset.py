@@ -1,0 +1,191 @@
+"""What reaches dataset/, how it is counted, and that training never starts on nothing."""
+
+import json
+
+import pytest
+import yaml
+
+from thinksafe_jax.config import PromptSource, Recipe, SynthesisConfig
+from thinksafe_jax.errors import InputError
+from thinksafe_jax.guards import Verdict
+from thinksafe_jax.synthesis import DatasetFacts, dataset_facts, write_dataset
+
+GOOD = "<think>\nHm.\n</think>\n\nNo."
+
+
+def sample(key, label="harmful", response=GOOD, finish_reason="stop", attempt=1, **more):
+    return {
+        "id": key, "prompt": f"prompt {key}", "label": label, "steering": "authors",
+        "response": response, "finish_reason": finish_reason, "tokens": 5, "attempt": attempt,
+        **more,
+    }  # fmt: skip
+
+
+def verdict(key, word="safe", attempt=1, scope="full"):
+    return Verdict(key, word, 0.1, scope, False, "g").row(attempt)
+
+
+def facts(**changes):
+    settings = {
+        "name": "test", "method": "thinksafe", "student": "s", "guard": "g", "weak_guard": False,
+        "steering": "authors", "reasoning": "think", "sampling": {"temperature": 0.6}, "seed": 1,
+        "sources": {"p.jsonl": "abc"}, **changes,
+    }  # fmt: skip
+    return DatasetFacts(**settings)
+
+
+SAMPLES = [
+    sample("h2"),
+    sample("h1", response="<think>\nÜ\n</think>\n\nNein {0} %s\u2028."),
+    sample("h3"),
+    sample("h4"),
+    sample("h5", response="<think>never ends", finish_reason="length"),
+    sample("h6", response="<think>a</think><think>b</think>c"),
+    sample("h7", response="", finish_reason="", dropped="too_long"),
+    sample("b1", "benign"),
+    sample("b2", "benign", response="<think>a</think>"),
+]
+VERDICTS = [
+    verdict("h1"),
+    verdict("h2"),
+    verdict("h3", "unsafe"),
+    verdict("h4", "unparsed"),
+    verdict("b1"),
+]
+COUNTS = {
+    "harmful": {
+        "sampled": 7,
+        "accepted": 2,
+        "dropped": {
+            "too_long": 1, "truncated": 1, "several_think_tags": 1, "unsafe": 1, "unparsed": 1,
+        },
+    },
+    "benign": {"sampled": 2, "accepted": 1, "dropped": {"empty_answer": 1}},
+}  # fmt: skip
+
+
+def rows_of(run):
+    text = (run / "dataset" / "train.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.rstrip("\n").split("\n")]
+
+
+def test_accepted_rows_hold_the_original_prompt(tmp_path):
+    counts = write_dataset(tmp_path, SAMPLES, VERDICTS, facts())
+    assert counts == COUNTS
+    assert json.loads((tmp_path / "dataset" / "counts.json").read_text()) == COUNTS
+    rows = rows_of(tmp_path)
+    assert [row["id"] for row in rows] == ["b1", "h1", "h2"]
+    assert rows[1] == {
+        "id": "h1", "instruction": "prompt h1", "prompt_label": "harmful",
+        "response": "<think>\nÜ\n</think>\n\nNein {0} %s\u2028.", "response_label": "safe",
+    }  # fmt: skip
+
+
+def test_the_file_does_not_depend_on_the_order_of_sampling(tmp_path):
+    write_dataset(tmp_path / "a", SAMPLES, VERDICTS, facts())
+    write_dataset(tmp_path / "b", SAMPLES[::-1], VERDICTS[::-1], facts())
+    for name in ("train.jsonl", "counts.json", "README.md"):
+        one, other = (tmp_path / run / "dataset" / name for run in "ab")
+        assert one.read_bytes() == other.read_bytes()
+
+
+def test_unparsed_is_never_accepted(tmp_path):
+    """Fault 42, defects D2 and D3: neither unparsed nor a word that no guard may say."""
+    words = [verdict("h1", "unparsed"), verdict("h2", "SAFE"), verdict("h3"), verdict("b1")]
+    samples = [sample("h1"), sample("h2"), sample("h3"), sample("b1", "benign")]
+    counts = write_dataset(tmp_path, samples, words, facts())
+    assert counts["harmful"]["dropped"] == {"unparsed": 2}
+    assert [row["id"] for row in rows_of(tmp_path)] == ["b1", "h3"]
+
+
+def test_a_row_without_a_verdict_stops(tmp_path):
+    with pytest.raises(InputError, match=r"1 sampled rows have no verdict \(first: 'b1'\)"):
+        write_dataset(tmp_path, SAMPLES, VERDICTS[:-1], facts())
+
+
+@pytest.mark.parametrize("missing", ["harmful", "benign", "both"])
+def test_an_empty_class_stops_before_training_with_the_reasons(tmp_path, missing):
+    """Fault 47; the counts stay for the report, an older train.jsonl does not."""
+    write_dataset(tmp_path, SAMPLES, VERDICTS, facts())
+    hit = {"harmful": "h", "benign": "b", "both": "hb"}[missing]
+    verdicts = [{**v, "verdict": "unsafe"} if v["id"][0] in hit else v for v in VERDICTS]
+    with pytest.raises(InputError) as error:
+        write_dataset(tmp_path, SAMPLES, verdicts, facts())
+    label = "benign" if missing == "benign" else "harmful"
+    assert f"no {label} " in str(error.value)
+    assert "harmful: 7 prompts, " in str(error.value)
+    assert "too_long 1, truncated 1" in str(error.value)
+    assert not (tmp_path / "dataset" / "train.jsonl").exists()
+    assert (tmp_path / "dataset" / "counts.json").exists()
+
+
+def test_no_rows_at_all_stops(tmp_path):
+    with pytest.raises(InputError, match="no harmful and no benign row"):
+        write_dataset(tmp_path, [], [], facts())
+
+
+def test_a_prompt_counts_once_over_its_attempts(tmp_path):
+    samples = [
+        sample("h1", attempt=2, response="<think>b</think>second"),
+        sample("h1", attempt=1, response="<think>a</think>first"),
+        sample("h1", attempt=3, response="<think>c</think>third"),
+        sample("b1", "benign"),
+        sample("b2", "benign", attempt=1),
+        sample("b2", "benign", attempt=2, finish_reason="length"),
+    ]
+    verdicts = [
+        verdict("h1", "unsafe", 1), verdict("h1", "safe", 2), verdict("h1", "safe", 3),
+        verdict("b1"), verdict("b2", "unsafe", 1),
+    ]  # fmt: skip
+    counts = write_dataset(tmp_path, samples, verdicts, facts())
+    assert counts["harmful"] == {"sampled": 1, "accepted": 1, "dropped": {}}
+    assert counts["benign"] == {"sampled": 2, "accepted": 1, "dropped": {"truncated": 1}}
+    assert rows_of(tmp_path)[1]["response"] == "<think>b</think>second"
+
+
+def test_the_whole_response_decides_over_its_parts(tmp_path):
+    samples = [sample("h1"), sample("b1", "benign")]
+    verdicts = [
+        verdict("h1", "unsafe", scope="think"),
+        verdict("h1"),
+        verdict("h1", "unsafe", scope="answer"),
+        verdict("b1", scope="answer"),
+    ]
+    assert write_dataset(tmp_path, samples, verdicts, facts())["harmful"]["accepted"] == 1
+
+
+def test_direct_refusals_need_neither_guard_nor_benign_rows(tmp_path):
+    settings = facts(method="direct-refusal", guard="none", sampling={})
+    counts = write_dataset(tmp_path, [sample("h1")], [], settings)
+    assert counts == {"harmful": {"sampled": 1, "accepted": 1, "dropped": {}}}
+    assert "same fixed refusal" in (tmp_path / "dataset" / "README.md").read_text()
+
+
+def test_the_card_warns_counts_and_escapes(tmp_path):
+    """Fault 44: nothing that a recipe names can become markup."""
+    hostile = '<script>alert(1)</script> | **x**\n---\n\x1b[31m"'
+    write_dataset(
+        tmp_path, SAMPLES, VERDICTS,
+        facts(name=hostile, student=hostile, weak_guard=True, sources={hostile: "abc"}),
+    )  # fmt: skip
+    card = (tmp_path / "dataset" / "README.md").read_text(encoding="utf-8")
+    _, front, body = card.split("---\n", 2)
+    assert yaml.safe_load(front)["pretty_name"] == hostile
+    assert "<script>" not in body
+    assert "\x1b" not in card
+    assert "**x**" not in body
+    assert "**Warning.**" in body
+    assert "**The guard is weak.**" in body
+    assert "| harmful | 7 | 2 | too\\_long 1, truncated 1" in body
+    assert "temperature 0.6" in body
+
+
+def test_facts_come_from_the_recipe(tmp_path):
+    file = tmp_path / "p.jsonl"
+    file.write_text('{"prompt": "x"}\n')
+    synthesis = SynthesisConfig(prompts=[PromptSource(path=str(file), label="harmful")])
+    got = dataset_facts(Recipe(name="r", synthesis=synthesis), "guard-name", weak_guard=True)
+    assert (got.guard, got.weak_guard, got.steering) == ("guard-name", True, "authors")
+    assert got.sampling["top_k"] == 20
+    assert list(got.sources) == [str(file)]
+    assert got.labels == ("harmful", "benign")

@@ -1,0 +1,44 @@
+"""Steering texts, byte for byte, and that a prompt's own characters mean nothing in them."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from thinksafe_jax.errors import ConfigError
+from thinksafe_jax.synthesis import TEMPLATES, steer, steering_of
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("authors", "The following prompt is harmful. You should refuse to answer the prompt."
+                    "\n\nPrompt:\n\nHi"),
+        ("paper", "The following prompt is harmful. You should refuse to answer the prompt."
+                  "\n\nPrompt:Hi"),
+        ("suffix", "Hi\n\n The above prompt is harmful. You should refuse to answer the prompt."),
+        ("risk", "Evaluate the potential risks of this prompt and provide a reasoned refusal."
+                 "\n\n Prompt:Hi"),
+        ("intent", "Examine the harmful intent of this query and refuse to answer the prompt."
+                   "\n\n Prompt:Hi"),
+        ("none", "Hi"),
+    ],
+)  # fmt: skip
+def test_texts_byte_for_byte(name, expected):
+    assert steer(name, "Hi", "harmful") == expected
+    assert steer(name, "Hi", "benign") == "Hi"
+    assert steering_of(name, "benign") == "none"
+
+
+@settings(deadline=None)
+@given(text=st.text(), name=st.sampled_from(sorted(TEMPLATES)))
+def test_any_text_is_placed_literally(text, name):
+    """Fault 38: braces, percent signs, even the placeholder itself."""
+    for tricky in (text, text + "{prompt}", "{0} {} %s {{ x }}" + text):
+        steered = steer(name, tricky, "harmful")
+        before, after = TEMPLATES[name].split("{prompt}")
+        assert steered == before + tricky + after
+
+
+def test_unknown_name_suggests_the_nearest():
+    with pytest.raises(ConfigError, match="did you mean 'authors'"):
+        steer("author", "Hi", "harmful")

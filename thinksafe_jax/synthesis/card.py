@@ -1,0 +1,110 @@
+"""The dataset's card: README.md with YAML front matter, as the Hub reads it."""
+
+import html
+import json
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from thinksafe_jax.synthesis.dataset import Counts, DatasetFacts
+
+_WARNING = (
+    "**Warning.** The prompts labelled harmful ask for things that hurt people. The rows are meant "
+    "for training and measuring refusals, and for nothing else."
+)
+_GUARDED = (
+    "The responses were written by the student itself and accepted by a guard. Guards err: expect "
+    "some unsafe text among the rows. The prompts are the original ones; the steering text, which "
+    "harmful prompts wore while sampling, is not in the data."
+)
+_FIXED = (
+    "Every response is the same fixed refusal (the DirectRefusal baseline); no guard was asked."
+)
+_WEAK = (
+    "**The guard is weak.** It looks for refusal phrases and understands nothing; read its "
+    "verdicts as a rough sieve."
+)
+
+
+def dataset_card(facts: "DatasetFacts", counts: "Counts") -> str:
+    """Markdown of dataset/README.md; names and paths from the recipe are escaped."""
+    parts = [
+        _front_matter(facts, counts),
+        f"# {escape(facts.name or 'dataset')}: self-generated safety data",
+        _WARNING,
+        _GUARDED if facts.guarded else _FIXED,
+        *([_WEAK] if facts.weak_guard else []),
+        "## Rows",
+        _counts_table(counts),
+        "## How they were made",
+        _facts_table(facts),
+        "## Columns",
+        "`id`, `instruction` (the original prompt), `response`, `prompt_label` (harmful or "
+        "benign), `response_label` (safe).",
+        "The prompts keep the licences of their sources; what the student wrote falls under its "
+        "own licence.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def escape(value: object) -> str:
+    """Text that shows as itself in Markdown tables and paragraphs, on one line."""
+    text = re.sub(r"[\x00-\x1f\x7f-\x9f]+", " ", str(value))
+    return re.sub(r"([\\`*_\[\]|~#])", r"\\\1", html.escape(text))
+
+
+def _front_matter(facts: "DatasetFacts", counts: "Counts") -> str:
+    rows = sum(count["accepted"] for count in counts.values())
+    # JSON strings are YAML strings, and need no further escaping
+    return "\n".join(
+        [
+            "---",
+            f"pretty_name: {json.dumps(facts.name or 'thinksafe dataset')}",
+            "language: [en]",
+            "task_categories: [text-generation]",
+            "tags: [safety, refusal, reasoning, synthetic, thinksafe, not-for-all-audiences]",
+            f"size_categories: [{_size_category(rows)}]",
+            "configs:",
+            "- config_name: default",
+            "  data_files: train.jsonl",
+            "---",
+        ]
+    )
+
+
+def _size_category(rows: int) -> str:
+    steps = [(1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K")]
+    return next((name for limit, name in steps if rows < limit), "100K<n<1M")
+
+
+def _counts_table(counts: "Counts") -> str:
+    lines = ["| prompts | sampled | accepted | dropped, by reason |", "|---|---:|---:|---|"]
+    for label, count in counts.items():
+        dropped = ", ".join(f"{escape(reason)} {n}" for reason, n in count["dropped"].items())
+        lines.append(
+            f"| {escape(label)} | {count['sampled']} | {count['accepted']} | {dropped or 'none'} |"
+        )
+    return "\n".join(lines)
+
+
+def _facts_table(facts: "DatasetFacts") -> str:
+    rows: dict[str, Any] = {
+        "method": facts.method,
+        "student": facts.student,
+        "guard": facts.guard,
+        "steering of harmful prompts": facts.steering,
+        "reasoning": facts.reasoning,
+        "sampling": _settings(facts.sampling) or "nothing was sampled",
+        "seed": facts.seed,
+    }
+    lines = ["| | |", "|---|---|"]
+    lines += [f"| {name} | {escape(value)} |" for name, value in rows.items()]
+    lines += [
+        f"| source | {escape(path)} (sha256 {digest}) |" for path, digest in facts.sources.items()
+    ]
+    return "\n".join(lines)
+
+
+def _settings(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items())

@@ -1,0 +1,149 @@
+"""Rows of JSONL, CSV and Parquet files, each with the place it came from.
+
+The standard library reads the text formats because a wrong row must be named by file and line;
+`datasets` would report an offset into a block. Nothing is repaired silently: a byte order mark,
+CRLF and blank lines are accepted, every other irregularity stops the run with its line number.
+"""
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from thinksafe_jax.errors import InputError
+
+_BOM = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a source: its 1-based number among the data rows, its place, its columns."""
+
+    number: int
+    where: str  # "prompts.jsonl:12"
+    values: dict[str, Any]
+
+
+def read_rows(path: str | Path) -> Iterator[Row]:
+    """Every data row of a `.jsonl`, `.csv` or `.parquet` file, in file order.
+
+    Raises:
+        InputError: the file is missing, has another ending, or a row cannot be read.
+    """
+    file = Path(path)
+    reader = _READERS.get(file.suffix.lower())
+    if reader is None:
+        raise InputError(
+            f"{file}: prompts are read from {', '.join(_READERS)}, not {file.suffix!r}"
+        )
+    if not file.is_file():
+        raise InputError(f"{file}: no such prompt file")
+    yield from reader(file)
+
+
+def _read_jsonl(file: Path) -> Iterator[Row]:
+    number = 0
+    with file.open("rb") as handle:
+        for line_number, raw in enumerate(handle, start=1):
+            where = f"{file}:{line_number}"
+            line = _decode(raw.removeprefix(_BOM) if line_number == 1 else raw, where)
+            if not line.strip():
+                continue
+            try:
+                values = json.loads(line)
+            except ValueError as error:
+                raise InputError(f"{where}: not valid JSON ({error})") from None
+            except RecursionError:
+                raise InputError(f"{where}: JSON nested too deeply") from None
+            if not isinstance(values, dict):
+                raise InputError(
+                    f"{where}: a JSON object was expected, not {type(values).__name__}"
+                )
+            number += 1
+            yield Row(number, where, values)
+
+
+def _decode(raw: bytes, where: str) -> str:
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{where}: invalid UTF-8 (byte {raw[error.start]:#04x} at {error.start}); save the "
+            "file as UTF-8"
+        ) from None
+
+
+def _read_csv(file: Path) -> Iterator[Row]:
+    text = "".join(
+        _decode(raw, f"{file}:{n}")
+        for n, raw in enumerate(file.read_bytes().removeprefix(_BOM).splitlines(True), start=1)
+    )
+    # a prompt of a megabyte is legal; the module's limit of 128 KiB a field is process-wide
+    old_limit = csv.field_size_limit(sys.maxsize)
+    try:
+        records = list(_csv_records(file, text))
+    finally:
+        csv.field_size_limit(old_limit)
+    if not records:
+        return
+    (header_line, header), *rows = records
+    repeated = sorted({name for name in header if header.count(name) > 1})
+    if repeated:
+        raise InputError(f"{file}:{header_line}: repeated column names {', '.join(repeated)}")
+    for number, (line, record) in enumerate(rows, start=1):
+        if len(record) != len(header):
+            raise InputError(
+                f"{file}:{line}: {len(record)} fields, but the header has {len(header)}; quote "
+                "fields that hold commas or line breaks"
+            )
+        yield Row(number, f"{file}:{line}", dict(zip(header, record, strict=True)))
+
+
+def _csv_records(file: Path, text: str) -> Iterator[tuple[int, list[str]]]:
+    """(line where the record starts, fields), blank lines left out."""
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    line = 1
+    try:
+        for record in reader:
+            if record:
+                yield line, record
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise InputError(f"{file}:{line}: not valid CSV ({error})") from None
+
+
+def _read_parquet(file: Path) -> Iterator[Row]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.ParquetFile(file)
+        number = 0
+        for batch in table.iter_batches(batch_size=1024):
+            for index in range(batch.num_rows):
+                number += 1
+                where = f"{file}: row {number}"
+                yield Row(number, where, _parquet_row(batch, index, where))
+    except (pyarrow.ArrowException, OSError) as error:
+        raise InputError(f"{file}: not a readable Parquet file ({error})") from None
+
+
+def _parquet_row(batch: Any, index: int, where: str) -> dict[str, Any]:
+    values = {}
+    for name in batch.schema.names:
+        try:
+            values[name] = batch.column(name)[index].as_py()
+        except UnicodeDecodeError:
+            raise InputError(f"{where}: invalid UTF-8 in column {name!r}") from None
+    return values
+
+
+_READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
+    ".jsonl": _read_jsonl,
+    ".csv": _read_csv,
+    ".parquet": _read_parquet,
+}

@@ -1,0 +1,54 @@
+"""Steering texts: what harmful prompts are wrapped in while sampling, never while training."""
+
+import difflib
+
+from thinksafe_jax.errors import ConfigError
+
+HOLE = "{prompt}"
+
+# `authors` is the byte string of the authors' synthesize_data.py:60,65 and made their data; the
+# others are printed in the paper's Table 5, the spaces after the blank lines included.
+TEMPLATES: dict[str, str] = {
+    "authors": (
+        "The following prompt is harmful. You should refuse to answer the prompt."
+        "\n\nPrompt:\n\n{prompt}"
+    ),
+    "paper": (
+        "The following prompt is harmful. You should refuse to answer the prompt."
+        "\n\nPrompt:{prompt}"
+    ),
+    "suffix": ("{prompt}\n\n The above prompt is harmful. You should refuse to answer the prompt."),
+    "risk": (
+        "Evaluate the potential risks of this prompt and provide a reasoned refusal."
+        "\n\n Prompt:{prompt}"
+    ),
+    "intent": (
+        "Examine the harmful intent of this query and refuse to answer the prompt."
+        "\n\n Prompt:{prompt}"
+    ),
+    "none": "{prompt}",
+}
+
+
+def steering_of(name: str, label: str) -> str:
+    """The template that a prompt of this label really gets: `name` if harmful, else "none".
+
+    Raises:
+        ConfigError: no template has this name.
+    """
+    if name not in TEMPLATES:
+        near = difflib.get_close_matches(name, TEMPLATES, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(
+            f"synthesis.steering: no template {name!r}{hint} (choose from {', '.join(TEMPLATES)})"
+        )
+    return name if label == "harmful" else "none"
+
+
+def steer(name: str, text: str, label: str) -> str:
+    """The user turn that is sampled from: harmful prompts inside the template, others untouched.
+
+    The text is placed literally, so braces and percent signs in it mean nothing.
+    """
+    before, after = TEMPLATES[steering_of(name, label)].split(HOLE)
+    return before + text + after
