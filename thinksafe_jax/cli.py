@@ -1,0 +1,166 @@
+"""The command line: parses, calls, prints. Imports what computes only inside the commands."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from thinksafe_jax import __version__
+from thinksafe_jax.errors import ConfigError, ThinkSafeError
+
+OVERRIDES = "Changes to the recipe as [cyan]key.sub=value[/], for example training.epochs=1."
+
+app = typer.Typer(
+    name="thinksafe",
+    rich_markup_mode="rich",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help=(
+        "Make a reasoning model safer with data that it writes itself (ThinkSafe, in JAX).\n\n"
+        "prompts -> steer -> sample -> guard -> dataset -> LoRA -> export -> evaluate -> report\n\n"
+        "Start with: [cyan]thinksafe run --config configs/recipes/mini.yaml[/]\n\n"
+        "Exit codes: 0 ok, 2 usage or config, 3 bad input or artefact, 4 environment or storage, "
+        "75 try again later, 130/143 stopped by Ctrl-C/SIGTERM (run again to resume)."
+    ),
+)
+
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", help="Recipe (YAML); paths in it start from here, not from it."),
+]
+Overrides = Annotated[list[str] | None, typer.Argument(help=OVERRIDES, show_default=False)]
+SkipBadRows = Annotated[
+    bool,
+    typer.Option("--skip-bad-rows", help="Leave unreadable rows out and count them (else exit 3)."),
+]
+RunDirectory = Annotated[Path, typer.Argument(help="A run directory.", show_default=False)]
+
+
+@app.callback(invoke_without_command=True)
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    overrides: Overrides = None,
+    config: Config = None,
+    run_dir: Annotated[
+        Path | None,
+        typer.Option(help="Where everything goes. Default: the recipe's run_dir, or runs/<name>."),
+    ] = None,
+    new_run: Annotated[
+        bool,
+        typer.Option("--new-run", help="Delete what an earlier run left there and start afresh."),
+    ] = False,
+    skip_bad_rows: SkipBadRows = False,
+) -> None:
+    """Run every stage: sample, filter, train, export, evaluate, report.
+
+    What is already done is skipped, what was cut short is resumed: give the same command again.
+
+    Examples:
+
+      thinksafe run --config configs/recipes/mini.yaml
+
+      thinksafe run -c configs/recipes/mini.yaml --run-dir runs/hot synthesis.sampling.temperature=1
+    """
+    from thinksafe_jax.config import load_recipe
+
+    if config is None:
+        raise ConfigError("no recipe given; try: thinksafe run --config configs/recipes/mini.yaml")
+    recipe = load_recipe(config, overrides or [])
+    folder = run_dir or Path(recipe.run_dir or f"runs/{recipe.name}")
+    _start(recipe, folder, None, new_run=new_run, skip_bad_rows=skip_bad_rows)
+
+
+def _stage_command(stage: str, summary: str) -> None:
+    """Add `thinksafe STAGE RUN_DIR`."""
+
+    def command(
+        run_dir: RunDirectory,
+        overrides: Overrides = None,
+        config: Config = None,
+        skip_bad_rows: SkipBadRows = False,
+    ) -> None:
+        recipe = _recipe_of(run_dir, config, overrides or [])
+        _start(recipe, run_dir, [stage], new_run=False, skip_bad_rows=skip_bad_rows)
+
+    example = f"thinksafe {stage} runs/mini"
+    command.__doc__ = (
+        f"{summary}\n\nThe recipe is the one the directory was begun with; --config begins a new "
+        f"directory.\n\nExample: {example}"
+    )
+    app.command(stage)(command)
+
+
+_stage_command("sample", "Steer harmful prompts and let the student answer all of them.")
+_stage_command("filter", "Let the guard judge the samples and write the dataset.")
+_stage_command("train", "Train the LoRA adapter on the dataset.")
+_stage_command("export", "Write the adapter in PEFT's format.")
+_stage_command("evaluate", "Measure the student before and after.")
+_stage_command("report", "Write report/report.html and report/summary.json.")
+
+
+@app.command()
+def doctor(
+    run_dir: Annotated[
+        Path | None, typer.Argument(help="A run directory to look into.", show_default=False)
+    ] = None,
+) -> None:
+    """Print versions, devices, storage, extras and leftovers, and what is missing.
+
+    Exit code 4 when something is missing that the program needs.
+
+    Example: thinksafe doctor runs/mini
+    """
+    from thinksafe_jax.doctor import examine, print_findings
+
+    findings = examine(run_dir)
+    print_findings(findings)
+    if any(f.state == "missing" for f in findings):
+        raise typer.Exit(4)
+
+
+def _recipe_of(run_dir: Path, config: Path | None, overrides: list[str]):
+    from thinksafe_jax.config import load_recipe
+
+    own = run_dir / "config.yaml"
+    if config is None and not own.exists():
+        raise ConfigError(
+            f"{run_dir} is no run directory (no config.yaml); begin one with "
+            "`thinksafe run --config ...`, or give --config here"
+        )
+    return load_recipe(config or own, overrides)
+
+
+def _start(recipe, folder: Path, stages, *, new_run: bool, skip_bad_rows: bool) -> None:
+    from thinksafe_jax.runs.storage import prepare_directory
+
+    prepare_directory(folder)  # before the imports below, which take seconds
+    from thinksafe_jax.pipeline import run_pipeline
+
+    run_pipeline(recipe, folder, stages=stages, new_run=new_run, skip_bad_rows=skip_bad_rows)
+
+
+def main() -> None:
+    """Console script: one red line and the right exit code for every error meant for users."""
+    from thinksafe_jax.runs.terminal import print_line, setup_logging
+
+    setup_logging()
+    try:
+        app()
+    except ThinkSafeError as error:
+        print_line(f"error: {error}", style="red")
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""`thinksafe doctor`: what this machine has, what is missing, and the command that adds it."""
+
+import importlib.util
+import os
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from thinksafe_jax.errors import EnvironmentFault
+from thinksafe_jax.runs.lock import describe, holder, is_held
+from thinksafe_jax.runs.storage import free_bytes, prepare_directory
+from thinksafe_jax.runs.terminal import clean
+
+NEEDED = [
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "transformers",
+    "tokenizers",
+    "datasets",
+    "grain",
+    "safetensors",
+    "huggingface_hub",
+    "omegaconf",
+    "typer",
+    "rich",
+    "numpy",
+    "jinja2",
+    "matplotlib",
+    "jaxtyping",
+]
+# extra -> the module that shows it is there; tpu and cuda show themselves as devices
+EXTRAS = {
+    "eval": "math_verify",
+    "tensorboard": "tensorboardX",
+    "wandb": "wandb",
+    "tpu": "libtpu",
+    "cuda": "jax_cuda13_plugin",
+    "test": "pytest",
+}
+LIBTPU_LOCK = Path("/tmp/libtpu_lockfile")
+LITTLE_SPACE, LITTLE_MEMORY = 2 * 2**30, 2 * 2**30
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the examination; `state` is ok, note (works without) or missing (does not)."""
+
+    what: str
+    value: str
+    state: str = "ok"
+
+
+def examine(run_dir: Path | None = None) -> list[Finding]:
+    """Look at everything; never raises for what it finds."""
+    found = [*_versions(), *_devices(), *_extras(), *_memory(), *_caches()]
+    found += _writable("current directory", Path.cwd())
+    if run_dir is not None:
+        found += _run_directory(run_dir)
+    return found
+
+
+def print_findings(findings: list[Finding]) -> None:
+    """A table on stdout, and one last line that says whether anything needed is missing."""
+    console, table = Console(highlight=False), Table(box=None, show_header=False, padding=(0, 1))
+    styles = {"ok": "green", "note": "yellow", "missing": "red"}
+    for f in findings:
+        table.add_row(Text(f.state, styles[f.state]), Text(f.what), Text(clean(f.value)))
+    console.print(table)
+    missing = [f.what for f in findings if f.state == "missing"]
+    if missing:
+        console.print(Text(f"missing: {', '.join(missing)}", "red"))
+    else:
+        console.print("nothing that thinksafe needs is missing")
+
+
+def _versions() -> Iterator[Finding]:
+    yield Finding("python", f"{platform.python_version()} on {platform.platform()}")
+    for name in ("thinksafe-jax", *NEEDED):
+        try:
+            yield Finding(name, metadata.version(name))
+        except metadata.PackageNotFoundError:
+            yield Finding(name, f"not installed; pip install {name}", "missing")
+
+
+def _devices() -> Iterator[Finding]:
+    if LIBTPU_LOCK.exists():
+        text = f"{LIBTPU_LOCK} exists: another process uses the TPU, or left it; then delete it"
+        yield Finding("libtpu lock", text, "note")
+    try:
+        import jax
+
+        devices = jax.devices()
+    except Exception as error:  # JAX raises many kinds when a back end does not start
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        yield Finding("devices", f"JAX finds none: {first}", "missing")
+        return
+    kinds = sorted({d.device_kind for d in devices})
+    text = f"{len(devices)} x {', '.join(kinds)} (backend {jax.default_backend()})"
+    yield Finding("devices", text)
+    yield Finding("processes", f"{jax.process_count()}, this is {jax.process_index()}")
+
+
+def _extras() -> Iterator[Finding]:
+    for extra, module in EXTRAS.items():
+        if importlib.util.find_spec(module) is not None:
+            yield Finding(f"extra [{extra}]", "installed")
+        else:
+            hint = f"absent; pip install 'thinksafe-jax[{extra}]'"
+            yield Finding(f"extra [{extra}]", hint, "note")
+
+
+def _memory() -> Iterator[Finding]:
+    yield Finding("cores", f"{len(os.sched_getaffinity(0))}")
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        available = next(int(x.split()[1]) for x in lines if x.startswith("MemAvailable")) * 1024
+    except (OSError, StopIteration, ValueError, IndexError):
+        return
+    state = "note" if available < LITTLE_MEMORY else "ok"
+    yield Finding("memory free", f"{available / 2**30:.1f} GiB", state)
+
+
+def _caches() -> Iterator[Finding]:
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    off = "off; set JAX_COMPILATION_CACHE_DIR to keep compiled programs between runs"
+    yield Finding("compile cache", folder or off, "ok" if folder else "note")
+    hub = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
+    offline = " (offline)" if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
+    yield Finding("Hugging Face cache", f"{hub}, {free_bytes(hub) / 2**30:.1f} GiB free{offline}")
+
+
+def _writable(what: str, folder: Path) -> Iterator[Finding]:
+    """Probes the folder, or where it would be made: an examination leaves nothing behind."""
+    place = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    try:
+        prepare_directory(place)
+    except EnvironmentFault as fault:
+        yield Finding(what, str(fault), "missing")
+        return
+    free = free_bytes(place)
+    verb = "is writable" if place == folder else "can be made"
+    text = f"{folder} {verb}, {free / 2**30:.1f} GiB free"
+    yield Finding(what, text, "note" if free < LITTLE_SPACE else "ok")
+
+
+def _run_directory(run_dir: Path) -> Iterator[Finding]:
+    yield from _writable("run directory", run_dir)
+    lock = run_dir / "lock"
+    if is_held(lock):
+        yield Finding("lock", f"in use by {describe(holder(lock))}", "note")
+    elif who := holder(lock):
+        text = f"stale, left by {describe(who)}; the next run recovers it"
+        yield Finding("lock", text, "note")
+    partial = sorted(_leftovers(run_dir))
+    if partial:
+        names = ", ".join(str(p.relative_to(run_dir)) for p in partial[:5])
+        text = f"{len(partial)} left by kills, harmless, may be deleted: {names}"
+        yield Finding("partial files", text, "note")
+
+
+def _leftovers(run_dir: Path) -> Iterator[Path]:
+    for pattern in ("*.partial", "*.orbax-checkpoint-tmp*", "*.tmp"):
+        yield from run_dir.rglob(pattern)
+    checkpoints = run_dir / "checkpoints"
+    steps = checkpoints.iterdir() if checkpoints.is_dir() else ()
+    yield from (p for p in steps if p.is_dir() and p.name.isdecimal() and not any(p.iterdir()))

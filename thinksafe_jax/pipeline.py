@@ -1,0 +1,251 @@
+"""The whole flow, top to bottom. Each stage skips what is done and resumes what was cut short.
+
+sample ─► filter ─► train ─► export ─► evaluate ─► report
+"""
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from thinksafe_jax.config import Recipe
+from thinksafe_jax.errors import InputError
+from thinksafe_jax.evaluation import evaluate
+from thinksafe_jax.guards import Exchange, check_unparsed
+from thinksafe_jax.report import write_report
+from thinksafe_jax.runs import Progress, RowBuffer, Run, content_hash
+from thinksafe_jax.session import Session, exported
+from thinksafe_jax.synthesis import (
+    build_requests,
+    dataset_facts,
+    load_prompts,
+    row_drop_reason,
+    sample_rows,
+    source_hashes,
+    write_dataset,
+)
+from thinksafe_jax.training import TrainResult, build_examples, train
+from thinksafe_jax.weights import export_adapter, save_checkpoint
+
+log = logging.getLogger(__name__)
+
+
+def run_pipeline(
+    recipe: Recipe,
+    run_dir: Path,
+    *,
+    stages: Sequence[str] | None = None,
+    new_run: bool = False,
+    skip_bad_rows: bool = False,
+) -> None:
+    """Runs the stages of a recipe in a run directory.
+
+    Args:
+        recipe: what to do; a directory begun with another one is refused.
+        run_dir: where everything goes.
+        stages: names out of STAGES; all of them by default.
+        new_run: delete what an earlier run left there.
+        skip_bad_rows: leave out unreadable rows instead of stopping at them.
+    """
+    with Run.open(recipe, run_dir, new_run=new_run, skip_bad_rows=skip_bad_rows) as run:
+        session = Session(recipe)
+        for name in stages or STAGES:
+            _require_earlier(run, name)
+            if _is_done(run, name):
+                log.info("%s: already done", name)
+                continue
+            run.check_stop()
+            inputs = content_hash(*STAGES[name].inputs(recipe, run.path))
+            facts = STAGES[name].work(run, session)
+            run.mark_done(name, inputs, **(facts or {}))
+
+
+def sample(run: Run, session: Session) -> dict[str, Any]:
+    """Steer harmful prompts, let the student answer all of them (paper section 1, steps 1-3)."""
+    cfg, store = run.recipe.synthesis, run.store("samples", ("id", "attempt"))
+    prompts = load_prompts(cfg.prompts, require_label=True)
+    engine = session.engine() if cfg.method == "thinksafe" else None
+    requests, rows = build_requests(prompts, cfg, session.tokenizer, engine and engine.refuses)
+    done = store.keys()
+    store.append(row for row in rows if (row["id"], row["attempt"]) not in done)
+    waiting = [r for r in requests if (r.id, r.sample + 1) not in done]
+    if engine is None or not waiting:
+        return {}
+    completions = engine.generate(waiting)
+    start = len(requests) - len(waiting)
+    with Progress("sample", len(requests), start=start) as bar, RowBuffer(store) as buffer:
+        for row in sample_rows(completions, prompts, cfg, session.tokenizer):
+            buffer.add(row)
+            stats = engine.stats
+            rate = stats.tokens / max(stats.seconds, 1e-9)
+            bar.advance(active=stats.active, tokens_per_s=rate, occupancy=stats.occupancy)
+            run.check_stop()
+    facts = {**asdict(engine.stats), "occupancy": round(engine.stats.occupancy, 4)}
+    run.log("sample", **facts)
+    return facts
+
+
+def filter_samples(run: Run, session: Session) -> dict[str, Any]:
+    """Ask the guard about every well-formed answer, keep what it finds safe (steps 4-6)."""
+    cfg, store = run.recipe.synthesis, run.store("verdicts", ("id", "attempt"))
+    samples = run.store("samples", ("id", "attempt")).read()
+    done = store.keys()
+    waiting = {
+        f"{row['id']}#{row['attempt']}": row
+        for row in samples
+        if cfg.method == "thinksafe"
+        and row_drop_reason(row, cfg.reasoning) is None
+        and (row["id"], row["attempt"]) not in done
+    }
+    exchanges = (  # the guard sees the ORIGINAL prompt and the whole response
+        Exchange(key, row["prompt"], row["response"], row["label"]) for key, row in waiting.items()
+    )
+    guard = session.guard
+    with Progress("filter", len(waiting)) as bar, RowBuffer(store) as buffer:
+        for verdict in guard.judge(exchanges):
+            row = waiting[verdict.id]
+            buffer.add({**verdict.row(row["attempt"]), "id": row["id"]})
+            bar.advance()
+            run.check_stop()
+    verdicts = store.read()
+    unparsed = sum(row["verdict"] == "unparsed" for row in verdicts)
+    check_unparsed(unparsed, len(verdicts), run.recipe.guard.max_unparsed, guard.name)
+    facts = dataset_facts(run.recipe, guard.name, weak_guard=guard.weak)
+    counts = write_dataset(run.path, samples, verdicts, facts)
+    run.log("filter", counts=counts)
+    return {"counts": counts, "guard": guard.name, "weak_guard": guard.weak}
+
+
+def train_model(run: Run, session: Session) -> dict[str, Any]:
+    """Fine-tune on the accepted rows (step 7); checkpoints in RUN/checkpoints."""
+    return _trained(run, session).summary
+
+
+def export(run: Run, session: Session) -> None:
+    """Write RUN/adapter for PEFT, or RUN/merged where all weights were trained (step 8)."""
+    result = _trained(run, session)
+    if result.lora is None:
+        source = session.directory
+        config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+        out = run.path / "merged"
+        save_checkpoint(out, result.trainable, session.cfg, config, tokenizer_from=source)
+    else:
+        out, base = run.path / "adapter", run.recipe.student.model
+        base = str(Path(base).resolve()) if Path(base).is_dir() else base
+        export_adapter(out, result.trainable, result.lora, session.cfg, base)
+
+
+def evaluate_both(run: Run, session: Session) -> None:
+    """The student before, then after: harm, over-refusal, reasoning. Never steered."""
+    for name, tuned in (("before", None), ("after", run.path)):
+        evaluate(
+            run.recipe.evaluation,
+            session.engine(tuned),
+            session.tokenizer,
+            session.guard,
+            run.path / "evaluation" / name,
+            reasoning=run.recipe.synthesis.reasoning,
+            log=run.log,
+            check_stop=run.check_stop,
+        )
+
+
+def report(run: Run, session: Session) -> None:
+    """RUN/report: what happened, for people and for programs."""
+    del session
+    write_report(run.path)
+
+
+def _trained(run: Run, session: Session) -> TrainResult:
+    """Trains, or takes up the newest checkpoint; returns at once when the last step is done."""
+    cfg = run.recipe.training
+    with (run.path / "dataset/train.jsonl").open(encoding="utf-8") as file:
+        examples, counts = build_examples(session.tokenizer, map(json.loads, file), cfg.max_length)
+    if not examples:
+        raise InputError(f"no row can be trained on: {counts}; see training.max_length")
+    total = cfg.epochs * -(-len(examples) // cfg.batch_size)
+    with Progress("train", total, unit="steps") as bar:
+
+        def note(**values: Any) -> None:
+            run.log("train", **values)
+            if "loss" in values:
+                bar.done = values["step"] - 1
+                bar.advance(loss=values["loss"], tokens_per_s=values["tokens_per_second"])
+
+        result = train(
+            session.params,
+            session.cfg,
+            cfg,
+            examples,
+            seed=run.recipe.seed,
+            checkpoint_dir=run.path / "checkpoints",
+            log=note,
+            check_stop=run.check_stop,
+        )
+        bar.done = total
+    result.summary["rows_left_out"] = {k: n for k, n in counts.items() if k != "kept"}
+    return result
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the flow.
+
+    Attributes:
+        work: does it; what it returns is kept in the manifest.
+        output: what it leaves in the run directory.
+        inputs: everything its result depends on, for `content_hash`.
+    """
+
+    work: Callable[[Run, Session], dict[str, Any] | None]
+    output: str
+    inputs: Callable[[Recipe, Path], Sequence[Any]]
+
+
+STAGES = {
+    "sample": Stage(
+        sample,
+        "samples",
+        lambda r, path: (r.student, r.synthesis, r.seed, source_hashes(r.synthesis.prompts)),
+    ),
+    "filter": Stage(
+        filter_samples, "dataset", lambda r, path: (r.guard, r.synthesis, path / "samples")
+    ),
+    "train": Stage(
+        train_model,
+        "checkpoints",
+        lambda r, path: (r.student, r.training, r.seed, path / "dataset/train.jsonl"),
+    ),
+    "export": Stage(
+        export,
+        "export",
+        lambda r, path: (r.student, r.training, r.seed, path / "dataset/train.jsonl"),
+    ),
+    "evaluate": Stage(
+        evaluate_both,
+        "evaluation",
+        lambda r, path: (r.evaluation, r.guard, r.student, r.seed, exported(path)),
+    ),
+    "report": Stage(
+        report,
+        "report",
+        lambda r, path: (r, path / "samples", path / "evaluation", path / "metrics.jsonl"),
+    ),
+}
+
+
+def _is_done(run: Run, name: str) -> bool:
+    stage = STAGES[name]
+    there = (exported(run.path) if name == "export" else run.path / stage.output).exists()
+    return there and run.is_done(name, content_hash(*stage.inputs(run.recipe, run.path)))
+
+
+def _require_earlier(run: Run, name: str) -> None:
+    for earlier in list(STAGES)[: list(STAGES).index(name)]:
+        if name != "report" and not _is_done(run, earlier):
+            raise InputError(
+                f"{run.path}: {name} needs what {earlier} makes; first: "
+                f"thinksafe {earlier} {run.path}"
+            )

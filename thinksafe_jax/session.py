@@ -1,0 +1,66 @@
+"""What the stages of a run share: the student, its tokenizer, the guard, the sampler."""
+
+from functools import cached_property
+from pathlib import Path
+
+import jax.numpy as jnp
+
+from thinksafe_jax.config import Recipe
+from thinksafe_jax.guards import Guard, load_guard
+from thinksafe_jax.models import ModelConfig, Params, load_config, merge_adapter
+from thinksafe_jax.sampling import Engine
+from thinksafe_jax.tokenizer import ChatTokenizer
+from thinksafe_jax.weights import import_adapter, load_params, resolve_model
+
+
+class Session:
+    """Loads each part of a recipe when it is first asked for, and once."""
+
+    def __init__(self, recipe: Recipe):
+        self.recipe = recipe
+
+    @cached_property
+    def directory(self) -> Path:
+        """The student's checkpoint."""
+        return resolve_model(self.recipe.student.model, self.recipe.student.revision)
+
+    @cached_property
+    def cfg(self) -> ModelConfig:
+        return load_config(self.directory)
+
+    @cached_property
+    def tokenizer(self) -> ChatTokenizer:
+        return ChatTokenizer(self.directory)
+
+    @cached_property
+    def params(self) -> Params:
+        """The untouched student, layers stacked."""
+        return load_params(self.directory, self.cfg, self._dtype)
+
+    @cached_property
+    def guard(self) -> Guard:
+        return load_guard(self.recipe.guard)
+
+    def engine(self, tuned: Path | None = None) -> Engine:
+        """A sampler of the student, or of what the run directory `tuned` has made of it."""
+        params = self.params if tuned is None else self._tuned(tuned)
+        eos = self.tokenizer.eos_ids
+        return Engine(self.cfg, params, self.recipe.engine, eos, self.recipe.seed)
+
+    @property
+    def _dtype(self) -> jnp.dtype:
+        return jnp.dtype(self.recipe.student.dtype)
+
+    def _tuned(self, run_path: Path) -> Params:
+        """The weights as exported: what is evaluated is what users get."""
+        source = exported(run_path)
+        if source.name == "merged":
+            return load_params(source, load_config(source), self._dtype)
+        adapter, lora = import_adapter(source, self.cfg)
+        return merge_adapter(self.params, adapter, lora)
+
+
+def exported(run_path: Path) -> Path:
+    """RUN/merged after full fine-tuning, else RUN/adapter."""
+    merged = run_path / "merged"
+    return merged if merged.exists() else run_path / "adapter"
