@@ -171,16 +171,26 @@ class _Run:
         started = time.monotonic()
         self._clear_slots()
         while True:
-            self._admit()
-            yield from self._reserve()
-            window = self._dispatch() if any(self.slots) else None
-            finished = self._read()
-            self.in_flight = window
-            self.stats.active = sum(slot is not None for slot in self.slots)
+            finished = self.step()
             self.stats.seconds = time.monotonic() - started
             yield from finished
-            if window is None and not finished and not any(self.slots):
+            if self.idle:
                 return
+
+    def step(self) -> list[Completion]:
+        """Admits, dispatches the next window, and only then reads the one before it."""
+        self._admit()
+        finished = self._reserve()
+        window = self._dispatch() if any(self.slots) else None
+        finished += self._read()
+        self.in_flight = window
+        self.stats.active = sum(slot is not None for slot in self.slots)
+        return finished
+
+    @property
+    def idle(self) -> bool:
+        """Nothing runs, nothing waits: the last `step` found an empty queue."""
+        return self.in_flight is None and not any(self.slots) and not self.preempted
 
     # admission
 
@@ -222,9 +232,10 @@ class _Run:
             if running.cursor:
                 by_length.setdefault(self._bucket(running.cursor), []).append(running)
         for bucket, group in sorted(by_length.items()):
-            rows = self._prefill_rows(bucket)
-            for start in range(0, len(group), rows):
-                yield bucket, group[start : start + rows]
+            while group:
+                rows = self._prefill_rows(bucket, len(group))
+                yield bucket, group[:rows]
+                group = group[rows:]
 
     def _bucket(self, length: int) -> int:
         size = self.config.page_size
@@ -233,15 +244,17 @@ class _Run:
             bucket *= 2
         return bucket
 
-    def _prefill_rows(self, bucket: int) -> int:
-        return max(1, min(self.config.slots, _PREFILL_TOKENS // bucket))
+    def _prefill_rows(self, bucket: int, waiting: int) -> int:
+        """Rows of one prefill call: one, or a full batch where that wastes less than half."""
+        full = max(1, min(self.config.slots, _PREFILL_TOKENS // bucket))
+        return full if 2 * waiting > full else 1
 
     @property
     def _admit_rows(self) -> int:
         return min(self.config.slots, 32)
 
     def _prefill(self, bucket: int, group: list[_Running]) -> None:
-        rows = self._prefill_rows(bucket)
+        rows = 1 if len(group) == 1 else self._prefill_rows(bucket, len(group))
         tokens = np.zeros((rows, bucket), np.int32)
         lengths = np.zeros(rows, np.int32)
         pages = np.zeros((rows, bucket // self.config.page_size), np.int32)
@@ -281,14 +294,16 @@ class _Run:
 
     # windows
 
-    def _reserve(self) -> Iterator[Completion]:
+    def _reserve(self) -> list[Completion]:
         """Gives every slot pages for one more window; preempts the youngest if they run out."""
+        finished: list[Completion] = []
         while not self._reserve_all():
-            yield from self._read()  # what has finished frees its pages
+            finished += self._read()  # what has finished frees its pages
             if self._reserve_all():
-                return
+                break
             running = [slot for slot in self.slots if slot is not None]
             self._preempt(max(running, key=lambda slot: slot.order))
+        return finished
 
     def _reserve_all(self) -> bool:
         for slot in sorted((s for s in self.slots if s is not None), key=lambda s: s.order):
@@ -344,7 +359,7 @@ class _Run:
             return []
         tokens, logprobs, owners = self.in_flight
         self.in_flight = None
-        values, scores = np.asarray(tokens), np.asarray(logprobs)
+        values, scores = jax.device_get((tokens, logprobs))
         counts = (values >= 0).sum(axis=0)
         finished = []
         for slot, running in enumerate(owners):

@@ -4,6 +4,9 @@ Semantics are vLLM's: temperature first, then top-k, then top-p over the renorma
 sort and no random draw over the vocabulary: the 64 most likely tokens nearly always hold all that
 may be drawn, one uniform number picks among them, and a row for which they do not is drawn exactly
 over the whole vocabulary. A row's token depends on its own logits, options and key alone.
+
+The vocabulary may be split over a mesh axis (`axis`, inside `jax.shard_map`). What crosses the
+axis is 64 candidates and a few numbers a row, never logits.
 """
 
 from collections.abc import Callable
@@ -25,36 +28,40 @@ class Options(NamedTuple):
     min_p: jax.Array
 
 
-def sample(logits: jax.Array, keys: jax.Array, options: Options) -> tuple[jax.Array, jax.Array]:
+def sample(
+    logits: jax.Array, keys: jax.Array, options: Options, axis: str | None = None
+) -> tuple[jax.Array, jax.Array]:
     """Draws one token a row.
 
     Args:
-        logits: float32 `[B, V]`, unscaled.
+        logits: float32 `[B, V]`, unscaled; this shard's part of the vocabulary under `axis`.
         keys: random keys `[B]`, one for each row and position.
         options: per-row options.
+        axis: mesh axis over which the vocabulary is split, in order.
 
     Returns:
         tokens i32 `[B]` and their log-probabilities float32 `[B]` at temperature 1, unfiltered.
     """
+    split = _Split(axis, logits.shape[1])
     temperature = jnp.where(options.temperature > 0, options.temperature, jnp.float32(1))
-    top_values, top_ids = top_candidates(logits)
+    top_values, top_ids = split.top_candidates(logits)
     scaled = logits / temperature[:, None]
     uniform = jax.vmap(lambda key: jax.random.uniform(key, dtype=jnp.float32))(keys)
-    log_total = jax.nn.logsumexp(scaled, axis=-1)
+    log_total = split.logsumexp(scaled)
 
     chosen, complete = _draw_candidates(
-        top_values / temperature[:, None], log_total, uniform, options, logits.shape[1]
+        top_values / temperature[:, None], log_total, uniform, options, split.vocabulary
     )
     greedy = options.temperature == 0
-    tokens = jnp.take_along_axis(top_ids, jnp.where(greedy, 0, chosen)[:, None], axis=1)[:, 0]
+    chosen = jnp.where(greedy, 0, chosen)
+    tokens = jnp.take_along_axis(top_ids, chosen[:, None], axis=1)[:, 0]
     wide = ~(complete | greedy)
     tokens = jax.lax.cond(
         wide.any(),
-        lambda: jnp.where(wide, _draw_vocabulary(scaled, log_total, uniform, options), tokens),
+        lambda: jnp.where(wide, _draw_vocabulary(scaled, uniform, options, split), tokens),
         lambda: tokens,
     )
-    picked = jnp.take_along_axis(logits, tokens[:, None], axis=1)[:, 0]
-    return tokens, picked - jax.nn.logsumexp(logits, axis=-1)
+    return tokens, split.pick(logits, tokens) - split.logsumexp(logits)
 
 
 def top_candidates(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -71,11 +78,64 @@ def top_candidates(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
     _, best = jax.lax.top_k(blocks.max(axis=-1), CANDIDATES)
     best = jnp.sort(best, axis=-1)
     gathered = jnp.take_along_axis(blocks, best[:, :, None], axis=1).reshape(batch, -1)
-    ids = (best[:, :, None] * _BLOCK + jnp.arange(_BLOCK, dtype=best.dtype)[None, None]).reshape(
-        batch, -1
-    )
+    offsets = jnp.arange(_BLOCK, dtype=best.dtype)[None, None]
+    ids = (best[:, :, None] * _BLOCK + offsets).reshape(batch, -1)
     values, where = jax.lax.top_k(gathered, CANDIDATES)
     return values, jnp.take_along_axis(ids, where, axis=1)
+
+
+class _Split:
+    """Reductions over the vocabulary, whether it lies on one device or over a mesh axis."""
+
+    def __init__(self, axis: str | None, local: int):
+        self.axis, self.local = axis, local
+        shards = 1 if axis is None else jax.lax.axis_size(axis)
+        self.vocabulary = local * shards
+        self.first = jnp.int32(0) if axis is None else jax.lax.axis_index(axis) * local
+
+    def top_candidates(self, logits: jax.Array) -> tuple[jax.Array, jax.Array]:
+        values, ids = top_candidates(logits)
+        if self.axis is None:
+            return values, ids
+        values = jax.lax.all_gather(values, self.axis, axis=1, tiled=True)
+        ids = jax.lax.all_gather(ids + self.first, self.axis, axis=1, tiled=True)
+        # shards come in order, so top_k's own tie rule is the vocabulary's order
+        values, where = jax.lax.top_k(values, min(CANDIDATES, values.shape[1]))
+        return values, jnp.take_along_axis(ids, where, axis=1)
+
+    def sum(self, x: jax.Array) -> jax.Array:
+        """Sum over the vocabulary of `[B, V]`."""
+        total = x.sum(axis=-1, dtype=x.dtype)
+        return total if self.axis is None else jax.lax.psum(total, self.axis)
+
+    def max(self, x: jax.Array) -> jax.Array:
+        top = x.max(axis=-1)
+        return top if self.axis is None else jax.lax.pmax(top, self.axis)
+
+    def before(self, total: jax.Array) -> jax.Array:
+        """What the shards before this one hold of a per-shard total `[B]`."""
+        if self.axis is None:
+            return jnp.zeros_like(total)
+        totals = jax.lax.all_gather(total, self.axis)
+        earlier = jnp.arange(totals.shape[0]) < jax.lax.axis_index(self.axis)
+        return jnp.where(earlier[:, None], totals, jnp.zeros_like(totals)).sum(
+            axis=0, dtype=total.dtype
+        )
+
+    def cumsum(self, x: jax.Array) -> jax.Array:
+        return jnp.cumsum(x, axis=-1) + self.before(x.sum(axis=-1, dtype=x.dtype))[:, None]
+
+    def logsumexp(self, x: jax.Array) -> jax.Array:
+        top = self.max(x)
+        return top + jnp.log(self.sum(jnp.exp(x - top[:, None])))
+
+    def pick(self, x: jax.Array, tokens: jax.Array) -> jax.Array:
+        """`x[b, tokens[b]]`."""
+        at = tokens - self.first
+        inside = (at >= 0) & (at < self.local)
+        value = jnp.take_along_axis(x, jnp.clip(at, 0, self.local - 1)[:, None], axis=1)[:, 0]
+        value = jnp.where(inside, value, jnp.float32(0))
+        return value if self.axis is None else jax.lax.psum(value, self.axis)
 
 
 def _draw_candidates(
@@ -116,42 +176,43 @@ def _mass_limit(options: Options) -> jax.Array:
 
 
 def _draw_vocabulary(
-    scaled: jax.Array, log_total: jax.Array, uniform: jax.Array, options: Options
+    scaled: jax.Array, uniform: jax.Array, options: Options, split: _Split
 ) -> jax.Array:
     """Exact draw over the vocabulary `[B, V]`, by bisection on the order of float32 numbers."""
-    rows, vocabulary = scaled.shape
+    rows = scaled.shape[0]
     order = _sortable(scaled)
-    full_k = jnp.where(options.top_k > 0, options.top_k, jnp.int32(vocabulary))
-    mass = jnp.exp(scaled - log_total[:, None])
+    full_k = jnp.where(options.top_k > 0, options.top_k, jnp.int32(split.vocabulary))
 
-    def kept_count(threshold: jax.Array) -> jax.Array:
-        return (order > threshold[:, None]).sum(axis=-1, dtype=jnp.int32)
+    def count_above(threshold: jax.Array) -> jax.Array:
+        return split.sum((order > threshold[:, None]).astype(jnp.int32))
 
-    k_threshold = _bisect(lambda t: kept_count(t) < full_k, rows)
-    in_k = _closed_at(order, k_threshold, full_k - kept_count(k_threshold))
-    mass = jnp.where(in_k, mass, jnp.float32(0))
-    mass = mass / mass.sum(axis=-1, keepdims=True)
+    k_threshold = _bisect(lambda t: count_above(t) < full_k, rows)
+    in_k = _closed_at(order, k_threshold, full_k - count_above(k_threshold), split)
+    mass = jnp.where(in_k, jnp.exp(scaled - split.max(scaled)[:, None]), jnp.float32(0))
+    mass = mass / split.sum(mass)[:, None]
+    limit = _mass_limit(options)
 
     def mass_above(threshold: jax.Array) -> jax.Array:
-        return jnp.where(order > threshold[:, None], mass, jnp.float32(0)).sum(axis=-1)
+        return split.sum(jnp.where(order > threshold[:, None], mass, jnp.float32(0)))
 
-    limit = _mass_limit(options)
     p_threshold = _bisect(lambda t: mass_above(t) < limit, rows)
-    at = jnp.where(order == p_threshold[:, None], mass, jnp.float32(0)).max(axis=-1)
+    at = split.max(jnp.where(order == p_threshold[:, None], mass, jnp.float32(0)))
     missing = (limit - mass_above(p_threshold)) / jnp.maximum(at, jnp.float32(1e-38))
-    room = jnp.ceil(jnp.clip(missing, 1, vocabulary)).astype(jnp.int32)
-    keep = _closed_at(order, p_threshold, room)
-    keep &= mass >= options.min_p[:, None] * mass.max(axis=-1, keepdims=True)
-    cdf = jnp.cumsum(jnp.where(keep, mass, jnp.float32(0)), axis=-1)
-    chosen = (cdf <= uniform[:, None] * cdf[:, -1:]).sum(axis=-1, dtype=jnp.int32)
-    last = vocabulary - 1 - jnp.argmax(keep[:, ::-1], axis=-1).astype(jnp.int32)
+    room = jnp.ceil(jnp.clip(missing, 1, split.vocabulary)).astype(jnp.int32)
+    keep = _closed_at(order, p_threshold, room, split) & in_k
+    keep &= mass >= options.min_p[:, None] * split.max(mass)[:, None]
+    kept = jnp.where(keep, mass, jnp.float32(0))
+    cdf, total = split.cumsum(kept), split.sum(kept)
+    chosen = split.sum((cdf <= (uniform * total)[:, None]).astype(jnp.int32))
+    ids = split.first + jnp.arange(split.local, dtype=jnp.int32)
+    last = split.max(jnp.where(keep, ids[None], -1))
     return jnp.minimum(chosen, last)
 
 
-def _closed_at(order: jax.Array, threshold: jax.Array, room: jax.Array) -> jax.Array:
+def _closed_at(order: jax.Array, threshold: jax.Array, room: jax.Array, split: _Split) -> jax.Array:
     """Entries above the threshold, and the first `room` of those that equal it."""
     tie = order == threshold[:, None]
-    rank = jnp.cumsum(tie.astype(jnp.int32), axis=-1)
+    rank = split.cumsum(tie.astype(jnp.int32))
     return (order > threshold[:, None]) | (tie & (rank <= room[:, None]))
 
 
