@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from thinksafe_jax.errors import EnvironmentFault
+from thinksafe_jax.runs.compile_cache import compile_cache_folder
 from thinksafe_jax.runs.lock import describe, holder, is_held
 from thinksafe_jax.runs.storage import free_bytes, prepare_directory
 from thinksafe_jax.runs.terminal import clean
@@ -130,9 +131,8 @@ def _memory() -> Iterator[Finding]:
 
 
 def _caches() -> Iterator[Finding]:
-    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR")
-    off = "off; set JAX_COMPILATION_CACHE_DIR to keep compiled programs between runs"
-    yield Finding("compile cache", folder or off, "ok" if folder else "note")
+    folder = compile_cache_folder()
+    yield Finding("compile cache", f"{folder}, {free_bytes(folder) / 2**30:.1f} GiB free", "ok")
     hub = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
     offline = " (offline)" if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
     yield Finding("Hugging Face cache", f"{hub}, {free_bytes(hub) / 2**30:.1f} GiB free{offline}")

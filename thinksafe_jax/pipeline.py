@@ -16,6 +16,7 @@ from thinksafe_jax.evaluation import evaluate
 from thinksafe_jax.guards import Exchange, check_unparsed
 from thinksafe_jax.report import write_report
 from thinksafe_jax.runs import Progress, RowBuffer, Run, content_hash
+from thinksafe_jax.runs.compile_cache import enable_compile_cache
 from thinksafe_jax.session import Session, exported
 from thinksafe_jax.synthesis import (
     build_requests,
@@ -49,6 +50,7 @@ def run_pipeline(
         new_run: delete what an earlier run left there.
         skip_bad_rows: leave out unreadable rows instead of stopping at them.
     """
+    enable_compile_cache()
     with Run.open(recipe, run_dir, new_run=new_run, skip_bad_rows=skip_bad_rows) as run:
         session = Session(recipe)
         for name in stages or STAGES:

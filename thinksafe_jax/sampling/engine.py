@@ -29,7 +29,7 @@ from thinksafe_jax.sampling.memory import default_pool_tokens
 from thinksafe_jax.sampling.programs import admit, decode, empty_slots, prefill
 from thinksafe_jax.sampling.requests import Completion, Request
 
-_PREFILL_TOKENS = 4096  # padded prompt tokens in one prefill call
+_PREFILL_TOKENS = 256  # padded prompt tokens in one prefill call of several prompts
 _SMALLEST_BUCKET = 32
 
 
@@ -232,10 +232,9 @@ class _Run:
             if running.cursor:
                 by_length.setdefault(self._bucket(running.cursor), []).append(running)
         for bucket, group in sorted(by_length.items()):
-            while group:
-                rows = self._prefill_rows(bucket, len(group))
-                yield bucket, group[:rows]
-                group = group[rows:]
+            rows = self._prefill_rows(bucket)
+            for start in range(0, len(group), rows):
+                yield bucket, group[start : start + rows]
 
     def _bucket(self, length: int) -> int:
         size = self.config.page_size
@@ -244,17 +243,16 @@ class _Run:
             bucket *= 2
         return bucket
 
-    def _prefill_rows(self, bucket: int, waiting: int) -> int:
-        """Rows of one prefill call: one, or a full batch where that wastes less than half."""
-        full = max(1, min(self.config.slots, _PREFILL_TOKENS // bucket))
-        return full if 2 * waiting > full else 1
+    def _prefill_rows(self, bucket: int) -> int:
+        """Fixed for a bucket: another number of rows is another matrix product, other last bits."""
+        return max(1, _PREFILL_TOKENS // bucket)
 
     @property
     def _admit_rows(self) -> int:
         return min(self.config.slots, 32)
 
     def _prefill(self, bucket: int, group: list[_Running]) -> None:
-        rows = 1 if len(group) == 1 else self._prefill_rows(bucket, len(group))
+        rows = self._prefill_rows(bucket)
         tokens = np.zeros((rows, bucket), np.int32)
         lengths = np.zeros(rows, np.int32)
         pages = np.zeros((rows, bucket // self.config.page_size), np.int32)
