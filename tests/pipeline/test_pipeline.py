@@ -1,0 +1,163 @@
+"""The whole flow through the command line: its files, its resuming, its way of being stopped."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support import REPOSITORY
+
+# a mini run cut down to seconds; the files and the code paths are those of the full one
+SMALL = [
+    "synthesis.prompts[0].limit=24",
+    "synthesis.prompts[1].limit=16",
+    "training.epochs=2",
+    "training.checkpoint_every=3",
+    "evaluation.harmful[0].limit=12",
+    "evaluation.over_refusal[0].limit=8",
+    "evaluation.reasoning[0].limit=8",
+    "engine.slots=8",
+]
+STAGES = ["sample", "filter", "train", "export", "evaluate", "report"]
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """One device, and one compile cache for every process of this file."""
+    clean = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS",)}
+    return clean | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled"))}
+
+
+def command(run_dir, *more):
+    recipe = str(REPOSITORY / "configs/recipes/mini.yaml")
+    script = [sys.executable, "-m", "thinksafe_jax.cli", "run", "--config", recipe]
+    return [*script, "--run-dir", str(run_dir), *more, *SMALL]
+
+
+def run(run_dir, environment, *more, check=True):
+    done = subprocess.run(command(run_dir, *more), env=environment, capture_output=True, text=True)
+    assert not check or done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, environment):
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    run(folder, environment)
+    return folder
+
+
+def rows(folder: Path) -> list[str]:
+    """Every row below a folder, sorted: the order of finishing is not part of the result."""
+    return sorted(line for file in folder.rglob("*.jsonl") for line in file.read_text().split("\n"))
+
+
+def result(run_dir: Path) -> dict:
+    """All that must be equal however often a run was interrupted."""
+    adapter = run_dir / "adapter"
+    return {
+        "samples": rows(run_dir / "samples"),
+        "verdicts": rows(run_dir / "verdicts"),
+        "dataset": (run_dir / "dataset/train.jsonl").read_text(),
+        "adapter": {f.name: f.read_bytes() for f in adapter.iterdir() if f.suffix != ".md"},
+        "evaluation": rows(run_dir / "evaluation"),
+    }
+
+
+def test_the_run_directory_is_what_other_tools_expect(finished):
+    sample = json.loads(rows(finished / "samples")[-1])
+    assert {
+        "id",
+        "prompt",
+        "label",
+        "steering",
+        "response",
+        "finish_reason",
+        "tokens",
+        "attempt",
+    } <= set(sample)
+    verdict = json.loads(rows(finished / "verdicts")[-1])
+    assert {"id", "verdict", "p_unsafe", "scope", "truncated"} <= set(verdict)
+    trained = [json.loads(x) for x in (finished / "dataset/train.jsonl").read_text().splitlines()]
+    assert all(
+        {"instruction", "response", "prompt_label", "response_label"} <= set(row) for row in trained
+    )
+    assert not any("You should refuse" in row["instruction"] for row in trained)
+    for name in (
+        "config.yaml manifest.json metrics.jsonl lock checkpoints dataset/README.md "
+        "adapter/adapter_config.json adapter/adapter_model.safetensors evaluation/before.json "
+        "evaluation/after.json report/report.html report/summary.json"
+    ).split():
+        assert (finished / name).exists(), name
+
+
+def test_summary_has_rates_with_intervals_and_counts(finished):
+    summary = json.loads((finished / "report/summary.json").read_text())
+    for step in ("before", "after"):
+        for rate in ("harmful_response_rate", "over_refusal_rate", "reasoning_accuracy"):
+            value = summary[step][rate]
+            assert value["low"] <= value["value"] <= value["high"] and value["n"] > 0
+    harmful = summary["dataset"]["harmful"]
+    assert harmful["sampled"] == 24
+    assert harmful["accepted"] + sum(harmful["dropped"].values()) == 24
+
+
+def test_a_second_start_recomputes_nothing(finished, environment):
+    before = {p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file()}
+    again = run(finished, environment)
+    for stage in STAGES:
+        assert f"{stage}: already done" in again.stderr
+    changed = {p.name for p, t in before.items() if p.stat().st_mtime_ns != t}
+    assert changed <= {"lock", "manifest.json"}
+
+
+def test_a_stage_asks_for_the_one_before_it(tmp_path, environment):
+    script = [sys.executable, "-m", "thinksafe_jax.cli", "train", str(tmp_path / "new")]
+    recipe = str(REPOSITORY / "configs/recipes/mini.yaml")
+    done = subprocess.run(
+        [*script, "--config", recipe], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 3
+    assert "thinksafe sample" in done.stderr
+
+
+def test_killed_at_ten_random_moments_it_ends_the_same(finished, environment, tmp_path):
+    """SIGKILL, start again, ten times; then to the end: the same rows and the same adapter."""
+    folder = tmp_path / "killed"
+    began = time.monotonic()
+    run(tmp_path / "timed", environment)  # everything is compiled now, so this is what a run takes
+    length = time.monotonic() - began
+    chance = random.Random(0)
+    for _ in range(10):
+        process = subprocess.Popen(
+            command(folder), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        time.sleep(chance.uniform(0.2, 0.7) * length)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    run(folder, environment)
+    assert result(folder) == result(finished)
+
+
+@pytest.mark.parametrize(
+    "sign", ["samples", "checkpoints", "evaluation/before"], ids=["sampling", "training", "evaluating"]
+)  # fmt: skip
+def test_sigterm_saves_and_says_so(finished, environment, tmp_path, sign):
+    """Exit code 143 within seconds, and the next start goes on where it was."""
+    folder = tmp_path / "stopped"
+    process = subprocess.Popen(command(folder), env=environment, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (folder / sign).exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 143, errors
+    assert "run the same command again to resume" in errors
+    run(folder, environment)
+    assert result(folder) == result(finished)

@@ -1,0 +1,116 @@
+"""The device side of the sampler: weights, pools and slots, and the programs that change them.
+
+The scheduler speaks to nothing else, so a stand-in with the same methods can rehearse a schedule
+without a model (scripts/bench uses one).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from thinksafe_jax.models.config import ModelConfig
+from thinksafe_jax.models.params import Params
+from thinksafe_jax.sampling.cache import new_pools
+from thinksafe_jax.sampling.filters import Options
+from thinksafe_jax.sampling.programs import admit, decode, empty_slots, prefill
+
+
+@dataclass(frozen=True)
+class Placement:
+    """State of the slots that requests enter; numpy, one entry a row, `[P]` or `[P, 3]`."""
+
+    slot: np.ndarray  # i32; an index beyond the last slot is ignored
+    token: np.ndarray  # i32, the newest token
+    position: np.ndarray  # i32, its position
+    left: np.ndarray  # i32, tokens still allowed
+    words: np.ndarray  # u32 [P, 3], `Request.random_words`
+    options: Options
+
+
+class Device(Protocol):
+    """What the scheduler needs; everything is asynchronous but `read`."""
+
+    def reset(self) -> None: ...
+
+    def prefill(self, tokens: np.ndarray, lengths: np.ndarray, pages: np.ndarray) -> None: ...
+
+    def place(self, placement: Placement) -> None: ...
+
+    def make_idle(self, slots: Sequence[int]) -> None: ...
+
+    def window(self, table: np.ndarray) -> object: ...
+
+    def read(self, window: object) -> tuple[np.ndarray, np.ndarray]: ...
+
+
+class ModelDevice:
+    """A model on the devices of this process.
+
+    Args:
+        params: parameters with layers as a tuple (`unstack_layers`).
+        steps: decode steps in a window.
+    """
+
+    def __init__(
+        self,
+        cfg: ModelConfig,
+        params: Params,
+        *,
+        slots: int,
+        pages: int,
+        page_size: int,
+        steps: int,
+        eos_ids: tuple[int, ...],
+        seed: int,
+        kv_dtype: jnp.dtype,
+    ):
+        self.cfg, self.params, self.steps, self.eos_ids = cfg, params, steps, eos_ids
+        self._count = slots
+        self._pools = new_pools(cfg, pages, page_size, kv_dtype)
+        self._slots = empty_slots(slots)
+        self._seed = jnp.uint32(seed)
+
+    def reset(self) -> None:
+        """Makes every slot idle."""
+        self._slots = empty_slots(self._count)
+
+    def prefill(self, tokens: np.ndarray, lengths: np.ndarray, pages: np.ndarray) -> None:
+        """Writes the KV of `tokens` i32 `[P, T]`, `lengths` each, into `pages` `[P, T / ps]`."""
+        arrays = jax.device_put((tokens, lengths, pages))
+        self._pools = prefill(self.params, self._pools, *arrays, cfg=self.cfg)
+
+    def place(self, placement: Placement) -> None:
+        """Puts requests into slots."""
+        p = placement
+        arrays = jax.device_put((p.slot, p.token, p.position, p.left, p.words))
+        options = Options(*jax.device_put(tuple(p.options)))
+        self._slots = admit(self._slots, *arrays, self._seed, options)
+
+    def make_idle(self, slots: Sequence[int]) -> None:
+        """Stops slots that were preempted."""
+        keep = np.ones(self._count, np.int32)
+        keep[list(slots)] = 0
+        self._slots = self._slots._replace(left=self._slots.left * jax.device_put(keep))
+
+    def window(self, table: np.ndarray) -> tuple[jax.Array, jax.Array]:
+        """Dispatches one window of decode steps; returns at once."""
+        self._pools, self._slots, tokens, logprobs = decode(
+            self.params,
+            self._pools,
+            self._slots,
+            jax.device_put(table),
+            cfg=self.cfg,
+            steps=self.steps,
+            eos_ids=self.eos_ids,
+        )
+        for array in (tokens, logprobs):
+            array.copy_to_host_async()
+        return tokens, logprobs
+
+    def read(self, window: tuple[jax.Array, jax.Array]) -> tuple[np.ndarray, np.ndarray]:
+        """Waits for a window: tokens i32 `[steps, B]` (-1 where idle) and log-probabilities."""
+        return jax.device_get(window)
