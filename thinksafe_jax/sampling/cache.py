@@ -17,10 +17,20 @@ from thinksafe_jax.models.config import ModelConfig
 Pool = tuple[jax.Array, jax.Array]  # keys and values of one layer, each [pages, page_size, K, H]
 
 
-def new_pools(cfg: ModelConfig, pages: int, page_size: int, dtype: jnp.dtype) -> tuple[Pool, ...]:
+def new_pools(
+    cfg: ModelConfig,
+    pages: int,
+    page_size: int,
+    dtype: jnp.dtype,
+    sharding: jax.sharding.Sharding | None = None,
+) -> tuple[Pool, ...]:
     """Zeroed pools, one a layer. Zeros, because 0 x NaN of an uninitialised page is NaN."""
     shape = (pages, page_size, cfg.num_kv_heads, cfg.head_dim)
-    return tuple((jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(cfg.num_layers))
+
+    def zeros() -> jax.Array:
+        return jnp.zeros(shape, dtype, device=sharding)
+
+    return tuple((zeros(), zeros()) for _ in range(cfg.num_layers))
 
 
 def kv_bytes_per_token(cfg: ModelConfig, dtype: jnp.dtype) -> int:

@@ -16,6 +16,7 @@ from thinksafe_jax.models.config import ModelConfig
 from thinksafe_jax.models.params import Params
 from thinksafe_jax.sampling.cache import new_pools
 from thinksafe_jax.sampling.filters import Options
+from thinksafe_jax.sampling.layout import Layout
 from thinksafe_jax.sampling.programs import admit, decode, empty_slots, prefill
 
 
@@ -53,6 +54,7 @@ class ModelDevice:
     Args:
         params: parameters with layers as a tuple (`unstack_layers`).
         steps: decode steps in a window.
+        layout: how they lie on a mesh; the parameters lie there already.
     """
 
     def __init__(
@@ -67,34 +69,36 @@ class ModelDevice:
         eos_ids: tuple[int, ...],
         seed: int,
         kv_dtype: jnp.dtype,
+        layout: Layout,
     ):
+        self.layout = layout
         self.cfg, self.params, self.steps, self.eos_ids = cfg, params, steps, eos_ids
         self._count = slots
-        self._pools = new_pools(cfg, pages, page_size, kv_dtype)
-        self._slots = empty_slots(slots)
-        self._seed = jnp.uint32(seed)
+        self._pools = new_pools(cfg, pages, page_size, kv_dtype, layout.sharding(layout.pool))
+        self._seed = layout.put(np.uint32(seed))
+        self.reset()
 
     def reset(self) -> None:
         """Makes every slot idle."""
-        self._slots = empty_slots(self._count)
+        self._slots = self.layout.put(empty_slots(self._count))
 
     def prefill(self, tokens: np.ndarray, lengths: np.ndarray, pages: np.ndarray) -> None:
         """Writes the KV of `tokens` i32 `[P, T]`, `lengths` each, into `pages` `[P, T / ps]`."""
-        arrays = jax.device_put((tokens, lengths, pages))
-        self._pools = prefill(self.params, self._pools, *arrays, cfg=self.cfg)
+        arrays = self.layout.put((tokens, lengths, pages))
+        self._pools = prefill(self.params, self._pools, *arrays, cfg=self.cfg, layout=self.layout)
 
     def place(self, placement: Placement) -> None:
         """Puts requests into slots."""
         p = placement
-        arrays = jax.device_put((p.slot, p.token, p.position, p.left, p.words))
-        options = Options(*jax.device_put(tuple(p.options)))
+        arrays = self.layout.put((p.slot, p.token, p.position, p.left, p.words))
+        options = self.layout.put(p.options)
         self._slots = admit(self._slots, *arrays, self._seed, options)
 
     def make_idle(self, slots: Sequence[int]) -> None:
         """Stops slots that were preempted."""
         keep = np.ones(self._count, np.int32)
         keep[list(slots)] = 0
-        self._slots = self._slots._replace(left=self._slots.left * jax.device_put(keep))
+        self._slots = self._slots._replace(left=self._slots.left * self.layout.put(keep))
 
     def window(self, table: np.ndarray) -> tuple[jax.Array, jax.Array]:
         """Dispatches one window of decode steps; returns at once."""
@@ -102,10 +106,11 @@ class ModelDevice:
             self.params,
             self._pools,
             self._slots,
-            jax.device_put(table),
+            self.layout.put(table),
             cfg=self.cfg,
             steps=self.steps,
             eos_ids=self.eos_ids,
+            layout=self.layout,
         )
         for array in (tokens, logprobs):
             array.copy_to_host_async()

@@ -12,6 +12,7 @@ from thinksafe_jax.models.params import Params, unstack_layers
 from thinksafe_jax.sampling.attention import pages_per_block
 from thinksafe_jax.sampling.cache import PageAllocator
 from thinksafe_jax.sampling.device import ModelDevice
+from thinksafe_jax.sampling.layout import ONE_DEVICE, Layout
 from thinksafe_jax.sampling.memory import default_pool_tokens
 from thinksafe_jax.sampling.requests import Completion, Request
 from thinksafe_jax.sampling.scheduler import EngineStats, Scheduler
@@ -26,6 +27,7 @@ class Engine:
         config: slots, window, page size, pool and context.
         eos_ids: every id that ends a completion.
         seed: seed of the run; see `Request.random_words` for what else keys a row.
+        layout: how weights and KV lie on a tensor-parallel group; `params` lie there already.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class Engine:
         config: EngineConfig,
         eos_ids: Sequence[int],
         seed: int = 0,
+        layout: Layout = ONE_DEVICE,
     ):
         self.cfg, self.config, self.eos_ids = cfg, config, tuple(eos_ids)
         self.max_length = min(
@@ -57,6 +60,7 @@ class Engine:
             eos_ids=self.eos_ids,
             seed=seed,
             kv_dtype=kv_dtype,
+            layout=layout,
         )
         self.stats = EngineStats()
 

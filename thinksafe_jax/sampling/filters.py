@@ -29,7 +29,7 @@ class Options(NamedTuple):
 
 
 def sample(
-    logits: jax.Array, keys: jax.Array, options: Options, axis: str | None = None
+    logits: jax.Array, keys: jax.Array, options: Options, axis: tuple[str, ...] | None = None
 ) -> tuple[jax.Array, jax.Array]:
     """Draws one token a row.
 
@@ -37,7 +37,7 @@ def sample(
         logits: float32 `[B, V]`, unscaled; this shard's part of the vocabulary under `axis`.
         keys: random keys `[B]`, one for each row and position.
         options: per-row options.
-        axis: mesh axis over which the vocabulary is split, in order.
+        axis: mesh axes over which the vocabulary is split, in order.
 
     Returns:
         tokens i32 `[B]` and their log-probabilities float32 `[B]` at temperature 1, unfiltered.
@@ -87,7 +87,7 @@ def top_candidates(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
 class _Split:
     """Reductions over the vocabulary, whether it lies on one device or over a mesh axis."""
 
-    def __init__(self, axis: str | None, local: int):
+    def __init__(self, axis: tuple[str, ...] | None, local: int):
         self.axis, self.local = axis, local
         shards = 1 if axis is None else jax.lax.axis_size(axis)
         self.vocabulary = local * shards

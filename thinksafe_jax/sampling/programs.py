@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 
 from thinksafe_jax.models.attention import causal_attention
 from thinksafe_jax.models.config import ModelConfig
@@ -23,6 +24,7 @@ from thinksafe_jax.models.rope import rope_tables
 from thinksafe_jax.sampling.attention import paged_attention
 from thinksafe_jax.sampling.cache import Pool, write_prompts, write_tokens
 from thinksafe_jax.sampling.filters import Options, sample
+from thinksafe_jax.sampling.layout import EVERYWHERE, ONE_DEVICE, Layout
 
 
 class Slots(NamedTuple):
@@ -47,7 +49,7 @@ def empty_slots(slots: int) -> Slots:
     return Slots(*ints, jnp.zeros((slots, 2), jnp.uint32), floats)
 
 
-@partial(jax.jit, static_argnames="cfg", donate_argnames="pools")
+@partial(jax.jit, static_argnames=("cfg", "layout"), donate_argnames="pools")
 def prefill(
     params: Params,
     pools: tuple[Pool, ...],
@@ -56,6 +58,7 @@ def prefill(
     pages: jax.Array,
     *,
     cfg: ModelConfig,
+    layout: Layout = ONE_DEVICE,
 ) -> tuple[Pool, ...]:
     """Writes the KV of `tokens` i32 `[P, T]`, `lengths` of them each, into `pages` `[P, T / ps]`.
 
@@ -65,12 +68,15 @@ def prefill(
     segments = (steps[None] < lengths[:, None]).astype(jnp.int32)
     rope = rope_tables(cfg, jnp.broadcast_to(steps, tokens.shape))
     x = params["embed"][tokens]
+    heads, keys = (P(None, *spec) for spec in (layout.queries, layout.keys))
+    write = layout.island(write_prompts, (layout.pool, keys, keys, EVERYWHERE), layout.pool)
+    attention = layout.island(causal_attention, (heads, keys, keys, EVERYWHERE), heads)
     written = []
     for weights, pool in zip(params["layers"], pools, strict=True):
 
         def attend(q: jax.Array, k: jax.Array, v: jax.Array, pool: Pool = pool) -> jax.Array:
-            written.append(write_prompts(pool, k, v, pages))
-            return causal_attention(q, k, v, segments)
+            written.append(write(pool, k, v, pages))
+            return attention(q, k, v, segments)
 
         x = block(weights, cfg, x, rope, attend)
     return tuple(written)
@@ -102,7 +108,11 @@ def admit(
     return jax.tree.map(lambda old, value: old.at[where].set(value, mode="drop"), slots, new)
 
 
-@partial(jax.jit, static_argnames=("cfg", "steps", "eos_ids"), donate_argnames=("pools", "slots"))
+@partial(
+    jax.jit,
+    static_argnames=("cfg", "steps", "eos_ids", "layout"),
+    donate_argnames=("pools", "slots"),
+)
 def decode(
     params: Params,
     pools: tuple[Pool, ...],
@@ -112,6 +122,7 @@ def decode(
     cfg: ModelConfig,
     steps: int,
     eos_ids: Sequence[int],
+    layout: Layout = ONE_DEVICE,
 ) -> tuple[tuple[Pool, ...], Slots, jax.Array, jax.Array]:
     """`steps` decode steps for every slot.
 
@@ -123,17 +134,21 @@ def decode(
         idle) with their log-probabilities float32 `[steps, B]`.
     """
 
+    def draw_own(logits: jax.Array, slots: Slots) -> tuple[jax.Array, jax.Array]:
+        keys = jax.random.wrap_key_data(slots.key)
+        keys = jax.vmap(jax.random.fold_in)(keys, slots.position + 1)
+        return sample(logits, keys, slots.options, layout.vocab_axis)
+
+    draw = layout.island(draw_own, (layout.logits, EVERYWHERE), EVERYWHERE)
+
     def step(
         carry: tuple[tuple[Pool, ...], Slots], _: None
     ) -> tuple[tuple[tuple[Pool, ...], Slots], tuple[jax.Array, jax.Array]]:
         pools, slots = carry
         active = slots.left > 0
-        hidden, pools = _decode_one(params, cfg, pools, slots, active, table)
+        hidden, pools = _decode_one(params, cfg, pools, slots, active, table, layout)
         with jax.named_scope("sample"):
-            keys = jax.vmap(jax.random.fold_in)(
-                jax.random.wrap_key_data(slots.key), slots.position + 1
-            )
-            token, logprob = sample(logits(params, cfg, hidden), keys, slots.options)
+            token, logprob = draw(logits(params, cfg, hidden), slots)
         token = jnp.where(active, token, slots.token)
         ended = jnp.isin(token, jnp.asarray(eos_ids, jnp.int32))
         moved = active.astype(jnp.int32)
@@ -152,6 +167,7 @@ def _decode_one(
     slots: Slots,
     active: jax.Array,
     table: jax.Array,
+    layout: Layout,
 ) -> tuple[jax.Array, tuple[Pool, ...]]:
     """Hidden state `[B, D]` of every slot's newest token, and the pools that now hold it."""
     page_size = pools[0][0].shape[1]
@@ -162,12 +178,33 @@ def _decode_one(
     lengths = jnp.where(active, slots.position + 1, 1)
     rope = rope_tables(cfg, slots.position[:, None])
     x = params["embed"][slots.token][:, None]
+    per_slot = (EVERYWHERE,) * 4  # page, offset, table, lengths
+    own = layout.island(
+        _write_and_attend,
+        (layout.queries, layout.keys, layout.keys, layout.pool, *per_slot),
+        (layout.queries, layout.pool),
+    )
     written = []
     for weights, pool in zip(params["layers"], pools, strict=True):
 
         def attend(q: jax.Array, k: jax.Array, v: jax.Array, pool: Pool = pool) -> jax.Array:
-            written.append(write_tokens(pool, k[:, 0], v[:, 0], page, offset))
-            return paged_attention(q[:, 0], written[-1], table, lengths)[:, None]
+            out, pool = own(q[:, 0], k[:, 0], v[:, 0], pool, page, offset, table, lengths)
+            written.append(pool)
+            return out[:, None]
 
         x = block(weights, cfg, x, rope, attend)
     return rms_norm(x[:, 0], params["final_norm"], cfg.rms_norm_eps), tuple(written)
+
+
+def _write_and_attend(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    pool: Pool,
+    page: jax.Array,
+    offset: jax.Array,
+    table: jax.Array,
+    lengths: jax.Array,
+) -> tuple[jax.Array, Pool]:
+    pool = write_tokens(pool, k, v, page, offset)
+    return paged_attention(q, pool, table, lengths), pool
