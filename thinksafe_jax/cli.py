@@ -129,6 +129,35 @@ def doctor(
         raise typer.Exit(4)
 
 
+@app.command()
+def plan(
+    model: Annotated[
+        str,
+        typer.Option(
+            help="A checkpoint directory, a config.json, a name in configs/models or a Hub id."
+        ),
+    ],
+    mesh: Annotated[str, typer.Option(help="A mesh file, or a name in configs/mesh: v5e-8.")],
+    params: Annotated[
+        bool, typer.Option("--params", help="List every parameter with its mesh axes and bytes.")
+    ] = False,
+    json_out: Annotated[
+        Path | None, typer.Option("--json", help="Write the plan there as JSON, too.")
+    ] = None,
+) -> None:
+    """Print what a model needs on a mesh, what is left for the KV cache, and the decode roofline.
+
+    Nothing is allocated and no device is needed. Exit code 2 when it does not fit; the nearest
+    sizes that do are printed.
+
+    Example: thinksafe plan --model Qwen3-8B --mesh v5e-8
+    """
+    from thinksafe_jax.parallel.plan_text import print_plan
+
+    if not print_plan(model, mesh, parameters=params, json_out=json_out):
+        raise typer.Exit(2)
+
+
 def _recipe_of(run_dir: Path, config: Path | None, overrides: list[str]):
     from thinksafe_jax.config import load_recipe
 
@@ -148,6 +177,22 @@ def _start(recipe, folder: Path, stages, *, new_run: bool, skip_bad_rows: bool) 
     from thinksafe_jax.pipeline import run_pipeline
 
     run_pipeline(recipe, folder, stages=stages, new_run=new_run, skip_bad_rows=skip_bad_rows)
+    if stages is None or "report" in stages:
+        _print_outcome(folder)
+
+
+def _print_outcome(folder: Path) -> None:
+    """Before and after as a table, and where the report lies."""
+    import json
+
+    from rich.console import Console
+
+    from thinksafe_jax.report import final_table
+
+    summary = json.loads((folder / "report/summary.json").read_text(encoding="utf-8"))
+    console = Console(highlight=False)
+    console.print(final_table(summary))
+    console.print(f"report: {folder / 'report/report.html'}", markup=False, soft_wrap=True)
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import jax.numpy as jnp
 
 from thinksafe_jax.config import Recipe
+from thinksafe_jax.errors import ConfigError
 from thinksafe_jax.guards import Guard, load_guard
 from thinksafe_jax.models import ModelConfig, Params, load_config, merge_adapter
 from thinksafe_jax.sampling import Engine
@@ -43,9 +44,20 @@ class Session:
 
     def engine(self, tuned: Path | None = None) -> Engine:
         """A sampler of the student, or of what the run directory `tuned` has made of it."""
+        self._check_top_k()
         params = self.params if tuned is None else self._tuned(tuned)
         eos = self.tokenizer.eos_ids
         return Engine(self.cfg, params, self.recipe.engine, eos, self.recipe.seed)
+
+    def _check_top_k(self) -> None:
+        """top_k can only be compared with the vocabulary once the model is known."""
+        for room in ("synthesis", "evaluation"):
+            top_k = getattr(self.recipe, room).sampling.top_k
+            if top_k > self.cfg.vocab_size:
+                raise ConfigError(
+                    f"{room}.sampling.top_k: {top_k} is above the vocabulary of "
+                    f"{self.recipe.student.model}, {self.cfg.vocab_size} tokens; 0 switches it off"
+                )
 
     @property
     def _dtype(self) -> jnp.dtype:

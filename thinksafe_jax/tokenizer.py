@@ -95,8 +95,8 @@ class ChatTokenizer:
         head, tail = self._chat_ids
         return head + self.encode_text(user_text) + tail
 
-    def response_ids(self, response: str) -> list[int]:
-        """Ids of a response as the model would have generated it, end-of-turn id included.
+    def response_ids(self, response: str, ended: bool = True) -> list[int]:
+        """Ids of a response as the model generated it, with the end-of-turn id if it `ended`.
 
         The first `<think>` and the first `</think>` after it are the model's control tokens; all
         else is plain text. Where the template opens the reasoning, the opening tag belongs to the
@@ -110,7 +110,7 @@ class ChatTokenizer:
             if found and tag in self._added_text:
                 ids += self.encode_text(before) + self.encode_template(tag)
                 response = after
-        return [*ids, *self.encode_text(response), self.end_of_turn_id]
+        return [*ids, *self.encode_text(response), *([self.end_of_turn_id] if ended else [])]
 
     @cached_property
     def _added_text(self) -> frozenset[str]:

@@ -78,6 +78,7 @@ def test_accepted_rows_hold_the_original_prompt(tmp_path):
     assert rows[1] == {
         "id": "h1", "instruction": "prompt h1", "prompt_label": "harmful",
         "response": "<think>\nÜ\n</think>\n\nNein {0} %s\u2028.", "response_label": "safe",
+            "finish_reason": "stop",
     }  # fmt: skip
 
 

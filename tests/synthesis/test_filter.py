@@ -31,13 +31,13 @@ def test_reasoning_must_be_one_closed_block_with_an_answer(response, reason):
 
 
 @pytest.mark.parametrize("response", [GOOD, "<think>\nstill going", "", "half an ans"])
-@pytest.mark.parametrize("reasoning", ["think", "none"])
-def test_truncated_comes_first(response, reasoning):
-    assert drop_reason(response, "length", reasoning) == "truncated"
+def test_truncated_comes_first(response):
+    assert drop_reason(response, "length", "think") == "truncated"
 
 
-def test_without_reasoning_any_text_will_do():
-    assert drop_reason("Boil it.", "stop", "none") is None
+@pytest.mark.parametrize("finish_reason", ["stop", "length"])
+def test_without_reasoning_any_text_will_do_cut_or_not(finish_reason):
+    assert drop_reason("Boil it.", finish_reason, "none") is None
     assert drop_reason(" \n", "stop", "none") == "empty_answer"
 
 

@@ -160,6 +160,7 @@ def _training_row(row: Row) -> dict[str, str]:
         "response": row["response"],
         "prompt_label": row["label"],
         "response_label": "safe",
+        "finish_reason": row["finish_reason"],
     }
 
 

@@ -29,14 +29,15 @@ def drop_reason(response: str, finish_reason: str, reasoning: str) -> str | None
     Args:
         response: decoded text, `<think>` tags included.
         finish_reason: "stop" where the model ended the response itself, else "length".
-        reasoning: "think" demands one closed think block, "none" takes the response as it is.
+        reasoning: "think" demands one closed think block and an end; "none" takes the response
+            as it is, cut or not (training then adds no end-of-turn token to a cut one).
     """
-    if finish_reason != "stop":
-        return "truncated"
     if reasoning == "none":
         return None if response.strip() else "empty_answer"
     if reasoning != "think":
         raise ConfigError(f"synthesis.reasoning is {reasoning!r}; choose think or none")
+    if finish_reason != "stop":
+        return "truncated"
     opened, closed = response.count(THINK_OPEN), response.count(THINK_CLOSE)
     if opened > 1 or closed > 1:
         return "several_think_tags"

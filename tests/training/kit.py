@@ -1,0 +1,92 @@
+"""A tiny model and random rows for the training tests."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from thinksafe_jax.config import TrainingConfig
+from thinksafe_jax.models import ModelConfig, init_params
+from thinksafe_jax.training import Example, train
+
+CONFIG = ModelConfig(
+    family="qwen3",
+    vocab_size=61,
+    hidden_size=24,
+    intermediate_size=40,
+    num_layers=2,
+    num_heads=2,
+    num_kv_heads=1,
+    head_dim=8,
+    rms_norm_eps=1e-6,
+    rope_theta=10000.0,
+    rope_scaling=None,
+    max_position_embeddings=256,
+    tie_word_embeddings=True,
+    qkv_bias=False,
+    o_bias=False,
+    mlp_bias=False,
+    qk_norm=True,
+)
+# checks are sharper where the loss is far from uniform
+PARAMS_SCALE = 0.3
+
+
+def params():
+    return init_params(CONFIG, jax.random.key(1), scale=PARAMS_SCALE)
+
+
+def settings(**changes) -> TrainingConfig:
+    """Small and quick; dropout on, since resuming must draw the same."""
+    values = {
+        "epochs": 2,
+        "batch_size": 4,
+        "micro_batch_size": 2,
+        "learning_rate": 0.01,
+        "lora_r": 2,
+        "lora_alpha": 4.0,
+        "checkpoint_every": 3,
+        **changes,
+    }
+    return TrainingConfig(**values)
+
+
+def rows(count: int = 10, seed: int = 0, longest: int = 30) -> list[Example]:
+    """Rows of uneven length with uneven response shares."""
+    rng = np.random.default_rng(seed)
+    out = []
+    for n in range(count):
+        length = int(rng.integers(6, longest + 1))
+        prompt = int(rng.integers(1, length - 1))
+        ids = rng.integers(0, CONFIG.vocab_size, length)
+        out.append(Example(f"row-{n}", ids, np.arange(length) >= prompt))
+    return out
+
+
+def flat(tree) -> dict[str, np.ndarray]:
+    """Leaves by name, copied (a view would change when the step takes the array's memory)."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): np.array(leaf) for path, leaf in leaves}
+
+
+def assert_same_bits(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None:
+    """For two results of `flat`."""
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+KILLED_SETTINGS = settings(epochs=4)  # 12 steps
+
+if __name__ == "__main__":  # a run in its own process, slowed down so that a test can kill it
+    folder = Path(sys.argv[1])
+
+    def log(**values) -> None:
+        with (folder / "log.jsonl").open("a") as stream:
+            stream.write(json.dumps(values) + "\n")
+        time.sleep(0.2)
+
+    train(params(), CONFIG, KILLED_SETTINGS, rows(), seed=3, checkpoint_dir=folder, log=log)

@@ -1,0 +1,119 @@
+"""Rows to token ids and masks, on the tokenizers of Qwen3 and R1-Distill."""
+
+import numpy as np
+import pytest
+
+from tests.support import shared_asset
+from thinksafe_jax.errors import InputError
+from thinksafe_jax.tokenizer import ChatTokenizer
+from thinksafe_jax.training import Example, build_example, build_examples
+from thinksafe_jax.training.examples import check_prefix
+
+PROMPT = "How do I bake bread?"
+REASONED = "<think>\nFlour, water, yeast.\n</think>\n\nMix, wait, bake."
+
+
+@pytest.fixture(scope="module", params=["qwen3", "r1-distill-qwen"])
+def tokenizer(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(request.param)
+    for file in shared_asset("tokenizers", request.param).iterdir():
+        (folder / file.name).symlink_to(file)
+    if not (folder / "generation_config.json").exists():
+        (folder / "generation_config.json").write_text('{"eos_token_id": 151643}')
+    return ChatTokenizer(folder)
+
+
+def spoken(tokenizer, example) -> tuple[str, str]:
+    """(text outside the loss, text inside it), control tokens shown."""
+    parts = (example.token_ids[~example.loss_mask], example.token_ids[example.loss_mask])
+    outside, inside = (tokenizer.hf.decode(part, skip_special_tokens=False) for part in parts)
+    return outside, inside
+
+
+def test_the_loss_is_on_the_response_and_its_end_of_turn(tokenizer):
+    example = build_example(tokenizer, PROMPT, REASONED, "r1")
+    outside, inside = spoken(tokenizer, example)
+    eos = tokenizer.hf.decode([tokenizer.end_of_turn_id])
+    assert PROMPT in outside and PROMPT not in inside
+    if tokenizer.opens_think:  # the template opened the reasoning: that tag is the prompt's
+        assert outside.endswith("<think>\n")
+        assert inside == REASONED.removeprefix("<think>\n") + eos
+    else:
+        assert "<think>" not in outside
+        assert inside == REASONED + eos
+    assert example.loss_mask[-1] and example.token_ids[-1] == tokenizer.end_of_turn_id
+    assert tokenizer.end_of_turn_id in tokenizer.eos_ids
+
+
+def test_a_response_that_was_cut_is_not_taught_to_end_there(tokenizer):
+    row = {"id": "cut", "instruction": PROMPT, "response": "Mix the flour and"}
+    (whole,), _ = build_examples(tokenizer, [row], 100)
+    (cut,), _ = build_examples(tokenizer, [{**row, "finish_reason": "length"}], 100)
+    assert whole.token_ids.tolist() == [*cut.token_ids.tolist(), tokenizer.end_of_turn_id]
+
+
+def test_the_prompt_is_the_templates_own(tokenizer):
+    example = build_example(tokenizer, PROMPT, REASONED)
+    rendered = tokenizer.hf.apply_chat_template(
+        [{"role": "user", "content": PROMPT}], add_generation_prompt=True, return_dict=False
+    )
+    assert example.token_ids[~example.loss_mask].tolist() == list(rendered)
+
+
+def test_reasoning_is_kept_which_the_template_would_strip(tokenizer):
+    """The middle between two closing tags too (paper.md D18)."""
+    response = "<think>\nfirst</think> second </think>\n\nanswer"
+    _, inside = spoken(tokenizer, build_example(tokenizer, PROMPT, response))
+    for text in ("first", " second ", "answer"):
+        assert text in inside
+
+
+def test_no_dangling_think(tokenizer):
+    """A response without tags gets none added (paper.md D16)."""
+    plain = "Mix, wait, bake."
+    if tokenizer.opens_think:  # the prompt has opened what this response never closes
+        with pytest.raises(InputError, match=r"row 'r1': 1 <think> and 0 </think>"):
+            build_example(tokenizer, PROMPT, plain, "r1")
+        return
+    outside, inside = spoken(tokenizer, build_example(tokenizer, PROMPT, plain))
+    assert "think>" not in outside + inside
+    with pytest.raises(InputError, match=r"1 <think> and 0 </think>"):
+        build_example(tokenizer, PROMPT, "<think>\nnever closed")
+
+
+def test_control_tokens_in_the_prompt_stay_text(tokenizer):
+    hostile = "Hi <think> </think> <|im_end|> <｜Assistant｜>"
+    example = build_example(tokenizer, hostile, REASONED)
+    plain = build_example(tokenizer, PROMPT, REASONED)
+    control = [np.isin(e.token_ids, list(tokenizer.control_ids)).sum() for e in (example, plain)]
+    assert control[0] == control[1]
+
+
+def test_long_and_dangling_rows_are_dropped_and_counted_never_cut(tokenizer):
+    rows = [
+        {"id": "a", "instruction": PROMPT, "response": REASONED},
+        {"id": "b", "instruction": PROMPT, "response": REASONED + " Really." * 200},
+        {"id": "c", "instruction": PROMPT, "response": "<think>\nnever closed"},
+        {"id": "d", "instruction": "", "response": REASONED},
+    ]
+    examples, counts = build_examples(tokenizer, rows, max_length=100)
+    assert [example.id for example in examples] == ["a", "d"]
+    assert counts == {"kept": 2, "too_long": 1, "dangling_think": 1}
+    whole = build_example(tokenizer, PROMPT, REASONED)
+    assert examples[0].token_ids.tolist() == whole.token_ids.tolist()
+    exact, _ = build_examples(tokenizer, rows[:1], max_length=len(whole))
+    assert len(exact) == 1
+    assert build_examples(tokenizer, rows[:1], max_length=len(whole) - 1)[0] == []
+
+
+def test_a_prompt_that_is_no_prefix_is_an_error():
+    check_prefix([1, 2], [1, 2, 3])
+    with pytest.raises(InputError, match=r"row 'r9': .* token 1 is 5, the prompt has 2"):
+        check_prefix([1, 2], [1, 5, 3], "r9")
+    with pytest.raises(InputError, match="2 tokens hold no response after a prompt of 2"):
+        check_prefix([1, 2], [1, 2])
+
+
+def test_mask_and_ids_of_different_length_are_refused():
+    with pytest.raises(InputError, match=r"row 'x': token_ids \(2,\) and loss_mask \(1,\)"):
+        Example("x", np.array([1, 2]), np.array([True]))

@@ -1,0 +1,131 @@
+"""Loss, LoRA gradients and optimiser steps against transformers + peft + torch, in float32."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from tests.support import save_tiny
+from tests.training import kit
+from thinksafe_jax.models import Adapter, load_config
+from thinksafe_jax.training import lora_config
+from thinksafe_jax.training.batches import Layout, pack
+from thinksafe_jax.training.step import init_state, make_gradient, make_step, warmup_steps
+from thinksafe_jax.weights import load_params
+
+torch = pytest.importorskip("torch")
+peft = pytest.importorskip("peft")
+
+# peft reads a name that transformers 5 has deprecated
+pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated")
+
+TARGETS = ["q_proj", "v_proj", "o_proj", "down_proj"]
+SETTINGS = kit.settings(lora_dropout=0.0, lora_targets=TARGETS, lora_r=3, lora_alpha=5.0)
+
+
+@pytest.fixture(scope="module", params=["qwen3", "llama-bias"])
+def pair(request, tmp_path_factory):
+    """(torch model with a random adapter, our config, params and the same adapter)."""
+    folder = tmp_path_factory.mktemp(request.param)
+    model = save_tiny(request.param, folder)
+    lora = peft.LoraConfig(r=3, lora_alpha=5, lora_dropout=0.0, target_modules=TARGETS)
+    model = peft.get_peft_model(model, lora)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.copy_(0.2 * torch.randn_like(parameter))
+    cfg = load_config(folder)
+    params = load_params(folder, cfg, jax.numpy.float32)
+    return model, cfg, params
+
+
+def adapter_from(model, cfg, value) -> Adapter:
+    """Our tree of `value(parameter)` over the torch model's adapter weights."""
+    wide = {"q_proj": cfg.num_heads, "v_proj": cfg.num_kv_heads}
+    layers = {}
+    for target in TARGETS:
+        a, b = (
+            np.stack(
+                [
+                    value(parameter).detach().numpy()
+                    for name, parameter in model.named_parameters()
+                    if f".{target}.lora_{half}." in name
+                ]
+            )
+            for half in "AB"
+        )
+        if target in wide:
+            b = b.reshape(cfg.num_layers, wide[target], cfg.head_dim, -1)
+        if target == "o_proj":
+            a = a.reshape(cfg.num_layers, -1, cfg.num_heads, cfg.head_dim)
+        layers[target] = {"a": jax.numpy.array(a), "b": jax.numpy.array(b)}
+    return {"layers": layers}
+
+
+def torch_loss(model, examples):
+    """Token mean over the rows, each run alone, without any padding."""
+    total = count = 0
+    for example in examples:
+        ids = torch.tensor(example.token_ids.astype(np.int64))[None]
+        labels = torch.where(torch.tensor(example.loss_mask), ids[0], -100)[1:]
+        logits = model(input_ids=ids).logits[0, :-1]
+        total = total + torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
+        count += int((labels >= 0).sum())
+    return total / count
+
+
+def cosine(a, b) -> float:
+    a, b = (np.concatenate([x.ravel() for x in kit.flat(tree).values()]) for tree in (a, b))
+    return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+
+
+def test_loss_and_lora_gradient(pair):
+    model, cfg, params = pair
+    examples = kit.rows(5)
+    loss = torch_loss(model, examples)
+    model.zero_grad()
+    loss.backward()
+    want = adapter_from(model, cfg, lambda parameter: parameter.grad)
+    run = jax.jit(make_gradient(cfg, SETTINGS, lora_config(SETTINGS)))
+    trainable = adapter_from(model, cfg, lambda parameter: parameter)
+    batch = pack(examples, Layout(2, 2, 48))
+    total, tokens, grads = run(trainable, params, batch, jax.random.key(0))
+    np.testing.assert_allclose(total / tokens, loss.item(), rtol=1e-5)
+    assert cosine(jax.tree.map(lambda g: g / tokens, grads), want) >= 0.99999
+    norms = [np.sqrt(sum((x**2).sum() for x in kit.flat(t).values())) for t in (grads, want)]
+    np.testing.assert_allclose(norms[0] / tokens, norms[1], rtol=1e-4)
+
+
+@pytest.mark.parametrize("pair", ["qwen3"], indirect=True)
+def test_twenty_optimiser_steps(pair):
+    """Accumulation, packing, clipping, AdamW and schedule together, against a plain torch loop."""
+    from transformers import get_cosine_schedule_with_warmup
+
+    model, cfg, params = pair
+    config = dataclasses.replace(SETTINGS, learning_rate=5e-3, clip_norm=0.5)
+    steps = [kit.rows(4, seed=n) for n in range(20)]
+    trainable = adapter_from(model, cfg, lambda parameter: parameter)
+    weights = [p for name, p in model.named_parameters() if "lora_" in name]
+    start = [w.detach().clone() for w in weights]
+    optimizer = torch.optim.AdamW(weights, lr=5e-3, weight_decay=0.0)
+    schedule = get_cosine_schedule_with_warmup(optimizer, warmup_steps(config, 20), 20)
+    want = []
+    for examples in steps:
+        loss = torch_loss(model, examples)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(weights, 0.5)
+        optimizer.step()
+        schedule.step()
+        want.append(loss.item())
+    with torch.no_grad():
+        for weight, old in zip(weights, start, strict=True):
+            weight.copy_(old)
+    step = make_step(cfg, config, lora_config(config), total_steps=20)
+    state, have = init_state(trainable, config), []
+    for examples in steps:
+        batch = pack(examples, Layout(4, 1, 64))
+        state, metrics = step(state, params, batch, jax.random.key(0))
+        have.append(float(metrics.loss))
+    np.testing.assert_allclose(have, want, rtol=1e-4)

@@ -1,0 +1,132 @@
+"""One optimiser step: packing and accumulation change nothing, what is not finite is skipped."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.training import kit
+from thinksafe_jax.models import init_adapter
+from thinksafe_jax.training import lora_config
+from thinksafe_jax.training.batches import Layout, pack
+from thinksafe_jax.training.step import (
+    init_state,
+    learning_rate,
+    make_gradient,
+    make_step,
+    warmup_steps,
+)
+
+EXACT = kit.settings(lora_dropout=0.0)
+
+
+def adapter(config):
+    """An adapter whose B is not zero, so that both halves get a gradient."""
+    fresh = init_adapter(kit.CONFIG, lora_config(config), jax.random.key(2))
+    return jax.tree.map(lambda x: x + 0.1, fresh)
+
+
+def gradients_of(layout: Layout, groups, full: bool = False):
+    """Sums of loss, tokens and gradient over groups of rows, each group one call."""
+    config = dataclasses.replace(EXACT, full_finetune=full)
+    run = jax.jit(make_gradient(kit.CONFIG, config, None if full else lora_config(config)))
+    trainable, frozen = (kit.params(), None) if full else (adapter(config), kit.params())
+    parts = [run(trainable, frozen, pack(g, layout), jax.random.key(0)) for g in groups]
+    return jax.tree.map(lambda *xs: np.sum(np.stack(xs), axis=0), *parts)
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_packed_and_accumulated_equal_rows_alone(full):
+    examples = kit.rows(6)
+    assert len({float(e.loss_mask.mean()) for e in examples}) == 6  # uneven masks
+    alone = gradients_of(Layout(1, 1, 32), [[example] for example in examples], full)
+    packed = gradients_of(Layout(1, 2, 96), [examples], full)
+    accumulated = gradients_of(Layout(6, 1, 48), [examples], full)
+    for other in (packed, accumulated):
+        for a, b in zip(jax.tree.leaves(other), jax.tree.leaves(alone), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-6, atol=2e-6 * np.abs(b).max())
+
+
+def test_remat_changes_memory_not_numbers():
+    examples = kit.rows(3)
+    results = []
+    for remat in ("none", "layer"):
+        config = dataclasses.replace(EXACT, remat=remat)
+        run = jax.jit(make_gradient(kit.CONFIG, config, lora_config(config)))
+        batch = pack(examples, Layout(1, 3, 32))
+        results.append(run(adapter(config), kit.params(), batch, jax.random.key(0)))
+    for a, b in zip(*map(jax.tree.leaves, results), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6 * float(jnp.abs(b).max()))
+
+
+def test_the_schedule_is_the_one_of_transformers():
+    import torch
+    from transformers import get_cosine_schedule_with_warmup
+
+    config, total = kit.settings(learning_rate=1e-3, warmup_ratio=0.1), 37
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1e-3)
+    schedule = get_cosine_schedule_with_warmup(optimizer, warmup_steps(config, total), total)
+    for step in range(total + 1):
+        ours = learning_rate(config, jnp.int32(step), total)
+        np.testing.assert_allclose(ours, schedule.get_last_lr()[0], rtol=1e-6, atol=1e-10)
+        optimizer.step()
+        schedule.step()
+    assert warmup_steps(config, total) == 4
+
+
+@pytest.mark.parametrize("poison", ["nan", "inf"])
+def test_a_step_that_is_not_finite_changes_only_the_step_number(poison):
+    config = kit.settings()
+    lora = lora_config(config)
+    step = make_step(kit.CONFIG, config, lora, total_steps=10)
+    good, key = kit.params(), jax.random.key(0)
+    bad = {**good, "final_norm": good["final_norm"].at[0].set(float(poison))}
+    batch = pack(kit.rows(4), Layout(2, 2, 64))
+    state, metrics = step(init_state(adapter(config), config), good, batch, key)
+    assert metrics.finite
+    before = kit.flat(state._replace(step=None))
+    state, metrics = step(state, bad, batch, key)
+    assert not metrics.finite
+    kit.assert_same_bits(before, kit.flat(state._replace(step=None)))
+    assert state.step == 2
+    state, metrics = step(state, good, batch, key)
+    assert metrics.finite and np.isfinite(metrics.loss)
+
+
+def test_dropout_is_drawn_from_the_step_number():
+    config = kit.settings(lora_dropout=0.5, learning_rate=0.0)
+    step = make_step(kit.CONFIG, config, lora_config(config), total_steps=10)
+    batch, losses = pack(kit.rows(4), Layout(2, 2, 64)), []
+    for start in (0, 1, 0):
+        state = init_state(adapter(config), config)._replace(step=jnp.int32(start))
+        losses.append(float(step(state, kit.params(), batch, jax.random.key(0))[1].loss))
+    assert losses[0] == losses[2] != losses[1]
+
+
+def test_clipping_is_by_the_global_norm():
+    batch, norms = pack(kit.rows(4), Layout(2, 2, 64)), []
+    for clip in (1e9, 1e-3):
+        config = kit.settings(clip_norm=clip, lora_dropout=0.0)
+        step = make_step(kit.CONFIG, config, lora_config(config), total_steps=10)
+        state, metrics = step(
+            init_state(adapter(config), config), kit.params(), batch, jax.random.key(0)
+        )
+        moments = [m for m in kit.flat(state.opt_state).items() if ".mu" in m[0]]
+        norms.append((float(metrics.grad_norm), sum(float((m**2).sum()) for _, m in moments)))
+    (norm, free), (same, clipped) = norms
+    assert norm == same > 1e-3  # what is logged is the norm before clipping
+    np.testing.assert_allclose(free, (0.1 * norm) ** 2, rtol=1e-4)
+    np.testing.assert_allclose(clipped, (0.1 * 1e-3) ** 2, rtol=1e-4)
+
+
+def test_weight_decay_leaves_norms_and_biases_alone():
+    config = kit.settings(full_finetune=True, weight_decay=0.5, clip_norm=1e-30, warmup_ratio=0.0)
+    step = make_step(kit.CONFIG, config, None, total_steps=10)
+    before = kit.flat(kit.params())
+    batch = pack(kit.rows(4), Layout(2, 2, 64))
+    state, _ = step(init_state(kit.params(), config), None, batch, jax.random.key(0))
+    for name, after in kit.flat(state.trainable).items():
+        factor = 1.0 if "norm" in name else 1.0 - config.learning_rate * 0.5
+        np.testing.assert_allclose(after, factor * before[name], rtol=1e-5, atol=1e-7)

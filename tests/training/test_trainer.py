@@ -1,0 +1,176 @@
+"""The loop: it learns, stops, resumes bit for bit, and refuses what it cannot continue."""
+
+import dataclasses
+import signal
+import subprocess
+import sys
+import time
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.support import REPOSITORY
+from tests.training import kit
+from thinksafe_jax.errors import ConfigError, InputError, Terminated
+from thinksafe_jax.training import CheckpointStore, Example, train
+
+
+def run(config=None, examples=None, params=None, seed=3, **more):
+    examples = kit.rows() if examples is None else examples
+    return train(
+        params or kit.params(), kit.CONFIG, config or kit.settings(), examples, seed=seed, **more
+    )
+
+
+@pytest.fixture(scope="module")
+def straight():
+    """An uninterrupted run: (its result, its log)."""
+    log = []
+    return run(log=lambda **values: log.append(values)), log
+
+
+class StopAt:
+    """check_stop that raises Terminated when polled for the n-th time."""
+
+    def __init__(self, n: int):
+        self.left = n
+
+    def __call__(self) -> None:
+        self.left -= 1
+        if self.left <= 0:
+            raise Terminated(signal.SIGTERM)
+
+
+def test_it_learns_and_says_what_it_did(straight):
+    result, log = straight
+    assert result.summary["steps"] == len(log) == 6
+    assert result.summary["rows"] == 10 and result.summary["skipped_steps"] == 0
+    assert [line["step"] for line in log] == list(range(1, 7))
+    assert sum(line["tokens"] for line in log) == 2 * sum(map(len, kit.rows()))
+    assert result.lora.r == 2
+    assert set(result.trainable["layers"]) == {"q_proj", "v_proj"}
+    config = kit.settings(epochs=12, learning_rate=0.03, full_finetune=True, warmup_ratio=0.0)
+    losses = []
+    before = kit.params()
+    after = run(config, params=before, log=lambda **values: losses.append(values["loss"]))
+    assert losses[-1] < 0.5 * losses[0]
+    assert after.lora is None
+    kit.assert_same_bits(kit.flat(before), kit.flat(kit.params()))  # the caller's are untouched
+
+
+@pytest.mark.parametrize("stop", [4, 5])
+def test_stopped_and_resumed_equals_straight(tmp_path, straight, stop):
+    with pytest.raises(Terminated):
+        run(checkpoint_dir=tmp_path, check_stop=StopAt(stop))
+    assert CheckpointStore(tmp_path).newest()["step"] == stop - 1
+    log = []
+    result = run(checkpoint_dir=tmp_path, log=lambda **values: log.append(values))
+    kit.assert_same_bits(kit.flat(result.trainable), kit.flat(straight[0].trainable))
+    assert [line["step"] for line in log] == list(range(stop, 7))
+    assert [line["loss"] for line in log] == [line["loss"] for line in straight[1][stop - 1 :]]
+
+
+def test_a_finished_run_is_not_repeated(tmp_path, straight):
+    run(checkpoint_dir=tmp_path)
+    log = []
+    result = run(checkpoint_dir=tmp_path, log=lambda **values: log.append(values))
+    assert log == [] and result.summary["steps"] == 6
+    kit.assert_same_bits(kit.flat(result.trainable), kit.flat(straight[0].trainable))
+
+
+def test_killed_and_resumed_equals_straight(tmp_path):
+    """SIGKILL before the first checkpoint and after several; data position included."""
+    command = [sys.executable, "-m", "tests.training.kit", str(tmp_path)]
+    log = tmp_path / "log.jsonl"
+    for steps in (2, 8):
+        process = subprocess.Popen(command, cwd=REPOSITORY)
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            if log.exists() and len(log.read_text().splitlines()) >= steps:
+                break
+            time.sleep(0.02)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+    reached = CheckpointStore(tmp_path).newest()["step"]
+    assert 3 <= reached < 12 and reached % 3 == 0
+    resumed = run(kit.KILLED_SETTINGS, checkpoint_dir=tmp_path)
+    assert resumed.summary["steps"] == 12
+    straight = run(kit.KILLED_SETTINGS)
+    kit.assert_same_bits(kit.flat(resumed.trainable), kit.flat(straight.trainable))
+
+
+def test_a_damaged_checkpoint_costs_steps_not_the_result(tmp_path, straight):
+    with pytest.raises(Terminated):
+        run(checkpoint_dir=tmp_path, check_stop=StopAt(5))
+    store = CheckpointStore(tmp_path)
+    assert store.steps() == [3, 4]
+    (store.path(4) / "meta.json").write_text("x")
+    result = run(checkpoint_dir=tmp_path)
+    kit.assert_same_bits(kit.flat(result.trainable), kit.flat(straight[0].trainable))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"config": kit.settings(lora_r=3)}, "training.lora_r: saved 2, now 3"),
+        ({"examples": kit.rows(11)}, "data sha256: saved"),
+        ({"seed": 4}, "seed: saved 3, now 4"),
+    ],
+)
+def test_another_configuration_is_refused(tmp_path, changes, message):
+    with pytest.raises(Terminated):
+        run(checkpoint_dir=tmp_path, check_stop=StopAt(1))
+    with pytest.raises(InputError, match=message):
+        run(checkpoint_dir=tmp_path, **changes)
+
+
+def test_how_often_to_save_may_change(tmp_path):
+    with pytest.raises(Terminated):
+        run(checkpoint_dir=tmp_path, check_stop=StopAt(2))
+    config = kit.settings(checkpoint_every=1, keep_checkpoints=3)
+    run(config, checkpoint_dir=tmp_path)
+    assert CheckpointStore(tmp_path).steps() == [4, 5, 6]
+
+
+def test_rows_over_the_length_are_dropped_and_counted():
+    kept = [e for e in kit.rows() if len(e) <= 20]
+    result = run(kit.settings(max_length=20, epochs=1))
+    assert result.summary["dropped_rows"] == 10 - len(kept) > 0
+    assert result.summary["rows"] == len(kept)
+
+
+def test_five_steps_that_are_not_finite_in_a_row_end_the_run(tmp_path, caplog):
+    broken = kit.params()
+    broken["embed"] = broken["embed"].at[7].set(jnp.nan)
+    rows = [Example(f"bad-{n}", [1, 7, 2, 3], [False, True, True, True]) for n in range(24)]
+    lines = []
+    with pytest.raises(InputError, match=r"5 steps in a row .* step 5 .* Rows of the last: bad-"):
+        run(examples=rows, params=broken, log=lambda **values: lines.append(values))
+    skipped = [line for line in lines if line.get("skipped")]
+    assert [line["step"] for line in skipped] == [1, 2, 3, 4, 5]
+    assert all(len(line["rows"]) == 4 for line in skipped)
+    assert "step 1 skipped" in caplog.text and skipped[0]["rows"][0] in caplog.text
+
+
+def test_one_bad_row_costs_its_own_step_only():
+    broken = kit.params()
+    broken["embed"] = broken["embed"].at[60].set(jnp.nan)  # tied: the head would spread it
+    cfg = dataclasses.replace(kit.CONFIG, tie_word_embeddings=False)
+    broken["lm_head"] = kit.params()["embed"]
+    good = [Example(f"good-{n}", [1, 2, 3, 4 + n], [False, True, True, True]) for n in range(11)]
+    rows = [*good, Example("bad", [1, 60, 2, 3], [False, True, True, True])]
+    lines = []
+    result = train(
+        broken, cfg, kit.settings(epochs=1), rows, seed=0, log=lambda **v: lines.append(v)
+    )
+    assert result.summary["steps"] == 3 and result.summary["skipped_steps"] == 1
+    (skipped,) = [line for line in lines if line.get("skipped")]
+    assert "bad" in skipped["rows"]
+    assert all(np.isfinite(x).all() for x in kit.flat(result.trainable).values())
+
+
+def test_full_fine_tuning_of_bfloat16_is_refused():
+    low = {"embed": jnp.zeros((4, 2), jnp.bfloat16)}
+    with pytest.raises(ConfigError, match="float32 parameters, these are bfloat16"):
+        run(kit.settings(full_finetune=True), params=low)

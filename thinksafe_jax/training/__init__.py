@@ -1,0 +1,19 @@
+"""Training: rows to examples, packed batches, LoRA or full fine-tuning, checkpoints that resume."""
+
+from thinksafe_jax.training.batches import Batches
+from thinksafe_jax.training.checkpoints import CheckpointStore
+from thinksafe_jax.training.examples import Example, build_example, build_examples
+from thinksafe_jax.training.losses import chunked_cross_entropy
+from thinksafe_jax.training.trainer import TrainResult, lora_config, train
+
+__all__ = [
+    "Batches",
+    "CheckpointStore",
+    "Example",
+    "TrainResult",
+    "build_example",
+    "build_examples",
+    "chunked_cross_entropy",
+    "lora_config",
+    "train",
+]

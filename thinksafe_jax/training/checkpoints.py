@@ -1,0 +1,204 @@
+"""Checkpoints that are either whole or not there: Orbax for the arrays, our own sha256 manifest.
+
+    checkpoints/step_00000100/state/         Orbax: one array per name
+                              meta.json      step, position, seed, configuration, shapes and dtypes
+                              manifest.json  sha256 and size of every other file, written last
+
+Orbax alone restores a flipped byte silently, takes an empty folder for the latest step, and casts a
+dtype that differs. So a checkpoint counts only when every file matches its manifest, and its shapes
+and dtypes are compared before anything is read.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from thinksafe_jax.errors import EnvironmentFault, InputError
+
+_log = logging.getLogger(__name__)
+_PREFIX, _PARTIAL = "step_", ".partial-"
+
+
+class CheckpointStore:
+    """The checkpoints of one training run.
+
+    Args:
+        directory: made on the first save.
+        keep: newest checkpoints kept; at least 2 leaves one to fall back on.
+    """
+
+    def __init__(self, directory: str | Path, keep: int = 2):
+        self.directory = Path(directory).absolute()
+        self.keep = max(1, keep)
+
+    def steps(self) -> list[int]:
+        """Steps that have a folder, verified or not, oldest first."""
+        names = (path.name for path in self.directory.glob(f"{_PREFIX}*"))
+        digits = (name.removeprefix(_PREFIX) for name in names)
+        return sorted(int(text) for text in digits if text.isdecimal())
+
+    def path(self, step: int) -> Path:
+        return self.directory / f"{_PREFIX}{step:08d}"
+
+    def save(self, step: int, state: Any, meta: dict[str, Any]) -> Path:
+        """Writes one checkpoint and removes those beyond `keep`, and any of a later step.
+
+        Args:
+            step: optimiser steps taken.
+            state: tree of arrays.
+            meta: JSON facts; given back by `newest`.
+
+        Raises:
+            EnvironmentFault: the disk is full or not writable. Older checkpoints are untouched.
+        """
+        final = self.path(step)
+        partial = self.directory / f"{_PARTIAL}{final.name}"
+        arrays = _named(state)
+        try:
+            self._make_room(sum(array.nbytes for array in arrays.values()))
+            partial.mkdir()
+            with ocp.StandardCheckpointer() as checkpointer:
+                checkpointer.save(partial / "state", arrays)
+                checkpointer.wait_until_finished()
+            tree = {name: _describe(array) for name, array in arrays.items()}
+            _write_json(partial / "meta.json", {**meta, "step": step, "tree": tree})
+            _write_json(partial / "manifest.json", _hash_files(partial))
+            shutil.rmtree(final, ignore_errors=True)
+            os.replace(partial, final)
+            _sync_folder(self.directory)
+        except (OSError, ValueError, RuntimeError) as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise EnvironmentFault(
+                f"{final}: the checkpoint could not be written: {error}. "
+                f"{_free(self.directory)} Kept: steps {self.steps() or 'none'}"
+            ) from error
+        taken = [known for known in self.steps() if known <= step]
+        for other in set(self.steps()) - set(taken[-self.keep :]):  # later ones did not verify
+            shutil.rmtree(self.path(other), ignore_errors=True)
+        return final
+
+    def newest(self) -> dict[str, Any] | None:
+        """The facts saved with the newest checkpoint that verifies, `step` among them, or None."""
+        for step in reversed(self.steps()):
+            problem = verify(self.path(step))
+            if not problem:
+                return self._meta(step)
+            _log.warning("checkpoint of step %d: %s; falling back to an older one", step, problem)
+        if self.steps():
+            _log.warning("%s: no checkpoint verifies; training starts anew", self.directory)
+        return None
+
+    def restore(self, step: int, template: Any) -> Any:
+        """The arrays of a checkpoint that `newest` named.
+
+        Args:
+            step: which.
+            template: tree of arrays with the shapes, dtypes and devices to restore to.
+
+        Raises:
+            InputError: names, shapes or dtypes differ from the template's; nothing is ever cast.
+        """
+        arrays = _named(template)
+        wanted = {name: _describe(array) for name, array in arrays.items()}
+        if differences := describe_differences(self._meta(step)["tree"], wanted):
+            raise InputError(
+                f"{self.path(step)} does not fit this configuration: {differences}. Use the "
+                "settings it was made with, or a new run directory"
+            )
+        abstract = {
+            name: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding)
+            for name, array in arrays.items()
+        }
+        with ocp.StandardCheckpointer() as checkpointer:
+            restored = checkpointer.restore(self.path(step) / "state", abstract)
+        return jax.tree.unflatten(jax.tree.structure(template), [restored[n] for n in arrays])
+
+    def _meta(self, step: int) -> dict[str, Any]:
+        return json.loads((self.path(step) / "meta.json").read_text(encoding="utf-8"))
+
+    def _make_room(self, needed: int) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        for leftover in self.directory.glob(f"{_PARTIAL}*"):
+            shutil.rmtree(leftover)
+        if shutil.disk_usage(self.directory).free < needed:
+            raise OSError(f"it needs {needed:,} bytes")
+
+
+def verify(path: Path) -> str:
+    """What is wrong with the checkpoint at `path`; empty when every file matches its manifest."""
+    try:
+        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+        expected = {name: (facts["sha256"], facts["bytes"]) for name, facts in manifest.items()}
+    except FileNotFoundError:
+        return "it has no manifest.json, so it was never finished"
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        return f"manifest.json is damaged ({error})"
+    for name, (digest, size) in expected.items():
+        file = path / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != size:
+            return f"{name} has {file.stat().st_size} bytes instead of {size}"
+        if _sha256(file) != digest:
+            return f"sha256 mismatch in {name}"
+    return "" if {"meta.json"} < set(expected) else "its manifest lists no arrays"
+
+
+def describe_differences(saved: dict[str, Any], wanted: dict[str, Any], limit: int = 5) -> str:
+    """The first differences of two flat mappings, as text; empty when they are equal."""
+    names = [n for n in sorted({*saved, *wanted}) if saved.get(n) != wanted.get(n)]
+    lines = [f"{n}: saved {saved.get(n, '-')}, now {wanted.get(n, '-')}" for n in names[:limit]]
+    if len(names) > limit:
+        lines.append(f"and {len(names) - limit} more")
+    return "; ".join(lines)
+
+
+def _named(tree: Any) -> dict[str, Any]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+
+def _describe(array: Any) -> str:
+    return f"{array.dtype}{list(array.shape)}"
+
+
+def _hash_files(folder: Path) -> dict[str, dict[str, Any]]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {
+        path.relative_to(folder).as_posix(): {"sha256": _sha256(path), "bytes": path.stat().st_size}
+        for path in files
+    }
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _write_json(file: Path, value: Any) -> None:
+    with file.open("w", encoding="utf-8") as stream:
+        json.dump(value, stream, indent=1)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _free(folder: Path) -> str:
+    try:
+        return f"{shutil.disk_usage(folder).free:,} bytes are free there."
+    except OSError:
+        return "Its folder cannot be read."

@@ -1,0 +1,135 @@
+"""Dataset rows as token ids with a loss mask.
+
+The prompt comes from the chat template, the raw response is appended to it; a response is never
+rendered through a template, which strips or moves `<think>` (paper.md D16, D18, D24). The loss is
+on the response only, end-of-turn id included (D25, D26).
+"""
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from thinksafe_jax.errors import InputError
+from thinksafe_jax.tokenizer import THINK_CLOSE, THINK_OPEN, ChatTokenizer
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """One training row.
+
+    Attributes:
+        id: the row's id, for logs.
+        token_ids: i32 `[T]`, prompt then response.
+        loss_mask: bool `[T]`; a token is a training target where True (the first never is: nothing
+            predicts it).
+    """
+
+    id: str
+    token_ids: np.ndarray
+    loss_mask: np.ndarray
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "token_ids", np.asarray(self.token_ids, np.int32))
+        object.__setattr__(self, "loss_mask", np.asarray(self.loss_mask, bool))
+        if self.token_ids.ndim != 1 or self.token_ids.shape != self.loss_mask.shape:
+            raise InputError(
+                f"row {self.id!r}: token_ids {self.token_ids.shape} and loss_mask "
+                f"{self.loss_mask.shape} must be two lists of one length"
+            )
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+
+def build_example(
+    tokenizer: ChatTokenizer, instruction: str, response: str, id: str = "", ended: bool = True
+) -> Example:
+    """The example of one (instruction, response) pair.
+
+    Args:
+        ended: whether the response came to its end; one that was cut is not taught to end there.
+
+    Raises:
+        InputError: the prompt is not a prefix of the example token by token, or a `<think>` that
+            the template or the response opens is left unclosed (or the reverse).
+    """
+    prompt = tokenizer.prompt_ids(instruction)
+    token_ids = prompt + tokenizer.response_ids(response, ended)
+    check_prefix(prompt, token_ids, id)
+    if dangling := _dangling_think(tokenizer, token_ids):
+        raise InputError(f"row {id!r}: {dangling}")
+    mask = np.arange(len(token_ids)) >= len(prompt)
+    return Example(id, np.asarray(token_ids, np.int32), mask)
+
+
+def build_examples(
+    tokenizer: ChatTokenizer, rows: Iterable[Mapping[str, Any]], max_length: int
+) -> tuple[list[Example], dict[str, int]]:
+    """Examples of the rows of `dataset/train.jsonl`, in their order.
+
+    Rows longer than `max_length` tokens, or with an unbalanced `<think>`, are left out and counted,
+    never cut.
+
+    Args:
+        rows: mappings with `id`, `instruction`, `response`, and `finish_reason` "length" where the
+            response was cut.
+        max_length: tokens of prompt and response together.
+
+    Returns:
+        The examples, and how many rows were `kept`, `too_long` and `dangling_think`.
+    """
+    examples: list[Example] = []
+    counts = {"kept": 0, "too_long": 0, "dangling_think": 0}
+    for row in rows:
+        try:
+            ended = row.get("finish_reason") != "length"
+            id, instruction, response = str(row["id"]), row["instruction"], row["response"]
+            example = build_example(tokenizer, instruction, response, id, ended)
+        except InputError as error:
+            _log.warning("not trained: %s", error)
+            counts["dangling_think"] += 1
+            continue
+        if len(example) > max_length:
+            counts["too_long"] += 1
+            continue
+        counts["kept"] += 1
+        examples.append(example)
+    return examples, counts
+
+
+def check_prefix(prompt_ids: Sequence[int], token_ids: Sequence[int], id: str = "") -> None:
+    """Checks token by token that `token_ids` begins with `prompt_ids` and goes on after it.
+
+    Raises:
+        InputError: naming the first position that differs. Masking by length alone would then put
+            the loss on the wrong tokens (paper.md D23).
+    """
+    for position, (want, have) in enumerate(zip(prompt_ids, token_ids, strict=False)):
+        if want != have:
+            raise InputError(
+                f"row {id!r}: the prompt is no prefix of the example: token {position} is {have}, "
+                f"the prompt has {want}"
+            )
+    if len(token_ids) <= len(prompt_ids):
+        raise InputError(
+            f"row {id!r}: {len(token_ids)} tokens hold no response after a prompt of "
+            f"{len(prompt_ids)}"
+        )
+
+
+def _dangling_think(tokenizer: ChatTokenizer, token_ids: Sequence[int]) -> str:
+    """What is wrong with the reasoning tags among the control tokens, or nothing."""
+    counts = []
+    for tag in (THINK_OPEN, THINK_CLOSE):
+        ids = tokenizer.encode_template(tag)
+        single = len(ids) == 1 and ids[0] in tokenizer.control_ids
+        counts.append(list(token_ids).count(ids[0]) if single else 0)
+    opened, closed = counts
+    if opened == closed <= 1:
+        return ""
+    return f"{opened} {THINK_OPEN} and {closed} {THINK_CLOSE} control tokens; one pair is allowed"

@@ -1,0 +1,231 @@
+"""The training loop: steps, metrics, skipped steps, checkpoints, stopping and resuming."""
+
+import dataclasses
+import hashlib
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from thinksafe_jax.config import TrainingConfig
+from thinksafe_jax.errors import ConfigError, InputError, Terminated
+from thinksafe_jax.models import LoraConfig, ModelConfig, init_adapter
+from thinksafe_jax.training.batches import Batches, Step
+from thinksafe_jax.training.checkpoints import CheckpointStore, describe_differences
+from thinksafe_jax.training.examples import Example
+from thinksafe_jax.training.step import Metrics, Tree, init_state, make_step
+from thinksafe_jax.training.tally import Tally
+
+_log = logging.getLogger(__name__)
+MAX_SKIPPED_IN_A_ROW = 5
+# settings that may change between two parts of one run: they do not change what is learnt
+_FREE = ("checkpoint_every", "keep_checkpoints")
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What training made.
+
+    Attributes:
+        trainable: float32 adapter, or the parameters in full fine-tuning.
+        lora: the adapter's shape; None in full fine-tuning.
+        summary: steps, epochs, rows, dropped_rows, loss (mean of this process's last 20 steps),
+            skipped_steps, seconds (without the first step, which compiles), tokens_per_second,
+            padding, compile_seconds, checkpoint_seconds.
+    """
+
+    trainable: Tree
+    lora: LoraConfig | None
+    summary: dict[str, Any]
+
+
+def lora_config(config: TrainingConfig) -> LoraConfig:
+    """The adapter's shape as the recipe has it."""
+    return LoraConfig(
+        config.lora_r, config.lora_alpha, config.lora_dropout, tuple(config.lora_targets)
+    )
+
+
+def train(
+    params: Tree,
+    model_cfg: ModelConfig,
+    config: TrainingConfig,
+    examples: Sequence[Example],
+    *,
+    seed: int,
+    checkpoint_dir: str | Path | None = None,
+    log: Callable[..., None] = lambda **values: None,
+    check_stop: Callable[[], None] = lambda: None,
+) -> TrainResult:
+    """Trains a LoRA adapter, or all parameters, on `examples` (paper section 5.1).
+
+    Args:
+        params: the base model; untouched.
+        model_cfg: its architecture.
+        config: the numbers. Examples longer than `max_length` are dropped and counted.
+        examples: training rows.
+        seed: of the order of rows, the adapter's initialisation and the dropout.
+        checkpoint_dir: where to save, and to resume from; None saves nothing.
+        log: called once a step, as `log(step=…, loss=…, …)` or, where the step was skipped because
+            its loss or gradient was not finite, as `log(step=…, skipped=True, rows=[…])`.
+        check_stop: polled each step; when it raises Terminated, a checkpoint is written first.
+
+    Raises:
+        InputError: nothing to train on; a checkpoint of another configuration; five steps in a row
+            without a finite loss and gradient.
+        ConfigError: full fine-tuning of parameters that are not float32.
+        EnvironmentFault: a checkpoint could not be written.
+    """
+    loop = _Loop(params, model_cfg, config, examples, seed, checkpoint_dir, log, check_stop)
+    return loop.run()
+
+
+class _Loop:
+    def __init__(
+        self,
+        params: Tree,
+        model_cfg: ModelConfig,
+        config: TrainingConfig,
+        examples: Sequence[Example],
+        seed: int,
+        checkpoint_dir: str | Path | None,
+        log: Callable[..., None],
+        check_stop: Callable[[], None],
+    ):
+        kept = [example for example in examples if len(example) <= config.max_length]
+        self.dropped = len(examples) - len(kept)
+        self.config, self.seed, self.log, self.check_stop = config, seed, log, check_stop
+        self.batches = Batches(
+            kept, config.batch_size, config.micro_batch_size, model_cfg.hidden_size, seed
+        )
+        self.rows = len(kept)
+        self.total = config.epochs * self.batches.steps_per_epoch
+        self.lora = None if config.full_finetune else lora_config(config)
+        init_key, self.key = jax.random.split(jax.random.key(seed))
+        if self.lora is None:
+            _require_float32(params)
+            self.frozen, trainable = None, jax.tree.map(jnp.copy, params)  # the step donates it
+        else:
+            self.frozen, trainable = params, init_adapter(model_cfg, self.lora, init_key)
+        self.state = init_state(trainable, config)
+        self.step_fn = make_step(model_cfg, config, self.lora, self.total)
+        self.tally = Tally(self.batches.steps_per_epoch)
+        self.done, self.saved = 0, -1  # steps taken, steps in the newest checkpoint
+        self.pending: tuple[int, Step, Metrics] | None = None
+        self.identity = _identity(config, model_cfg, kept, seed)
+        self.store = None
+        if checkpoint_dir is not None:
+            self.store = CheckpointStore(checkpoint_dir, config.keep_checkpoints)
+            self._resume(self.store)
+
+    def run(self) -> TrainResult:
+        first = self.done
+        self.tally.lap()  # reading a checkpoint is not training time
+        for step in range(first, self.total):
+            self._poll_stop()
+            item = self.batches[step]
+            self.state, metrics = self.step_fn(self.state, self.frozen, item.batch, self.key)
+            self._settle()  # the previous step's numbers, while this one runs
+            self.pending, self.done = (step, item, metrics), step + 1
+            if step == first:
+                self._settle(compiling=True)
+            if self.done % self.config.checkpoint_every == 0 or self.done == self.total:
+                self._save()
+        self._settle()
+        counts = {"steps": self.done, "epochs": self.config.epochs}
+        counts |= {"rows": self.rows, "dropped_rows": self.dropped}
+        return TrainResult(self.state.trainable, self.lora, counts | self.tally.summary())
+
+    def _settle(self, compiling: bool = False) -> None:
+        """Waits for the step in flight and accounts for it."""
+        if self.pending is None:
+            return
+        (step, item, metrics), self.pending = self.pending, None
+        values = {name: value.item() for name, value in jax.device_get(metrics)._asdict().items()}
+        self.log(**self.tally.add(step + 1, item, values, compiling))
+        if not values["finite"]:
+            self._warn_skipped(step + 1, item, values)
+
+    def _warn_skipped(self, step: int, item: Step, values: dict[str, Any]) -> None:
+        facts = f"loss {values['loss']}, gradient norm {values['grad_norm']}"
+        rows = ", ".join(item.row_ids)
+        _log.warning("step %d skipped: %s; its rows: %s", step, facts, rows)
+        if self.tally.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+            raise InputError(
+                f"{MAX_SKIPPED_IN_A_ROW} steps in a row without a finite loss and gradient, up to "
+                f"step {step} ({facts}); the weights are as before them. Rows of the last: {rows}. "
+                "Look for non-finite weights, or lower training.learning_rate"
+            )
+
+    def _poll_stop(self) -> None:
+        try:
+            self.check_stop()
+        except Terminated:
+            self._save()
+            raise
+
+    def _save(self) -> None:
+        """Writes a checkpoint of the steps done, unless this process just did."""
+        if self.store is None or self.done == self.saved:
+            return
+        self._settle()
+        self.tally.lap()
+        epoch, batch = divmod(self.done, self.batches.steps_per_epoch)
+        meta = {
+            "position": {"epoch": epoch, "batch": batch},
+            "seed": self.seed,
+            "config": self.identity,
+            "config_hash": _hash(repr(sorted(self.identity.items()))),
+            "skipped": self.tally.skipped,
+            "skipped_in_a_row": self.tally.skipped_in_a_row,
+        }
+        self.store.save(self.done, self.state, meta)
+        self.saved = self.done
+        self.tally.checkpoint_seconds += self.tally.lap()
+
+    def _resume(self, store: CheckpointStore) -> None:
+        meta = store.newest()
+        if meta is None:
+            return
+        if differences := describe_differences(meta["config"], self.identity):
+            raise InputError(
+                f"{store.directory} belongs to another configuration: {differences}. Use a new run "
+                "directory, or the settings and data it was made with"
+            )
+        self.state = store.restore(meta["step"], self.state)
+        self.done = self.saved = meta["step"]
+        self.tally.skipped = meta["skipped"]
+        self.tally.skipped_in_a_row = meta["skipped_in_a_row"]
+        _log.info("resuming at step %d of %d", self.done, self.total)
+
+
+def _require_float32(params: Tree) -> None:
+    odd = {str(leaf.dtype) for leaf in jax.tree.leaves(params)} - {"float32"}
+    if odd:
+        raise ConfigError(
+            f"training.full_finetune needs float32 parameters, these are {', '.join(sorted(odd))}: "
+            "updates of 1e-5 vanish in bfloat16. Set student.dtype: float32"
+        )
+
+
+def _identity(
+    config: TrainingConfig, model_cfg: ModelConfig, examples: Sequence[Example], seed: int
+) -> dict[str, str]:
+    """What must be equal for a checkpoint to be continued, as flat text."""
+    settings = dataclasses.asdict(config)
+    facts = {f"training.{k}": str(v) for k, v in settings.items() if k not in _FREE}
+    facts |= {f"model.{k}": str(v) for k, v in dataclasses.asdict(model_cfg).items()}
+    digest = hashlib.sha256()
+    for example in examples:
+        digest.update(f"{example.id}\0{len(example)}\0".encode())
+        digest.update(example.token_ids.tobytes())
+        digest.update(example.loss_mask.tobytes())
+    return {**facts, "data sha256": digest.hexdigest()[:16], "seed": str(seed)}
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
