@@ -46,7 +46,11 @@ def test_the_loss_is_on_the_response_and_its_end_of_turn(tokenizer):
 
 
 def test_a_response_that_was_cut_is_not_taught_to_end_there(tokenizer):
-    row = {"id": "cut", "instruction": PROMPT, "response": "Mix the flour and"}
+    row = {
+        "id": "cut",
+        "instruction": PROMPT,
+        "response": "<think>\nA cake.\n</think>\n\nMix the flour and",
+    }
     (whole,), _ = build_examples(tokenizer, [row], 100)
     (cut,), _ = build_examples(tokenizer, [{**row, "finish_reason": "length"}], 100)
     assert whole.token_ids.tolist() == [*cut.token_ids.tolist(), tokenizer.end_of_turn_id]

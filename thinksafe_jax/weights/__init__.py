@@ -1,7 +1,17 @@
 """Checkpoints: where they come from, how they load, how they are written back."""
 
-from thinksafe_jax.weights.export import export_adapter, import_adapter, save_checkpoint
+from thinksafe_jax.weights.adapter import export_adapter, import_adapter
+from thinksafe_jax.weights.export import save_checkpoint
 from thinksafe_jax.weights.load import load_params
-from thinksafe_jax.weights.source import resolve_model
+from thinksafe_jax.weights.reader import LoadStats
+from thinksafe_jax.weights.source import model_revision, resolve_model
 
-__all__ = ["export_adapter", "import_adapter", "load_params", "resolve_model", "save_checkpoint"]
+__all__ = [
+    "LoadStats",
+    "export_adapter",
+    "import_adapter",
+    "load_params",
+    "model_revision",
+    "resolve_model",
+    "save_checkpoint",
+]

@@ -1,6 +1,9 @@
 """From a Hugging Face checkpoint directory to parameters, each device's slice read on its own."""
 
-import json
+import math
+from concurrent.futures import Future, as_completed
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +13,18 @@ import numpy as np
 
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.models.config import ModelConfig
-from thinksafe_jax.models.params import Params, map_params, stacked_shape
-from thinksafe_jax.weights.safetensors_io import TensorRef, read_header
-from thinksafe_jax.weights.table import Entry, entries
+from thinksafe_jax.models.params import Params, declare, map_params, stacked_shape, walk
+from thinksafe_jax.runs import Progress
+from thinksafe_jax.weights.checkpoint import check_totality, some
+from thinksafe_jax.weights.orbax_copy import is_orbax_copy, restore_copy
+from thinksafe_jax.weights.reader import Block, LoadStats, Reader, aligned_empty
+from thinksafe_jax.weights.safetensors_io import TensorRef
+from thinksafe_jax.weights.table import entries
+from thinksafe_jax.weights.tree import at
 
-INDEX = "model.safetensors.index.json"
-_DERIVED = ".rotary_emb.inv_freq"  # a buffer that old exports carry; recomputed from config.json
+_WORTH_A_BAR = 1 << 28  # bytes; smaller loads end before a bar could be read
+
+Bounds = tuple[tuple[int, int], ...]  # (start, stop) for each axis
 
 
 def load_params(
@@ -24,162 +33,138 @@ def load_params(
     dtype: Any = jnp.bfloat16,
     shardings: Params | None = None,
     allow_nonfinite: bool = False,
+    stats: LoadStats | None = None,
 ) -> Params:
     """Loads every parameter, cast to `dtype`.
 
     Args:
-        directory: folder with model.safetensors, or shards and their index.
+        directory: folder with model.safetensors, or shards and their index, or an Orbax copy made
+            by `thinksafe convert`.
         cfg: the model's facts, from `load_config`.
-        dtype: target dtype.
+        dtype: target dtype, or None to keep what the checkpoint stores (which may differ between
+            parameters, but not between the layers of one parameter).
         shardings: a tree like the parameters' with a Sharding at each leaf; each device receives
             only its slice, read from the file as that slice. Default: the default device.
         allow_nonfinite: accept NaN and infinity in the weights.
+        stats: filled with bytes and seconds where given.
 
     Raises:
-        InputError: missing, unknown or misshapen tensors (all listed together), or a broken file.
+        InputError: missing, unknown or misshapen tensors (all listed together), a broken file, or
+            NaN and infinity in the weights (in `dtype`).
     """
     directory = Path(directory)
+    if is_orbax_copy(directory):
+        return restore_copy(directory, cfg, dtype, shardings)
     refs = check_totality(directory, cfg)
-    table: dict[tuple[str, ...], list[Entry]] = {}
+    parts: dict[tuple[str, ...], list[TensorRef]] = {}
     for entry in entries(cfg):
-        table.setdefault(entry.path, []).append(entry)
-    default = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        parts.setdefault(entry.path, []).append(refs[entry.hf_name])
+    leaves = _plan(cfg, parts, dtype, shardings)
+    total = sum(leaf.bytes_to_read for leaf in leaves)
+    bar = Progress("load", total >> 20, unit="MB") if total >= _WORTH_A_BAR else nullcontext()
+    done: dict[tuple[str, ...], jax.Array] = {}
+    with bar as progress, Reader(stats=stats or LoadStats()) as reader:
+        # the largest first, so that the memory a transfer still holds is smallest at the end
+        for leaf in sorted(leaves, key=lambda leaf: -leaf.bytes_to_read):
+            done[leaf.path] = jax.block_until_ready(_load_leaf(reader, leaf, progress))
+            if reader.nonfinite and not allow_nonfinite:
+                raise InputError(
+                    f"{directory}: NaN or infinity in {some(sorted(reader.nonfinite))}; the "
+                    "checkpoint is damaged. allow_nonfinite=True loads it all the same"
+                )
+    return map_params(lambda path, _: done[path], cfg)
 
-    def load(path: tuple[str, ...], param: Any) -> jax.Array:
-        sharding = default if shardings is None else _at(shardings, path)
-        parts = [(refs[e.hf_name], e) for e in table[path]]
+
+@dataclass(frozen=True)
+class _Leaf:
+    """One parameter to load: the tensors behind it and the slices that this process holds."""
+
+    path: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    tensors: list[TensorRef]
+    sharding: jax.sharding.Sharding
+    slices: frozenset[Bounds]
+
+    @property
+    def bytes_to_read(self) -> int:
+        sizes = (math.prod(stop - start for start, stop in bounds) for bounds in self.slices)
+        return sum(sizes) * self.tensors[0].dtype.itemsize
+
+
+def _plan(
+    cfg: ModelConfig,
+    parts: dict[tuple[str, ...], list[TensorRef]],
+    dtype: Any,
+    shardings: Params | None,
+) -> list[_Leaf]:
+    dtypes = _leaf_dtypes(parts, dtype)
+    leaves = []
+    for path, param in walk(declare(cfg)):
         shape = stacked_shape(path, param, cfg)
-        return jax.make_array_from_callback(
-            shape, sharding, lambda index: _read(parts, shape, index, dtype), dtype=dtype
-        )
-
-    params = map_params(load, cfg)
-    if not allow_nonfinite:
-        _refuse_nonfinite(params, table, refs)
-    return params
+        sharding = at(shardings, path) if shardings is not None else _default()
+        indices = sharding.addressable_devices_indices_map(shape).values()
+        slices = frozenset(_bounds(index, shape) for index in indices)
+        leaves.append(_Leaf(path, shape, dtypes[path], parts[path], sharding, slices))
+    return leaves
 
 
-def checkpoint_tensors(directory: Path) -> dict[str, TensorRef]:
-    """Every tensor of the checkpoint, headers only.
-
-    Raises:
-        InputError: no safetensors, a broken or missing shard, a tensor in two shards, an index
-            that leads out of the folder or promises what its shards lack.
-    """
-    index = directory / INDEX
-    if index.exists():
-        return _read_index(directory, index)
-    single = directory / "model.safetensors"
-    if single.exists():
-        return read_header(single)
-    if any(directory.glob("*.bin")) or any(directory.glob("*.pt*")):
-        raise InputError(
-            f"{directory}: only pickled weights (pytorch_model.bin), which are never opened. "
-            "Convert them to safetensors with transformers' save_pretrained"
-        )
-    raise InputError(f"{directory}: no model.safetensors and no {INDEX}")
+def _default() -> jax.sharding.Sharding:
+    return jax.sharding.SingleDeviceSharding(jax.devices()[0])
 
 
-def _read_index(directory: Path, index: Path) -> dict[str, TensorRef]:
-    try:
-        weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    except (ValueError, KeyError) as error:
-        raise InputError(f"{index}: not a safetensors index ({error})") from None
-    refs: dict[str, TensorRef] = {}
-    for shard in sorted(set(weight_map.values())):
-        file = directory / shard
-        # Hub caches link shards to blobs, so a link may leave the folder; a name may not
-        if "\0" in shard or Path(shard).name != shard:
-            raise InputError(f"{index}: shard {shard!r} is no plain file name; refused")
-        if not file.exists():
-            raise InputError(f"{index}: shard {shard} is missing. Download it again")
-        for name, ref in read_header(file).items():
-            if name in refs:
-                raise InputError(f"{name} is in both {refs[name].file.name} and {shard}")
-            refs[name] = ref
-    absent = sorted(name for name in weight_map if name not in refs)
-    if absent:
-        raise InputError(f"{index}: promises tensors that no shard holds: {_some(absent)}")
-    return refs
-
-
-def check_totality(directory: Path, cfg: ModelConfig) -> dict[str, TensorRef]:
-    """Headers of the checkpoint, each key needed once and each parameter filled once.
-
-    Raises:
-        InputError: every missing, unknown and misshapen tensor, in one message.
-    """
-    refs = checkpoint_tensors(directory)
-    wanted = {entry.hf_name: entry for entry in entries(cfg)}
-    problems = []
-    missing = [name for name in wanted if name not in refs]
-    if missing:
-        problems.append(f"missing: {_some(missing)}")
-    extra = [n for n in refs if n not in wanted and not n.endswith(_DERIVED)]
-    if cfg.tie_word_embeddings and "lm_head.weight" in extra and not missing:
-        extra.remove("lm_head.weight")
-        if not _same(refs["lm_head.weight"], refs["model.embed_tokens.weight"]):
-            problems.append(
-                "tie_word_embeddings is true in config.json, but lm_head.weight differs from "
-                "model.embed_tokens.weight; set it to false"
-            )
-    if extra:
-        problems.append(f"unknown: {_some(sorted(extra))}")
-    shapes = [
-        f"{name} is {list(refs[name].shape)}, config.json makes it {list(entry.param.hf_shape)}"
-        for name, entry in wanted.items()
-        if name in refs and refs[name].shape != entry.param.hf_shape
+def _leaf_dtypes(
+    parts: dict[tuple[str, ...], list[TensorRef]], dtype: Any
+) -> dict[tuple[str, ...], np.dtype]:
+    if dtype is not None:
+        return dict.fromkeys(parts, np.dtype(dtype))
+    mixed = [
+        f"{tensors[0].name} is {tensors[0].dtype}, {ref.name} is {ref.dtype}"
+        for tensors in parts.values()
+        for ref in tensors
+        if ref.dtype != tensors[0].dtype
     ]
-    if shapes:
-        problems.append(f"shapes: {_some(shapes)}")
-    if problems:
-        raise InputError(f"{directory}: the weights do not fit config.json. " + "; ".join(problems))
-    return refs
+    if mixed:
+        raise InputError(f"layers in several dtypes: {some(mixed)}. Load them with one dtype")
+    return {path: tensors[0].dtype for path, tensors in parts.items()}
 
 
-def _some(names: list[str], most: int = 8) -> str:
-    tail = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + tail
+def _load_leaf(reader: Reader, leaf: _Leaf, progress: Progress | None) -> jax.Array:
+    """Each slice is read once, then handed to the devices that hold it."""
+    buffers = {
+        bounds: aligned_empty([stop - start for start, stop in bounds], leaf.dtype)
+        for bounds in leaf.slices
+    }
+    reader.stats.bytes_made += sum(buffer.nbytes for buffer in buffers.values())
+    for job in as_completed(_start_reads(reader, leaf, buffers)):
+        job.result()
+        if progress is not None:
+            read = reader.stats.bytes_read
+            rate = read / 1e9 / reader.elapsed
+            progress.advance((read >> 20) - progress.done, gb_per_s=rate)
+    return jax.make_array_from_callback(
+        leaf.shape,
+        leaf.sharding,
+        lambda index: buffers[_bounds(index, leaf.shape)],
+        dtype=leaf.dtype,
+    )
 
 
-def _same(one: TensorRef, other: TensorRef) -> bool:
-    return one.shape == other.shape and bool(np.array_equal(one.array, other.array))
+def _start_reads(reader: Reader, leaf: _Leaf, buffers: dict[Bounds, np.ndarray]) -> list[Future]:
+    slices = {tuple(slice(*ends) for ends in bounds): out for bounds, out in buffers.items()}
+    if leaf.path[0] != "layers":
+        blocks = [Block(index, out) for index, out in slices.items()]
+        return reader.start(leaf.tensors[0], leaf.shape, blocks)
+    jobs = []
+    for layer, ref in enumerate(leaf.tensors):
+        blocks = [
+            Block(index[1:], out[layer - index[0].start])
+            for index, out in slices.items()
+            if index[0].start <= layer < index[0].stop
+        ]
+        jobs += reader.start(ref, leaf.shape[1:], blocks)
+    return jobs
 
 
-def _at(tree: Params, path: tuple[str, ...]) -> Any:
-    for name in path:
-        tree = tree[name]
-    return tree
-
-
-def _read(
-    parts: list[tuple[TensorRef, Entry]], shape: tuple[int, ...], index: Any, dtype: Any
-) -> np.ndarray:
-    """The block `index` of a leaf, read from the tensors behind it and cast."""
-    ranges = [range(*s.indices(size)) for s, size in zip(index, shape, strict=True)]
-    out = np.empty([len(r) for r in ranges], dtype)
-    if parts[0][1].layer is None:
-        out[...] = parts[0][0].array.reshape(shape)[index]
-        return out
-    for row, layer in enumerate(ranges[0]):
-        out[row] = parts[layer][0].array.reshape(shape[1:])[index[1:]]
-    return out
-
-
-def _refuse_nonfinite(
-    params: Params, table: dict[tuple[str, ...], list[Entry]], refs: dict[str, TensorRef]
-) -> None:
-    finite = jax.jit(lambda x: jnp.isfinite(x).all())
-    flags = {path: finite(_at(params, path)) for path in table}
-    bad = [path for path, flag in flags.items() if not bool(flag)]
-    names = [
-        f"{e.hf_name} ({refs[e.hf_name].file.name})"
-        for path in bad
-        for e in table[path]
-        if not np.isfinite(refs[e.hf_name].array.astype(np.float32)).all()
-    ]
-    if bad:
-        raise InputError(
-            f"NaN or infinity in {_some(names)}; the checkpoint is damaged. "
-            "allow_nonfinite=True loads it all the same"
-        )
+def _bounds(index: Any, shape: tuple[int, ...]) -> Bounds:
+    return tuple(s.indices(size)[:2] for s, size in zip(index, shape, strict=True))

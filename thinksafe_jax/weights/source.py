@@ -1,24 +1,31 @@
-"""Where a model comes from: the packaged mini world, a local directory, or the Hugging Face Hub."""
+"""Where a model comes from: the packaged mini world, a directory, the Hub, or a bucket."""
 
+import json
+import re
 from importlib import resources
 from pathlib import Path
 
-from thinksafe_jax.errors import EnvironmentFault, InputError
+from thinksafe_jax.errors import InputError
+from thinksafe_jax.runs import atomic_write
+from thinksafe_jax.weights.bucket import fetch
+from thinksafe_jax.weights.hub import download
 
-# weights and tokenizers only: never pickles, never code
-_PATTERNS = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "merges.txt"]
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def resolve_model(name: str, revision: str | None = None) -> Path:
+def resolve_model(name: str, revision: str | None = None, pins: Path | None = None) -> Path:
     """The local folder of a checkpoint.
 
     Args:
-        name: `mini:student` or `mini:guard`, an existing directory, or a Hub id `owner/name`.
+        name: `mini:student` or `mini:guard`, an existing directory, a Hub id `owner/name`, or a
+            bucket path such as `gs://bucket/model` or `s3://bucket/model`.
         revision: branch, tag or commit on the Hub.
+        pins: a JSON file of a run. The commit found at first is written there and used from then
+            on, so that a branch which moves cannot change the model under the run.
 
     Raises:
-        InputError: nothing of that name.
-        EnvironmentFault: the Hub cannot be reached or refuses access.
+        InputError: nothing of that name, or another revision than the run began with.
+        EnvironmentFault: the Hub or bucket cannot be reached or refuses access.
     """
     if name.startswith("mini:"):
         folder = Path(str(resources.files("thinksafe_jax.mini"))) / "assets" / name[5:]
@@ -27,30 +34,49 @@ def resolve_model(name: str, revision: str | None = None) -> Path:
         return folder
     if Path(name).is_dir():
         return Path(name)
-    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+    remote = "://" in name
+    if not remote and (name.count("/") != 1 or name.startswith((".", "/", "~"))):
         raise InputError(f"{name}: no such directory, and not a Hub id (owner/name)")
-    return _download(name, revision)
+    pinned = _pinned(pins, name, revision)
+    folder = fetch(name) if remote else download(name, pinned or revision)
+    commit = folder.name if remote else model_revision(folder)
+    if pinned is not None and commit != pinned:
+        raise InputError(
+            f"{name}: its files changed since this run began ({pinned[:12]}, now "
+            f"{str(commit)[:12]}). Put them back, or begin a new run"
+        )
+    if pins is not None and pinned is None and commit is not None:
+        content = {**_read_pins(pins), name: {"revision": revision, "commit": commit}}
+        atomic_write(pins, json.dumps(content, indent=2) + "\n")
+    return folder
 
 
-def _download(name: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
+def model_revision(folder: str | Path) -> str | None:
+    """The Hub commit of a downloaded checkpoint; None for a directory that is no Hub snapshot."""
+    path = Path(folder)
+    found = path.parent.name == "snapshots" and _COMMIT.fullmatch(path.name)
+    return path.name if found else None
 
+
+def _pinned(pins: Path | None, name: str, revision: str | None) -> str | None:
+    entry = _read_pins(pins).get(name) if pins is not None else None
+    if entry is None:
+        return None
+    if revision not in (entry["revision"], entry["commit"]):
+        raise InputError(
+            f"{name}: this run began with revision {entry['revision'] or 'main'} (commit "
+            f"{entry['commit']}), not {revision or 'main'}. Begin a new run for another revision"
+        )
+    return entry["commit"]
+
+
+def _read_pins(pins: Path) -> dict[str, dict[str, str]]:
+    if not pins.exists():
+        return {}
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=_PATTERNS))
-    except GatedRepoError:
-        raise EnvironmentFault(
-            f"{name} is gated: accept its licence at https://huggingface.co/{name} and log in "
-            "with `hf auth login`"
-        ) from None
-    except RepositoryNotFoundError:
-        raise InputError(f"{name}: no such repository on the Hub, or it is private") from None
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise EnvironmentFault(
-            f"{name}: not in the local cache, and the Hub cannot be reached ({error})"
-        ) from None
+        content = json.loads(pins.read_text(encoding="utf-8"))
+        for entry in content.values():
+            entry["revision"], entry["commit"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{pins}: damaged ({error!r}); the run's models cannot be known") from None
+    return content
