@@ -104,7 +104,34 @@ def _stage_command(stage: str, summary: str) -> None:
 _stage_command("sample", "Steer harmful prompts and let the student answer all of them.")
 _stage_command("filter", "Let the guard judge the samples and write the dataset.")
 _stage_command("train", "Train the LoRA adapter on the dataset.")
-_stage_command("export", "Write the adapter in PEFT's format.")
+
+
+@app.command()
+def export(
+    run_dir: RunDirectory,
+    overrides: Overrides = None,
+    config: Config = None,
+    form: Annotated[
+        str, typer.Option("--format", help="peft: RUN/adapter. merged: RUN/merged, a whole model.")
+    ] = "peft",
+    skip_bad_rows: SkipBadRows = False,
+) -> None:
+    """Write what was trained: the adapter in PEFT's format, or a merged Hugging Face checkpoint.
+
+    Both carry a model card; after `evaluate` its table is filled in.
+
+    Example: thinksafe export runs/mini --format merged
+    """
+    if form not in ("peft", "merged"):
+        raise ConfigError(f"--format {form}: expected peft or merged")
+    recipe = _recipe_of(run_dir, config, overrides or [])
+    _start(recipe, run_dir, ["export"], new_run=False, skip_bad_rows=skip_bad_rows)
+    if form == "merged":
+        from thinksafe_jax.pipeline import export_merged
+
+        typer.echo(export_merged(recipe, run_dir))
+
+
 _stage_command("evaluate", "Measure the student before and after.")
 _stage_command("report", "Write report/report.html and report/summary.json.")
 
@@ -156,6 +183,54 @@ def plan(
 
     if not print_plan(model, mesh, parameters=params, json_out=json_out):
         raise typer.Exit(2)
+
+
+@app.command()
+def verify(
+    model: Annotated[str, typer.Argument(help="Directory, Hub id or bucket path.")],
+    texts: Annotated[
+        Path | None, typer.Option(help="Text, or JSONL with a text or prompt in each row.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="float32 or bfloat16, for both.")] = "float32",
+    adapter: Annotated[Path | None, typer.Option(help="PEFT adapter that both apply.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")] = None,
+    json_out: Annotated[Path | None, typer.Option("--json", help="Write the figures here.")] = None,
+) -> None:
+    """Compare the decoder's logits with those of transformers, on the CPU.
+
+    Prints PASS or FAIL against the bounds of the dtype; exit code 3 on FAIL. Needs torch:
+    pip install 'thinksafe-jax[test]'
+
+    Example: thinksafe verify models/SmolLM2-135M-Instruct --texts book.txt
+    """
+    from thinksafe_jax.weights.verify import BOUNDS, report_lines, verify_model, write_figures
+
+    if dtype not in BOUNDS:
+        raise ConfigError(f"--dtype {dtype}: expected {' or '.join(BOUNDS)}")
+    result = verify_model(model, texts=texts, dtype=dtype, adapter=adapter, revision=revision)
+    if json_out is not None:
+        write_figures(json_out, result)
+    typer.echo("\n".join(report_lines(result)))
+    if result.problems:
+        raise typer.Exit(3)
+
+
+@app.command()
+def convert(
+    source: Annotated[str, typer.Argument(help="Hugging Face checkpoint, or an Orbax copy.")],
+    out: Annotated[Path, typer.Argument(help="New directory.")],
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")] = None,
+) -> None:
+    """Copy a checkpoint to Orbax for fast restarts, or an Orbax copy back to Hugging Face.
+
+    The copy carries the sha256 of every file, checked at each load; it is read back and compared
+    bit for bit before the command ends. Use it wherever a model is named.
+
+    Example: thinksafe convert models/SmolLM2-135M-Instruct models/SmolLM2-135M-orbax
+    """
+    from thinksafe_jax.weights.convert import convert as convert_checkpoint
+
+    typer.echo(convert_checkpoint(source, out, revision))
 
 
 def _recipe_of(run_dir: Path, config: Path | None, overrides: list[str]):

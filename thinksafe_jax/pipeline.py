@@ -14,10 +14,11 @@ from thinksafe_jax.config import Recipe
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.evaluation import evaluate
 from thinksafe_jax.guards import Exchange, check_unparsed
+from thinksafe_jax.models import Params
 from thinksafe_jax.report import write_report
-from thinksafe_jax.runs import Progress, RowBuffer, Run, content_hash
+from thinksafe_jax.runs import Progress, RowBuffer, Run, atomic_write, content_hash
 from thinksafe_jax.runs.compile_cache import enable_compile_cache
-from thinksafe_jax.session import Session, exported
+from thinksafe_jax.session import Session, exported, exported_weights
 from thinksafe_jax.synthesis import (
     build_requests,
     dataset_facts,
@@ -28,7 +29,13 @@ from thinksafe_jax.synthesis import (
     write_dataset,
 )
 from thinksafe_jax.training import TrainResult, build_examples, train
-from thinksafe_jax.weights import export_adapter, save_checkpoint
+from thinksafe_jax.weights import (
+    card_of_run,
+    export_adapter,
+    model_revision,
+    read_config_json,
+    save_checkpoint,
+)
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +92,7 @@ def sample(run: Run, session: Session) -> dict[str, Any]:
             bar.advance(active=stats.active, tokens_per_s=rate, occupancy=stats.occupancy)
             run.check_stop()
     facts = {**asdict(engine.stats), "occupancy": round(engine.stats.occupancy, 4)}
-    run.log("sample", **facts)
+    run.log("sample", rows=engine.stats.completions, **facts)
     return facts
 
 
@@ -129,14 +136,43 @@ def export(run: Run, session: Session) -> None:
     """Write RUN/adapter for PEFT, or RUN/merged where all weights were trained (step 8)."""
     result = _trained(run, session)
     if result.lora is None:
-        source = session.directory
-        config = json.loads((source / "config.json").read_text(encoding="utf-8"))
-        out = run.path / "merged"
-        save_checkpoint(out, result.trainable, session.cfg, config, tokenizer_from=source)
+        _save_merged(run, session, result.trainable)
     else:
-        out, base = run.path / "adapter", run.recipe.student.model
+        base = run.recipe.student.model
         base = str(Path(base).resolve()) if Path(base).is_dir() else base
-        export_adapter(out, result.trainable, result.lora, session.cfg, base)
+        export_adapter(
+            run.path / "adapter",
+            result.trainable,
+            result.lora,
+            session.cfg,
+            base,
+            revision=model_revision(session.directory),
+            card=card_of_run(run.path, run.recipe, session.directory, "adapter"),
+        )
+
+
+def export_merged(recipe: Recipe, run_dir: Path) -> Path:
+    """RUN/merged: the student with the exported adapter folded in, as a Hugging Face checkpoint.
+
+    Raises:
+        InputError: nothing is exported yet.
+    """
+    with Run.open(recipe, run_dir) as run:
+        session = Session(recipe)
+        if exported(run.path).name != "merged":
+            _save_merged(run, session, session.tuned(run.path))
+    return run_dir / "merged"
+
+
+def _save_merged(run: Run, session: Session, params: Params) -> None:
+    save_checkpoint(
+        run.path / "merged",
+        params,
+        session.cfg,
+        read_config_json(session.directory),
+        tokenizer_from=session.directory,
+        card=card_of_run(run.path, run.recipe, session.directory, "merged"),
+    )
 
 
 def evaluate_both(run: Run, session: Session) -> None:
@@ -152,6 +188,10 @@ def evaluate_both(run: Run, session: Session) -> None:
             log=run.log,
             check_stop=run.check_stop,
         )
+    folder = exported(run.path)  # its card has a table now
+    atomic_write(
+        folder / "README.md", card_of_run(run.path, run.recipe, session.directory, folder.name)
+    )
 
 
 def report(run: Run, session: Session) -> None:
@@ -228,7 +268,7 @@ STAGES = {
     "evaluate": Stage(
         evaluate_both,
         "evaluation",
-        lambda r, path: (r.evaluation, r.guard, r.student, r.seed, exported(path)),
+        lambda r, path: (r.evaluation, r.guard, r.student, r.seed, *exported_weights(path)),
     ),
     "report": Stage(
         report,

@@ -45,7 +45,7 @@ class Session:
     def engine(self, tuned: Path | None = None) -> Engine:
         """A sampler of the student, or of what the run directory `tuned` has made of it."""
         self._check_top_k()
-        params = self.params if tuned is None else self._tuned(tuned)
+        params = self.params if tuned is None else self.tuned(tuned)
         eos = self.tokenizer.eos_ids
         return Engine(self.cfg, params, self.recipe.engine, eos, self.recipe.seed)
 
@@ -63,7 +63,7 @@ class Session:
     def _dtype(self) -> jnp.dtype:
         return jnp.dtype(self.recipe.student.dtype)
 
-    def _tuned(self, run_path: Path) -> Params:
+    def tuned(self, run_path: Path) -> Params:
         """The weights as exported: what is evaluated is what users get."""
         source = exported(run_path)
         if source.name == "merged":
@@ -73,6 +73,12 @@ class Session:
 
 
 def exported(run_path: Path) -> Path:
-    """RUN/merged after full fine-tuning, else RUN/adapter."""
-    merged = run_path / "merged"
-    return merged if merged.exists() else run_path / "adapter"
+    """RUN/adapter, or RUN/merged after full fine-tuning."""
+    adapter = run_path / "adapter"
+    return adapter if adapter.exists() else run_path / "merged"
+
+
+def exported_weights(run_path: Path) -> list[Path]:
+    """The files of the export that decide what the model says (its card does not)."""
+    folder = exported(run_path)
+    return [*sorted(folder.glob("*.safetensors")), *sorted(folder.glob("*config.json"))]

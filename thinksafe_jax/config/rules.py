@@ -195,8 +195,7 @@ def _names_in_collections(recipe: Recipe) -> list[str]:
 def completeness_problems(recipe: Recipe) -> list[str]:
     """What a run needs and the recipe does not say: models, prompts, labels, answers."""
     found = [] if recipe.student.model else ["student.model: no value given; expected a model"]
-    unguarded = recipe.synthesis.method == "direct-refusal" and recipe.evaluation.judge == "mini"
-    if recipe.guard.kind != "refusal-match" and not recipe.guard.model and not unguarded:
+    if recipe.guard.kind != "refusal-match" and not recipe.guard.model:
         found.append("guard.model: no value given; expected a model, or guard.kind refusal-match")
     if not recipe.synthesis.prompts:
         found.append("synthesis.prompts: is empty; expected one prompt source or more")

@@ -151,15 +151,15 @@ def _load_leaf(reader: Reader, leaf: _Leaf, progress: Progress | None) -> jax.Ar
 
 
 def _start_reads(reader: Reader, leaf: _Leaf, buffers: dict[Bounds, np.ndarray]) -> list[Future]:
-    slices = {tuple(slice(*ends) for ends in bounds): out for bounds, out in buffers.items()}
+    slices = [(tuple(slice(*ends) for ends in bounds), out) for bounds, out in buffers.items()]
     if leaf.path[0] != "layers":
-        blocks = [Block(index, out) for index, out in slices.items()]
+        blocks = [Block(index, out) for index, out in slices]
         return reader.start(leaf.tensors[0], leaf.shape, blocks)
     jobs = []
     for layer, ref in enumerate(leaf.tensors):
         blocks = [
             Block(index[1:], out[layer - index[0].start])
-            for index, out in slices.items()
+            for index, out in slices
             if index[0].start <= layer < index[0].stop
         ]
         jobs += reader.start(ref, leaf.shape[1:], blocks)

@@ -75,8 +75,8 @@ def _read_pins(pins: Path) -> dict[str, dict[str, str]]:
         return {}
     try:
         content = json.loads(pins.read_text(encoding="utf-8"))
-        for entry in content.values():
-            entry["revision"], entry["commit"]
+        if not all({"revision", "commit"} <= set(entry) for entry in content.values()):
+            raise KeyError("revision, commit")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{pins}: damaged ({error!r}); the run's models cannot be known") from None
     return content
