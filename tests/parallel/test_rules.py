@@ -1,0 +1,100 @@
+"""Rule tables against models: what cannot be is said with names and numbers."""
+
+import dataclasses
+
+from jax.sharding import PartitionSpec
+
+from tests.parallel.kit import BIASED, TIED, strategy
+from thinksafe_jax.models import LoraConfig
+from thinksafe_jax.parallel import partition_spec, strategy_problems, strategy_warnings
+
+LARGE = dataclasses.replace(TIED, vocab_size=152064, hidden_size=3584)
+
+
+def test_a_spec_names_the_mesh_axes_of_each_dimension():
+    rules = strategy(embed="data").rules
+    spec = partition_spec(("layers", "heads", "head_dim", "embed"), rules)
+    assert spec == PartitionSpec(None, ("kv", "group"), None, "data")
+
+
+def test_a_table_that_fits_has_no_problems():
+    for cfg in (TIED, BIASED):
+        assert strategy_problems(cfg, strategy(), LoraConfig(r=4)) == []
+
+
+def test_two_axes_of_one_tensor_on_one_mesh_axis():
+    problems = strategy_problems(TIED, strategy(embed="kv"))
+    assert problems[0] == (
+        "embed [vocab, embed]: vocab and embed are both on the mesh axis kv; "
+        "give one of them another axis or null"
+    )
+    assert any(p.startswith("layers.q_proj.kernel [layers, heads, head_dim, embed]: heads and em")
+               for p in problems)  # fmt: skip
+
+
+def test_activations_collide_like_parameters():
+    (problem,) = strategy_problems(TIED, strategy(batch="group", vocab="kv", mlp="kv"))
+    assert problem.startswith("queries [batch, sequence, heads, head_dim]: batch and heads")
+
+
+def test_a_size_that_does_not_divide():
+    (problem,) = strategy_problems(dataclasses.replace(TIED, vocab_size=97), strategy())
+    assert problem == "vocab 97 does not divide over kv 2 x group 2 = 4 (embed)"
+    (problem,) = strategy_problems(dataclasses.replace(BIASED, intermediate_size=90), strategy())
+    assert problem == (
+        "mlp 90 does not divide over kv 2 x group 2 = 4 (layers.gate_proj.kernel and 4 more)"
+    )
+
+
+def test_the_adapters_rank_is_checked_too():
+    axes = {"kv": 2, "group": 2, "rank": 4}
+    assert strategy_problems(TIED, strategy(axes, lora_rank="rank"), LoraConfig(r=4)) == []
+    problems = strategy_problems(TIED, strategy(axes, lora_rank="rank"), LoraConfig(r=6))
+    assert problems == [
+        "lora_rank 6 does not divide over rank 4 = 4 (layers.q_proj.a and 3 more)"
+    ]  # fmt: skip
+
+
+def test_kv_heads_that_would_not_meet_their_queries():
+    (problem,) = strategy_problems(TIED, strategy(kv_heads="group"))
+    assert problem.startswith(
+        "kv_heads on group must be the first of the axes of heads (kv, group)"
+    )
+    # 4 KV heads, two on each device, but their queries cut once more
+    four = dataclasses.replace(TIED, num_kv_heads=4)
+    (problem,) = strategy_problems(four, strategy())
+    assert problem == (
+        "4 KV heads cut 2 ways do not line up with query heads cut 4 ways; cut both alike, or the "
+        "KV heads 4 ways"
+    )
+
+
+def test_unknown_names_are_said_before_anything_else():
+    assert strategy_problems(TIED, strategy(mlp="tensor")) == [
+        "the rule of mlp names an unknown mesh axis tensor; the mesh has kv, group"
+    ]
+    (problem,) = strategy_problems(TIED, strategy(mpl="kv"))
+    assert problem.startswith("rule for an unknown logical axis mpl; known: batch, sequence")
+
+
+def test_a_large_tensor_that_nothing_cuts_is_a_warning_with_its_bytes():
+    (warning,) = strategy_warnings(LARGE, strategy({"kv": 2, "group": 1}, vocab=()), 2)
+    assert warning == (
+        "embed [152064, 3584] is on no mesh axis: all 2 devices hold its 1,089,994,752 bytes"
+    )
+    assert strategy_warnings(LARGE, strategy({"kv": 1, "group": 1}, vocab=()), 2) == []
+
+
+def test_replicated_kv_heads_are_a_warning_with_their_bytes():
+    (warning,) = strategy_warnings(TIED, strategy(), 4)
+    # k and v: 2 layers x 1 of 2 KV heads x 16 x 64 x 4 bytes each
+    assert warning == (
+        "2 KV heads on 4 tensor-parallel devices: each is held 2 times, weights (16,384 bytes a "
+        "device) and cache alike"
+    )
+
+
+def test_the_hash_tells_tables_apart():
+    assert strategy().hash == strategy().hash
+    other = (strategy(mlp=()), strategy({"kv": 4, "group": 1}), strategy({"group": 2, "kv": 2}))
+    assert len({strategy().hash, *(s.hash for s in other)}) == 4

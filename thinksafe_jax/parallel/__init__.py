@@ -1,0 +1,43 @@
+"""Sharding as data: mesh files, rule tables, and the plan of a model on a mesh."""
+
+from thinksafe_jax.parallel.mesh_file import load_mesh
+from thinksafe_jax.parallel.rules import (
+    LOGICAL_AXES,
+    Rules,
+    Strategy,
+    partition_spec,
+    strategy_problems,
+    strategy_warnings,
+)
+from thinksafe_jax.parallel.shardings import (
+    adapter_shardings,
+    batch_sharding,
+    build_mesh,
+    hidden_sharding,
+    optimizer_shardings,
+    param_shardings,
+    pool_sharding,
+    replica_meshes,
+)
+from thinksafe_jax.parallel.strategy import MeshConfig, Phase, Topology
+
+__all__ = [
+    "LOGICAL_AXES",
+    "MeshConfig",
+    "Phase",
+    "Rules",
+    "Strategy",
+    "Topology",
+    "adapter_shardings",
+    "batch_sharding",
+    "build_mesh",
+    "hidden_sharding",
+    "load_mesh",
+    "optimizer_shardings",
+    "param_shardings",
+    "partition_spec",
+    "pool_sharding",
+    "replica_meshes",
+    "strategy_problems",
+    "strategy_warnings",
+]

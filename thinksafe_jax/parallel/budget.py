@@ -1,0 +1,161 @@
+"""Does a model fit on a mesh: bytes per device of what a phase keeps, and the nearest that does."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+
+from thinksafe_jax.config import TrainingConfig
+from thinksafe_jax.models.config import ModelConfig
+from thinksafe_jax.models.lora import LoraConfig
+from thinksafe_jax.parallel.roofline import kv_bytes_per_device
+from thinksafe_jax.parallel.rules import (
+    Strategy,
+    Tensor,
+    adapter_tensors,
+    parameter_tensors,
+    strategy_problems,
+)
+from thinksafe_jax.parallel.shardings import like_trainable
+from thinksafe_jax.parallel.strategy import Phase, Topology
+from thinksafe_jax.training.step import make_optimizer
+
+USABLE = 0.95  # of a chip's memory; the rest is the runtime's
+POOL_SHARE = 0.85  # of what the weights leave, for the KV pool; programs need the rest
+_MOST_CHIPS = 64  # times the mesh's own, in the search for one that fits
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the plan assumes.
+
+    Attributes:
+        dtype: of weights and cache; adapter and optimiser are float32.
+        lora: the adapter.
+        context: tokens of the longest row: prompt and response.
+        mean_context: live tokens of a row, averaged over time. A long chain of thought capped at
+            16,384 tokens has 5.2k (measured lengths of Qwen3-8B on GPQA).
+    """
+
+    dtype: str = "bfloat16"
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    context: int = 16896
+    mean_context: int = 5200
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one weight or cache entry."""
+        return jnp.dtype(self.dtype).itemsize
+
+    def longest(self, cfg: ModelConfig) -> int:
+        """Tokens of the longest row that the model takes."""
+        return min(self.context, cfg.max_position_embeddings)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Memory of one phase; all bytes are per device.
+
+    Attributes:
+        problems: why the rules cannot hold the model; nothing else is then filled in.
+        bytes: what -> bytes: weights; in training also adapter, gradients and optimizer.
+        free: usable bytes that are left; negative where the weights do not fit.
+        kv_bytes_per_token, pool_tokens: the cache of one replica, where the phase has one.
+        fits: whether it all fits, in generation with the cache of at least one longest row.
+    """
+
+    problems: list[str]
+    bytes: dict[str, int] = field(default_factory=dict)
+    free: int = 0
+    kv_bytes_per_token: int = 0
+    pool_tokens: int = 0
+    fits: bool = False
+
+
+def phase_budget(
+    name: str, cfg: ModelConfig, strategy: Strategy, topology: Topology, settings: Settings
+) -> Budget:
+    """The budget of the phase `name`: "train" or "generate"."""
+    lora = settings.lora if name == "train" else None
+    if problems := strategy_problems(cfg, strategy, lora):
+        return Budget(problems)
+    used = _bytes(cfg, strategy, settings, lora)
+    free = math.floor(USABLE * topology.hbm_bytes) - sum(used.values())
+    if name == "train":
+        return Budget([], used, free, fits=free >= 0)
+    kv = kv_bytes_per_device(cfg, strategy, settings.itemsize)
+    pool = max(0, math.floor(POOL_SHARE * free)) // kv
+    return Budget([], used, free, kv, pool, fits=pool >= settings.longest(cfg))
+
+
+def _bytes(
+    cfg: ModelConfig, strategy: Strategy, settings: Settings, lora: LoraConfig | None
+) -> dict[str, int]:
+    """Bytes per device of what a phase keeps in memory all the time."""
+    weights = sum(t.shard_elements(strategy) for t in parameter_tensors(cfg).values())
+    used = {"weights": weights * settings.itemsize}
+    if lora is None:
+        return used
+    tensors = adapter_tensors(cfg, lora)
+    adapter = 4 * sum(t.shard_elements(strategy) for t in tensors.values())
+    optimizer = _optimizer_bytes(tensors, strategy)
+    return used | {"adapter": adapter, "gradients": adapter, "optimizer": optimizer}
+
+
+def _optimizer_bytes(tensors: dict[tuple[str, ...], Tensor], strategy: Strategy) -> int:
+    """Bytes per device of the optimiser that training makes, from its abstract state."""
+    names = [".".join(path) for path in tensors]
+    adapter = {
+        name: jax.ShapeDtypeStruct(tensor.shape, jnp.float32)
+        for name, tensor in zip(names, tensors.values(), strict=True)
+    }
+    shard = {
+        name: tensor.shard_elements(strategy)
+        for name, tensor in zip(names, tensors.values(), strict=True)
+    }
+    sizes = like_trainable(
+        make_optimizer(TrainingConfig()),
+        adapter,
+        shard,
+        lambda leaf, own: leaf.dtype.itemsize * (own or math.prod(leaf.shape)),
+    )
+    return sum(jax.tree.leaves(sizes))
+
+
+def nearest_axes(
+    name: str, phase: Phase, cfg: ModelConfig, topology: Topology, settings: Settings
+) -> dict[str, int] | None:
+    """Axis sizes that fit, with as few changes as can be; on more chips only where these do not do.
+
+    Returns:
+        Sizes of the axes as the file names them, or None.
+    """
+
+    def fits(other: Phase) -> bool:
+        return phase_budget(name, cfg, other.for_model(cfg), topology, settings).fits
+
+    chips = topology.chips
+    while chips <= _MOST_CHIPS * topology.chips:
+        fitting = [
+            axes for axes in _factorisations(chips, list(phase.axes)) if fits(phase.with_axes(axes))
+        ]
+        if fitting:
+            return min(fitting, key=lambda axes: _distance(phase.axes, axes))
+        chips *= 2
+    return None
+
+
+def _factorisations(number: int, names: list[str]) -> Iterator[dict[str, int]]:
+    if len(names) == 1:
+        yield {names[0]: number}
+        return
+    for first in range(1, number + 1):
+        if number % first == 0:
+            for rest in _factorisations(number // first, names[1:]):
+                yield {names[0]: first, **rest}
+
+
+def _distance(one: dict[str, int], other: dict[str, int]) -> float:
+    return sum(abs(math.log2(other[name] / size)) for name, size in one.items())

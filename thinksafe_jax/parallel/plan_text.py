@@ -1,0 +1,126 @@
+"""The plan as a person reads it."""
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+from thinksafe_jax.parallel.budget import POOL_SHARE, USABLE
+from thinksafe_jax.parallel.find_model import find_model
+from thinksafe_jax.parallel.mesh_file import load_mesh
+from thinksafe_jax.parallel.plan import PhasePlan, Plan, make_plan
+from thinksafe_jax.parallel.roofline import FORMULA, Roofline
+from thinksafe_jax.runs import atomic_write
+
+
+def print_plan(model: str, mesh: str, *, parameters: bool, json_out: Path | None) -> bool:
+    """The command `thinksafe plan`: prints the plan, writes it as JSON too where asked.
+
+    Args:
+        model: see `find_model`.
+        mesh: see `load_mesh`.
+        parameters: list every parameter.
+        json_out: a file; its folder exists.
+
+    Returns:
+        Whether the model fits.
+    """
+    strategy = load_mesh(mesh)  # its mistakes need no model, which may have to be downloaded
+    plan = make_plan(*find_model(model), strategy)
+    if json_out is not None:
+        atomic_write(json_out, json.dumps(plan.as_json(), indent=1) + "\n")
+    print(plan_text(plan, parameters))
+    return plan.fits
+
+
+def plan_text(plan: Plan, parameters: bool = False) -> str:
+    """Several lines for a terminal; with `parameters` also a row for each of them."""
+    topology = plan.topology
+    lines = [
+        f"{plan.model}: {plan.parameters:,} parameters, {plan.settings.dtype}",
+        f"{plan.mesh}: {topology.chips} x {topology.chip} on {topology.hosts} host(s), "
+        f"{_gb(topology.hbm_bytes)} each, of which {USABLE:.0%} are used",
+    ]
+    for name, phase in (("generate", plan.generate), ("train", plan.train)):
+        lines += ["", *_phase_lines(name, phase, plan)]
+        if parameters and phase.parameters:
+            lines += ["", *_parameter_lines(phase)]
+    return "\n".join(lines)
+
+
+def _phase_lines(name: str, phase: PhasePlan, plan: Plan) -> Iterator[str]:
+    budget = phase.budget
+    sizes = _sizes(phase.axes)
+    yield f"{name}  ({sizes}; rules {phase.rules_hash})"
+    yield from (f"  does not go: {problem}" for problem in budget.problems)
+    if not budget.problems:
+        yield "  per device"
+        yield from (f"    {what:<12}{_gb(size):>12}" for what, size in budget.bytes.items())
+        yield f"    {'left':<12}{_gb(budget.free):>12}"
+        if name == "train":
+            yield "    activations and the loss come on top and are not in this plan"
+        else:
+            yield from _pool_lines(phase, plan)
+    yield from (f"  warning: {text}" for text in phase.warnings)
+    if not budget.fits:
+        yield "  " + _advice(name, phase, plan)
+
+
+def _pool_lines(phase: PhasePlan, plan: Plan) -> Iterator[str]:
+    budget, settings = phase.budget, plan.settings
+    yield (
+        f"    KV cache: {budget.kv_bytes_per_token:,} bytes a token; {POOL_SHARE:.0%} of what is "
+        f"left holds {budget.pool_tokens:,} tokens in each replica"
+    )
+    yield (
+        f"    = {phase.slots} rows of {settings.context:,} tokens, or "
+        f"{budget.pool_tokens // settings.mean_context} at the mean of {settings.mean_context:,}"
+    )
+    if phase.roofline:
+        yield from _roofline_lines(phase.roofline, settings.mean_context)
+
+
+def _roofline_lines(roofline: Roofline, mean_context: int) -> Iterator[str]:
+    yield (
+        f"  decode at most {roofline.tokens_per_second:,.0f} tokens/s: {roofline.replicas} "
+        f"replica(s) x {roofline.rows} rows at a context of {mean_context:,} in "
+        f"{1e3 * roofline.step_seconds:.2f} ms ({roofline.bound} bound)"
+    )
+    yield from (f"    {line}" for line in FORMULA.splitlines())
+    if roofline.all_reduce_bytes:
+        yield (
+            f"    all-reduces: {_gb(roofline.all_reduce_bytes)} a step and device, "
+            f"{1e3 * roofline.all_reduce_seconds:.2f} ms more where nothing hides them"
+        )
+
+
+def _advice(name: str, phase: PhasePlan, plan: Plan) -> str:
+    if phase.nearest is None:
+        return f"does not fit, and no size of these axes does on {plan.topology.chip}"
+    chips = math.prod(phase.nearest.values())
+    where = "these chips" if chips == plan.topology.chips else f"{chips} chips"
+    budget, what = phase.budget, "does not fit"
+    if not budget.problems and budget.free >= 0:
+        what = f"the weights fit, the cache of one row of {plan.settings.context:,} tokens does not"
+    return f"{what}; the nearest that does, on {where}: {name}.axes: {_sizes(phase.nearest)}"
+
+
+def _parameter_lines(phase: PhasePlan) -> Iterator[str]:
+    table = [("parameter", "shape", "mesh axes", "bytes a device")]
+    table += [
+        (row.name, "x".join(map(str, row.shape)), row.spec, f"{row.bytes:,}")
+        for row in phase.parameters
+    ]
+    widths = [max(len(row[i]) for row in table) for i in range(4)]
+    for name, shape, spec, size in table:
+        yield (
+            f"  {name:<{widths[0]}}  {shape:<{widths[1]}}  {spec:<{widths[2]}}  {size:>{widths[3]}}"
+        )
+
+
+def _sizes(axes: dict[str, int]) -> str:
+    return ", ".join(f"{name} {size}" for name, size in axes.items())
+
+
+def _gb(size: float) -> str:
+    return f"{size / 1e9:,.3f} GB"

@@ -1,0 +1,179 @@
+"""From a rule table to the shardings of everything that lives on the mesh."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import optax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from thinksafe_jax.errors import ConfigError
+from thinksafe_jax.models.config import ModelConfig
+from thinksafe_jax.models.lora import LoraConfig
+from thinksafe_jax.parallel.rules import (
+    Rules,
+    Strategy,
+    Tensor,
+    adapter_tensors,
+    parameter_tensors,
+    partition_spec,
+    strategy_problems,
+)
+
+Tree = Any  # nested dict with a leaf for each array
+
+
+def build_mesh(strategy: Strategy, devices: Sequence[Any] | None = None) -> Mesh:
+    """The mesh of a strategy, its axes left to the compiler (Auto).
+
+    Args:
+        strategy: from `Phase.for_model`.
+        devices: default all of them; the first `strategy.devices` are used. Devices are placed so
+            that neighbours on the last axis are neighbours in the hardware.
+
+    Raises:
+        ConfigError: too few devices.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    need = strategy.devices
+    if len(devices) < need:
+        sizes = " x ".join(f"{axis} {size}" for axis, size in strategy.axes.items())
+        raise ConfigError(f"the mesh {sizes} = {need} needs more than the {len(devices)} devices")
+    names, sizes = tuple(strategy.axes), tuple(strategy.axes.values())
+    auto = (AxisType.Auto,) * len(names)
+    return jax.make_mesh(sizes, names, axis_types=auto, devices=devices[:need])
+
+
+def param_shardings(cfg: ModelConfig, mesh: Mesh, rules: Rules, layout: str = "stacked") -> Tree:
+    """A sharding for each parameter, as `load_params(shardings=...)` takes them.
+
+    Args:
+        mesh: from `build_mesh`.
+        rules: `Strategy.rules`: logical axis -> mesh axes.
+        layout: "stacked" for `[L, ...]` layers, "unstacked" for a tuple with a dict per layer
+            (`unstack_layers`), where a rule for `layers` has no effect.
+
+    Raises:
+        ConfigError: everything that `strategy_problems` finds.
+    """
+    _check(cfg, mesh, rules, None)
+    tensors = parameter_tensors(cfg)
+    if layout == "stacked":
+        return _tree(tensors, mesh, rules)
+    if layout != "unstacked":
+        raise ConfigError(f"layout {layout!r}: expected stacked or unstacked")
+    one = {p: Tensor(t.shape[1:], t.axes[1:]) for p, t in tensors.items() if p[0] == "layers"}
+    outer = {path: tensor for path, tensor in tensors.items() if path[0] != "layers"}
+    layer = _tree(one, mesh, rules)["layers"]
+    return {**_tree(outer, mesh, rules), "layers": (layer,) * cfg.num_layers}
+
+
+def adapter_shardings(cfg: ModelConfig, mesh: Mesh, rules: Rules, lora: LoraConfig) -> Tree:
+    """A sharding for each adapter weight: a lies as its kernel's inputs, b as its outputs."""
+    _check(cfg, mesh, rules, lora)
+    return _tree(adapter_tensors(cfg, lora), mesh, rules)
+
+
+def optimizer_shardings(
+    optimizer: optax.GradientTransformation, trainable: Tree, shardings: Tree, mesh: Mesh
+) -> Tree:
+    """Shardings of the optimiser's state: its moments lie as what they belong to.
+
+    Args:
+        trainable: the arrays in training, or their ShapeDtypeStructs.
+        shardings: their shardings.
+    """
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    return like_trainable(optimizer, trainable, shardings, lambda _leaf, own: own or everywhere)
+
+
+def like_trainable(
+    optimizer: optax.GradientTransformation, trainable: Tree, values: Tree, fn: Callable
+) -> Tree:
+    """A tree like the optimiser's state, which is not made, from a tree like the trainable arrays.
+
+    Args:
+        values: a value for each array in training.
+        fn: (leaf of the abstract state, the value of the array it belongs to or None) -> leaf.
+    """
+    own = dict(jax.tree_util.tree_leaves_with_path(values))
+
+    def one(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> Any:
+        # a moment's path ends in the path of its array; a counter's ends in no such path
+        tails = (path[start:] for start in range(len(path)))
+        return fn(leaf, next((own[tail] for tail in tails if tail in own), None))
+
+    state = jax.eval_shape(optimizer.init, trainable)
+    return jax.tree_util.tree_map_with_path(one, state)
+
+
+def batch_sharding(mesh: Mesh, rules: Rules, rows: int | None = None) -> NamedSharding:
+    """The sharding of token arrays `[rows, tokens]`.
+
+    Raises:
+        ConfigError: `rows` do not divide over the batch's mesh axes.
+    """
+    ways = math.prod(mesh.shape[name] for name in rules["batch"])
+    if rows is not None and rows % ways:
+        axes = " x ".join(f"{name} {mesh.shape[name]}" for name in rules["batch"])
+        raise ConfigError(
+            f"{rows} rows do not divide over {axes} = {ways}; use a multiple of {ways} rows, or "
+            "smaller axes for batch"
+        )
+    return NamedSharding(mesh, partition_spec(("batch", "sequence"), rules))
+
+
+def hidden_sharding(mesh: Mesh, rules: Rules) -> NamedSharding:
+    """The sharding of hidden states `[B, T, D]`: rows are cut, the model's width is whole.
+
+    Under FSDP the weights' width is cut too; without this constraint the compiler may follow the
+    weights and move activations instead.
+    """
+    spec = partition_spec(("batch", "sequence"), rules)
+    return NamedSharding(mesh, PartitionSpec(*spec, None))
+
+
+def pool_sharding(mesh: Mesh, rules: Rules) -> NamedSharding:
+    """The sharding of one KV pool `[pages, page_size, K, H]`: heads are cut, pages are not.
+
+    A pool belongs to one replica: page numbers that ran across replicas would make the compiler
+    gather the whole pool at every layer.
+    """
+    spec = partition_spec(("kv_heads", "head_dim"), rules)
+    return NamedSharding(mesh, PartitionSpec(None, None, *spec))
+
+
+def replica_meshes(mesh: Mesh, rules: Rules) -> list[Mesh]:
+    """One mesh per replica, the batch's axes at size 1: what independent samplers run on.
+
+    Replicas need no collective; in one program each would wait for the slowest at every step.
+    """
+    names = mesh.axis_names
+    outer = [n for n in names if n in rules["batch"]]
+    inner = [n for n in names if n not in outer]
+    moved = mesh.devices.transpose([names.index(n) for n in (*outer, *inner)])
+    sizes = tuple(mesh.shape[n] for n in inner)
+    order = [(*outer, *inner).index(n) for n in names]
+    auto = (AxisType.Auto,) * len(names)
+    return [
+        Mesh(group.reshape((1,) * len(outer) + sizes).transpose(order), names, axis_types=auto)
+        for group in moved.reshape(-1, *sizes)
+    ]
+
+
+def _check(cfg: ModelConfig, mesh: Mesh, rules: Rules, lora: LoraConfig | None) -> None:
+    strategy = Strategy(dict(mesh.shape), {k: tuple(v) for k, v in rules.items()})
+    problems = strategy_problems(cfg, strategy, lora)
+    if problems:
+        raise ConfigError("the rules do not fit the model:\n  " + "\n  ".join(problems))
+
+
+def _tree(tensors: dict[tuple[str, ...], Tensor], mesh: Mesh, rules: Rules) -> Tree:
+    out: Tree = {}
+    for path, tensor in tensors.items():
+        node = out
+        for name in path[:-1]:
+            node = node.setdefault(name, {})
+        node[path[-1]] = NamedSharding(mesh, partition_spec(tensor.axes, rules))
+    return out
