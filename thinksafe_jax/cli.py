@@ -251,20 +251,19 @@ def _start(recipe, folder: Path, stages, *, new_run: bool, skip_bad_rows: bool) 
     prepare_directory(folder)  # before the imports below, which take seconds
     from thinksafe_jax.pipeline import run_pipeline
 
-    run_pipeline(recipe, folder, stages=stages, new_run=new_run, skip_bad_rows=skip_bad_rows)
-    if stages is None or "report" in stages:
-        _print_outcome(folder)
+    summary = run_pipeline(
+        recipe, folder, stages=stages, new_run=new_run, skip_bad_rows=skip_bad_rows
+    )
+    if summary is not None and (stages is None or "report" in stages):
+        _print_outcome(folder, summary)
 
 
-def _print_outcome(folder: Path) -> None:
+def _print_outcome(folder: Path, summary: dict) -> None:
     """Before and after as a table, and where the report lies."""
-    import json
-
     from rich.console import Console
 
     from thinksafe_jax.report import final_table
 
-    summary = json.loads((folder / "report/summary.json").read_text(encoding="utf-8"))
     console = Console(highlight=False)
     console.print(final_table(summary))
     console.print(f"report: {folder / 'report/report.html'}", markup=False, soft_wrap=True)

@@ -47,7 +47,7 @@ def run_pipeline(
     stages: Sequence[str] | None = None,
     new_run: bool = False,
     skip_bad_rows: bool = False,
-) -> None:
+) -> dict[str, Any] | None:
     """Runs the stages of a recipe in a run directory.
 
     Args:
@@ -56,6 +56,9 @@ def run_pipeline(
         stages: names out of STAGES; all of them by default.
         new_run: delete what an earlier run left there.
         skip_bad_rows: leave out unreadable rows instead of stopping at them.
+
+    Returns:
+        The content of report/summary.json, where the run has come that far.
     """
     enable_compile_cache()
     with Run.open(recipe, run_dir, new_run=new_run, skip_bad_rows=skip_bad_rows) as run:
@@ -69,6 +72,8 @@ def run_pipeline(
             inputs = content_hash(*STAGES[name].inputs(recipe, run.path))
             facts = STAGES[name].work(run, session)
             run.mark_done(name, inputs, **(facts or {}))
+        summary = run.path / "report/summary.json"
+        return json.loads(summary.read_text(encoding="utf-8")) if summary.exists() else None
 
 
 def sample(run: Run, session: Session) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from thinksafe_jax.errors import InputError
+from thinksafe_jax.errors import ConfigError, InputError
 from thinksafe_jax.models.config import ModelConfig
 from thinksafe_jax.models.params import Params, declare, map_params, stacked_shape, walk
 from thinksafe_jax.runs import Progress
@@ -49,6 +49,7 @@ def load_params(
         stats: filled with bytes and seconds where given.
 
     Raises:
+        ConfigError: a sharding does not divide its parameter.
         InputError: missing, unknown or misshapen tensors (all listed together), a broken file, or
             NaN and infinity in the weights (in `dtype`).
     """
@@ -103,7 +104,13 @@ def _plan(
     for path, param in walk(declare(cfg)):
         shape = stacked_shape(path, param, cfg)
         sharding = at(shardings, path) if shardings is not None else _default()
-        indices = sharding.addressable_devices_indices_map(shape).values()
+        try:
+            indices = sharding.addressable_devices_indices_map(shape).values()
+        except ValueError as error:
+            raise ConfigError(
+                f"parameter {'.'.join(path)} {list(shape)}: its sharding does not divide it "
+                f"({error})"
+            ) from None
         slices = frozenset(_bounds(index, shape) for index in indices)
         leaves.append(_Leaf(path, shape, dtypes[path], parts[path], sharding, slices))
     return leaves
