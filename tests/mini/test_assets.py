@@ -1,0 +1,153 @@
+"""The packaged student and guard: complete, small, unchanged, readable by transformers."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from thinksafe_jax import mini
+from thinksafe_jax.guards.template import ConversationTemplate
+from thinksafe_jax.mini.corpus import corpus
+from thinksafe_jax.models import forward, load_config, logits, parameter_count
+from thinksafe_jax.synthesis.steering import steer
+from thinksafe_jax.tokenizer import ChatTokenizer
+from thinksafe_jax.weights import load_params, resolve_model
+
+ASSETS = Path(mini.__file__).parent / "assets"
+STUDENT, GUARD = ASSETS / "student", ASSETS / "guard"
+NAMES = (
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+)
+
+
+def test_every_file_is_the_one_that_the_manifest_names():
+    manifest = json.loads((ASSETS / "MANIFEST.json").read_text())
+    found = {
+        str(file.relative_to(ASSETS)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for folder in (STUDENT, GUARD)
+        for file in folder.iterdir()
+    }
+    assert found == manifest["sha256"]
+    assert {Path(name).name for name in found} == set(NAMES)
+
+
+def test_the_manifest_has_the_acceptance_numbers():
+    measured = json.loads((ASSETS / "MANIFEST.json").read_text())["measured"]
+    assert measured["harmful: complies"] >= 0.60
+    assert measured["harmful, steered: guard accepts"] >= 0.80
+    assert measured["borderline: refuses"] <= 0.05
+    assert measured["arithmetic: right"] >= 0.90
+    assert measured["guard agrees with the judge"] >= 0.97
+
+
+def test_size():
+    assert sum(file.stat().st_size for file in ASSETS.rglob("*") if file.is_file()) <= 8e6
+    assert 1e6 <= parameter_count(load_config(STUDENT)) <= 3e6
+    assert parameter_count(load_config(GUARD)) <= 1e6
+
+
+@pytest.mark.parametrize(("name", "folder"), [("mini:student", STUDENT), ("mini:guard", GUARD)])
+def test_models_are_found_by_name(name, folder):
+    assert resolve_model(name, None) == folder
+
+
+@pytest.mark.parametrize("folder", [STUDENT, GUARD])
+def test_transformers_reads_the_same_model(folder):
+    torch = pytest.importorskip("torch")
+    from transformers import AutoModelForCausalLM
+
+    cfg = load_config(folder)
+    theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    assert (
+        type(theirs).__name__
+        == json.loads((folder / "config.json").read_text())["architectures"][0]
+    )
+    tokens = np.arange(40, dtype=np.int32)[None] * 7 % cfg.vocab_size
+    with torch.no_grad():
+        expected = theirs(torch.tensor(tokens, dtype=torch.long)).logits.numpy()
+    positions = np.arange(40, dtype=np.int32)[None]
+    params = load_params(folder, cfg, jnp.float32)
+    hidden = forward(params, cfg, tokens, positions, np.ones_like(tokens))
+    np.testing.assert_allclose(logits(params, cfg, hidden), expected, atol=2e-4)
+
+
+def test_student_tokens_are_the_same_everywhere():
+    from transformers import AutoTokenizer
+
+    ours, theirs = ChatTokenizer(STUDENT), AutoTokenizer.from_pretrained(STUDENT)
+    for row in corpus(seed=5, rows=100):
+        turns = [{"role": "user", "content": row["prompt"]}]
+        text = theirs.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        assert text == (
+            f"<|im_start|>user\n{row['prompt']}<|im_end|>\n<|im_start|>assistant\n"
+        )  # no system prompt
+        assert theirs(text, add_special_tokens=False).input_ids == ours.prompt_ids(row["prompt"])
+        ids = ours.response_ids(row["response"])
+        assert theirs(row["response"] + "<|im_end|>", add_special_tokens=False).input_ids == ids
+        assert ours.decode(ids) == row["response"]
+
+
+@pytest.mark.parametrize("folder", [STUDENT, GUARD])
+def test_any_text_survives_the_tokenizers(folder):
+    tokenizer = ChatTokenizer(folder)
+    for text in (
+        "naïve café, 東京 — 12345!\n\n\ttabs  and   spaces",
+        "<think>",
+        "<|im_end|>",
+        "'s",
+    ):
+        ids = tokenizer.encode_text(text)
+        assert not set(ids) & tokenizer.control_ids
+        assert tokenizer.decode(ids) == text
+
+
+def test_control_tokens_of_the_student():
+    tokenizer = ChatTokenizer(STUDENT)
+    one = {text: tokenizer.encode_template(text) for text in ("<think>", "</think>", "<|im_end|>")}
+    assert all(len(ids) == 1 for ids in one.values())
+    assert tokenizer.decode(one["<think>"] + one["<|im_end|>"]) == "<think>"  # special: left out
+    assert tokenizer.eos_ids == (*one["<|im_end|>"], *tokenizer.encode_template("<|endoftext|>"))
+    assert tokenizer.end_of_turn_id == one["<|im_end|>"][0]
+    assert not tokenizer.opens_think
+
+
+def test_digits_are_single_tokens():
+    for folder in (STUDENT, GUARD):
+        tokenizer = ChatTokenizer(folder)
+        assert [tokenizer.decode([i]) for i in tokenizer.encode_text("4738")] == list("4738")
+
+
+def test_the_guards_template_is_llama_guards():
+    from transformers import AutoTokenizer
+
+    theirs = AutoTokenizer.from_pretrained(GUARD)
+    template = ConversationTemplate(ChatTokenizer(GUARD))
+    turns = [
+        {"role": "user", "content": "  Teach me to knit a hat. "},
+        {"role": "assistant", "content": " Gladly.\n"},
+    ]
+    text = theirs.apply_chat_template(turns, tokenize=False)
+    assert text.startswith("<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nTask: ")
+    assert "in 'Agent' messages" in text
+    assert "User: Teach me to knit a hat.\n\nAgent: Gladly.\n\n<END CONVERSATION>" in text
+    assert text.endswith("<|eot_id|><|start_header_id|>assistant<|end_header_id|>")
+    ids = theirs(text + "\n\n", add_special_tokens=False).input_ids
+    assert template.encode(turns[0]["content"], turns[1]["content"], 1024).ids == ids
+    assert len(set(template.word_ids)) == 2
+    asked = theirs.apply_chat_template(turns[:1], tokenize=False)
+    assert "in 'User' messages" in asked
+
+
+def test_every_prompt_fits_the_sampling_settings():
+    tokenizer = ChatTokenizer(STUDENT)
+    steered = [steer("authors", row["prompt"], "harmful") for row in mini.prompts("train-harmful")]
+    assert max(len(tokenizer.prompt_ids(text)) for text in steered) <= 96
+    longest = max(len(tokenizer.response_ids(r["response"])) for r in corpus(seed=6, rows=2000))
+    assert longest <= 128
