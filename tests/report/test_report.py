@@ -1,0 +1,174 @@
+"""The HTML report: one file, no network, no markup from outside, honest about what is missing."""
+
+import json
+import re
+import shutil
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+
+from tests.report.example_run import NICE, recipe, write_evaluation, write_run
+from thinksafe_jax.config import to_yaml
+from thinksafe_jax.errors import InputError
+from thinksafe_jax.report import write_report
+
+EVIL = '<script>alert("x")</script><img src=http://evil.example/x onerror=1>'
+CONTROL = "\x1b[31mred\x1b[0m \x1b]0;title\x07\u202egnihtyna\x00"
+
+
+class Page(HTMLParser):
+    """Tags, their attributes and the text of a page."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.tags: list[tuple[str, dict]] = []
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def page(path) -> tuple[str, Page]:
+    write_report(path)
+    html = (path / "report/report.html").read_text(encoding="utf-8")
+    return html, Page(html)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    return write_run(tmp_path_factory.mktemp("runs") / "mini")
+
+
+def test_nothing_is_loaded_from_outside_and_nothing_runs(finished):
+    html, parsed = page(finished)
+    for tag, attributes in parsed.tags:
+        assert tag not in ("script", "link", "iframe", "object", "base")
+        for name in ("src", "href", "xlink:href", "action", "srcset"):
+            assert not re.match(r"\s*(\w+:)?//|\s*javascript:", attributes.get(name) or "")
+    assert not re.search(r"url\(\s*['\"]?\s*(https?:)?//|@import", html)
+    assert "http://" not in html and "https://" not in html
+    policy = next(a["content"] for t, a in parsed.tags if a.get("http-equiv"))
+    assert policy.startswith("default-src 'none'")
+
+
+def test_it_shows_flow_rates_plots_settings_and_hashes(finished):
+    _, parsed = page(finished)
+    figures = {a["aria-label"] for t, a in parsed.tags if t == "svg"}
+    assert figures == {
+        "Rates before and after, 95 % intervals",
+        "Dropped rows by reason",
+        "Response lengths in tokens by label",
+        "Training loss by optimiser step",
+    }
+    expected = ("harmful: 250", "training.learning_rate", "1e-05", "ab" * 32, "140 steps", "2,682")
+    assert [text for text in expected if text not in parsed.text] == []
+    summary = json.loads((finished / "report/summary.json").read_text())
+    assert f"{100 * summary['after']['harmful_response_rate']['value']:.1f} %" in parsed.text
+
+
+def test_ids_inside_the_page_are_unique(finished):
+    _, parsed = page(finished)
+    ids = [attributes["id"] for _, attributes in parsed.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+
+
+def test_the_same_files_give_the_same_bytes(finished):
+    first, _ = page(finished)
+    assert page(finished)[0] == first
+
+
+def test_harmful_rows_are_folded_and_others_are_open(finished):
+    html, _ = page(finished)
+    folded = "".join(re.findall(r"<details>.*?</details>", html, re.DOTALL))
+    outside = re.sub(r"<details>.*?</details>", "", html, flags=re.DOTALL)
+    assert "copy the homework" in folded
+    assert "copy the homework" not in outside
+    assert any(f"how to {act}" in outside for act in NICE)
+
+
+def test_hostile_text_is_escaped_and_stripped_everywhere(tmp_path):
+    path = write_run(tmp_path / "run", rows=4, evaluated=False)
+    hostile = recipe()
+    hostile = replace(hostile, name=f"n {EVIL}", student=replace(hostile.student, model=EVIL))
+    (path / "config.yaml").write_text(to_yaml(hostile), encoding="utf-8")
+    sample = json.loads((path / "samples/part-00000.jsonl").read_text().splitlines()[0])
+    bad = [
+        sample | {"id": f"{EVIL}{i}", "prompt": EVIL + CONTROL, "label": label, "response": text}
+        for i, (label, text) in enumerate([("benign", EVIL + CONTROL), ("harmful", "</details>")])
+    ]
+    lines = "".join(json.dumps(row) + "\n" for row in bad)
+    (path / "samples/part-00000.jsonl").write_text(lines)
+    html, parsed = page(path)
+    assert not {tag for tag, _ in parsed.tags} & {"script", "img"}
+    assert html.count("</details>") == html.count("<details>")
+    assert "&lt;script&gt;" in html and "&lt;/details&gt;" in html
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]", html)
+    assert "[31m" not in html and "red " in html
+
+
+@pytest.mark.parametrize(
+    ("missing", "said"),
+    [
+        (("evaluation",), "has not been evaluated yet"),
+        (("evaluation/after", "evaluation/after.json"), "not yet"),
+        (("dataset",), "have not been filtered"),
+        (("samples",), "Nothing has been sampled yet"),
+        (("metrics.jsonl",), "No training steps are logged yet"),
+        (("manifest.json",), "versions and inputs are unknown"),
+        (("config.yaml",), "no config.yaml"),
+        (("verdicts",), "not judged"),
+    ],
+)
+def test_missing_parts_are_said_plainly(tmp_path, missing, said):
+    path = write_run(tmp_path / "run", rows=12)
+    for name in missing:
+        item = path / name
+        shutil.rmtree(item) if item.is_dir() else item.unlink()
+    assert said in page(path)[1].text
+    json.loads((path / "report/summary.json").read_text())
+
+
+def test_a_run_that_has_only_begun_has_a_report(tmp_path):
+    (tmp_path / "config.yaml").write_text(to_yaml(recipe()))
+    text = page(tmp_path)[1].text
+    assert "has not been evaluated yet" in text and "There are no rows yet" in text
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    with pytest.raises(InputError, match="no run directory"):
+        write_report(tmp_path)
+    with pytest.raises(InputError, match="no run directory"):
+        write_report(tmp_path / "absent")
+
+
+def test_damaged_files_are_named_and_a_torn_log_is_not_fatal(tmp_path):
+    path = write_run(tmp_path / "run", rows=4)
+    with (path / "metrics.jsonl").open("a") as file:
+        file.write('{"stage": "tra')
+    write_report(path)
+    rows = path / "evaluation/after/rows.jsonl"
+    rows.write_text(rows.read_text()[:-30])
+    with pytest.raises(InputError, match=r"rows\.jsonl:12"):
+        write_report(path)
+    (path / "evaluation/before.json").write_text("{")
+    with pytest.raises(InputError, match=r"before\.json"):
+        write_report(path)
+
+
+def test_a_kill_while_writing_leaves_the_old_report(tmp_path, monkeypatch):
+    path = write_run(tmp_path / "run", rows=4)
+    old, _ = page(path)
+    write_evaluation(path, "after", [])
+    monkeypatch.setattr("os.replace", _die)
+    with pytest.raises(KeyboardInterrupt):
+        write_report(path)
+    assert (path / "report/report.html").read_text(encoding="utf-8") == old
+
+
+def _die(*_):
+    raise KeyboardInterrupt

@@ -1,0 +1,111 @@
+"""summary.json: its names are a contract, and its notes say what a reader must know."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from tests.report.example_run import recipe, write_evaluation, write_run
+from thinksafe_jax.config import to_yaml
+from thinksafe_jax.report import write_report
+
+RATES = ("harmful_response_rate", "over_refusal_rate", "reasoning_accuracy")
+
+
+def summary(path) -> dict:
+    write_report(path)
+    return json.loads((path / "report/summary.json").read_text(encoding="utf-8"))
+
+
+def notes(path) -> set[str]:
+    return {note["kind"] for note in summary(path)["notes"]}
+
+
+def configure(path, **changes) -> None:
+    """Rewrite the run's config with other fields of its guard, evaluation or synthesis."""
+    old = recipe()
+    parts = {room: replace(getattr(old, room), **values) for room, values in changes.items()}
+    (path / "config.yaml").write_text(to_yaml(replace(old, **parts)), encoding="utf-8")
+
+
+@pytest.fixture
+def path(tmp_path):
+    return write_run(tmp_path / "run", rows=40)
+
+
+def test_schema(path):
+    content = summary(path)
+    assert content["schema_version"] == 1
+    for step in ("before", "after"):
+        for name in RATES:
+            rate = content[step][name]
+            assert set(rate) == {"value", "low", "high", "n"}
+            assert 0 <= rate["low"] <= rate["value"] <= rate["high"] <= 1
+            assert rate["n"] == 40
+        assert set(content[step]["unparsed"]) == {"harmful", "over_refusal", "reasoning"}
+    assert set(content["change"]) == set(RATES)
+    for count in content["dataset"].values():
+        assert count["sampled"] == count["accepted"] + sum(count["dropped"].values())
+    assert set(content["dataset"]) == {"harmful", "benign"}
+    assert content["training"]["steps"] == 140
+    assert {d["key"] for d in content["paper_differences"]} >= {"training.learning_rate"}
+
+
+def test_before_evaluation_the_rates_are_null(tmp_path):
+    content = summary(write_run(tmp_path / "run", rows=4, evaluated=False))
+    assert (content["before"], content["after"], content["change"]) == (None, None, None)
+
+
+def test_change_is_after_minus_before(path):
+    content = summary(path)
+    before, after = (
+        content[step]["harmful_response_rate"]["value"] for step in ("before", "after")
+    )
+    change = content["change"]["harmful_response_rate"]
+    assert change["value"] == pytest.approx(after - before)
+    assert change["low"] < change["value"] < change["high"]
+
+
+def test_a_suite_nobody_could_judge_has_no_change(path):
+    write_evaluation(path, "after", [])
+    content = summary(path)
+    assert content["after"]["harmful_response_rate"]["value"] is None
+    assert content["change"]["harmful_response_rate"]["value"] is None
+
+
+def test_mini_is_labelled_as_a_toy(path):
+    assert "mini-world" in notes(path)
+
+
+def test_a_weak_guard_is_labelled(path):
+    configure(path, guard={"kind": "refusal-match", "model": ""})
+    content = summary(path)
+    assert content["guard"]["weak"] is True
+    assert "weak-guard" in notes(path)
+    assert "The guard is weak" in (path / "report/report.html").read_text(encoding="utf-8")
+
+
+def test_a_judge_that_was_the_filter_is_labelled(path):
+    assert "same-judge" not in notes(path)
+    configure(path, evaluation={"judge": "guard"})
+    assert "same-judge" in notes(path)
+    configure(path, evaluation={"judge": "guard"}, synthesis={"method": "direct-refusal"})
+    assert "same-judge" not in notes(path)  # nothing was filtered by it
+
+
+def test_few_prompts_and_different_prompts_are_said(path):
+    assert "few-prompts" in notes(path)
+    file = path / "evaluation/after.json"
+    after = json.loads(file.read_text())
+    after["settings"]["prompts_sha256"] = "00" * 32
+    file.write_text(json.dumps(after))
+    assert "prompts-differ" in notes(path)
+
+
+def test_unparsed_rows_are_said(path):
+    file = path / "evaluation/after/rows.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    rows[0]["verdict"] = "unparsed"
+    write_evaluation(path, "after", rows)
+    text = next(n["text"] for n in summary(path)["notes"] if n["kind"] == "unparsed")
+    assert "after: 1 harmful" in text

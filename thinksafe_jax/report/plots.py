@@ -1,0 +1,204 @@
+"""Plots as inline SVG: real text, colours from the page's CSS variables, the same bytes each time.
+
+Each figure is drawn about as wide as a phone, so its text stays readable there; on wide screens
+two stand side by side.
+"""
+
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from thinksafe_jax.report.read import STEPS
+
+# Stand-ins that matplotlib can draw with; each is replaced by the CSS variable of the page, which
+# has one value for light and one for dark screens. The hues are Okabe and Ito's.
+COLOURS = {
+    "ink": "#010101",
+    "muted": "#020202",
+    "line": "#030303",
+    "before": "#040404",
+    "after": "#050505",
+    "harmful": "#060606",
+    "benign": "#070707",
+}
+WIDTH = 3.9  # inches
+_STYLE = {
+    "svg.fonttype": "none",
+    "font.size": 8.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": COLOURS["line"],
+    "axes.linewidth": 0.8,
+    "axes.labelcolor": COLOURS["muted"],
+    "text.color": COLOURS["ink"],
+    "xtick.color": COLOURS["line"],
+    "ytick.color": COLOURS["line"],
+    "xtick.labelcolor": COLOURS["muted"],
+    "ytick.labelcolor": COLOURS["ink"],
+    "grid.color": COLOURS["line"],
+    "grid.linewidth": 0.6,
+}
+RATE_TITLES = {
+    "harmful_response_rate": "Harmful responses",
+    "over_refusal_rate": "Over-refusals",
+    "reasoning_accuracy": "Reasoning accuracy",
+}
+
+
+TITLES = {"harmful": "harmful prompts", "benign": "benign prompts"}
+
+
+def rates_plot(summary: Mapping) -> Markup | None:
+    """Before and after as bars with their 95 % intervals, one pair per rate."""
+    pairs = {
+        name: [(s, summary[s][name]) for s in STEPS if summary[s] and summary[s][name]["n"]]
+        for name in RATE_TITLES
+    }
+    pairs = {name: bars for name, bars in pairs.items() if bars}
+    if not pairs:
+        return None
+
+    def draw(axes: Axes) -> None:
+        for row, (name, bars) in enumerate(pairs.items()):
+            axes.text(0, row * 3.2, RATE_TITLES[name], va="center")
+            for place, (step, rate) in enumerate(bars, start=1):
+                _rate_bar(axes, row * 3.2 + place * 0.95, step, rate)
+        axes.set(xlim=(-0.17, 1.2), ylim=(3.2 * len(pairs) - 0.7, -0.6))
+        axes.axis("off")
+
+    return _figure("rates", 0.78 * len(pairs), draw, "Rates before and after, 95 % intervals")
+
+
+def _rate_bar(axes: Axes, y: float, step: str, rate: Mapping) -> None:
+    value, low, high = rate["value"], rate["low"], rate["high"]
+    axes.barh(y, 1, height=0.62, color=COLOURS["line"], alpha=0.28)
+    axes.barh(y, value, height=0.62, color=COLOURS[step])
+    axes.plot([low, high], [y, y], color=COLOURS["ink"], linewidth=1.1)
+    for end in (low, high):
+        axes.plot([end, end], [y - 0.17, y + 0.17], color=COLOURS["ink"], linewidth=1.1)
+    axes.text(-0.02, y, step, va="center", ha="right", color=COLOURS["muted"])
+    axes.text(1.02, y, f"{100 * value:.1f} %", va="center")
+
+
+def drops_plot(dataset: Mapping) -> Markup | None:
+    """Rows left out, by reason and label, with their counts."""
+    reasons = list(dict.fromkeys(r for count in dataset.values() for r in count["dropped"]))
+    bars = [
+        (reason, label, count["dropped"][reason])
+        for reason in reasons
+        for label, count in dataset.items()
+        if count["dropped"].get(reason)
+    ]
+    if not bars:
+        return None
+    most = max(n for _, _, n in bars)
+
+    def draw(axes: Axes) -> None:
+        for y, (_, label, n) in enumerate(bars):
+            axes.barh(y, n, height=0.62, color=COLOURS.get(label, COLOURS["muted"]))
+            axes.text(n + most * 0.015, y, f"{n:,}  {label}", va="center", color=COLOURS["muted"])
+        names = [reason.replace("_", " ") for reason, _, _ in bars]
+        repeated = [name if names.index(name) == y else "" for y, name in enumerate(names)]
+        axes.set_yticks(range(len(bars)), repeated)
+        axes.tick_params(length=0)
+        axes.spines[["bottom"]].set_visible(False)
+        axes.set_xticks([])
+        axes.set(xlim=(0, most * 1.4), ylim=(len(bars) - 0.4, -0.6))
+
+    return _figure("drops", 0.35 + 0.27 * len(bars), draw, "Dropped rows by reason")
+
+
+def lengths_plot(lengths: Mapping[str, Sequence[int]]) -> Markup | None:
+    """Histogram of response lengths in tokens, a panel per label on one scale, medians marked."""
+    lengths = {label: values for label, values in lengths.items() if len(values)}
+    if not lengths:
+        return None
+    longest = max(max(values) for values in lengths.values())
+    edges = np.linspace(0, max(longest, 1), 33)
+    figure_height = 0.45 + 1.0 * len(lengths)
+
+    def draw(first: Axes) -> None:
+        figure = first.figure
+        first.remove()
+        panels = figure.subplots(len(lengths), 1, sharex=True, squeeze=False)[:, 0]
+        for axes, (label, values) in zip(panels, lengths.items(), strict=True):
+            tallest = max(axes.hist(values, bins=edges, color=COLOURS.get(label, "#020202"))[0])
+            middle = float(np.median(values))
+            axes.axvline(middle, color=COLOURS["ink"], linewidth=1, linestyle=(0, (3, 2)))
+            right = middle < 0.62 * longest
+            axes.annotate(
+                f"{label}: median {middle:,.0f}, n {len(values):,}",
+                (middle, tallest * 1.13),
+                xytext=(4 if right else -4, 0),
+                textcoords="offset points",
+                ha="left" if right else "right",
+                va="center",
+            )
+            axes.set_ylim(0, tallest * 1.28)
+            axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+            axes.tick_params(axis="y", labelcolor=COLOURS["muted"])
+        panels[-1].set_xlabel("tokens per response")
+
+    return _figure("lengths", figure_height, draw, "Response lengths in tokens by label")
+
+
+def loss_plot(metrics: Sequence[Mapping]) -> Markup | None:
+    """Training loss by optimiser step: each step faint, the running mean on top."""
+    points = {m["step"]: m["loss"] for m in metrics if m.get("stage") == "train" and "loss" in m}
+    points = {step: loss for step, loss in sorted(points.items()) if loss is not None}
+    if len(points) < 2:
+        return None
+    steps, losses = np.array(list(points)), np.array(list(points.values()), dtype=float)
+    window = max(1, len(losses) // 25)
+    smooth = np.convolve(losses, np.ones(window) / window, mode="valid")
+
+    def draw(axes: Axes) -> None:
+        axes.grid(axis="y", alpha=0.5)
+        axes.plot(steps, losses, color=COLOURS["after"], alpha=0.3, linewidth=0.9)
+        axes.plot(steps[window - 1 :], smooth, color=COLOURS["after"], linewidth=1.8)
+        axes.annotate(
+            f"{smooth[-1]:.3g}",
+            (steps[-1], smooth[-1]),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+        )
+        axes.set(xlabel="optimiser step", xlim=(0, steps[-1] * 1.08))
+        axes.set_ylim(bottom=0 if losses.min() > 0 else None)
+        axes.set_ylabel("loss per token", color=COLOURS["muted"])
+        axes.tick_params(axis="y", labelcolor=COLOURS["muted"])
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+
+    return _figure("loss", 2.3, draw, "Training loss by optimiser step")
+
+
+def _figure(name: str, height: float, draw: Callable[[Axes], None], title: str) -> Markup:
+    """Draw, and return an `<svg>` that scales with the page and names itself to screen readers."""
+    settings: Any = {**_STYLE, "svg.hashsalt": name}
+    with rc_context(settings):
+        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        FigureCanvasSVG(figure)
+        draw(figure.add_subplot())
+        out = io.StringIO()
+        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
+    svg = out.getvalue()
+    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    svg = re.sub(r'\s+xmlns(:\w+)?="[^"]*"', "", svg)
+    box = re.search(r'viewBox="[^"]*"', svg)
+    head = f'<svg role="img" aria-label="{title}" {box.group() if box else ""}>'
+    svg = re.sub(r"<svg[^>]*>", head, svg, count=1)
+    # ids of several figures share one page
+    svg = re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{name}-", svg)
+    for colour, stand_in in COLOURS.items():
+        svg = svg.replace(stand_in, f"var(--{colour})")
+    return Markup(svg)

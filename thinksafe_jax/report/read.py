@@ -1,0 +1,98 @@
+"""What the report is made of: the files of a run directory, and nothing else.
+
+A report can be made at any moment of a run; what is not there yet is None or empty.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from thinksafe_jax.config import Recipe, load_recipe
+from thinksafe_jax.errors import InputError
+from thinksafe_jax.runs import RowStore
+
+STEPS = ("before", "after")
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """The content of a run directory, as read; field names follow the file names."""
+
+    path: Path
+    recipe: Recipe | None = None
+    manifest: dict = field(default_factory=dict)
+    metrics: list[dict] = field(default_factory=list)
+    samples: list[dict] = field(default_factory=list)
+    verdicts: list[dict] = field(default_factory=list)
+    counts: dict | None = None
+    evaluation: dict[str, dict] = field(default_factory=dict)  # before, after
+    rows: dict[str, list[dict]] = field(default_factory=dict)  # evaluation rows: before, after
+
+
+def read_run(path: Path) -> RunFiles:
+    """Read a run directory.
+
+    Raises:
+        InputError: not a run directory, or a file in it that cannot be read; names the file.
+        ConfigError: its config.yaml is not a recipe.
+    """
+    if not path.is_dir() or not any((path / name).exists() for name in _MARKS):
+        raise InputError(f"{path}: no run directory (none of {', '.join(_MARKS)} in it)")
+    config = path / "config.yaml"
+    folder = path / "evaluation"
+    return RunFiles(
+        path=path,
+        recipe=load_recipe(config) if config.exists() else None,
+        manifest=_json(path / "manifest.json") or {},
+        metrics=_metrics(path / "metrics.jsonl"),
+        samples=_rows(path / "samples"),
+        verdicts=_rows(path / "verdicts"),
+        counts=_json(path / "dataset" / "counts.json"),
+        evaluation={s: found for s in STEPS if (found := _json(folder / f"{s}.json"))},
+        rows={s: _lines(folder / s / "rows.jsonl") for s in STEPS},
+    )
+
+
+_MARKS = ("config.yaml", "manifest.json", "samples", "evaluation")
+
+
+def _rows(folder: Path) -> list[dict]:
+    return RowStore(folder, key=("id", "attempt")).read() if folder.is_dir() else []
+
+
+def _json(file: Path) -> Any:
+    if not file.exists():
+        return None
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{file}: not readable as JSON ({error}); run its stage again") from None
+
+
+def _lines(file: Path) -> list[dict]:
+    """Rows of a file that is written whole: a broken line is an error."""
+    if not file.exists():
+        return []
+    rows = []
+    for number, line in enumerate(file.read_text(encoding="utf-8").split("\n"), start=1):
+        if line.strip():
+            try:
+                rows.append(json.loads(line))
+            except ValueError as error:
+                raise InputError(f"{file}:{number}: not readable as JSON ({error})") from None
+    return rows
+
+
+def _metrics(file: Path) -> list[dict]:
+    """Metrics are a log: a line that a kill tore is left out."""
+    records = []
+    text = file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
+    for line in text.split("\n"):
+        try:
+            record = json.loads(line) if line.strip() else None
+        except ValueError:
+            continue
+        if isinstance(record, dict):
+            records.append(record)
+    return records

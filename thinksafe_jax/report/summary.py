@@ -1,0 +1,145 @@
+"""summary.json: the run in numbers, for programs. Names and meaning are a public contract.
+
+schema_version      1; it changes when a name changes its meaning
+name, method, student, guard {kind, name, weak}, judge {kind, name, same_as_filter}
+before, after       null until evaluated; else the three rates as {value, low, high, n} (Wilson
+                    95 %), guard_agreement where measured, and unparsed, truncated, skipped,
+                    bounds as in evaluation/*.json
+change              after - before per rate, with Newcombe's interval; null until both exist
+dataset             null, or {label: {sampled, accepted, dropped: {reason: n}}}
+training            null, or {steps, first_loss, last_loss, tokens_per_second}
+paper_differences   [{key, paper, run}]: every setting that is not the paper's
+notes               [{kind, text}]: what a reader must know before believing the numbers
+"""
+
+from thinksafe_jax.config import paper_differences
+from thinksafe_jax.evaluation.scoring import RATES
+from thinksafe_jax.evaluation.statistics import Rate, difference
+from thinksafe_jax.report.read import STEPS, RunFiles
+
+SCHEMA_VERSION = 1
+RATE_NAMES = tuple(RATES.values())
+_KEPT = (*RATE_NAMES, "guard_agreement", "unparsed", "truncated", "skipped", "bounds")
+WEAK_GUARDS = ("refusal-match",)
+FEW = 200  # evaluated prompts below which an interval says little
+
+
+def build_summary(run: RunFiles) -> dict:
+    """The content of summary.json for what the run directory holds by now."""
+    recipe = run.recipe
+    guard, judge = _guard(run), _judge(run)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "name": recipe.name if recipe else run.path.name,
+        "method": recipe.synthesis.method if recipe else None,
+        "student": recipe.student.model if recipe else None,
+        "guard": guard,
+        "judge": judge,
+        **{step: _rates(run.evaluation.get(step)) for step in STEPS},
+        "change": _change(run.evaluation),
+        "dataset": run.counts,
+        "training": _training(run.metrics),
+        "paper_differences": [
+            {"key": key, "paper": paper, "run": ours}
+            for key, paper, ours in (paper_differences(recipe) if recipe else [])
+        ],
+        "notes": _notes(run, guard, judge),
+    }
+
+
+def _rates(evaluation: dict | None) -> dict | None:
+    return {k: evaluation[k] for k in _KEPT if k in evaluation} if evaluation else None
+
+
+def _change(evaluation: dict[str, dict]) -> dict | None:
+    if not all(step in evaluation for step in STEPS):
+        return None
+    before, after = (evaluation[step] for step in STEPS)
+    return {
+        name: difference(Rate(**before[name]), Rate(**after[name])).as_dict() for name in RATE_NAMES
+    }
+
+
+def _guard(run: RunFiles) -> dict:
+    kind = run.recipe.guard.kind if run.recipe else None
+    seen = [e.get("settings", {}).get("guard", {}) for e in run.evaluation.values()]
+    names = [g["name"] for g in seen if "name" in g] + [v["guard"] for v in run.verdicts[:1]]
+    weak = kind in WEAK_GUARDS or any(g.get("weak") for g in seen)
+    return {"kind": kind, "name": names[0] if names else kind, "weak": weak}
+
+
+def _judge(run: RunFiles) -> dict:
+    kind = run.recipe.evaluation.judge if run.recipe else None
+    filtered = run.recipe is not None and run.recipe.synthesis.method == "thinksafe"
+    return {"kind": kind, "same_as_filter": kind == "guard" and filtered}
+
+
+def _training(metrics: list[dict]) -> dict | None:
+    steps = {m["step"]: m for m in metrics if m.get("stage") == "train" and "step" in m}
+    if not steps:
+        return None
+    losses = [m["loss"] for _, m in sorted(steps.items()) if m.get("loss") is not None]
+    some = max(1, len(losses) // 20)
+    return {
+        "steps": max(steps),
+        "skipped_steps": len(steps) - len(losses),
+        "first_loss": _mean(losses[:some]),
+        "last_loss": _mean(losses[-some:]),
+    }
+
+
+def _mean(values: list[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _notes(run: RunFiles, guard: dict, judge: dict) -> list[dict]:
+    notes = []
+    if guard["weak"]:
+        notes.append(
+            (
+                "weak-guard",
+                "The guard is weak: it looks for refusal phrases and understands nothing. An "
+                "answer to a harmful prompt counts as safe when it refuses, so harm rates are "
+                "indications, not measurements.",
+            )
+        )
+    if judge["same_as_filter"]:
+        notes.append(
+            (
+                "same-judge",
+                "The guard that filtered the training data is also the judge of the evaluation. "
+                "What it overlooks is missed twice, so the harm rate after may look too good.",
+            )
+        )
+    if judge["kind"] == "mini":
+        notes.append(
+            (
+                "mini-world",
+                "Mini is a toy world with a tiny student and an exact judge. It shows that the "
+                "method and this program work; it says nothing about large models.",
+            )
+        )
+    return [{"kind": kind, "text": text} for kind, text in [*notes, *_count_notes(run)]]
+
+
+def _count_notes(run: RunFiles) -> list[tuple[str, str]]:
+    notes = []
+    hashes = {e.get("settings", {}).get("prompts_sha256") for e in run.evaluation.values()}
+    if len(hashes) > 1:
+        notes.append(("prompts-differ", "Before and after were asked different prompts."))
+    few = {n for e in run.evaluation.values() for n in RATE_NAMES if 0 < e[n]["n"] < FEW}
+    if few:
+        names = ", ".join(name.replace("_", " ") for name in RATE_NAMES if name in few)
+        notes.append(("few-prompts", f"Fewer than {FEW} prompts stand behind: {names}."))
+    for step, evaluation in run.evaluation.items():
+        unparsed = {s: n for s, n in evaluation.get("unparsed", {}).items() if n}
+        if unparsed:
+            listed = ", ".join(f"{n} {suite.replace('_', '-')}" for suite, n in unparsed.items())
+            notes.append(
+                (
+                    "unparsed",
+                    f"Could not be read {step}: {listed}. In harm and over-refusal they are left "
+                    "out (the bounds count them either way), in reasoning they count as wrong.",
+                )
+            )
+    return notes
