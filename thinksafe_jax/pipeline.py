@@ -62,7 +62,7 @@ def run_pipeline(
     """
     enable_compile_cache()
     with Run.open(recipe, run_dir, new_run=new_run, skip_bad_rows=skip_bad_rows) as run:
-        session = Session(recipe)
+        session = Session(recipe, run.path / "models.json")
         for name in stages or STAGES:
             _require_earlier(run, name)
             if _is_done(run, name):
@@ -163,7 +163,7 @@ def export_merged(recipe: Recipe, run_dir: Path) -> Path:
         InputError: nothing is exported yet.
     """
     with Run.open(recipe, run_dir) as run:
-        session = Session(recipe)
+        session = Session(recipe, run.path / "models.json")
         if exported(run.path).name != "merged":
             _save_merged(run, session, session.tuned(run.path))
     return run_dir / "merged"

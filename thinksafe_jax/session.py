@@ -15,15 +15,21 @@ from thinksafe_jax.weights import import_adapter, load_params, resolve_model
 
 
 class Session:
-    """Loads each part of a recipe when it is first asked for, and once."""
+    """Loads each part of a recipe when it is first asked for, and once.
 
-    def __init__(self, recipe: Recipe):
-        self.recipe = recipe
+    Args:
+        recipe: what to load.
+        pins: file of the run that keeps the student's commit, see `resolve_model`.
+    """
+
+    def __init__(self, recipe: Recipe, pins: Path | None = None):
+        self.recipe, self._pins = recipe, pins
 
     @cached_property
     def directory(self) -> Path:
         """The student's checkpoint."""
-        return resolve_model(self.recipe.student.model, self.recipe.student.revision)
+        student = self.recipe.student
+        return resolve_model(student.model, student.revision, self._pins)
 
     @cached_property
     def cfg(self) -> ModelConfig:

@@ -48,7 +48,7 @@ def save_checkpoint(
         for e in entries(cfg)
     ]
     with written_aside(Path(out), sum(source.nbytes for source in sources)) as folder:
-        _write_shards(folder, sources, max_shard)
+        write_shards(folder, sources, max_shard)
         key = "torch_dtype" if "torch_dtype" in config_json else "dtype"  # transformers 4, 5
         write_json(folder / "config.json", {**config_json, key: params["embed"].dtype.name})
         if tokenizer_from is not None:
@@ -83,7 +83,8 @@ def _in_host_memory(leaf: jax.Array) -> bool:
     return len(leaf.devices()) == 1 and next(iter(leaf.devices())).platform == "cpu"
 
 
-def _write_shards(folder: Path, sources: list[TensorSource], max_shard: int) -> None:
+def write_shards(folder: Path, sources: list[TensorSource], max_shard: int) -> None:
+    """model.safetensors, or shards of at most `max_shard` bytes with their index."""
     shards: list[list[TensorSource]] = [[]]
     for source in sources:
         if shards[-1] and sum(s.nbytes for s in shards[-1]) + source.nbytes > max_shard:

@@ -62,7 +62,7 @@ def _pinned(pins: Path | None, name: str, revision: str | None) -> str | None:
     entry = _read_pins(pins).get(name) if pins is not None else None
     if entry is None:
         return None
-    if revision not in (entry["revision"], entry["commit"]):
+    if (revision or "main") not in (entry["revision"] or "main", entry["commit"]):
         raise InputError(
             f"{name}: this run began with revision {entry['revision'] or 'main'} (commit "
             f"{entry['commit']}), not {revision or 'main'}. Begin a new run for another revision"

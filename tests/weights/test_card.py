@@ -1,0 +1,73 @@
+"""The model card: base model, recipe, dataset hash, evaluation table; names stay names."""
+
+import hashlib
+import json
+
+import pytest
+from huggingface_hub import ModelCard
+
+from thinksafe_jax.config import Recipe
+from thinksafe_jax.config.schema import ModelSource, TrainingConfig
+from thinksafe_jax.errors import InputError
+from thinksafe_jax.weights import card_of_run
+
+RATE = {"value": 0.25, "low": 0.125, "high": 0.375, "n": 40}
+
+
+@pytest.fixture
+def run(tmp_path):
+    """(run directory with a data set, recipe, Hub snapshot of the base)."""
+    (tmp_path / "run" / "dataset").mkdir(parents=True)
+    (tmp_path / "run" / "dataset" / "train.jsonl").write_text('{"id": "1"}\n')
+    recipe = Recipe(name="small", student=ModelSource(model="owner/base"))
+    snapshot = tmp_path / "snapshots" / ("a" * 40)
+    snapshot.mkdir(parents=True)
+    return tmp_path / "run", recipe, snapshot
+
+
+def test_adapter_card(run):
+    path, recipe, base = run
+    card = ModelCard(card_of_run(path, recipe, base, "adapter"))
+    assert card.data.base_model == "owner/base"
+    assert card.data.library_name == "peft"
+    assert "lora" in card.data.tags
+    assert hashlib.sha256(b'{"id": "1"}\n').hexdigest() in card.text
+    assert "a" * 40 in card.text
+    assert r"r 32, alpha 16, dropout 0.05, on q\_proj, v\_proj" in card.text
+    assert "Not measured yet" in card.text
+
+
+def test_merged_card_with_an_evaluation(run):
+    path, recipe, base = run
+    (path / "evaluation").mkdir()
+    before = {"harmful_response_rate": RATE, "reasoning_accuracy": {"value": None}}
+    (path / "evaluation" / "before.json").write_text(json.dumps(before))
+    after = {"harmful_response_rate": {**RATE, "value": 0.05}}
+    (path / "evaluation" / "after.json").write_text(json.dumps(after))
+    card = ModelCard(card_of_run(path, recipe, base, "merged"))
+    assert card.data.library_name == "transformers"
+    assert (
+        "| harmful responses, lower is better | 25.0% (12.5% to 37.5%, n = 40) "
+        "| 5.0% (12.5% to 37.5%, n = 40) |" in card.text
+    )
+    assert "reasoning accuracy" not in card.text
+
+
+def test_names_are_escaped(run):
+    path, _, base = run
+    training = TrainingConfig(full_finetune=True)
+    student = ModelSource(model="x|<script>alert(1)</script>\n---")
+    recipe = Recipe(name="# [a](b)", student=student, training=training)
+    text = card_of_run(path, recipe, base.parent, "merged")
+    assert "<script>" not in text.partition("\n---\n")[2]
+    assert "none: all weights were trained" in text
+    assert "not a Hub commit" in text
+    assert ModelCard(text).data.base_model is None
+
+
+def test_damaged_evaluation(run):
+    path, recipe, base = run
+    (path / "evaluation").mkdir()
+    (path / "evaluation" / "before.json").write_text("{")
+    with pytest.raises(InputError, match=r"before\.json: not valid JSON"):
+        card_of_run(path, recipe, base, "adapter")

@@ -1,0 +1,299 @@
+"""Damaged and hostile checkpoints: one plain sentence with the file, the key and the fix."""
+
+import json
+import struct
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from tests.weights.kit import CONFIG, small_checkpoint
+from thinksafe_jax.errors import InputError
+from thinksafe_jax.models import load_config, parse_config
+from thinksafe_jax.weights import load_params
+
+INDEX = "model.safetensors.index.json"
+
+
+def refusal(folder, cfg) -> str:
+    """The sentence with which loading is refused; it names the folder or a file in it."""
+    with pytest.raises(InputError) as caught:
+        load_params(folder, cfg, jnp.float32)
+    assert str(folder) in str(caught.value)
+    return str(caught.value)
+
+
+# --- 26: what is no safetensors file ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"", "model.safetensors: 0 bytes, an empty file. Download it again"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 42\n",
+            "a Git LFS pointer, not the weights. Run `git lfs pull` there",
+        ),
+        (
+            b"<!DOCTYPE html><html><body>Sign in</body></html>",
+            "an HTML page, not the weights; a login page was saved. Log in",
+        ),
+        (b"\n <HTML><head></head></HTML>", "an HTML page"),
+        (struct.pack("<Q", 10**12) + b"{}" * 8, "truncated or not safetensors"),
+        (struct.pack("<Q", 16) + b"{not json at all", "unreadable safetensors header"),
+        (struct.pack("<Q", 16) + b'["a", "list"]   ', "unreadable safetensors header"),
+    ],
+    ids=["empty", "lfs", "html", "html-upper", "huge-header", "garbage", "list"],
+)
+def test_impostors(content, sentence, tmp_path):
+    cfg, _ = small_checkpoint(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(content)
+    assert sentence in refusal(tmp_path, cfg)
+
+
+@pytest.mark.parametrize("keep", [0.99, 0.5, 0.001])
+def test_truncated_file(keep, tmp_path):
+    cfg, _ = small_checkpoint(tmp_path)
+    file = tmp_path / "model.safetensors"
+    content = file.read_bytes()
+    file.write_bytes(content[: int(len(content) * keep)])
+    text = refusal(tmp_path, cfg)
+    assert "model.safetensors" in text
+    assert "truncated" in text
+    assert "Download it again" in text
+
+
+def test_foreign_tail(tmp_path):
+    cfg, _ = small_checkpoint(tmp_path)
+    with (tmp_path / "model.safetensors").open("ab") as file:
+        file.write(b"more")
+    assert "has a foreign tail" in refusal(tmp_path, cfg)
+
+
+def test_quantised_checkpoint(tmp_path):
+    cfg, _ = small_checkpoint(tmp_path)
+    content = load_file(tmp_path / "model.safetensors")
+    content["model.norm.weight"] = np.ones(32, np.int8)
+    save_file(content, tmp_path / "model.safetensors")
+    text = refusal(tmp_path, cfg)
+    assert "model.norm.weight has dtype I8" in text
+    assert "must be dequantised first" in text
+
+
+# --- 27: NaN and infinity --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_nonfinite_weights(value, dtype, tmp_path):
+    cfg, _ = small_checkpoint(tmp_path, dtype=dtype)
+    content = load_file(tmp_path / "model.safetensors")
+    content["model.layers.1.mlp.up_proj.weight"][3, 5] = value
+    save_file(content, tmp_path / "model.safetensors")
+    text = refusal(tmp_path, cfg)
+    assert (
+        "NaN or infinity in model.layers.1.mlp.up_proj.weight (model.safetensors); the "
+        "checkpoint is damaged. allow_nonfinite=True loads it" in text
+    )
+    loaded = load_params(tmp_path, cfg, jnp.float32, allow_nonfinite=True)
+    assert not np.isfinite(loaded["layers"]["up_proj"]["kernel"][1, 3, 5])
+
+
+def test_values_too_large_for_the_target_dtype(tmp_path):
+    cfg, _ = small_checkpoint(tmp_path)
+    content = load_file(tmp_path / "model.safetensors")
+    content["model.norm.weight"][0] = 1e30
+    save_file(content, tmp_path / "model.safetensors")
+    load_params(tmp_path, cfg, jnp.bfloat16)
+    with pytest.raises(InputError, match=r"infinity in model\.norm\.weight"):
+        load_params(tmp_path, cfg, jnp.float16)
+
+
+# --- 28: keys and shards ---------------------------------------------------------------------
+
+
+def test_duplicate_key_in_the_header(tmp_path):
+    cfg, _ = small_checkpoint(tmp_path)
+    header = (
+        b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},'
+        b'"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+    )
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(struct.pack("<Q", len(header)) + header + b"\0" * 4)
+    assert "model.safetensors: the header names 'a' twice" in refusal(tmp_path, cfg)
+
+
+@pytest.mark.parametrize("offsets", [[0, 4], [8, 12]], ids=["overlap", "hole"])
+def test_tensors_that_overlap_or_leave_holes(offsets, tmp_path):
+    cfg, _ = small_checkpoint(tmp_path)
+    header = json.dumps(
+        {
+            "a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]},
+            "b": {"dtype": "F32", "shape": [1], "data_offsets": offsets},
+        }
+    ).encode()
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(struct.pack("<Q", len(header)) + header + b"\0" * 12)
+    assert "overlaps its neighbour or leaves a hole" in refusal(tmp_path, cfg)
+
+
+@pytest.fixture
+def sharded(tmp_path):
+    """(folder, cfg, index, shard names) of a checkpoint in several shards."""
+    cfg, _ = small_checkpoint(tmp_path, max_shard=20_000)
+    index = json.loads((tmp_path / INDEX).read_text())
+    return tmp_path, cfg, index, sorted(set(index["weight_map"].values()))
+
+
+def test_key_in_two_shards(sharded):
+    folder, cfg, _, shards = sharded
+    one, two = load_file(folder / shards[0]), load_file(folder / shards[1])
+    name = next(iter(one))
+    save_file({**two, name: one[name]}, folder / shards[1])
+    assert f"{name} is in both {shards[0]} and {shards[1]}" in refusal(folder, cfg)
+
+
+def test_missing_shards_are_all_listed(sharded):
+    folder, cfg, _, shards = sharded
+    (folder / shards[1]).unlink()
+    (folder / shards[2]).unlink()
+    text = refusal(folder, cfg)
+    assert f"missing shards: {shards[1]}, {shards[2]}. Download them again" in text
+
+
+def test_index_that_promises_an_absent_tensor(sharded):
+    folder, cfg, index, shards = sharded
+    index["weight_map"]["model.ghost.weight"] = shards[0]
+    (folder / INDEX).write_text(json.dumps(index))
+    assert "promises tensors that no shard holds: model.ghost.weight" in refusal(folder, cfg)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"weight_map": 3}', '{"weight_map": {"a": [1]}}']
+)
+def test_garbage_index(content, sharded):
+    folder, cfg, _, _ = sharded
+    (folder / INDEX).write_text(content)
+    assert f"{INDEX}: not a safetensors index" in refusal(folder, cfg)
+
+
+def test_every_misfit_is_listed_together(tmp_path):
+    cfg, _ = small_checkpoint(tmp_path)
+    content = load_file(tmp_path / "model.safetensors")
+    del content["model.layers.0.self_attn.q_proj.weight"]
+    del content["model.layers.1.self_attn.k_norm.weight"]
+    content["model.layers.0.self_attn.q_proj.weight_scale"] = np.ones(1, np.float32)
+    content["model.norm.weight"] = np.ones(7, np.float32)
+    save_file(content, tmp_path / "model.safetensors")
+    text = refusal(tmp_path, cfg)
+    assert (
+        "missing: model.layers.0.self_attn.q_proj.weight, model.layers.1.self_attn.k_norm" in text
+    )
+    assert "unknown: model.layers.0.self_attn.q_proj.weight_scale" in text
+    assert "shapes: model.norm.weight is [7], config.json makes it [32]" in text
+
+
+# --- 29: paths that lead out of the folder ---------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["../x.safetensors", "/etc/passwd", "sub/x.safetensors", "x\0.safetensors", "..", ""]
+)
+def test_path_traversal_in_the_index(name, sharded):
+    folder, cfg, index, _ = sharded
+    index["weight_map"]["model.norm.weight"] = name
+    (folder / INDEX).write_text(json.dumps(index))
+    assert f"shard {name!r} is no plain file name; refused" in refusal(folder, cfg)
+
+
+def test_link_out_of_the_folder(sharded, tmp_path_factory):
+    folder, cfg, _, shards = sharded
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "x.safetensors"
+    (folder / shards[0]).rename(elsewhere)
+    (folder / shards[0]).symlink_to(elsewhere)
+    assert f"shard {shards[0]} is a link out of the folder" in refusal(folder, cfg)
+
+
+def test_links_of_a_hub_cache_are_followed(tmp_path):
+    """models--owner--name/snapshots/COMMIT/x -> ../../blobs/HASH is how the Hub's cache looks."""
+    snapshot = tmp_path / "models--o--n" / "snapshots" / ("a" * 40)
+    cfg, _ = small_checkpoint(snapshot, max_shard=20_000)
+    blobs = tmp_path / "models--o--n" / "blobs"
+    blobs.mkdir()
+    for number, shard in enumerate(sorted(snapshot.glob("*.safetensors"))):
+        shard.rename(blobs / str(number))
+        shard.symlink_to(f"../../blobs/{number}")
+    load_params(snapshot, cfg, jnp.float32)
+
+
+# --- 30, 31, 32: what is never opened, and what is not supported -----------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["pytorch_model.bin", "pytorch_model-00001-of-00002.bin", "model.pt"]
+)
+def test_pickle_only_repository(name, tmp_path):
+    cfg, _ = small_checkpoint(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    (tmp_path / name).write_bytes(b"\x80\x04K\x01.")
+    text = refusal(tmp_path, cfg)
+    assert "only pickled weights" in text
+    assert "never opened. Convert them to safetensors" in text
+
+
+def test_no_weights_at_all(tmp_path):
+    cfg, _ = small_checkpoint(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    assert f"no model.safetensors and no {INDEX}" in refusal(tmp_path, cfg)
+
+
+def config_refusal(**facts) -> str:
+    with pytest.raises(InputError) as caught:
+        parse_config({**CONFIG, **facts}, where="here/config.json")
+    assert str(caught.value).startswith("here/config.json")
+    return str(caught.value)
+
+
+def test_remote_code(tmp_path):
+    text = config_refusal(auto_map={"AutoModelForCausalLM": "modeling_evil.EvilModel"})
+    assert "auto_map asks for remote code, which is never executed" in text
+
+
+@pytest.mark.parametrize(
+    ("facts", "sentence"),
+    [
+        ({"model_type": "gpt2"}, "model_type 'gpt2'"),
+        ({"architectures": ["Qwen3MoeForCausalLM"]}, "['Qwen3MoeForCausalLM'] are not supported"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rope scaling 'yarn' is not"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "scaling lacks low_freq_factor"),
+        ({"rope_theta": None}, "rope_theta is missing"),
+        ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
+        ({"num_key_value_heads": 3}, "num_attention_heads 4 is no multiple of"),
+        ({"rms_norm_eps": None}, "rms_norm_eps is missing"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_unsupported_config_names_the_field(facts, sentence):
+    assert sentence.replace(" are not", " is not") in config_refusal(**facts)
+
+
+def test_vocabulary_that_differs_from_the_embedding(tmp_path):
+    small_checkpoint(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({**CONFIG, "vocab_size": 100}))
+    text = refusal(tmp_path, load_config(tmp_path))
+    assert (
+        "model.embed_tokens.weight is [64, 32], config.json makes it [100, 32] (vocab_size" in text
+    )
+
+
+def test_tied_flag_that_contradicts_the_weights(tmp_path):
+    small_checkpoint(tmp_path / "untied", tie_word_embeddings=False)
+    (tmp_path / "untied" / "config.json").write_text(json.dumps(CONFIG))
+    text = refusal(tmp_path / "untied", load_config(tmp_path / "untied"))
+    assert "tie_word_embeddings is true in config.json, but lm_head.weight differs" in text
+    small_checkpoint(tmp_path / "tied")
+    facts = {**CONFIG, "tie_word_embeddings": False}
+    (tmp_path / "tied" / "config.json").write_text(json.dumps(facts))
+    text = refusal(tmp_path / "tied", load_config(tmp_path / "tied"))
+    assert "tie_word_embeddings is false in config.json, yet there is no lm_head.weight" in text

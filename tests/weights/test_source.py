@@ -1,0 +1,180 @@
+"""Where models come from: a Hub that refuses, limits, moves and vanishes; buckets; directories."""
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from tests.weights.hub_server import FakeHub, Resolver
+from tests.weights.kit import small_checkpoint
+from thinksafe_jax.errors import EnvironmentFault, InputError
+from thinksafe_jax.weights import model_revision, resolve_model
+
+ONE, TWO = "1" * 40, "2" * 40
+FILES = {
+    "config.json": b"{}",
+    "model.safetensors": b"weights",
+    "tokenizer.json": b"{}",
+    "pytorch_model.bin": b"pickle",
+    "modeling_evil.py": b"import os",
+    "onnx/model.safetensors": b"a copy for others",
+}
+
+
+@pytest.fixture(scope="module")
+def hub():
+    hub = FakeHub()
+    yield hub
+    hub.stop()
+
+
+@pytest.fixture(scope="module")
+def resolve(hub, tmp_path_factory):
+    resolver = Resolver(hub.url, tmp_path_factory.mktemp("hf"))
+    yield resolver
+    resolver.stop()
+
+
+def test_only_weights_and_tokenizer_are_fetched(hub, resolve):
+    hub.repositories["owner/model"] = {"commit": ONE, "files": FILES}
+    answer = resolve("owner/model")
+    assert answer["commit"] == ONE
+    names = sorted(path.name for path in Path(answer["folder"]).iterdir())
+    assert names == ["config.json", "model.safetensors", "tokenizer.json"]
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_gated_repository_names_its_licence_page(status, hub, resolve):
+    name = f"owner/gated-{status}"
+    hub.refuse[name] = [(status, {"X-Error-Code": "GatedRepo"})] * 9
+    answer = resolve(name)
+    assert answer["error"] == "EnvironmentFault"
+    assert f"accept its licence at https://huggingface.co/{name}" in answer["text"]
+    assert "hf auth login" in answer["text"]
+
+
+def test_absent_repository_and_revision(hub, resolve):
+    assert "no such repository on the Hub, or it is private" in resolve("owner/nothing")["text"]
+    hub.repositories["owner/one"] = {"commit": ONE, "files": FILES}
+    assert "has no revision 'v9'" in resolve("owner/one", "v9")["text"]
+
+
+def test_rate_limit_is_waited_out(hub, resolve):
+    hub.repositories["owner/busy"] = {"commit": ONE, "files": FILES}
+    hub.refuse["owner/busy"] = [(429, {"Retry-After": "0"}), (503, {"Retry-After": "0"})]
+    assert resolve("owner/busy")["commit"] == ONE
+
+
+def test_endless_rate_limit_says_try_later(hub, resolve):
+    hub.refuse["owner/swamped"] = [(429, {"Retry-After": "0"})] * 99
+    answer = resolve("owner/swamped")
+    assert answer["error"] == "RetryLater"
+    assert "the Hub answered 429 5 times; try again later" in answer["text"]
+
+
+def test_revision_that_moves_is_pinned(hub, resolve, tmp_path):
+    """main moves under a run: the run keeps its commit, a new run gets the new one."""
+    pins = tmp_path / "models.json"
+    hub.repositories["owner/moving"] = {"commit": ONE, "files": FILES}
+    assert resolve("owner/moving", None, pins)["commit"] == ONE
+    assert json.loads(pins.read_text()) == {"owner/moving": {"revision": None, "commit": ONE}}
+    hub.repositories["owner/moving"] = {"commit": TWO, "files": FILES}
+    assert resolve("owner/moving", None, pins)["commit"] == ONE
+    assert resolve("owner/moving", "main", pins)["commit"] == ONE
+    assert resolve("owner/moving", None, tmp_path / "other.json")["commit"] == TWO
+
+
+def test_another_revision_under_a_run_is_refused(hub, resolve, tmp_path):
+    pins = tmp_path / "models.json"
+    hub.repositories["owner/fixed"] = {"commit": ONE, "files": FILES}
+    resolve("owner/fixed", "main", pins)
+    answer = resolve("owner/fixed", "v2", pins)
+    assert answer["error"] == "InputError"
+    assert f"this run began with revision main (commit {ONE}), not v2" in answer["text"]
+    pins.write_text("[")
+    assert "models.json: damaged" in resolve("owner/fixed", "main", pins)["text"]
+
+
+def test_offline_uses_the_cache(tmp_path):
+    hub = FakeHub()
+    hub.repositories["owner/model"] = {"commit": ONE, "files": FILES}
+    resolve = Resolver(hub.url, tmp_path)
+    try:
+        online = resolve("owner/model")
+        hub.stop()
+        assert resolve("owner/model") == online
+        answer = resolve("owner/other")
+        assert answer["error"] == "EnvironmentFault"
+        assert "not in the local cache, and the Hub cannot be reached" in answer["text"]
+        assert "hf download owner/other" in answer["text"]
+    finally:
+        resolve.stop()
+
+
+# --- buckets ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bucket(tmp_path, monkeypatch):
+    """(file system in memory, its URL) with a checkpoint, and a cache of its own."""
+    monkeypatch.setenv("THINKSAFE_CACHE", str(tmp_path / "cache"))
+    small_checkpoint(tmp_path / "hf")
+    filesystem = fsspec.filesystem("memory")
+    filesystem.store.clear()
+    for file in (tmp_path / "hf").iterdir():
+        filesystem.pipe(f"/bucket/model/{file.name}", file.read_bytes())
+    filesystem.pipe("/bucket/model/pytorch_model.bin", b"pickle")
+    yield filesystem, "memory://bucket/model"
+    filesystem.store.clear()
+
+
+def test_bucket_is_copied_once(bucket, tmp_path):
+    _, url = bucket
+    folder = resolve_model(url)
+    assert sorted(p.name for p in folder.iterdir()) == ["config.json", "model.safetensors"]
+    original = tmp_path / "hf" / "model.safetensors"
+    assert (folder / "model.safetensors").read_bytes() == original.read_bytes()
+    before = folder.stat().st_mtime_ns
+    assert resolve_model(url) == folder
+    assert folder.stat().st_mtime_ns == before
+
+
+def test_bucket_that_changes_under_a_run_is_refused(bucket, tmp_path):
+    filesystem, url = bucket
+    pins = tmp_path / "models.json"
+    folder = resolve_model(url, pins=pins)
+    filesystem.pipe("/bucket/model/config.json", b'{"other": 1}')
+    with pytest.raises(InputError, match="its files changed since this run began"):
+        resolve_model(url, pins=pins)
+    assert resolve_model(url) != folder
+
+
+def test_bucket_without_a_checkpoint(bucket):
+    with pytest.raises(InputError, match=r"no checkpoint there \(no config\.json\)"):
+        resolve_model("memory://bucket/empty")
+
+
+@pytest.mark.skipif(find_spec("gcsfs") is not None, reason="gcsfs is installed here")
+def test_bucket_whose_package_is_missing():
+    with pytest.raises(EnvironmentFault, match="pip install gcsfs"):
+        resolve_model("gs://bucket/model")
+
+
+def test_unknown_kind_of_path():
+    with pytest.raises(InputError, match="floppy://disk/a"):
+        resolve_model("floppy://disk/a")
+
+
+# --- directories -----------------------------------------------------------------------------
+
+
+def test_directories_and_packaged_models(tmp_path):
+    assert resolve_model(str(tmp_path)) == tmp_path
+    assert model_revision(tmp_path) is None
+    with pytest.raises(InputError, match="mini:student and mini:guard"):
+        resolve_model("mini:professor")
+    for name in ("nothing-here", "./a/b", "/no/such", "a/b/c"):
+        with pytest.raises(InputError, match="no such directory, and not a Hub id"):
+            resolve_model(name)

@@ -1,0 +1,164 @@
+"""The model card of an export: what it was made from, with what, and how it measures."""
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from thinksafe_jax.config import Recipe
+from thinksafe_jax.errors import InputError
+from thinksafe_jax.synthesis.card import escape
+from thinksafe_jax.weights.source import model_revision
+
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+", re.ASCII)
+_RELATION = {"adapter": "adapter", "merged": "finetune"}
+_RATES = {
+    "harmful_response_rate": "harmful responses, lower is better",
+    "over_refusal_rate": "refused harmless prompts, lower is better",
+    "reasoning_accuracy": "reasoning accuracy, higher is better",
+    "guard_agreement": "guard's agreement with the exact judge",
+}
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What a card states.
+
+    Attributes:
+        name: title.
+        base_model: Hub id or directory of the student; `base_revision` its commit, where known.
+        kind: adapter | merged.
+        recipe: settings worth a line each, by name.
+        dataset_sha256: of dataset/train.jsonl.
+        evaluation: "before" and "after" as in RUN/evaluation; empty where not measured yet.
+    """
+
+    name: str
+    base_model: str
+    base_revision: str | None
+    kind: str
+    recipe: dict[str, Any]
+    dataset_sha256: str | None
+    evaluation: dict[str, dict[str, Any]]
+
+
+def card_of_run(run_path: Path, recipe: Recipe, base: Path, kind: str) -> str:
+    """The card of what a run exported, with the evaluation as far as there is one.
+
+    Args:
+        run_path: the run directory.
+        recipe: what was done.
+        base: folder of the student's checkpoint.
+        kind: adapter | merged.
+
+    Raises:
+        InputError: an evaluation file is damaged.
+    """
+    dataset = run_path / "dataset" / "train.jsonl"
+    digest = None
+    if dataset.exists():
+        with dataset.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    evaluation = {}
+    for stage in ("before", "after"):
+        file = run_path / "evaluation" / f"{stage}.json"
+        if file.exists():
+            try:
+                evaluation[stage] = json.loads(file.read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise InputError(f"{file}: not valid JSON ({error})") from None
+    revision = model_revision(base)
+    student = recipe.student.model
+    return model_card(
+        CardFacts(recipe.name, student, revision, kind, _settings(recipe), digest, evaluation)
+    )
+
+
+def _settings(recipe: Recipe) -> dict[str, Any]:
+    training, synthesis = recipe.training, recipe.synthesis
+    lora = (
+        f"r {training.lora_r}, alpha {training.lora_alpha:g}, dropout {training.lora_dropout:g}, "
+        f"on {', '.join(training.lora_targets)}"
+    )
+    return {
+        "method": synthesis.method,
+        "steering of harmful prompts": synthesis.steering,
+        "guard": recipe.guard.model or recipe.guard.kind,
+        "LoRA": "none: all weights were trained" if training.full_finetune else lora,
+        "training": (
+            f"{training.epochs} epochs, batch {training.batch_size}, learning rate "
+            f"{training.learning_rate:g}, length {training.max_length}"
+        ),
+        "seed": recipe.seed,
+    }
+
+
+def model_card(facts: CardFacts) -> str:
+    """Text of README.md, with the front matter that the Hub reads."""
+    from huggingface_hub import ModelCard, ModelCardData
+
+    on_hub = _HUB_ID.fullmatch(facts.base_model) and not Path(facts.base_model).exists()
+    data = ModelCardData(
+        base_model=facts.base_model if on_hub else None,
+        base_model_relation=_RELATION[facts.kind] if on_hub else None,
+        library_name="peft" if facts.kind == "adapter" else "transformers",
+        pipeline_tag="text-generation",
+        tags=["safety", "reasoning", "thinksafe", *(["lora"] if facts.kind == "adapter" else [])],
+    )
+    what = "A LoRA adapter for" if facts.kind == "adapter" else "A fine-tuned copy of"
+    parts = [
+        f"---\n{data.to_yaml()}\n---",
+        f"# {escape(facts.name or 'model')}",
+        f"{what} {escape(facts.base_model)}, trained to refuse harmful requests without losing its "
+        "reasoning, on responses that the model wrote itself and a guard accepted (ThinkSafe, "
+        "arXiv 2601.23143).",
+        "## How it was made",
+        _facts_table(facts),
+        "## Evaluation",
+        _evaluation_table(facts.evaluation),
+        "## Limits",
+        "The filter and the judge are models and err. Measure on your own prompts before use. The "
+        "base model's licence applies.",
+    ]
+    return str(ModelCard("\n\n".join(parts) + "\n"))
+
+
+def _facts_table(facts: CardFacts) -> str:
+    rows = {
+        "base model": facts.base_model,
+        "base revision": facts.base_revision or "not a Hub commit",
+        "dataset sha256": facts.dataset_sha256 or "unknown",
+        **facts.recipe,
+    }
+    return "\n".join(
+        ["| | |", "|---|---|", *(f"| {escape(k)} | {escape(v)} |" for k, v in rows.items())]
+    )
+
+
+def _evaluation_table(evaluation: dict[str, dict[str, Any]]) -> str:
+    names = [n for n in _RATES if any(_rate(e, n) for e in evaluation.values())]
+    if not names:
+        return "Not measured yet; `thinksafe evaluate` does."
+    lines = ["| | before | after |", "|---|---|---|"]
+    lines += [
+        f"| {_RATES[n]} | "
+        + " | ".join(_shown(_rate(evaluation.get(stage, {}), n)) for stage in ("before", "after"))
+        + " |"
+        for n in names
+    ]
+    return "\n".join([*lines, "", "In brackets: 95 % interval and number of rows."])
+
+
+def _rate(evaluation: dict[str, Any], name: str) -> dict[str, Any] | None:
+    rate = evaluation.get(name)
+    return rate if isinstance(rate, dict) and rate.get("value") is not None else None
+
+
+def _shown(rate: dict[str, Any] | None) -> str:
+    if rate is None:
+        return "–"
+    low, high, n = (rate.get(key) for key in ("low", "high", "n"))
+    bounds = f"{low:.1%} to {high:.1%}, " if low is not None and high is not None else ""
+    return f"{rate['value']:.1%} ({bounds}n = {n})"

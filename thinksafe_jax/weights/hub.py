@@ -1,0 +1,88 @@
+"""Downloading a checkpoint from the Hugging Face Hub: weights and tokenizer, never code."""
+
+import logging
+import time
+from pathlib import Path
+
+from thinksafe_jax.errors import EnvironmentFault, InputError, RetryLater
+
+_log = logging.getLogger(__name__)
+# never pickles, never code
+PATTERNS = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.txt", "*.model"]
+_TRIES, _FIRST_WAIT, _LONGEST_WAIT = 5, 1.0, 60.0  # seconds
+
+
+def download(name: str, revision: str | None) -> Path:
+    """The snapshot folder of `owner/name`; offline, the one in the local cache.
+
+    Raises:
+        InputError: no such repository or revision.
+        EnvironmentFault: gated, or not to be reached.
+        RetryLater: still rate-limited after several tries.
+    """
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    wait = _FIRST_WAIT
+    for attempt in range(1, _TRIES + 1):
+        try:
+            return _snapshot(name, revision)
+        except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+            status, after = _answer(error)
+            if status not in (429, 500, 502, 503, 504):
+                raise _explained(name, revision, status, error) from None
+            if attempt == _TRIES:
+                raise RetryLater(
+                    f"{name}: the Hub answered {status} {attempt} times; try again later"
+                ) from None
+            pause = min(_LONGEST_WAIT, wait if after is None else after)
+            _log.warning("%s: the Hub answered %d; trying again in %.0f s", name, status, pause)
+            time.sleep(pause)
+            wait *= 2
+    raise AssertionError("unreachable")
+
+
+def _snapshot(name: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+
+    # top level only: repositories keep copies for other frameworks in folders
+    return Path(
+        snapshot_download(name, revision=revision, allow_patterns=PATTERNS, ignore_patterns=["*/*"])
+    )
+
+
+def _answer(error: BaseException | None) -> tuple[int | None, float | None]:
+    """HTTP status and Retry-After seconds behind an error; None where there was no answer."""
+    while error is not None:
+        response = getattr(error, "response", None)
+        if response is not None:
+            after = response.headers.get("Retry-After", "")
+            return response.status_code, float(after) if after.isdecimal() else None
+        error = error.__cause__
+    return None, None
+
+
+def _explained(
+    name: str, revision: str | None, status: int | None, error: Exception
+) -> EnvironmentFault | InputError:
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    if isinstance(error, GatedRepoError) or status == 403:
+        return EnvironmentFault(
+            f"{name} is gated: accept its licence at https://huggingface.co/{name} and log in "
+            "with `hf auth login` (or set HF_TOKEN)"
+        )
+    if isinstance(error, RevisionNotFoundError):
+        return InputError(f"{name}: has no revision {revision!r}")
+    if isinstance(error, RepositoryNotFoundError) or status in (401, 404):
+        return InputError(
+            f"{name}: no such repository on the Hub, or it is private: log in with `hf auth login`"
+        )
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return EnvironmentFault(
+        f"{name}: not in the local cache, and the Hub cannot be reached ({reason}). Download it "
+        f"where there is a connection (`hf download {name}`) and set HF_HOME, or give a directory"
+    )
