@@ -89,7 +89,20 @@ def test_the_run_directory_is_what_other_tools_expect(finished):
         {"instruction", "response", "prompt_label", "response_label"} <= set(row) for row in trained
     )
     assert not any("You should refuse" in row["instruction"] for row in trained)
-    for name in ["config.yaml", "manifest.json", "metrics.jsonl", "lock", "checkpoints", "dataset/README.md", "adapter/adapter_config.json", "adapter/adapter_model.safetensors", "evaluation/before.json", "evaluation/after.json", "report/report.html", "report/summary.json"]:
+    for name in [
+        "config.yaml",
+        "manifest.json",
+        "metrics.jsonl",
+        "lock",
+        "checkpoints",
+        "dataset/README.md",
+        "adapter/adapter_config.json",
+        "adapter/adapter_model.safetensors",
+        "evaluation/before.json",
+        "evaluation/after.json",
+        "report/report.html",
+        "report/summary.json",
+    ]:
         assert (finished / name).exists(), name
 
 
