@@ -18,7 +18,8 @@ def shared_asset(*parts: str) -> Path:
 
 # shapes chosen to catch shortcuts: heads x head_dim != hidden, one KV head, heads no power of two
 TINY = {
-    "qwen3": {"hidden_size": 48, "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 16},
+    "qwen3": {"hidden_size": 48, "num_attention_heads": 6, "num_key_value_heads": 2,
+              "head_dim": 16},
     "qwen3-untied": {"hidden_size": 40, "num_attention_heads": 3, "num_key_value_heads": 1,
                      "head_dim": 32, "tie_word_embeddings": False},
     "qwen2": {"hidden_size": 48, "num_attention_heads": 6, "num_key_value_heads": 3},

@@ -1,4 +1,4 @@
-"""Text to token ids and back, with one rule: text from users or models never becomes control tokens.
+"""Text to token ids and back; text from users or models never becomes control tokens.
 
 A chat template is rendered once around a placeholder; its fixed parts are tokenised with the
 control tokens, the text that fills the hole is tokenised without any (tokenizers' own

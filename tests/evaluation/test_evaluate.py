@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -71,7 +72,7 @@ class Stage:
         self.folder, self.logged = folder, []
         self.cfg = _config(folder)
 
-    def run(self, stop_after: int | None = None) -> dict:
+    def run(self, stop_after: int | None = None, model_hash: str = "") -> dict:
         self.engine, self.guard, self.tokenizer = Scripted(), Strict(), Letters()
         left = stop_after
 
@@ -91,6 +92,7 @@ class Stage:
             reasoning="none",
             log=lambda stage, **values: self.logged.append((stage, values)),
             check_stop=check_stop,
+            model_hash=model_hash,
         )
 
     def rows(self) -> str:
@@ -111,7 +113,9 @@ def _config(folder: Path) -> EvaluationConfig:
         answer = "answer" if suite == "reasoning" else None
         suites[suite] = [PromptSource(str(file), id_column="id", answer_column=answer)]
     return EvaluationConfig(
-        **suites, reasoning_prompt="Think. {prompt}", sampling=SamplingConfig(max_new_tokens=9)
+        **suites,
+        reasoning_prompt=r"In \boxed{}: {prompt}",
+        sampling=SamplingConfig(max_new_tokens=9),
     )
 
 
@@ -153,8 +157,8 @@ def test_prompts_that_cannot_be_asked_are_counted_not_cut(stage):
 def test_prompts_are_text_and_the_template_is_filled_in_once(stage):
     stage.run()
     assert "bad {0} %s {{ x }}" in stage.tokenizer.asked
-    assert "Think. 5 + {7}" in stage.tokenizer.asked
-    assert "Think. {prompt}?" in stage.tokenizer.asked
+    assert r"In \boxed{}: 5 + {7}" in stage.tokenizer.asked
+    assert r"In \boxed{}: {prompt}?" in stage.tokenizer.asked
 
 
 def test_the_guard_sees_the_original_prompts_of_the_harmful_suite_only(stage):
@@ -169,6 +173,17 @@ def test_a_second_run_recomputes_nothing_and_says_the_same(stage):
     assert (stage.engine.generated, stage.guard.seen) == ([], [])
     assert second == first
     assert stage.rows() == rows
+
+
+def test_rows_of_another_model_or_other_settings_are_not_taken_up(stage):
+    stage.run(model_hash="first")
+    stage.run(model_hash="second")
+    assert len(stage.engine.generated) == 6
+    stage.run(model_hash="second")
+    assert stage.engine.generated == []
+    stage.cfg = replace(stage.cfg, sampling=SamplingConfig(max_new_tokens=8))
+    stage.run(model_hash="second")
+    assert len(stage.engine.generated) == 6
 
 
 @pytest.mark.parametrize("stop_after", range(1, 9))  # six responses, then two verdicts

@@ -154,9 +154,7 @@ def test_killed_at_ten_random_moments_it_ends_the_same(finished, environment, tm
     assert result(folder) == result(finished)
 
 
-@pytest.mark.parametrize(
-    "sign", ["samples", "checkpoints", "evaluation/before"], ids=["sampling", "training", "evaluating"]
-)  # fmt: skip
+@pytest.mark.parametrize("sign", ["samples", "checkpoints", "evaluation/before"])
 def test_sigterm_saves_and_says_so(finished, environment, tmp_path, sign):
     """Exit code 143 within seconds, and the next start goes on where it was."""
     folder = tmp_path / "stopped"

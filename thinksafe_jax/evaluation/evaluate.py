@@ -8,6 +8,7 @@ Responses and verdicts are kept row by row, so an evaluation that was killed goe
 
 import json
 import logging
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,7 +29,14 @@ from thinksafe_jax.evaluation.suites import (
     load_questions,
 )
 from thinksafe_jax.guards import Exchange, Guard
-from thinksafe_jax.runs import Progress, RowBuffer, RowStore, atomic_write
+from thinksafe_jax.runs import (
+    Progress,
+    RowBuffer,
+    RowStore,
+    atomic_write,
+    content_hash,
+    prepare_directory,
+)
 from thinksafe_jax.sampling import Request
 
 if TYPE_CHECKING:
@@ -53,6 +61,7 @@ def evaluate(
     reasoning: str,
     log: Log,
     check_stop: CheckStop,
+    model_hash: str = "",
 ) -> dict:
     """Evaluate one model and write `<out_dir>.json` and the rows in `out_dir`.
 
@@ -64,12 +73,15 @@ def evaluate(
         out_dir: RUN/evaluation/before or RUN/evaluation/after.
         reasoning: "think" or "none", as in `SynthesisConfig.reasoning`; kept with the settings.
         check_stop: raises `Terminated` when the run was asked to stop; what is done is kept.
+        model_hash: names the weights in `engine`; rows of other weights are not taken up.
 
     Returns:
         What the JSON file holds: three rates with Wilson intervals, bounds, counts, settings.
     """
     questions = load_questions(cfg)
     askable, skipped = _askable(questions, cfg, engine, tokenizer)
+    settings = _settings(cfg, guard, questions, reasoning)
+    _discard_rows_of_others(out_dir, content_hash(settings, model_hash))
     responses = RowStore(out_dir / "responses", key=("suite", "id"))
     verdicts = RowStore(out_dir / "verdicts", key=("suite", "id"))
     keeping = partial(_keeping, name=out_dir.name, log=log, check_stop=check_stop)
@@ -80,14 +92,24 @@ def evaluate(
 
     judged = {(row["suite"], row["id"]): row for row in verdicts.read()}
     scored = [score_row(row, judged.get((row["suite"], row["id"])), cfg.judge) for row in rows]
-    result = summarise(scored) | {
-        "skipped": skipped,
-        "settings": _settings(cfg, guard, questions, reasoning),
-    }
+    result = summarise(scored) | {"skipped": skipped, "settings": settings}
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in scored]
     atomic_write(out_dir / "rows.jsonl", "".join(lines))
     atomic_write(out_dir.with_name(f"{out_dir.name}.json"), json.dumps(result, indent=2) + "\n")
     return result
+
+
+def _discard_rows_of_others(out_dir: Path, inputs: str) -> None:
+    """Rows are taken up only where the same model answered the same questions in the same way."""
+    file = out_dir / "inputs.sha256"
+    if file.exists() and file.read_text(encoding="utf-8").strip() == inputs:
+        return
+    for folder in (out_dir / "responses", out_dir / "verdicts"):
+        if folder.exists():
+            _log.warning("%s: of another model or other settings, evaluated anew", folder)
+            shutil.rmtree(folder)
+    prepare_directory(out_dir)
+    atomic_write(file, f"{inputs}\n")
 
 
 def _askable(
