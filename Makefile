@@ -10,7 +10,8 @@ PIP := $(VENV)/bin/pip --disable-pip-version-check
 
 demo: $(VENV)/installed-base
 	$(VENV)/bin/thinksafe run --config configs/recipes/mini.yaml --new-run
-	$(VENV)/bin/python scripts/check_demo.py runs/mini
+	$(VENV)/bin/thinksafe run --config configs/recipes/mini_direct_refusal.yaml --new-run
+	$(VENV)/bin/python scripts/check_demo.py runs/mini runs/mini_direct_refusal
 
 test: $(VENV)/installed-test
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)

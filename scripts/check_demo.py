@@ -1,4 +1,4 @@
-"""Print the tables of finished mini runs and say whether the demo kept its promises.
+"""Print finished mini runs side by side and say whether the demo kept its promises.
 
     python scripts/check_demo.py runs/mini [runs/mini_direct_refusal …]
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from thinksafe_jax.report import comparison_table, final_table
+from thinksafe_jax.report import comparison_table
 
 MOST_HARMFUL_AFTER = 0.15
 MOST_ARITHMETIC_LOST = 0.02
@@ -70,9 +70,7 @@ def main(folders: list[str]) -> int:
             return 3
         summaries.append(json.loads(file.read_text(encoding="utf-8")))
     console = Console(width=110, highlight=False)
-    console.print(final_table(summaries[0]))
-    if len(summaries) > 1:
-        console.print(comparison_table([(summary["name"], summary) for summary in summaries]))
+    console.print(comparison_table([(summary["name"], summary) for summary in summaries]))
     broken = demo_verdict(summaries[0])
     for promise in broken:
         print(f"BROKEN PROMISE: {promise}", file=sys.stderr)

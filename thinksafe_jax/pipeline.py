@@ -182,6 +182,7 @@ def _save_merged(run: Run, session: Session, params: Params) -> None:
 
 def evaluate_both(run: Run, session: Session) -> None:
     """The student before, then after: harm, over-refusal, reasoning. Never steered."""
+    weights = {"before": [session.directory / "config.json"], "after": exported_weights(run.path)}
     for name, tuned in (("before", None), ("after", run.path)):
         evaluate(
             run.recipe.evaluation,
@@ -192,6 +193,7 @@ def evaluate_both(run: Run, session: Session) -> None:
             reasoning=run.recipe.synthesis.reasoning,
             log=run.log,
             check_stop=run.check_stop,
+            model_hash=content_hash(run.recipe.student, *weights[name]),
         )
     folder = exported(run.path)  # its card has a table now
     atomic_write(

@@ -109,3 +109,7 @@ def test_unparsed_rows_are_said(path):
     write_evaluation(path, "after", rows)
     text = next(n["text"] for n in summary(path)["notes"] if n["kind"] == "unparsed")
     assert "after: 1 harmful" in text
+    bounds = summary(path)["after"]["bounds"]["harmful_response_rate"]
+    page = (path / "report/report.html").read_text(encoding="utf-8")
+    assert f"unparsed: {100 * bounds['low']:.1f} to {100 * bounds['high']:.1f}" in page
+    assert "40 / 39" in page  # judged before and after

@@ -19,8 +19,7 @@ def final_table(summary: dict) -> Group:
     rates = _table(f"{summary['name']}: before and after", "rate", "before", "after", "change", "n")
     for row in rate_rows(summary):
         cells = [_cell(row.get(column)) for column in ("before", "after", "change")]
-        last = row["after"] or row["before"]
-        rates.add_row(Text(row["title"]), *cells, Text(last["n"]))
+        rates.add_row(Text(row["title"]), *cells, Text(row["n"]))
     parts: list = [rates]
     if summary["dataset"]:
         table = _table("dataset", "label", "prompts", "accepted", "share", "dropped")
@@ -71,6 +70,7 @@ def _cell(rate: dict | None) -> Text:
     if not rate:
         return Text("–")
     text = Text(rate["value"])
-    if rate["interval"]:
-        text.append(f"\n{rate['interval']}", style="dim")
+    for line in (rate["interval"], rate["bounds"]):
+        if line:
+            text.append(f"\n{line}", style="dim")
     return text

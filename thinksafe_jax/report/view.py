@@ -16,6 +16,7 @@ TITLES = {
     "reasoning_accuracy": ("Reasoning accuracy", "higher is better"),
     "guard_agreement": ("Guard agreement", "higher is better"),
 }
+_LEFT_OPEN = ("harmful_response_rate", "over_refusal_rate")
 
 
 @dataclass(frozen=True)
@@ -50,21 +51,33 @@ def rate_rows(summary: dict) -> list[dict]:
     for name, (title, hint) in TITLES.items():
         row: dict[str, Any] = {"name": name, "title": title, "hint": hint, "change": None}
         for step in STEPS:
-            rate = (summary[step] or {}).get(name)
-            row[step] = rate and {
-                "value": percent(rate["value"]),
-                "interval": interval(rate),
-                "n": f"{rate['n']:,}",
-            }
+            row[step] = _rate_cell(summary[step] or {}, name)
         change = (summary["change"] or {}).get(name)
         if change and change["value"] is not None:
             row["change"] = {
                 "value": signed(change["value"]),
                 "interval": interval(change, "{:+.1f}"),
+                "bounds": "",
             }
         if row["before"] or row["after"]:
+            counts = [row[step]["n"] for step in STEPS if row[step]]
+            row["n"] = " / ".join(dict.fromkeys(counts))
             rows.append(row)
     return rows
+
+
+def _rate_cell(rates: dict, name: str) -> dict | None:
+    """A rate as text; `bounds` where unparsed rows leave it open (in reasoning they are wrong)."""
+    rate, bounds = rates.get(name), rates.get("bounds", {}).get(name)
+    if not rate:
+        return None
+    wide = bounds and bounds["n"] and bounds["high"] > bounds["low"] and name in _LEFT_OPEN
+    return {
+        "value": percent(rate["value"]),
+        "interval": interval(rate),
+        "n": f"{rate['n']:,}",
+        "bounds": f"unparsed: {interval({'value': 0, **bounds})}" if wide else "",
+    }
 
 
 def flow(run: RunFiles, summary: dict) -> list[Stage]:
