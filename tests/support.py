@@ -16,6 +16,25 @@ def shared_asset(*parts: str) -> Path:
     return path
 
 
+# parameter counts of the real models, tied embeddings counted once
+PUBLISHED = {
+    "Qwen3-0.6B": 596_049_920,
+    "Qwen3-1.7B": 1_720_574_976,
+    "Qwen3-4B": 4_022_468_096,
+    "Qwen3-8B": 8_190_735_360,
+    "Qwen3-14B": 14_768_307_200,
+    "Qwen3-32B": 32_762_123_264,
+    "DeepSeek-R1-Distill-Qwen-1.5B": 1_777_088_000,
+    "DeepSeek-R1-Distill-Qwen-7B": 7_615_616_512,
+    "DeepSeek-R1-Distill-Llama-8B": 8_030_261_248,
+    "Llama-Guard-3-1B": 1_498_482_688,
+    "Llama-Guard-3-8B": 8_030_261_248,
+    "wildguard": 7_248_023_552,
+    "Qwen3Guard-Gen-0.6B": 596_049_920,
+    "Qwen3Guard-Gen-4B": 4_022_468_096,
+    "Qwen3Guard-Gen-8B": 8_190_735_360,
+}
+
 # shapes chosen to catch shortcuts: heads x head_dim != hidden, one KV head, heads no power of two
 TINY = {
     "qwen3": {"hidden_size": 48, "num_attention_heads": 6, "num_key_value_heads": 2,
@@ -35,6 +54,32 @@ TINY = {
     "mistral": {"hidden_size": 48, "num_attention_heads": 6, "num_key_value_heads": 2,
                 "head_dim": 16, "sliding_window": None},
 }  # fmt: skip
+
+
+def tiny_config(**changes):
+    """Facts of a tiny Qwen3, changed where a test needs it."""
+    from thinksafe_jax.models import ModelConfig
+
+    facts = {
+        "family": "qwen3",
+        "vocab_size": 96,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_layers": 2,
+        "num_heads": 8,
+        "num_kv_heads": 2,
+        "head_dim": 16,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 10000.0,
+        "rope_scaling": None,
+        "max_position_embeddings": 256,
+        "tie_word_embeddings": True,
+        "qkv_bias": False,
+        "o_bias": False,
+        "mlp_bias": False,
+        "qk_norm": True,
+    }
+    return ModelConfig(**{**facts, **changes})
 
 
 def save_tiny(name: str, directory: Path, dtype: str = "float32", **overrides):

@@ -265,6 +265,8 @@ def _print_outcome(folder: Path, summary: dict) -> None:
     from thinksafe_jax.report import final_table
 
     console = Console(highlight=False)
+    if not console.is_terminal:  # a file has no width; 80 columns would break the intervals
+        console.width = 100
     console.print(final_table(summary))
     console.print(f"report: {folder / 'report/report.html'}", markup=False, soft_wrap=True)
 

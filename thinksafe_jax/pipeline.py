@@ -64,7 +64,8 @@ def run_pipeline(
     with Run.open(recipe, run_dir, new_run=new_run, skip_bad_rows=skip_bad_rows) as run:
         session = Session(recipe, run.path / "models.json")
         for name in stages or STAGES:
-            _require_earlier(run, name)
+            if stages:  # all of them together come in order
+                _require_earlier(run, name)
             if _is_done(run, name):
                 log.info("%s: already done", name)
                 continue
@@ -208,7 +209,13 @@ def report(run: Run, session: Session) -> None:
 
 
 def _trained(run: Run, session: Session) -> TrainResult:
-    """Trains, or takes up the newest checkpoint; returns at once when the last step is done."""
+    """What training made: of this process, or of the newest checkpoint and what is left to do."""
+    if session.trained is None:
+        session.trained = _train(run, session)
+    return session.trained
+
+
+def _train(run: Run, session: Session) -> TrainResult:
     cfg = run.recipe.training
     with (run.path / "dataset/train.jsonl").open(encoding="utf-8") as file:
         examples, counts = build_examples(session.tokenizer, map(json.loads, file), cfg.max_length)
@@ -244,42 +251,51 @@ class Stage:
 
     Attributes:
         work: does it; what it returns is kept in the manifest.
-        output: what it leaves in the run directory.
+        output: what it leaves in the run directory, whose path it is given.
         inputs: everything its result depends on, for `content_hash`.
     """
 
     work: Callable[[Run, Session], dict[str, Any] | None]
-    output: str
+    output: Callable[[Path], Path]
     inputs: Callable[[Recipe, Path], Sequence[Any]]
 
 
 STAGES = {
     "sample": Stage(
         sample,
-        "samples",
+        lambda path: path / "samples",
         lambda r, path: (r.student, r.synthesis, r.seed, source_hashes(r.synthesis.prompts)),
     ),
     "filter": Stage(
-        filter_samples, "dataset", lambda r, path: (r.guard, r.synthesis, path / "samples")
+        filter_samples,
+        lambda path: path / "dataset",
+        lambda r, path: (r.guard, r.synthesis, path / "samples"),
     ),
     "train": Stage(
         train_model,
-        "checkpoints",
+        lambda path: path / "checkpoints",
         lambda r, path: (r.student, r.training, r.seed, path / "dataset/train.jsonl"),
     ),
     "export": Stage(
         export,
-        "export",
+        exported,
         lambda r, path: (r.student, r.training, r.seed, path / "dataset/train.jsonl"),
     ),
     "evaluate": Stage(
         evaluate_both,
-        "evaluation",
-        lambda r, path: (r.evaluation, r.guard, r.student, r.seed, *exported_weights(path)),
+        lambda path: path / "evaluation",
+        lambda r, path: (
+            r.evaluation,
+            source_hashes(r.evaluation.sources),
+            r.guard,
+            r.student,
+            r.seed,
+            *exported_weights(path),
+        ),
     ),
     "report": Stage(
         report,
-        "report",
+        lambda path: path / "report",
         lambda r, path: (r, path / "samples", path / "evaluation", path / "metrics.jsonl"),
     ),
 }
@@ -287,8 +303,8 @@ STAGES = {
 
 def _is_done(run: Run, name: str) -> bool:
     stage = STAGES[name]
-    there = (exported(run.path) if name == "export" else run.path / stage.output).exists()
-    return there and run.is_done(name, content_hash(*stage.inputs(run.recipe, run.path)))
+    inputs = content_hash(*stage.inputs(run.recipe, run.path))
+    return stage.output(run.path).exists() and run.is_done(name, inputs)
 
 
 def _require_earlier(run: Run, name: str) -> None:

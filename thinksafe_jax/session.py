@@ -11,6 +11,7 @@ from thinksafe_jax.guards import Guard, load_guard
 from thinksafe_jax.models import ModelConfig, Params, load_config, merge_adapter
 from thinksafe_jax.sampling import Engine
 from thinksafe_jax.tokenizer import ChatTokenizer
+from thinksafe_jax.training import TrainResult
 from thinksafe_jax.weights import import_adapter, load_params, resolve_model
 
 
@@ -20,10 +21,14 @@ class Session:
     Args:
         recipe: what to load.
         pins: file of the run that keeps the student's commit, see `resolve_model`.
+
+    Attributes:
+        trained: what the train stage made, for the export stage of the same process.
     """
 
     def __init__(self, recipe: Recipe, pins: Path | None = None):
         self.recipe, self._pins = recipe, pins
+        self.trained: TrainResult | None = None
 
     @cached_property
     def directory(self) -> Path:

@@ -19,7 +19,6 @@ the baseline by turns.
 import argparse
 import json
 import os
-import platform
 import shutil
 import socket
 import subprocess
@@ -27,10 +26,10 @@ import sys
 import tempfile
 import threading
 import time
-from datetime import datetime
-from importlib import metadata
 from pathlib import Path
 from statistics import median
+
+from machine import machine
 
 SHARDS = 4
 CONFIG = {
@@ -230,21 +229,6 @@ def slices(folder: Path, cut: str, quarter: float) -> float:
         port = probe.getsockname()[1]
     running = [child("slices", folder, n, port, cut, devices=2) for n in range(4)]
     return max(answer(process)["read"] for process in running) / quarter
-
-
-def machine() -> dict:
-    """Enough to compare results by."""
-    cpu = [x for x in Path("/proc/cpuinfo").read_text().splitlines() if x.startswith("model name")]
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return {
-        "time": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "cpu": cpu[0].partition(": ")[2] if cpu else platform.processor(),
-        "cores": os.cpu_count(),
-        "memory_gb": round(memory / 1e9, 1),
-        "load_average": [round(x, 2) for x in os.getloadavg()],
-        "python": platform.python_version(),
-        **{name: metadata.version(name) for name in ("jax", "numpy", "safetensors")},
-    }
 
 
 def benchmark(layers: int, repeats: int, scratch: Path | None) -> dict:

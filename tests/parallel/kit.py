@@ -6,33 +6,14 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from tests.support import REPOSITORY
-from thinksafe_jax.models import ModelConfig
+from tests.support import REPOSITORY, tiny_config
 from thinksafe_jax.parallel import Strategy
 
 MESHES = sorted((REPOSITORY / "configs" / "mesh").glob("*.yaml"))
 NAMES = [path.stem for path in MESHES]
 
 # 8 query heads on 2 KV heads: tensor parallelism of 4 and 8 needs the KV heads replicated
-TIED = ModelConfig(
-    family="qwen3",
-    vocab_size=96,
-    hidden_size=64,
-    intermediate_size=96,
-    num_layers=2,
-    num_heads=8,
-    num_kv_heads=2,
-    head_dim=16,
-    rms_norm_eps=1e-6,
-    rope_theta=10000.0,
-    rope_scaling=None,
-    max_position_embeddings=256,
-    tie_word_embeddings=True,
-    qkv_bias=False,
-    o_bias=False,
-    mlp_bias=False,
-    qk_norm=True,
-)
+TIED = tiny_config()
 BIASED = dataclasses.replace(
     TIED,
     family="llama",

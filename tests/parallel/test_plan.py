@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.parallel.kit import NAMES, TIED, write_mesh
-from tests.support import shared_asset
+from tests.support import PUBLISHED, shared_asset
 from thinksafe_jax.cli import app
 from thinksafe_jax.config import TrainingConfig
 from thinksafe_jax.errors import ConfigError, InputError
@@ -30,19 +30,6 @@ from thinksafe_jax.parallel.plan import make_plan
 from thinksafe_jax.parallel.plan_text import plan_text, print_plan
 from thinksafe_jax.parallel.roofline import decode_roofline, kv_bytes_per_device
 from thinksafe_jax.training.step import make_optimizer
-
-# published parameter counts
-COUNTS = {
-    "Qwen3-0.6B": 596_049_920,
-    "Qwen3-1.7B": 1_720_574_976,
-    "Qwen3-4B": 4_022_468_096,
-    "Qwen3-8B": 8_190_735_360,
-    "Qwen3-14B": 14_768_307_200,
-    "Qwen3-32B": 32_762_123_264,
-    "DeepSeek-R1-Distill-Qwen-1.5B": 1_777_088_000,
-    "DeepSeek-R1-Distill-Qwen-7B": 7_615_616_512,
-    "DeepSeek-R1-Distill-Llama-8B": 8_030_261_248,
-}
 
 
 def config(name: str):
@@ -70,9 +57,9 @@ def test_every_model_on_every_mesh_without_allocating():
     assert len(jax.live_arrays()) == before
 
 
-@pytest.mark.parametrize("name", COUNTS)
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_parameter_counts_are_the_published_ones(name):
-    assert plan_of(name, "v5e-8").parameters == COUNTS[name]
+    assert plan_of(name, "v5e-8").parameters == PUBLISHED[name]
 
 
 def test_bytes_are_those_of_the_shards():

@@ -8,28 +8,18 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from tests.support import tiny_config
 from thinksafe_jax.config import TrainingConfig
-from thinksafe_jax.models import ModelConfig, init_params
+from thinksafe_jax.models import init_params
 from thinksafe_jax.training import Example, train
 
-CONFIG = ModelConfig(
-    family="qwen3",
+CONFIG = tiny_config(
     vocab_size=61,
     hidden_size=24,
     intermediate_size=40,
-    num_layers=2,
     num_heads=2,
     num_kv_heads=1,
     head_dim=8,
-    rms_norm_eps=1e-6,
-    rope_theta=10000.0,
-    rope_scaling=None,
-    max_position_embeddings=256,
-    tie_word_embeddings=True,
-    qkv_bias=False,
-    o_bias=False,
-    mlp_bias=False,
-    qk_norm=True,
 )
 # checks are sharper where the loss is far from uniform
 PARAMS_SCALE = 0.3

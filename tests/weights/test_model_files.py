@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 import yaml
 
-from tests.support import REPOSITORY, shared_asset
+from tests.support import PUBLISHED, REPOSITORY, shared_asset
 from thinksafe_jax.config import load_recipe
 from thinksafe_jax.models import abstract_params, parameter_count, parse_config
 
@@ -16,23 +16,6 @@ STUDENTS = [
     *("qwen3-0.6b", "qwen3-1.7b", "qwen3-4b", "qwen3-8b", "qwen3-14b", "qwen3-32b"),
     *("r1-distill-qwen-1.5b", "r1-distill-qwen-7b", "r1-distill-llama-8b"),
 ]
-PUBLISHED = {  # tied embeddings counted once
-    "Qwen3-0.6B": 596_049_920,
-    "Qwen3-1.7B": 1_720_574_976,
-    "Qwen3-4B": 4_022_468_096,
-    "Qwen3-8B": 8_190_735_360,
-    "Qwen3-14B": 14_768_307_200,
-    "Qwen3-32B": 32_762_123_264,
-    "DeepSeek-R1-Distill-Qwen-1.5B": 1_777_088_000,
-    "DeepSeek-R1-Distill-Qwen-7B": 7_615_616_512,
-    "DeepSeek-R1-Distill-Llama-8B": 8_030_261_248,
-    "Llama-Guard-3-1B": 1_498_482_688,
-    "Llama-Guard-3-8B": 8_030_261_248,
-    "wildguard": 7_248_023_552,
-    "Qwen3Guard-Gen-0.6B": 596_049_920,
-    "Qwen3Guard-Gen-4B": 4_022_468_096,
-    "Qwen3Guard-Gen-8B": 8_190_735_360,
-}
 
 
 def real_config(name):

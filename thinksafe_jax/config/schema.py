@@ -103,6 +103,11 @@ class EvaluationConfig:
     reasoning_prompt: str = "{prompt}"  # {prompt} is replaced once, literally
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
 
+    @property
+    def sources(self) -> list[PromptSource]:
+        """The prompts of every suite."""
+        return [*self.harmful, *self.over_refusal, *self.reasoning]
+
 
 @dataclass(frozen=True)
 class Recipe:
