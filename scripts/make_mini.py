@@ -135,9 +135,8 @@ def sample(student: Path, rows: Iterable[dict], steering: str, seed: int, **chan
     """The rows with the student's `response` to each; harmful prompts are steered as named."""
     tokenizer, cfg = ChatTokenizer(student), load_config(student)
     params = load_params(student, cfg, jnp.float32)
-    engine = Engine(
-        cfg, params, EngineConfig(slots=64, window=16, max_length=256), tokenizer.eos_ids, seed
-    )
+    config = EngineConfig(slots=64, window=16, max_length=256)
+    engine = Engine(cfg, params, None, config, eos_ids=tokenizer.eos_ids, seed=seed)
     sampling = SamplingConfig(**{**vars(SAMPLING), **changes})
     by_id = {row["id"]: row for row in rows}
     requests = [

@@ -57,8 +57,15 @@ class Session:
         """A sampler of the student, or of what the run directory `tuned` has made of it."""
         self._check_top_k()
         params = self.params if tuned is None else self.tuned(tuned)
-        eos = self.tokenizer.eos_ids
-        return Engine(self.cfg, params, self.recipe.engine, eos, self.recipe.seed)
+        recipe = self.recipe
+        return Engine(
+            self.cfg,
+            params,
+            None,
+            recipe.engine,
+            eos_ids=self.tokenizer.eos_ids,
+            seed=recipe.seed,
+        )
 
     def _check_top_k(self) -> None:
         """top_k can only be compared with the vocabulary once the model is known."""

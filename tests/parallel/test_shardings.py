@@ -13,7 +13,6 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from tests.parallel.kit import BIASED, NAMES, TIED, batch, strategy
 from tests.support import save_tiny
-from thinksafe_jax.config import EngineConfig, SamplingConfig
 from thinksafe_jax.errors import ConfigError
 from thinksafe_jax.models import (
     LoraConfig,
@@ -36,10 +35,8 @@ from thinksafe_jax.parallel import (
     load_mesh,
     optimizer_shardings,
     param_shardings,
-    pool_sharding,
     replica_meshes,
 )
-from thinksafe_jax.sampling import Engine, Request
 from thinksafe_jax.weights import load_params
 
 LORA = LoraConfig(r=4, targets=("q_proj", "o_proj"))
@@ -226,20 +223,3 @@ def test_replicas_are_meshes_of_their_own():
     devices = [set(m.devices.flat) for m in replicas]
     assert devices[0] | devices[1] == set(jax.devices())
     assert not devices[0] & devices[1]
-    assert pool_sharding(replicas[0], table.rules).spec == PartitionSpec(None, None, "kv", None)
-
-
-def test_the_sampler_draws_the_same_tokens_from_a_sharded_model():
-    cfg = dataclasses.replace(TIED, num_layers=1)
-    table = load_mesh("cpu-8").generate.for_model(cfg)
-    last = replica_meshes(build_mesh(table), table.rules)[-1]
-    placed = jax.device_put(params_of(cfg), param_shardings(cfg, last, table.rules))
-    config = EngineConfig(slots=2, window=2, page_size=16, max_length=64)
-    sampling = SamplingConfig(max_new_tokens=6)
-    requests = [Request(f"r{n}", list(range(2, 6 + 3 * n)), sampling) for n in range(3)]
-
-    def tokens(weights):
-        engine = Engine(cfg, weights, config, eos_ids=(1,), seed=7)
-        return {c.id: c.token_ids for c in engine.generate(requests)}
-
-    assert tokens(placed) == tokens(params_of(cfg))

@@ -26,7 +26,8 @@ def model(tmp_path_factory):
 
 def engine(model, eos=(0,), seed=0, **shape):
     config = {"slots": 4, "window": 4, "page_size": 16, "pool_tokens": 2048, "max_length": 256}
-    return Engine(model[0], model[1], EngineConfig(**{**config, **shape}), eos, seed)
+    config = EngineConfig(**{**config, **shape})
+    return Engine(model[0], model[1], None, config, eos_ids=eos, seed=seed)
 
 
 def requests(count, sampling=RANDOM, longest=60):

@@ -1,29 +1,25 @@
 """Tensor parallelism and replicas: the same text, and nothing on the wire but what must be."""
 
+import dataclasses
 import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh
 
 from tests.sampling.test_engine import RANDOM, requests, run
 from tests.support import save_tiny
 from thinksafe_jax.config import EngineConfig, SamplingConfig
+from thinksafe_jax.errors import ConfigError
 from thinksafe_jax.models import load_config
-from thinksafe_jax.parallel import Strategy, build_mesh, param_shardings
-from thinksafe_jax.sampling import Engine, Layout
+from thinksafe_jax.parallel import build_mesh, load_mesh
+from thinksafe_jax.sampling import Engine
 from thinksafe_jax.sampling.programs import decode
 from thinksafe_jax.weights import load_params
 
 CONFIG = EngineConfig(slots=4, window=4, page_size=16, pool_tokens=2048, max_length=256)
-
-
-def strategy(kv: int, group: int) -> Strategy:
-    tensor = ("kv", "group")
-    rules = {"heads": tensor, "kv_heads": ("kv",), "vocab": tensor, "mlp": tensor}
-    names = ("batch", "sequence", "layers", "embed", "head_dim", "norm", "lora_rank")
-    return Strategy({"kv": kv, "group": group}, {**dict.fromkeys(names, ()), **rules})
 
 
 @pytest.fixture(scope="module")
@@ -34,48 +30,96 @@ def folder(tmp_path_factory):
     return folder
 
 
-def engine(folder, kv=1, group=1):
-    cfg, plan = load_config(folder), strategy(kv, group)
-    mesh = build_mesh(plan, jax.devices()[: kv * group])
-    params = load_params(folder, cfg, jnp.float32, param_shardings(cfg, mesh, plan.rules))
-    return Engine(cfg, params, CONFIG, (0,), layout=Layout.of(mesh, plan.rules))
+def mesh(dp: int, tp: int) -> Mesh:
+    devices = np.array(jax.devices()[: dp * tp]).reshape(dp, tp)
+    return Mesh(devices, ("dp", "tp"))
 
 
-@pytest.mark.parametrize(("kv", "group"), [(2, 1), (2, 2), (2, 4)], ids=["tp2", "tp4", "tp8"])
-def test_tensor_parallel_text_is_the_same(folder, kv, group):
+def engine(folder, where=None, **changes):
+    cfg = load_config(folder)
+    params = load_params(folder, cfg, jnp.float32)
+    config = dataclasses.replace(CONFIG, **changes)
+    return Engine(cfg, params, where, config, eos_ids=(0,))
+
+
+def decode_program(sampler) -> str:
+    device = sampler._devices[0]
+    table = device.layout.put(sampler._allocator(device).table, device.layout.rows)
+    lowered = decode.lower(
+        device.params, device._pools, device._slots, table, cfg=sampler.cfg, steps=4,
+        eos_ids=(0,), layout=device.layout, attention="xla",
+    )  # fmt: skip
+    return lowered.compile().as_text()
+
+
+@pytest.mark.parametrize("tp", [2, 4, 8])
+def test_tensor_parallel_text_is_the_same(folder, tp):
     """Also above the number of KV heads (2), which are then held by several devices."""
     flat = SamplingConfig(1.0, 1.0, 0, 0.0, 20)  # draws from the whole vocabulary
     batch = requests(8) + [type(r)("flat" + r.id, r.prompt_ids, flat) for r in requests(4)]
-    one, several = run(engine(folder), batch), run(engine(folder, kv, group), batch)
+    one, several = run(engine(folder), batch), run(engine(folder, mesh(1, tp)), batch)
     assert {i: c.token_ids for i, c in one.items()} == {i: c.token_ids for i, c in several.items()}
     for name, done in one.items():
         np.testing.assert_allclose(done.logprobs, several[name].logprobs, atol=1e-3)
 
 
+@pytest.mark.parametrize("replicas", ["apart", "together"])
+@pytest.mark.parametrize(("dp", "tp"), [(4, 1), (2, 2)])
+def test_replicas_share_the_queue_and_change_no_text(folder, replicas, dp, tp):
+    """Independent engines, or one program whose slots and pages are cut over the replicas."""
+    batch = requests(17)
+    sampler = engine(folder, mesh(dp, tp), replicas=replicas)
+    assert len(sampler._devices) == (dp if replicas == "apart" else 1)
+    base, several = run(engine(folder), batch), run(sampler, batch)
+    assert {i: c.token_ids for i, c in base.items()} == {i: c.token_ids for i, c in several.items()}
+    assert sampler.stats.completions == len(batch)
+
+
+def test_replicas_in_one_program_preempt_within_their_own_pages(folder):
+    batch = requests(24)
+    sampler = engine(folder, mesh(2, 1), replicas="together", pool_tokens=160)
+    few = run(sampler, batch)
+    assert sampler.stats.preemptions > 0
+    plenty = run(engine(folder), batch)
+    assert {i: c.token_ids for i, c in few.items()} == {i: c.token_ids for i, c in plenty.items()}
+
+
 def test_decode_sends_two_all_reduces_a_layer_and_the_candidates(folder):
     """No gather of weights, logits or pools; the embedding lookup adds one reduce a step."""
-    sampler = engine(folder, 2, 2)
-    device, cfg = sampler._device, sampler.cfg
-    table = device.layout.put(np.zeros((4, 16), np.int32))
-    text = (
-        decode.lower(
-            device.params, device._pools, device._slots, table, cfg=cfg, steps=4, eos_ids=(0,),
-            layout=device.layout,
-        )
-        .compile()
-        .as_text()
-    )  # fmt: skip
+    sampler = engine(folder, mesh(1, 4))
+    text = decode_program(sampler)
     hidden = re.findall(r"(\w+)\[4,(?:1,)?48\]\S* all-reduce", text)
-    assert len(hidden) == 2 * cfg.num_layers + 1
+    assert len(hidden) == 2 * sampler.cfg.num_layers + 1
     gathered = re.findall(r"\[([\d,]+)\]\S* all-gather", text)
     assert gathered
     largest = max(np.prod([int(n) for n in shape.split(",")]) for shape in gathered)
     assert largest <= 4 * 64 * 4  # rows x candidates x devices
 
 
-def test_sampling_on_a_mesh_does_not_recompile_or_copy_the_pool(folder):
-    sampler = engine(folder, 2, 1)
-    run(sampler, requests(6))
-    before = decode._cache_size()
+def test_replicas_in_one_program_speak_of_nothing(folder):
+    """Page numbers are a shard's own: global ones would gather the whole pool at every layer."""
+    text = decode_program(engine(folder, mesh(4, 1), replicas="together"))
+    assert not re.findall(r"(?:all-reduce|all-gather|all-to-all|collective-permute)\(", text)
+
+
+def test_sampling_on_a_mesh_does_not_recompile(folder):
+    sampler = engine(folder, mesh(2, 2), replicas="together")
+    sampler.warm_up()
     run(sampler, requests(10, RANDOM))
-    assert decode._cache_size() == before
+    assert sampler.stats.compiles == 0
+
+
+def test_a_mesh_with_other_axes_needs_rules(folder):
+    other = Mesh(np.array(jax.devices()[:2]), ("data",))
+    with pytest.raises(ConfigError, match=r"axes \['data'\]; without rules .* dp and tp only"):
+        engine(folder, other)
+
+
+def test_a_mesh_file_decides_where_everything_lies(folder):
+    plan = load_mesh("cpu-8").generate.for_model(load_config(folder))
+    cfg, params = load_config(folder), load_params(folder, load_config(folder), jnp.float32)
+    sampler = Engine(cfg, params, build_mesh(plan), CONFIG, eos_ids=(0,), rules=plan.rules)
+    assert len(sampler._devices) == 2
+    batch = requests(6)
+    base, several = run(engine(folder), batch), run(sampler, batch)
+    assert {i: c.token_ids for i, c in base.items()} == {i: c.token_ids for i, c in several.items()}

@@ -58,11 +58,15 @@ class SamplingConfig:
 class EngineConfig:
     """Shape of the sampler: static sizes that are compiled in."""
 
-    slots: int = 64  # rows decoded together
+    slots: int = 64  # rows decoded together, by each replica
     window: int = 32  # decode steps per dispatch
     page_size: int = 64  # tokens per KV page
-    pool_tokens: int | None = None  # KV pool in tokens; default: what `slots` full contexts need
+    pool_tokens: int | None = (
+        None  # KV pool of each replica; default: what `slots` full contexts need
+    )
     max_length: int | None = None  # prompt + response; default: the model's context
+    attention: str = "auto"  # auto, or an implementation in sampling.attention
+    replicas: str = "apart"  # replicas on a mesh: apart | together (one program, in step)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from thinksafe_jax.models.attention import causal_attention
 from thinksafe_jax.models.config import ModelConfig
 from thinksafe_jax.models.lora import Adapter, LoraConfig
+from thinksafe_jax.models.matmul import Contract, contract
 from thinksafe_jax.models.params import Params
 from thinksafe_jax.models.rope import apply_rope, rope_tables
 
@@ -28,13 +29,6 @@ def rms_norm(x: jax.Array, weight: jax.Array, eps: float) -> jax.Array:
     return wide.astype(x.dtype) * weight.reshape((1,) * (x.ndim - 1) + weight.shape)
 
 
-def _contract(x: jax.Array, kernel: jax.Array, in_ndim: int) -> jax.Array:
-    """`x` `[..., in...]` with `kernel` `[out..., in...]`: `[..., out...]`."""
-    x_axes = range(x.ndim - in_ndim, x.ndim)
-    kernel_axes = range(kernel.ndim - in_ndim, kernel.ndim)
-    return jnp.tensordot(x, kernel, (tuple(x_axes), tuple(kernel_axes)))
-
-
 def linear(
     x: jax.Array,
     weights: dict[str, jax.Array],
@@ -42,9 +36,10 @@ def linear(
     adapter: dict[str, jax.Array] | None = None,
     lora: LoraConfig | None = None,
     key: jax.Array | None = None,
+    product: Contract = contract,
 ) -> jax.Array:
     """`x` `[..., in...]` through a kernel `[out..., in...]`, plus bias and LoRA where present."""
-    y = _contract(x, weights["kernel"], in_ndim)
+    y = product(x, weights["kernel"], in_ndim)
     if "bias" in weights:
         bias = weights["bias"]
         y = y + bias.reshape((1,) * (y.ndim - bias.ndim) + bias.shape)
@@ -54,8 +49,8 @@ def linear(
     if key is not None and lora.dropout > 0:
         keep = jax.random.bernoulli(key, 1.0 - lora.dropout, x.shape)
         x = jnp.where(keep, x / (1.0 - lora.dropout), jnp.zeros_like(x))
-    low_rank = _contract(x, adapter["a"].astype(x.dtype), in_ndim)
-    return y + lora.scale * _contract(low_rank, adapter["b"].astype(x.dtype), 1)
+    low_rank = contract(x, adapter["a"].astype(x.dtype), in_ndim)
+    return y + lora.scale * contract(low_rank, adapter["b"].astype(x.dtype), 1)
 
 
 def block(
@@ -67,6 +62,7 @@ def block(
     adapter: dict[str, Any] | None = None,
     lora: LoraConfig | None = None,
     key: jax.Array | None = None,
+    product: Contract = contract,
 ) -> jax.Array:
     """One transformer layer; `x` and the result are `[B, T, D]`."""
 
@@ -75,7 +71,7 @@ def block(
         own = None
         if key is not None and lora is not None and ab is not None:
             own = jax.random.fold_in(key, lora.targets.index(name))
-        return linear(value, weights[name], in_ndim, ab, lora, own)
+        return linear(value, weights[name], in_ndim, ab, lora, own, product)
 
     with jax.named_scope("attention"):
         h = rms_norm(x, weights["input_norm"], cfg.rms_norm_eps)
@@ -138,8 +134,8 @@ def head_kernel(params: Params, cfg: ModelConfig) -> jax.Array:
     return params["embed"] if cfg.tie_word_embeddings else params["lm_head"]
 
 
-def logits(params: Params, cfg: ModelConfig, hidden: jax.Array) -> jax.Array:
+def logits(
+    params: Params, cfg: ModelConfig, hidden: jax.Array, product: Contract = contract
+) -> jax.Array:
     """float32 logits `[..., V]` of hidden states `[..., D]`."""
-    contract = (((hidden.ndim - 1,), (1,)), ((), ()))
-    head = head_kernel(params, cfg)
-    return jax.lax.dot_general(hidden, head, contract, preferred_element_type=jnp.float32)
+    return product(hidden, head_kernel(params, cfg), 1, jnp.dtype("float32"))

@@ -16,7 +16,6 @@ from thinksafe_jax.parallel.shardings import (
     hidden_sharding,
     optimizer_shardings,
     param_shardings,
-    pool_sharding,
     replica_meshes,
 )
 from thinksafe_jax.parallel.strategy import MeshConfig, Phase, Topology
@@ -36,7 +35,6 @@ __all__ = [
     "optimizer_shardings",
     "param_shardings",
     "partition_spec",
-    "pool_sharding",
     "replica_meshes",
     "strategy_problems",
     "strategy_warnings",

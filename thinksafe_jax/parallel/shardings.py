@@ -134,16 +134,6 @@ def hidden_sharding(mesh: Mesh, rules: Rules) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(*spec, None))
 
 
-def pool_sharding(mesh: Mesh, rules: Rules) -> NamedSharding:
-    """The sharding of one KV pool `[pages, page_size, K, H]`: heads are cut, pages are not.
-
-    A pool belongs to one replica: page numbers that ran across replicas would make the compiler
-    gather the whole pool at every layer.
-    """
-    spec = partition_spec(("kv_heads", "head_dim"), rules)
-    return NamedSharding(mesh, PartitionSpec(None, None, *spec))
-
-
 def replica_meshes(mesh: Mesh, rules: Rules) -> list[Mesh]:
     """One mesh per replica, the batch's axes at size 1: what independent samplers run on.
 

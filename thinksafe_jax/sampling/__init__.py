@@ -1,8 +1,7 @@
 """The sampler: requests in, completions out as they finish."""
 
 from thinksafe_jax.sampling.engine import Engine
-from thinksafe_jax.sampling.layout import Layout
 from thinksafe_jax.sampling.requests import Completion, Request
 from thinksafe_jax.sampling.scheduler import EngineStats
 
-__all__ = ["Completion", "Engine", "EngineStats", "Layout", "Request"]
+__all__ = ["Completion", "Engine", "EngineStats", "Request"]

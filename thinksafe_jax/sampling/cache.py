@@ -6,15 +6,13 @@ A page belongs to one slot at a time. Page 0 belongs to nobody: idle slots and p
 so no write needs a mask.
 """
 
-from collections.abc import Sequence
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from thinksafe_jax.models.config import ModelConfig
 
-Pool = tuple[jax.Array, jax.Array]  # keys and values of one layer, each [pages, page_size, K, H]
+Pool = tuple[jax.Array, jax.Array]  # keys and values of one layer, each [K, pages, page_size, H]
 
 
 def new_pools(
@@ -22,10 +20,10 @@ def new_pools(
     pages: int,
     page_size: int,
     dtype: jnp.dtype,
-    sharding: jax.sharding.Sharding | None = None,
+    sharding: jax.sharding.Sharding,
 ) -> tuple[Pool, ...]:
     """Zeroed pools, one a layer. Zeros, because 0 x NaN of an uninitialised page is NaN."""
-    shape = (pages, page_size, cfg.num_kv_heads, cfg.head_dim)
+    shape = (cfg.num_kv_heads, pages, page_size, cfg.head_dim)
 
     def zeros() -> jax.Array:
         return jnp.zeros(shape, dtype, device=sharding)
@@ -42,60 +40,85 @@ def write_tokens(
     pool: Pool, k: jax.Array, v: jax.Array, page: jax.Array, offset: jax.Array
 ) -> Pool:
     """Writes one token a slot: `k`, `v` `[B, K, H]` at `page`, `offset` i32 `[B]`."""
-    keys, values = pool
-    return (
-        keys.at[page, offset].set(k.astype(keys.dtype)),
-        values.at[page, offset].set(v.astype(values.dtype)),
-    )
+
+    def write(x: jax.Array, new: jax.Array) -> jax.Array:
+        # an index for every leading axis: a slice there would make XLA transpose the whole pool
+        head = jnp.arange(x.shape[0], dtype=jnp.int32)[:, None]
+        at = x.at[head, page[None], offset[None]]
+        return at.set(jnp.swapaxes(new, 0, 1).astype(x.dtype), mode="promise_in_bounds")
+
+    return write(pool[0], k), write(pool[1], v)
 
 
 def write_prompts(pool: Pool, k: jax.Array, v: jax.Array, pages: jax.Array) -> Pool:
     """Writes whole prompts: `k`, `v` `[P, T, K, H]` into `pages` i32 `[P, T / page_size]`."""
-    keys, values = pool
-    flat = pages.reshape(-1)
-    shape = (flat.shape[0], *keys.shape[1:])
-    return (
-        keys.at[flat].set(k.astype(keys.dtype).reshape(shape)),
-        values.at[flat].set(v.astype(values.dtype).reshape(shape)),
-    )
+
+    def write(x: jax.Array, new: jax.Array) -> jax.Array:
+        heads, _, size, width = x.shape
+        paged = jnp.moveaxis(new, 2, 0).reshape(heads, -1, size, width)
+        head = jnp.arange(heads, dtype=jnp.int32)[:, None]
+        at = x.at[head, pages.reshape(1, -1)]
+        return at.set(paged.astype(x.dtype), mode="promise_in_bounds")
+
+    return write(pool[0], k), write(pool[1], v)
 
 
 class PageAllocator:
-    """Which page belongs to which slot. Pages are handed out and returned in O(1) each."""
+    """Which page belongs to which slot. Pages are handed out and returned in O(1) each.
 
-    def __init__(self, pages: int, slots: int, pages_per_slot: int, page_size: int):
+    Args:
+        pages: of one shard, its page 0 included.
+        slots: of all shards, shard after shard.
+        pages_per_slot: width of the table.
+        page_size: tokens in a page.
+        shards: parts into which pool and slots are cut; page numbers are each shard's own.
+    """
+
+    def __init__(
+        self, pages: int, slots: int, pages_per_slot: int, page_size: int, shards: int = 1
+    ):
         self.page_size = page_size
         self.table = np.zeros((slots, pages_per_slot), np.int32)
         self._owned = np.zeros(slots, np.int64)
-        self._free = list(range(pages - 1, 0, -1))
+        self._per_shard = slots // shards
+        self._free = [list(range(pages - 1, 0, -1)) for _ in range(shards)]
+        self.pages = shards * (pages - 1)
 
     @property
-    def free_pages(self) -> int:
-        return len(self._free)
+    def used_pages(self) -> int:
+        return self.pages - sum(map(len, self._free))
+
+    def shard_of(self, slot: int) -> int:
+        return slot // self._per_shard
+
+    def free_pages(self, slot: int) -> int:
+        """Free pages that `slot` could have."""
+        return len(self._free[self.shard_of(slot)])
 
     def pages_for(self, tokens: int) -> int:
         return -(-tokens // self.page_size)
 
     def reserve(self, slot: int, tokens: int) -> bool:
         """Gives `slot` pages for `tokens` tokens in all; False, and no change, if too few are."""
+        free = self._free[self.shard_of(slot)]
         missing = self.pages_for(tokens) - int(self._owned[slot])
-        if missing > len(self._free):
+        if missing > len(free):
             return False
         for _ in range(missing):
-            self.table[slot, self._owned[slot]] = self._free.pop()
+            self.table[slot, self._owned[slot]] = free.pop()
             self._owned[slot] += 1
         return True
 
     def release(self, slot: int) -> None:
         """Takes back every page of `slot`."""
         owned = int(self._owned[slot])
-        self._free.extend(self.table[slot, :owned].tolist())
+        self._free[self.shard_of(slot)].extend(self.table[slot, :owned].tolist())
         self.table[slot] = 0
         self._owned[slot] = 0
 
-    def pages_of(self, slots: Sequence[int], width: int) -> np.ndarray:
-        """The first `width` pages of each slot, i32 `[len(slots), width]`; 0 where it has none."""
-        out = np.zeros((len(slots), width), np.int32)
+    def pages_of(self, slot: int, width: int) -> np.ndarray:
+        """The first `width` pages of a slot, i32 `[width]`; 0 where it has none."""
+        out = np.zeros(width, np.int32)
         columns = min(width, self.table.shape[1])
-        out[:, :columns] = self.table[list(slots), :columns]
+        out[:columns] = self.table[slot, :columns]
         return out

@@ -19,6 +19,8 @@ from thinksafe_jax.sampling.filters import Options
 from thinksafe_jax.sampling.layout import Layout
 from thinksafe_jax.sampling.programs import admit, decode, empty_slots, prefill
 
+PLACE_ROWS = 32  # requests that enter slots in one call
+
 
 @dataclass(frozen=True)
 class Placement:
@@ -53,7 +55,9 @@ class ModelDevice:
 
     Args:
         params: parameters with layers as a tuple (`unstack_layers`).
+        pages: pages of one shard.
         steps: decode steps in a window.
+        attention: name of the decode attention, see `attention.choose`.
         layout: how they lie on a mesh; the parameters lie there already.
     """
 
@@ -69,22 +73,28 @@ class ModelDevice:
         eos_ids: tuple[int, ...],
         seed: int,
         kv_dtype: jnp.dtype,
+        attention: str,
         layout: Layout,
     ):
-        self.layout = layout
+        self.layout, self.attention = layout, attention
         self.cfg, self.params, self.steps, self.eos_ids = cfg, params, steps, eos_ids
         self._count = slots
-        self._pools = new_pools(cfg, pages, page_size, kv_dtype, layout.sharding(layout.pool))
+        self._pools = new_pools(
+            cfg, layout.shards * pages, page_size, kv_dtype, layout.sharding(layout.pool)
+        )
         self._seed = layout.put(np.uint32(seed))
         self.reset()
 
     def reset(self) -> None:
         """Makes every slot idle."""
-        self._slots = self.layout.put(empty_slots(self._count))
+        self._slots = self.layout.put(empty_slots(self._count), self.layout.rows)
 
     def prefill(self, tokens: np.ndarray, lengths: np.ndarray, pages: np.ndarray) -> None:
-        """Writes the KV of `tokens` i32 `[P, T]`, `lengths` each, into `pages` `[P, T / ps]`."""
-        arrays = self.layout.put((tokens, lengths, pages))
+        """Writes the KV of `tokens` i32 `[P, T]`, `lengths` each, into `pages` `[P, T / ps]`.
+
+        P is the number of shards; row p goes to the pages of shard p.
+        """
+        arrays = self.layout.put((tokens, lengths, pages), self.layout.rows)
         self._pools = prefill(self.params, self._pools, *arrays, cfg=self.cfg, layout=self.layout)
 
     def place(self, placement: Placement) -> None:
@@ -92,13 +102,25 @@ class ModelDevice:
         p = placement
         arrays = self.layout.put((p.slot, p.token, p.position, p.left, p.words))
         options = self.layout.put(p.options)
-        self._slots = admit(self._slots, *arrays, self._seed, options)
+        self._slots = admit(self._slots, *arrays, self._seed, options, layout=self.layout)
+
+    def warm_up_slots(self) -> None:
+        """Runs what `place` and `make_idle` run, and changes nothing."""
+        rows = PLACE_ROWS
+        ints, floats = np.zeros(rows, np.int32), np.zeros(rows, np.float32)
+        options = Options(floats, ints, floats, floats)
+        nowhere = np.full(rows, self._count, np.int32)
+        words = np.zeros((rows, 3), np.uint32)
+        self.place(Placement(nowhere, ints, ints, ints, words, options))
+        self.make_idle([])
 
     def make_idle(self, slots: Sequence[int]) -> None:
         """Stops slots that were preempted."""
         keep = np.ones(self._count, np.int32)
         keep[list(slots)] = 0
-        self._slots = self._slots._replace(left=self._slots.left * self.layout.put(keep))
+        self._slots = self._slots._replace(
+            left=self._slots.left * self.layout.put(keep, self.layout.rows)
+        )
 
     def window(self, table: np.ndarray) -> tuple[jax.Array, jax.Array]:
         """Dispatches one window of decode steps; returns at once."""
@@ -106,11 +128,12 @@ class ModelDevice:
             self.params,
             self._pools,
             self._slots,
-            self.layout.put(table),
+            self.layout.put(table, self.layout.rows),
             cfg=self.cfg,
             steps=self.steps,
             eos_ids=self.eos_ids,
             layout=self.layout,
+            attention=self.attention,
         )
         for array in (tokens, logprobs):
             array.copy_to_host_async()

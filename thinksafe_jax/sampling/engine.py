@@ -1,21 +1,30 @@
 """The public sampler: a model, its shapes and its randomness; requests in, completions out."""
 
+import logging
+import math
+import time
 from collections.abc import Iterable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
 
 from thinksafe_jax.config import EngineConfig
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.models.config import ModelConfig
 from thinksafe_jax.models.params import Params, unstack_layers
-from thinksafe_jax.sampling.attention import pages_per_block
+from thinksafe_jax.parallel import Rules, param_shardings, replica_meshes
+from thinksafe_jax.sampling.attention import Case, choose, refusals, table_pages
 from thinksafe_jax.sampling.cache import PageAllocator
+from thinksafe_jax.sampling.compiles import compiles_so_far
 from thinksafe_jax.sampling.device import ModelDevice
-from thinksafe_jax.sampling.layout import ONE_DEVICE, Layout
+from thinksafe_jax.sampling.layout import ONE_DEVICE, Layout, default_strategy
 from thinksafe_jax.sampling.memory import default_pool_tokens
 from thinksafe_jax.sampling.requests import Completion, Request
-from thinksafe_jax.sampling.scheduler import EngineStats, Scheduler
+from thinksafe_jax.sampling.scheduler import EngineStats, Scheduler, prefill_lengths
+
+_log = logging.getLogger(__name__)
 
 
 class Engine:
@@ -24,44 +33,55 @@ class Engine:
     Args:
         cfg: the model's facts.
         params: its parameters, layers stacked (unstacked once here) or already a tuple.
-        config: slots, window, page size, pool and context.
+        mesh: devices of this process; one device by default. Its batch axes are replicas.
+        config: slots, window, page size, pool, context; how replicas run.
         eos_ids: every id that ends a completion.
         seed: seed of the run; see `Request.random_words` for what else keys a row.
-        layout: how weights and KV lie on a tensor-parallel group; `params` lie there already.
+        rules: logical axis -> mesh axes (`parallel.Strategy.rules`); by default the batch lies
+            over the mesh's axis "dp", and heads, mlp and vocabulary over "tp".
+
+    Raises:
+        ConfigError: the rules do not fit the model, or `config.attention` cannot run here.
     """
 
     def __init__(
         self,
         cfg: ModelConfig,
         params: Params,
+        mesh: Mesh | None,
         config: EngineConfig,
+        *,
         eos_ids: Sequence[int],
         seed: int = 0,
-        layout: Layout = ONE_DEVICE,
+        rules: Rules | None = None,
     ):
         self.cfg, self.config, self.eos_ids = cfg, config, tuple(eos_ids)
         self.max_length = min(
             config.max_length or cfg.max_position_embeddings, cfg.max_position_embeddings
         )
-        unstacked = params if isinstance(params["layers"], tuple) else unstack_layers(params)
         # XLA:CPU widens a whole bfloat16 pool to float32 and back for every write
         kv_dtype = params["embed"].dtype if jax.default_backend() != "cpu" else jnp.dtype("float32")
-        pool_tokens = config.pool_tokens or default_pool_tokens(
-            cfg, config.slots * self.max_length, kv_dtype
-        )
-        self._pages = 1 + -(-pool_tokens // config.page_size)
-        self._device = ModelDevice(
-            cfg,
-            unstacked,
-            slots=config.slots,
-            pages=self._pages,
-            page_size=config.page_size,
-            steps=config.window,
-            eos_ids=self.eos_ids,
-            seed=seed,
-            kv_dtype=kv_dtype,
-            layout=layout,
-        )
+        self.attention = self._choose_attention(kv_dtype)
+        if mesh is not None and rules is None:
+            mesh, rules = default_strategy(mesh, cfg.num_kv_heads)
+        layouts = _layouts(mesh, rules, config.replicas)
+        self._pages = self._pool_pages(kv_dtype, layouts)
+        self._devices = [
+            ModelDevice(
+                cfg,
+                self._placed(params, layout, rules),
+                slots=config.slots * layout.shards,
+                pages=self._pages,
+                page_size=config.page_size,
+                steps=config.window,
+                eos_ids=self.eos_ids,
+                seed=seed,
+                kv_dtype=kv_dtype,
+                attention=self.attention,
+                layout=layout,
+            )
+            for layout in layouts
+        ]
         self.stats = EngineStats()
 
     def refuses(self, request: Request) -> str | None:
@@ -81,6 +101,25 @@ class Engine:
                 )
         return None
 
+    def warm_up(self, longest: int | None = None) -> None:
+        """Compiles every program, by running each once with nothing in it.
+
+        Without it each is compiled when it is first needed.
+
+        Args:
+            longest: tokens of the longest prompt, or of what is recomputed after a preemption;
+                default the whole context.
+        """
+        size = self.config.page_size
+        for device in self._devices:
+            shards = device.layout.shards
+            for length in prefill_lengths(size, longest or self.max_length):
+                tokens = np.zeros((shards, length), np.int32)
+                pages = np.zeros((shards, length // size), np.int32)
+                device.prefill(tokens, np.zeros(shards, np.int32), pages)
+            device.warm_up_slots()
+            device.read(device.window(self._allocator(device).table))
+
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """Samples every request; completions come in the order in which they finish.
 
@@ -93,16 +132,84 @@ class Engine:
         if isinstance(requests, Sequence):
             for request in requests:
                 self._check(request)
-        size, block = self.config.page_size, pages_per_block(self.config.page_size)
-        per_slot = -(-self.max_length // (size * block)) * block
-        pages = PageAllocator(self._pages, self.config.slots, per_slot, size)
+        self.stats = EngineStats()
         queue = map(self._check, requests)
-        run = Scheduler(self._device, self.config, pages, self.eos_ids, queue)
-        self.stats = run.stats
-        return run.completions()
+        return self._drive([self._scheduler(device, queue) for device in self._devices])
+
+    def _drive(self, running: list[Scheduler]) -> Iterator[Completion]:
+        """Steps the replicas by turns: while the host waits for one, the others work."""
+        began, compiled, stats = time.perf_counter(), compiles_so_far(), self.stats
+        while running:
+            for scheduler in list(running):
+                finished = scheduler.step()
+                now = compiles_so_far()
+                stats.seconds = time.perf_counter() - began
+                stats.compiles = now.count - compiled.count
+                stats.compile_seconds = now.seconds - compiled.seconds
+                stats.active = sum(one.active for one in running)
+                yield from finished
+                if scheduler.idle:
+                    running.remove(scheduler)
+
+    def _scheduler(self, device: ModelDevice, queue: Iterator[Request]) -> Scheduler:
+        return Scheduler(
+            device,
+            self.config,
+            self._allocator(device),
+            device.layout.shards,
+            self.eos_ids,
+            queue,
+            self.stats,
+        )
+
+    def _allocator(self, device: ModelDevice) -> PageAllocator:
+        size, shards = self.config.page_size, device.layout.shards
+        block = table_pages(size)
+        per_slot = -(-self.max_length // (size * block)) * block
+        return PageAllocator(self._pages, self.config.slots * shards, per_slot, size, shards)
 
     def _check(self, request: Request) -> Request:
         reason = self.refuses(request)
         if reason:
             raise InputError(reason)
         return request
+
+    def _choose_attention(self, kv_dtype: jnp.dtype) -> str:
+        case = Case(
+            jax.default_backend(), self.cfg.head_dim, self.config.page_size, kv_dtype.itemsize
+        )
+        chosen = choose(case, self.config.attention).name
+        for name, reason in refusals(case).items():
+            _log.debug("decode attention %s: %s", name, reason or "can run")
+        return chosen
+
+    def _pool_pages(self, kv_dtype: jnp.dtype, layouts: Sequence[Layout]) -> int:
+        """Pages of one pool, page 0 included."""
+        config, layout = self.config, layouts[0]
+        wanted = config.slots * self.max_length
+        tokens = config.pool_tokens
+        if tokens is None:
+            mesh = layout.mesh
+            device = jax.local_devices()[0] if mesh is None else mesh.devices.flat[0]
+            split = math.prod(mesh.shape[n] for n in layout.kv_heads) if mesh is not None else 1
+            pools = len(layouts) * layout.shards
+            tokens = default_pool_tokens(self.cfg, wanted, kv_dtype, device, split, pools)
+        return 1 + -(-tokens // config.page_size)
+
+    def _placed(self, params: Params, layout: Layout, rules: Rules | None) -> Params:
+        """The parameters on a replica's devices, layers apart."""
+        if layout.mesh is None or rules is None:
+            params = layout.put(params)
+        elif not isinstance(params["layers"], tuple):
+            params = jax.device_put(params, param_shardings(self.cfg, layout.mesh, rules))
+        return params if isinstance(params["layers"], tuple) else unstack_layers(params)
+
+
+def _layouts(mesh: Mesh | None, rules: Rules | None, replicas: str) -> list[Layout]:
+    """One layout for each device program: one a replica, or one over all of them."""
+    if mesh is None or rules is None:
+        return [ONE_DEVICE]
+    if replicas == "together":
+        return [Layout.of(mesh, rules)]
+    alone = {**rules, "batch": ()}
+    return [Layout.of(group, alone) for group in replica_meshes(mesh, rules)]

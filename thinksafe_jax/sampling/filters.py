@@ -9,6 +9,7 @@ The vocabulary may be split over a mesh axis (`axis`, inside `jax.shard_map`). W
 axis is 64 candidates and a few numbers a row, never logits.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -16,7 +17,6 @@ import jax
 import jax.numpy as jnp
 
 CANDIDATES = 64
-_BLOCK = 128  # vocabulary entries whose maximum is taken first
 
 
 class Options(NamedTuple):
@@ -71,17 +71,23 @@ def top_candidates(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
     sorted first, so that equal values come in the order of the vocabulary.
     """
     batch, vocabulary = logits.shape
-    if vocabulary <= CANDIDATES * _BLOCK:
+    size = _block_size(vocabulary)
+    if vocabulary <= CANDIDATES * size:
         return jax.lax.top_k(logits, min(CANDIDATES, vocabulary))
-    padded = jnp.pad(logits, ((0, 0), (0, -vocabulary % _BLOCK)), constant_values=-jnp.inf)
-    blocks = padded.reshape(batch, -1, _BLOCK)
+    padded = jnp.pad(logits, ((0, 0), (0, -vocabulary % size)), constant_values=-jnp.inf)
+    blocks = padded.reshape(batch, -1, size)
     _, best = jax.lax.top_k(blocks.max(axis=-1), CANDIDATES)
     best = jnp.sort(best, axis=-1)
     gathered = jnp.take_along_axis(blocks, best[:, :, None], axis=1).reshape(batch, -1)
-    offsets = jnp.arange(_BLOCK, dtype=best.dtype)[None, None]
-    ids = (best[:, :, None] * _BLOCK + offsets).reshape(batch, -1)
+    offsets = jnp.arange(size, dtype=best.dtype)[None, None]
+    ids = (best[:, :, None] * size + offsets).reshape(batch, -1)
     values, where = jax.lax.top_k(gathered, CANDIDATES)
     return values, jnp.take_along_axis(ids, where, axis=1)
+
+
+def _block_size(vocabulary: int) -> int:
+    """Power of two for which the two stages look at about as many values each."""
+    return 1 << max(3, round(math.log2(vocabulary / CANDIDATES) / 2))
 
 
 class _Split:

@@ -1,16 +1,27 @@
-"""How the sampler's programs lie on the devices of one tensor-parallel group.
+"""How the sampler's programs lie on devices: slots and pages over one axis, heads over another.
 
 Matrix products are left to the compiler, which follows the weights: two all-reduces a layer.
 Attention over the pages and the draw of the next token are islands (`jax.shard_map`): each device
 works on its own heads and its own part of the vocabulary, and what crosses is written out.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import (
+    AxisType,
+    Mesh,
+    NamedSharding,
+    PartitionSpec,
+    Sharding,
+    SingleDeviceSharding,
+)
+
+from thinksafe_jax.errors import ConfigError
+from thinksafe_jax.models.matmul import FEW_ROWS, Contract, contract, contract_few_rows
 
 Axes = tuple[str, ...]
 
@@ -20,11 +31,13 @@ class Layout:
     """Mesh axes of the sampler's tensors; without a mesh everything is on one device.
 
     Attributes:
-        mesh: devices of one replica (`parallel.replica_meshes`).
+        mesh: the devices of one program.
+        slots: mesh axes over which slots and pages are cut; page numbers are each shard's own.
         heads, kv_heads, vocab: mesh axes over which each is cut.
     """
 
     mesh: Mesh | None = None
+    slots: Axes = ()
     heads: Axes = ()
     kv_heads: Axes = ()
     vocab: Axes = ()
@@ -32,32 +45,49 @@ class Layout:
     @staticmethod
     def of(mesh: Mesh, rules: Mapping[str, Sequence[str]]) -> "Layout":
         """The layout that a rule table (`parallel.Strategy.rules`) gives."""
-        return Layout(mesh, *(tuple(rules[name]) for name in ("heads", "kv_heads", "vocab")))
+        names = ("batch", "heads", "kv_heads", "vocab")
+        return Layout(mesh, *(tuple(rules[name]) for name in names))
+
+    @property
+    def shards(self) -> int:
+        """Parts into which slots and pages are cut."""
+        return 1 if self.mesh is None else math.prod(self.mesh.shape[name] for name in self.slots)
+
+    @property
+    def rows(self) -> PartitionSpec:
+        """`[slots, ...]`."""
+        return PartitionSpec(self.slots or None)
 
     @property
     def queries(self) -> PartitionSpec:
-        """`[rows, heads, head_dim]`."""
-        return PartitionSpec(None, self.heads or None, None)
+        """`[slots, heads, head_dim]`."""
+        return PartitionSpec(self.slots or None, self.heads or None, None)
 
     @property
     def keys(self) -> PartitionSpec:
-        """`[rows, kv_heads, head_dim]`."""
-        return PartitionSpec(None, self.kv_heads or None, None)
+        """`[slots, kv_heads, head_dim]`."""
+        return PartitionSpec(self.slots or None, self.kv_heads or None, None)
 
     @property
     def pool(self) -> PartitionSpec:
-        """`[pages, page_size, kv_heads, head_dim]`; pages belong to the whole replica."""
-        return PartitionSpec(None, None, self.kv_heads or None, None)
+        """`[kv_heads, pages, page_size, head_dim]`."""
+        return PartitionSpec(self.kv_heads or None, self.slots or None, None, None)
 
     @property
     def logits(self) -> PartitionSpec:
-        """`[rows, vocab]`."""
-        return PartitionSpec(None, self.vocab or None)
+        """`[slots, vocab]`."""
+        return PartitionSpec(self.slots or None, self.vocab or None)
 
     @property
     def vocab_axis(self) -> Axes | None:
-        """What `filters.sample` reduces over."""
-        return self.vocab if self.mesh is not None and self.vocab else None
+        """What `filters.sample` reduces over; None where the vocabulary is whole."""
+        ways = math.prod(self.mesh.shape[n] for n in self.vocab) if self.mesh is not None else 1
+        return self.vocab if ways > 1 else None
+
+    def product(self, rows: int) -> Contract:
+        """How that many rows are multiplied with the weights."""
+        alone = self.mesh is None and jax.default_backend() == "cpu"
+        return contract_few_rows if alone and rows <= FEW_ROWS else contract
 
     def island(self, fn: Callable, in_specs: Any, out_specs: Any) -> Callable:
         """`fn` on each device's own part."""
@@ -67,15 +97,45 @@ class Layout:
             fn, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
         )
 
-    def put(self, tree: Any) -> Any:
-        """Host arrays on every device of the group."""
-        if self.mesh is None:
-            return jax.device_put(tree)
-        return jax.device_put(tree, NamedSharding(self.mesh, PartitionSpec()))
+    def put(self, tree: Any, spec: PartitionSpec = PartitionSpec()) -> Any:
+        """Host arrays on the devices, by default whole on each."""
+        return jax.device_put(tree, self.sharding(spec))
 
-    def sharding(self, spec: PartitionSpec) -> NamedSharding | None:
-        return None if self.mesh is None else NamedSharding(self.mesh, spec)
+    def keep(self, tree: Any, spec: PartitionSpec) -> Any:
+        """Inside a program: arrays that stay cut as `spec` says."""
+        if self.mesh is None:
+            return tree
+        return jax.lax.with_sharding_constraint(tree, self.sharding(spec))
+
+    def sharding(self, spec: PartitionSpec) -> Sharding:
+        """Always a named place: an array that may lie anywhere is compiled for separately."""
+        if self.mesh is None:
+            return SingleDeviceSharding(jax.local_devices()[0])
+        return NamedSharding(self.mesh, spec)
 
 
 ONE_DEVICE = Layout()
-EVERYWHERE = PartitionSpec()
+
+
+def default_strategy(mesh: Mesh, kv_heads: int) -> tuple[Mesh, dict[str, Axes]]:
+    """Mesh and rule table for a mesh with axes "dp" and "tp", either of which may be missing.
+
+    Where "tp" is larger than the number of KV heads, the rest of it holds copies of them.
+
+    Raises:
+        ConfigError: the mesh has another axis, whose use only a rule table can tell.
+    """
+    other = sorted(set(mesh.axis_names) - {"dp", "tp"})
+    if other:
+        raise ConfigError(
+            f"the mesh has axes {other}; without rules the sampler knows dp and tp only"
+        )
+    dp, tp = (mesh.shape.get(name, 1) for name in ("dp", "tp"))
+    devices = mesh.devices if mesh.axis_names[0] == "dp" else mesh.devices.T
+    kv = math.gcd(tp, kv_heads)
+    names = ("dp", "kv", "group")
+    auto = (AxisType.Auto,) * len(names)
+    split = Mesh(devices.reshape(dp, kv, tp // kv), names, axis_types=auto)
+    whole = ("sequence", "layers", "embed", "head_dim", "norm", "lora_rank")
+    cut = dict.fromkeys(("heads", "vocab", "mlp"), ("kv", "group"))
+    return split, {"batch": ("dp",), **dict.fromkeys(whole, ()), **cut, "kv_heads": ("kv",)}

@@ -12,17 +12,31 @@ _DEVICE_SHARE = 0.85  # of the device memory that is free once the weights are t
 _HOST_SHARE = 0.25  # of the host memory that is free, where the device is the host
 
 
-def default_pool_tokens(cfg: ModelConfig, wanted: int, dtype: jnp.dtype) -> int:
-    """Tokens that the pool holds: `wanted`, or as many as free memory allows.
+def default_pool_tokens(
+    cfg: ModelConfig, wanted: int, dtype: jnp.dtype, device: jax.Device, split: int, pools: int
+) -> int:
+    """Tokens that one pool holds: `wanted`, or as many as free memory allows.
 
-    The pool is never larger than every slot at its full length.
+    Args:
+        wanted: every slot at its full length; the pool is never larger.
+        device: one of those that hold the pool.
+        split: devices over which the heads of one token are cut.
+        pools: pools that share the host's memory, where devices have none of their own.
     """
-    return min(wanted, int(_free_bytes() // kv_bytes_per_token(cfg, dtype)))
-
-
-def _free_bytes() -> float:
-    stats = jax.devices()[0].memory_stats() or {}
+    per_device = kv_bytes_per_token(cfg, dtype) / split
+    stats = device.memory_stats() or {}
     if "bytes_limit" in stats:
-        return _DEVICE_SHARE * (stats["bytes_limit"] - stats["bytes_in_use"])
-    pages = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return _HOST_SHARE * pages
+        free = _DEVICE_SHARE * (stats["bytes_limit"] - stats["bytes_in_use"])
+        return min(wanted, int(free // per_device))
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min(wanted, int(_HOST_SHARE * free / pools // kv_bytes_per_token(cfg, dtype)))
+
+
+def peak_memory_bytes() -> int:
+    """Largest use so far: of the first device, or of this process where devices do not say."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    if "peak_bytes_in_use" in stats:
+        return stats["peak_bytes_in_use"]
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # KiB on Linux

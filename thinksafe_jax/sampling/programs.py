@@ -21,10 +21,10 @@ from thinksafe_jax.models.config import ModelConfig
 from thinksafe_jax.models.decoder import block, logits, rms_norm
 from thinksafe_jax.models.params import Params
 from thinksafe_jax.models.rope import rope_tables
-from thinksafe_jax.sampling.attention import paged_attention
+from thinksafe_jax.sampling.attention import implementation
 from thinksafe_jax.sampling.cache import Pool, write_prompts, write_tokens
 from thinksafe_jax.sampling.filters import Options, sample
-from thinksafe_jax.sampling.layout import EVERYWHERE, ONE_DEVICE, Layout
+from thinksafe_jax.sampling.layout import ONE_DEVICE, Layout
 
 
 class Slots(NamedTuple):
@@ -62,15 +62,19 @@ def prefill(
 ) -> tuple[Pool, ...]:
     """Writes the KV of `tokens` i32 `[P, T]`, `lengths` of them each, into `pages` `[P, T / ps]`.
 
-    No history, no logits: causal attention over the fresh tokens only.
+    No history, no logits: causal attention over the fresh tokens only. P is the number of shards
+    of the slots, one prompt for each.
     """
-    steps = jnp.arange(tokens.shape[1], dtype=jnp.int32)
+    rows, length = tokens.shape
+    steps = jnp.arange(length, dtype=jnp.int32)
     segments = (steps[None] < lengths[:, None]).astype(jnp.int32)
     rope = rope_tables(cfg, jnp.broadcast_to(steps, tokens.shape))
     x = params["embed"][tokens]
-    heads, keys = (P(None, *spec) for spec in (layout.queries, layout.keys))
-    write = layout.island(write_prompts, (layout.pool, keys, keys, EVERYWHERE), layout.pool)
-    attention = layout.island(causal_attention, (heads, keys, keys, EVERYWHERE), heads)
+    cut = layout.rows
+    heads, keys = (P(spec[0], None, *spec[1:]) for spec in (layout.queries, layout.keys))
+    write = layout.island(write_prompts, (layout.pool, keys, keys, cut), layout.pool)
+    attention = layout.island(causal_attention, (heads, keys, keys, cut), heads)
+    product = layout.product(rows * length)
     written = []
     for weights, pool in zip(params["layers"], pools, strict=True):
 
@@ -78,11 +82,11 @@ def prefill(
             written.append(write(pool, k, v, pages))
             return attention(q, k, v, segments)
 
-        x = block(weights, cfg, x, rope, attend)
+        x = block(weights, cfg, x, rope, attend, product=product)
     return tuple(written)
 
 
-@partial(jax.jit, donate_argnames="slots")
+@partial(jax.jit, static_argnames="layout", donate_argnames="slots")
 def admit(
     slots: Slots,
     where: jax.Array,
@@ -92,6 +96,8 @@ def admit(
     words: jax.Array,
     seed: jax.Array,
     options: Options,
+    *,
+    layout: Layout = ONE_DEVICE,
 ) -> Slots:
     """Puts P requests into the slots `where` i32 `[P]`; an index beyond the last slot is dropped.
 
@@ -105,12 +111,13 @@ def admit(
         return jax.random.key_data(key)
 
     new = Slots(token, position, left, jax.vmap(row_key)(words), options)
-    return jax.tree.map(lambda old, value: old.at[where].set(value, mode="drop"), slots, new)
+    placed = jax.tree.map(lambda old, value: old.at[where].set(value, mode="drop"), slots, new)
+    return layout.keep(placed, layout.rows)
 
 
 @partial(
     jax.jit,
-    static_argnames=("cfg", "steps", "eos_ids", "layout"),
+    static_argnames=("cfg", "steps", "eos_ids", "layout", "attention"),
     donate_argnames=("pools", "slots"),
 )
 def decode(
@@ -123,6 +130,7 @@ def decode(
     steps: int,
     eos_ids: Sequence[int],
     layout: Layout = ONE_DEVICE,
+    attention: str = "xla",
 ) -> tuple[tuple[Pool, ...], Slots, jax.Array, jax.Array]:
     """`steps` decode steps for every slot.
 
@@ -139,16 +147,17 @@ def decode(
         keys = jax.vmap(jax.random.fold_in)(keys, slots.position + 1)
         return sample(logits, keys, slots.options, layout.vocab_axis)
 
-    draw = layout.island(draw_own, (layout.logits, EVERYWHERE), EVERYWHERE)
+    draw = layout.island(draw_own, (layout.logits, layout.rows), (layout.rows, layout.rows))
+    product = layout.product(table.shape[0])
 
     def step(
         carry: tuple[tuple[Pool, ...], Slots], _: None
     ) -> tuple[tuple[tuple[Pool, ...], Slots], tuple[jax.Array, jax.Array]]:
         pools, slots = carry
         active = slots.left > 0
-        hidden, pools = _decode_one(params, cfg, pools, slots, active, table, layout)
+        hidden, pools = _decode_one(params, cfg, pools, slots, active, table, layout, attention)
         with jax.named_scope("sample"):
-            token, logprob = draw(logits(params, cfg, hidden), slots)
+            token, logprob = draw(logits(params, cfg, hidden, product), slots)
         token = jnp.where(active, token, slots.token)
         ended = jnp.isin(token, jnp.asarray(eos_ids, jnp.int32))
         moved = active.astype(jnp.int32)
@@ -168,19 +177,36 @@ def _decode_one(
     active: jax.Array,
     table: jax.Array,
     layout: Layout,
+    attention: str,
 ) -> tuple[jax.Array, tuple[Pool, ...]]:
     """Hidden state `[B, D]` of every slot's newest token, and the pools that now hold it."""
-    page_size = pools[0][0].shape[1]
-    rows = jnp.arange(table.shape[0], dtype=jnp.int32)
+    page_size = pools[0][0].shape[2]
     # idle slots write to page 0, which belongs to nobody, and read one token
-    page = jnp.where(active, table[rows, slots.position // page_size], 0)
+    page = jnp.take_along_axis(table, (slots.position // page_size)[:, None], axis=1)[:, 0]
+    page = jnp.where(active, page, 0)
     offset = slots.position % page_size
     lengths = jnp.where(active, slots.position + 1, 1)
     rope = rope_tables(cfg, slots.position[:, None])
     x = params["embed"][slots.token][:, None]
-    per_slot = (EVERYWHERE,) * 4  # page, offset, table, lengths
+    product = layout.product(table.shape[0])
+    per_slot = (layout.rows,) * 4  # page, offset, table, lengths
+    paged_attention = implementation(attention).attend
+
+    def write_and_attend(
+        q: jax.Array,
+        k: jax.Array,
+        v: jax.Array,
+        pool: Pool,
+        page: jax.Array,
+        offset: jax.Array,
+        table: jax.Array,
+        lengths: jax.Array,
+    ) -> tuple[jax.Array, Pool]:
+        pool = write_tokens(pool, k, v, page, offset)
+        return paged_attention(q, pool, table, lengths), pool
+
     own = layout.island(
-        _write_and_attend,
+        write_and_attend,
         (layout.queries, layout.keys, layout.keys, layout.pool, *per_slot),
         (layout.queries, layout.pool),
     )
@@ -192,19 +218,5 @@ def _decode_one(
             written.append(pool)
             return out[:, None]
 
-        x = block(weights, cfg, x, rope, attend)
+        x = block(weights, cfg, x, rope, attend, product=product)
     return rms_norm(x[:, 0], params["final_norm"], cfg.rms_norm_eps), tuple(written)
-
-
-def _write_and_attend(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    pool: Pool,
-    page: jax.Array,
-    offset: jax.Array,
-    table: jax.Array,
-    lengths: jax.Array,
-) -> tuple[jax.Array, Pool]:
-    pool = write_tokens(pool, k, v, page, offset)
-    return paged_attention(q, pool, table, lengths), pool

@@ -10,21 +10,30 @@ the row and the position alone.
 """
 
 import time
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 
 import numpy as np
 
 from thinksafe_jax.config import EngineConfig
 from thinksafe_jax.sampling.cache import PageAllocator
-from thinksafe_jax.sampling.device import Device, Placement
+from thinksafe_jax.sampling.device import PLACE_ROWS, Device, Placement
 from thinksafe_jax.sampling.filters import Options
 from thinksafe_jax.sampling.requests import Completion, Request
 
-_PREFILL_TOKENS = 256  # padded prompt tokens in one prefill call of several prompts
-_PLACE_ROWS = 32  # requests that enter slots in one call
-_SMALLEST_BUCKET = 32
+
+def prefill_lengths(page_size: int, longest: int) -> list[int]:
+    """Padded prompt lengths up to one that holds `longest` tokens: 1, 2, 3, 4, 6, 8, 12 ... pages.
+
+    A request's bucket depends on its own length only, and so do the last bits of its keys.
+    """
+    pages = [1, 2, 3]
+    while pages[-2] * page_size < longest:
+        pages += [pages[-2] * 2, pages[-1] * 2]
+    return [n * page_size for n in pages]
 
 
 @dataclass
@@ -40,13 +49,38 @@ class EngineStats:
     padded_prompt_tokens: int = 0
     preemptions: int = 0
     recomputed_tokens: int = 0
+    live_tokens: int = 0  # in the KV cache, summed over windows
+    pool_tokens: int = 0  # that the KV cache holds, summed over windows
     active: int = 0  # slots busy now
     seconds: float = 0.0
+    waiting_seconds: float = 0.0  # of the host for the device; the rest is not all overlapped
+    compiles: int = 0
+    compile_seconds: float = 0.0
 
     @property
     def occupancy(self) -> float:
         """Share of slot-steps that produced a token that was kept."""
         return self.tokens / max(1, self.slot_steps)
+
+    @property
+    def pool_use(self) -> float:
+        """Mean share of the KV cache that holds live tokens."""
+        return self.live_tokens / max(1, self.pool_tokens)
+
+    @property
+    def padding(self) -> float:
+        """Prefilled tokens over prompt tokens."""
+        return self.padded_prompt_tokens / max(1, self.prompt_tokens)
+
+    def __str__(self) -> str:
+        """One line for people."""
+        rate = self.tokens / self.seconds if self.seconds else 0.0
+        return (
+            f"{self.tokens:,} tokens in {self.seconds:.0f} s ({rate:,.0f}/s), "
+            f"occupancy {self.occupancy:.2f}, KV cache {self.pool_use:.0%} live, "
+            f"prompt padding {self.padding:.2f}, {self.preemptions} preemptions, "
+            f"{self.compiles} programs compiled in {self.compile_seconds:.0f} s"
+        )
 
 
 @dataclass
@@ -71,14 +105,16 @@ class _Running:
 
 
 class Scheduler:
-    """One `generate` call.
+    """One `generate` call on one device program.
 
     Args:
         device: runs prefill and decode.
-        config: slots, window and page size.
-        pages: the allocator over the device's pool, empty.
+        config: window and page size.
+        pages: the allocator over the device's pool, empty; its table has a row for each slot.
+        shards: parts into which slots and pages are cut.
         eos_ids: tokens that end a completion.
-        requests: the queue; taken from as slots become free.
+        requests: the queue, which other schedulers may share; taken from as slots become free.
+        stats: where to count.
     """
 
     def __init__(
@@ -86,26 +122,20 @@ class Scheduler:
         device: Device,
         config: EngineConfig,
         pages: PageAllocator,
+        shards: int,
         eos_ids: Sequence[int],
         requests: Iterator[Request],
+        stats: EngineStats,
     ):
-        self.device, self.config, self.pages = device, config, pages
-        self.eos_ids, self.waiting = frozenset(eos_ids), requests
+        self.device, self.config, self.pages, self.shards = device, config, pages, shards
+        self.eos_ids, self.waiting, self.stats = frozenset(eos_ids), requests, stats
         self.preempted: deque[_Running] = deque()
-        self.slots: list[_Running | None] = [None] * config.slots
+        self.slots: list[_Running | None] = [None] * len(pages.table)
         self.in_flight: tuple[object, list[_Running | None]] | None = None
         self.admitted = 0
-        self.stats = EngineStats()
-
-    def completions(self) -> Iterator[Completion]:
-        started = time.monotonic()
-        self.device.reset()
-        while True:
-            finished = self.step()
-            self.stats.seconds = time.monotonic() - started
-            yield from finished
-            if self.idle:
-                return
+        longest = pages.table.shape[1] * config.page_size
+        self._lengths = prefill_lengths(config.page_size, longest)
+        device.reset()
 
     def step(self) -> list[Completion]:
         """Admits, dispatches the next window, and only then reads the one before it."""
@@ -114,8 +144,12 @@ class Scheduler:
         window = self._dispatch() if any(self.slots) else None
         finished += self._read()
         self.in_flight = window
-        self.stats.active = sum(slot is not None for slot in self.slots)
         return finished
+
+    @property
+    def active(self) -> int:
+        """Slots that are busy."""
+        return sum(slot is not None for slot in self.slots)
 
     @property
     def idle(self) -> bool:
@@ -136,56 +170,65 @@ class Scheduler:
     def _admit(self) -> None:
         """Fills free slots from the queue, as long as their prompts and a margin fit the pool."""
         new: list[_Running] = []
-        for index in [n for n, slot in enumerate(self.slots) if slot is None]:
+        full: set[int] = set()
+        for index in self._free_slots():
+            shard = self.pages.shard_of(index)
+            if shard in full:
+                continue
             running = self._next()
             if running is None:
                 break
             running.cursor = len(running.ids) - 1
-            ahead = min(running.cursor + 2 * self.config.window, running.limit)
-            busy = sum(slot is not None for slot in self.slots)
-            enough = self.pages.pages_for(ahead) + busy <= self.pages.free_pages
-            if busy and not enough:
+            if not self._has_room(running, index):
                 self.preempted.appendleft(running)
-                break
+                full.add(shard)
+                continue
             self.pages.reserve(index, running.cursor)
             running.slot, self.slots[index] = index, running
             new.append(running)
-        for bucket, group in self._buckets(new):
-            self._prefill(bucket, group)
-        for start in range(0, len(new), _PLACE_ROWS):
-            self._place(new[start : start + _PLACE_ROWS])
+        for length, rows in self._prefill_calls(new):
+            self._prefill(length, rows)
+        for start in range(0, len(new), PLACE_ROWS):
+            self._place(new[start : start + PLACE_ROWS])
 
-    def _buckets(self, new: list[_Running]) -> Iterator[tuple[int, list[_Running]]]:
-        """Groups by padded length: a request's bucket depends on its own length only."""
-        by_length: dict[int, list[_Running]] = {}
+    def _free_slots(self) -> list[int]:
+        """Of the shards by turns, so that they fill evenly."""
+        per_shard = len(self.slots) // self.shards
+        free = [n for n, slot in enumerate(self.slots) if slot is None]
+        return sorted(free, key=lambda n: (n % per_shard, n))
+
+    def _has_room(self, running: _Running, index: int) -> bool:
+        """Room for the prompt, two windows, and a page for each of the shard's busy slots."""
+        ahead = min(running.cursor + 2 * self.config.window, running.limit)
+        shard = self.pages.shard_of(index)
+        busy = sum(s is not None and self.pages.shard_of(s.slot) == shard for s in self.slots)
+        return not busy or self.pages.pages_for(ahead) + busy <= self.pages.free_pages(index)
+
+    def _prefill_calls(self, new: list[_Running]) -> Iterator[tuple[int, list[_Running]]]:
+        """One prompt for each shard in a call, of one padded length.
+
+        The number of rows is always the same: another number is another matrix product, with
+        other last bits.
+        """
+        by_length: dict[int, list[list[_Running]]] = {}
         for running in new:
             if running.cursor:
-                by_length.setdefault(self._bucket(running.cursor), []).append(running)
-        for bucket, group in sorted(by_length.items()):
-            rows = self._prefill_rows(bucket)
-            for start in range(0, len(group), rows):
-                yield bucket, group[start : start + rows]
+                length = self._lengths[bisect_left(self._lengths, running.cursor)]
+                shards = by_length.setdefault(length, [[] for _ in range(self.shards)])
+                shards[self.pages.shard_of(running.slot)].append(running)
+        for length, shards in sorted(by_length.items()):
+            for rows in zip_longest(*shards):
+                yield length, [row for row in rows if row is not None]
 
-    def _bucket(self, length: int) -> int:
-        size = self.config.page_size
-        bucket = size * -(-_SMALLEST_BUCKET // size)
-        while bucket < length:
-            bucket *= 2
-        return bucket
-
-    def _prefill_rows(self, bucket: int) -> int:
-        """Fixed for a bucket: another number of rows is another matrix product, other last bits."""
-        return max(1, _PREFILL_TOKENS // bucket)
-
-    def _prefill(self, bucket: int, group: list[_Running]) -> None:
-        rows = self._prefill_rows(bucket)
-        tokens = np.zeros((rows, bucket), np.int32)
-        lengths = np.zeros(rows, np.int32)
-        pages = np.zeros((rows, bucket // self.config.page_size), np.int32)
-        for row, running in enumerate(group):
+    def _prefill(self, length: int, rows: list[_Running]) -> None:
+        tokens = np.zeros((self.shards, length), np.int32)
+        lengths = np.zeros(self.shards, np.int32)
+        pages = np.zeros((self.shards, length // self.config.page_size), np.int32)
+        for running in rows:
+            row = self.pages.shard_of(running.slot)
             tokens[row, : running.cursor] = running.ids[:-1]
             lengths[row] = running.cursor
-        pages[: len(group)] = self.pages.pages_of([r.slot for r in group], pages.shape[1])
+            pages[row] = self.pages.pages_of(running.slot, pages.shape[1])
         self.device.prefill(tokens, lengths, pages)
         self.stats.prefill_calls += 1
         self.stats.prompt_tokens += int(lengths.sum())
@@ -193,8 +236,8 @@ class Scheduler:
 
     def _place(self, group: list[_Running]) -> None:
         """Writes the slots' state: the newest token, its position, what is left, key, options."""
-        rows = _PLACE_ROWS
-        where = np.full(rows, self.config.slots, np.int32)
+        rows = PLACE_ROWS
+        where = np.full(rows, len(self.slots), np.int32)
         token, position, left, top_k = (np.zeros(rows, np.int32) for _ in range(4))
         words = np.zeros((rows, 3), np.uint32)
         temperature, top_p, min_p = (np.zeros(rows, np.float32) for _ in range(3))
@@ -215,20 +258,22 @@ class Scheduler:
     def _reserve(self) -> list[Completion]:
         """Gives every slot pages for one more window; preempts the youngest if they run out."""
         finished: list[Completion] = []
-        while not self._reserve_all():
+        while self._short_shard() is not None:
             finished += self._read()  # what has finished frees its pages
-            if self._reserve_all():
+            shard = self._short_shard()
+            if shard is None:
                 break
-            running = [slot for slot in self.slots if slot is not None]
+            running = [s for s in self.slots if s and self.pages.shard_of(s.slot) == shard]
             self._preempt(max(running, key=lambda slot: slot.order))
         return finished
 
-    def _reserve_all(self) -> bool:
+    def _short_shard(self) -> int | None:
+        """Reserves for all, the oldest first; the shard whose pages do not suffice, if any."""
         for slot in sorted((s for s in self.slots if s is not None), key=lambda s: s.order):
             ahead = min(slot.cursor + self.config.window, slot.limit)
             if not self.pages.reserve(slot.slot, ahead):
-                return False
-        return True
+                return self.pages.shard_of(slot.slot)
+        return None
 
     def _preempt(self, running: _Running) -> None:
         self.stats.preemptions += 1
@@ -246,8 +291,10 @@ class Scheduler:
         for slot in self.slots:
             if slot is not None:
                 slot.cursor = min(slot.cursor + self.config.window, slot.limit)
+                self.stats.live_tokens += slot.cursor
         self.stats.windows += 1
-        self.stats.slot_steps += self.config.window * self.config.slots
+        self.stats.pool_tokens += self.pages.pages * self.config.page_size
+        self.stats.slot_steps += self.config.window * len(self.slots)
         return window, list(self.slots)
 
     def _read(self) -> list[Completion]:
@@ -256,7 +303,9 @@ class Scheduler:
             return []
         window, owners = self.in_flight
         self.in_flight = None
+        began = time.perf_counter()
         values, scores = self.device.read(window)
+        self.stats.waiting_seconds += time.perf_counter() - began
         counts = (values >= 0).sum(axis=0)
         finished = []
         for slot, running in enumerate(owners):

@@ -1,0 +1,346 @@
+"""What each section of generate.py measures; run by it, each in a process of its own."""
+
+import dataclasses
+import json
+import math
+import re
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rehearsal import rehearse
+from workloads import load_model, long_tail, save_model
+
+from thinksafe_jax.config import EngineConfig, SamplingConfig
+from thinksafe_jax.models import forward
+from thinksafe_jax.models.decoder import logits
+from thinksafe_jax.sampling import Engine, Request
+from thinksafe_jax.sampling.cache import kv_bytes_per_token
+from thinksafe_jax.sampling.device import PLACE_ROWS, Placement
+from thinksafe_jax.sampling.filters import Options, sample
+from thinksafe_jax.sampling.programs import decode
+
+SHAPE_T = EngineConfig(slots=16, window=8, page_size=16, max_length=512)
+REPEATS = 3
+
+
+def workload(name: str, scratch: Path, **changes: int) -> tuple:
+    folder = scratch / "-".join([name, *map(str, changes.values())])
+    if not folder.exists():
+        save_model(name, folder, **changes)
+    return load_model(folder)
+
+
+def timed(run: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    run()
+    return time.perf_counter() - began
+
+
+def tokens_of(engine: Engine, requests: list[Request]) -> dict:
+    return {(c.id, c.sample): c.token_ids for c in engine.generate(requests)}
+
+
+def rate(engine: Engine, requests: list[Request]) -> float:
+    """Useful tokens a second."""
+    began = time.perf_counter()
+    count = sum(len(c.token_ids) for c in engine.generate(requests))
+    return count / (time.perf_counter() - began)
+
+
+def rivals(scratch: Path) -> dict:
+    import rivals as transformers
+
+    cfg, params = workload("T", scratch)
+    requests = long_tail(64, cfg.vocab_size)
+    engine = Engine(cfg, params, None, SHAPE_T, eos_ids=())
+    engine.warm_up(64)
+    model = transformers.load(scratch / "T")
+    static = {
+        (batch, threads): transformers.generate(model, requests, batch, threads)
+        for batch in (8, 16, 32)
+        for threads in (1, 2)
+    }
+    threads = max((1, 2), key=lambda n: transformers.continuous(model, requests, n))
+    best = max(static, key=lambda key: static[key])
+    turns = [
+        (
+            rate(engine, requests),
+            transformers.generate(model, requests, *best),
+            transformers.continuous(model, requests, threads),
+        )
+        for _ in range(REPEATS)
+    ]
+    ours, generate, continuous = (median(column) for column in zip(*turns, strict=True))
+    return {
+        "vs_transformers_generate": ours / generate,
+        "vs_transformers_continuous": ours / continuous,
+        "tokens_per_s": ours,
+        "transformers_generate_tokens_per_s": generate,
+        "transformers_generate_batch": best[0],
+        "transformers_generate_threads": best[1],
+        "transformers_continuous_tokens_per_s": continuous,
+    }
+
+
+class Stepper:
+    """Decode windows of an engine whose slots are all at the same position.
+
+    Args:
+        live: tokens in the cache of every slot.
+    """
+
+    def __init__(self, engine: Engine, live: int):
+        self.engine, self.live, self.device = engine, live, engine._devices[0]
+        allocator = engine._allocator(self.device)
+        for slot in range(len(allocator.table)):
+            assert allocator.reserve(slot, live + 2 * engine.config.window)
+        self.table = allocator.table
+
+    def seconds(self) -> float:
+        """Of one decode step."""
+        slots, window = self.engine.config.slots, self.engine.config.window
+        where = np.full(PLACE_ROWS, slots, np.int32)
+        where[:slots] = np.arange(slots)
+
+        def all_of(value: float, dtype: type) -> np.ndarray:
+            return np.full(PLACE_ROWS, value, dtype)
+
+        options = Options(
+            all_of(0.6, np.float32), all_of(20, np.int32), all_of(0.95, np.float32),
+            all_of(0, np.float32),
+        )  # fmt: skip
+        self.device.place(
+            Placement(
+                where, all_of(5, np.int32), all_of(self.live, np.int32),
+                all_of(window, np.int32), np.zeros((PLACE_ROWS, 3), np.uint32), options,
+            )
+        )  # fmt: skip
+        jax.block_until_ready(self.device._slots.left)
+        return timed(lambda: self.device.read(self.device.window(self.table))) / window
+
+
+def fastest(*runs: Callable[[], float], times: int = 7) -> list[float]:
+    """The best of each, taken by turns; the first turn, which compiles, is not counted."""
+    turns = [[run() for run in runs] for _ in range(times + 1)][1:]
+    return [min(column) for column in zip(*turns, strict=True)]
+
+
+def floor(scratch: Path) -> dict:
+    cfg, params = workload("W", scratch)
+    read = [x for name, x in params.items() if name not in ("embed", "layers")]
+    read += jax.tree.leaves(params["layers"])
+    weight_bytes = sum(x.nbytes for x in read)
+    reduce = jax.jit(lambda arrays: [x.sum(axis=0) for x in arrays])
+    out = {}
+    for slots in (1, 4, 8):
+        config = EngineConfig(slots=slots, window=16, page_size=16, max_length=512)
+        engine = Engine(cfg, params, None, config, eos_ids=())
+        live = 128
+        stepper = Stepper(engine, live)
+        step, sweep = fastest(
+            stepper.seconds, lambda: timed(lambda: jax.block_until_ready(reduce(read)))
+        )
+        bandwidth = weight_bytes / sweep
+        kv = slots * live * kv_bytes_per_token(cfg, jnp.dtype("float32"))
+        out[f"step_over_floor_b{slots}"] = step / ((weight_bytes + kv) / bandwidth)
+        out[f"step_ms_b{slots}"] = 1e3 * step
+        out["read_gb_per_s"] = bandwidth / 1e9
+    return out
+
+
+def programs(scratch: Path) -> dict:
+    cfg, params = workload("W", scratch)
+    shape = EngineConfig(slots=4, window=16, page_size=16, pool_tokens=4096)
+    steppers = [
+        Stepper(
+            Engine(cfg, params, None, dataclasses.replace(shape, max_length=most), eos_ids=()), 256
+        )
+        for most in (16_384, 2_048)
+    ]
+    long, short = fastest(*(stepper.seconds for stepper in steppers))
+    device = steppers[0].device
+    compiled = decode.lower(
+        device.params, device._pools, device._slots, steppers[0].table, cfg=cfg, steps=16,
+        eos_ids=(), layout=device.layout, attention=steppers[0].engine.attention,
+    ).compile()  # fmt: skip
+    memory = compiled.memory_analysis()
+    cache = sum(x.nbytes for x in jax.tree.leaves(device._pools))
+    return {
+        "raggedness": long / short,
+        "temp_over_cache": memory.temp_size_in_bytes / cache,
+        "alias_over_cache": memory.alias_size_in_bytes / cache,
+        **sampling(scratch),
+    }
+
+
+def sampling(scratch: Path) -> dict:
+    """A step at the vocabulary of Qwen3; the draw alone, on logits that are there already."""
+    cfg, params = workload("W", scratch, vocab_size=151_936)
+    slots = 8
+    config = EngineConfig(slots=slots, window=16, page_size=16, max_length=512)
+    stepper = Stepper(Engine(cfg, params, None, config, eos_ids=()), 128)
+    scores = 3 * jax.random.normal(jax.random.key(0), (slots, cfg.vocab_size), jnp.float32)
+    keys = jax.random.split(jax.random.key(1), slots)
+    options = Options(
+        jnp.full(slots, 0.6), jnp.full(slots, 20, jnp.int32), jnp.full(slots, 0.95),
+        jnp.zeros(slots),
+    )  # fmt: skip
+    draw = jax.jit(sample)
+    step, alone = fastest(
+        stepper.seconds, lambda: timed(lambda: jax.block_until_ready(draw(scores, keys, options)))
+    )
+    return {"sampling_share": alone / step, "sampling_ms": 1e3 * alone}
+
+
+def host(scratch: Path) -> dict:
+    cfg, params = workload("T", scratch)
+    engine = Engine(cfg, params, None, SHAPE_T, eos_ids=())
+    engine.warm_up()
+    list(engine.generate(mixed(200, cfg.vocab_size)))
+    compiles = engine.stats.compiles
+    list(engine.generate(long_tail(64, cfg.vocab_size)))
+    stats = engine.stats
+    return {
+        "compiles_after_warmup": compiles,
+        "host_share": 1 - stats.waiting_seconds / stats.seconds,
+        "host_us_per_token": 1e6 * (stats.seconds - stats.waiting_seconds) / stats.tokens,
+        "padding": stats.padding,
+        "occupancy_64_16": stats.occupancy,
+    }
+
+
+def mixed(count: int, vocabulary: int) -> list[Request]:
+    """Prompts of any length, options of every kind."""
+    rng = np.random.default_rng(3)
+    kinds = [(0.0, 1.0, 0), (0.6, 0.95, 20), (1.0, 0.9, 0), (1.3, 1.0, 0)]
+    return [
+        Request(
+            f"mixed-{n}",
+            rng.integers(1, vocabulary, rng.integers(1, 300)).tolist(),
+            SamplingConfig(*kinds[n % 4], 0.0, int(rng.integers(1, 40))),
+        )
+        for n in range(count)
+    ]
+
+
+def pool(scratch: Path) -> dict:
+    cfg, params = workload("T", scratch)
+    requests = long_tail(96, cfg.vocab_size)
+    need = 226 + 60
+    shape = dataclasses.replace(SHAPE_T, max_length=need)
+    whole, part = (
+        Engine(
+            cfg, params, None, dataclasses.replace(shape, pool_tokens=int(share * 16 * need)),
+            eos_ids=(),
+        )
+        for share in (1.0, 0.4)
+    )  # fmt: skip
+    same = tokens_of(whole, requests) == tokens_of(part, requests)
+    slow, fast = fastest(
+        lambda: 1 / rate(part, requests), lambda: 1 / rate(whole, requests), times=REPEATS
+    )
+    # lengths of the real histogram, a pool that its mean fills: what the allocator keeps in use
+    steady = rehearse(2_000, 128, pool_share=0.22)
+    return {
+        "throughput_pool_40": fast / slow if same else 0.0,
+        "preemptions_pool_40": part.stats.preemptions,
+        "pool_use": steady.pool_use,
+        "recomputed_share": steady.recomputed_tokens / steady.tokens,
+    }
+
+
+def identical(scratch: Path) -> dict:
+    cfg, params = workload("T", scratch)
+    requests = long_tail(32, cfg.vocab_size)
+    replace = dataclasses.replace
+    base = tokens_of(Engine(cfg, params, None, SHAPE_T, eos_ids=()), requests)
+    devices = np.array(jax.devices()[:2]).reshape(2, 1)
+    mesh = jax.sharding.Mesh(devices, ("dp", "tp"))
+    others = [
+        tokens_of(Engine(cfg, params, None, SHAPE_T, eos_ids=()), requests[::-1]),
+        tokens_of(Engine(cfg, params, None, replace(SHAPE_T, window=32), eos_ids=()), requests),
+        tokens_of(Engine(cfg, params, None, replace(SHAPE_T, slots=5), eos_ids=()), requests),
+        tokens_of(Engine(cfg, params, mesh, SHAPE_T, eos_ids=()), requests),
+    ]
+    shares = [sum(base[key] == other[key] for key in base) / len(base) for other in others]
+    return {"identical_tokens": min(shares)}
+
+
+def mesh(scratch: Path) -> dict:
+    cfg, params = workload("T", scratch)
+    requests = long_tail(16, cfg.vocab_size)
+    grid = np.array(jax.devices())
+    shape = dataclasses.replace(SHAPE_T, slots=8, replicas="together", max_length=256)
+
+    def engine(dp: int, tp: int) -> Engine:
+        where = jax.sharding.Mesh(grid[: dp * tp].reshape(dp, tp), ("dp", "tp"))
+        return Engine(cfg, params, where, shape, eos_ids=())
+
+    base = tokens_of(engine(1, 1), requests)
+    spread = tokens_of(engine(4, 1), requests)
+    split = engine(1, 4)
+    return {
+        "dp_identical": sum(base[key] == spread[key] for key in base) / len(base),
+        "tp_max_logit_diff": logit_difference(cfg, params, split),
+        "collective_bytes_ratio": collective_bytes(split) / ideal_bytes(split),
+    }
+
+
+def logit_difference(cfg, params, split: Engine) -> float:
+    """Largest difference of logits over 128 tokens, four devices against one."""
+    tokens = np.random.default_rng(0).integers(1, cfg.vocab_size, (2, 64)).astype(np.int32)
+    positions = np.broadcast_to(np.arange(64, dtype=np.int32), tokens.shape)
+    device = split._devices[0]
+    stacked = jax.tree.map(lambda *layers: jnp.stack(layers), *device.params["layers"])
+
+    def scores(weights: dict) -> np.ndarray:
+        hidden = forward(weights, cfg, tokens, positions, np.ones_like(tokens))
+        return np.asarray(logits(weights, cfg, hidden))
+
+    return float(np.abs(scores(params) - scores({**device.params, "layers": stacked})).max())
+
+
+def collective_bytes(engine: Engine) -> int:
+    """Bytes that one decode step hands to collectives, from the compiled program."""
+    device = engine._devices[0]
+    table = device.layout.put(engine._allocator(device).table, device.layout.rows)
+    text = decode.lower(
+        device.params, device._pools, device._slots, table, cfg=engine.cfg, steps=4,
+        eos_ids=(), layout=device.layout, attention=engine.attention,
+    ).compile().as_text()  # fmt: skip
+    body = max(re.split(r"\n\n", text), key=lambda part: part.count("all-reduce("))
+    total = 0
+    for line in body.splitlines():
+        if found := re.search(r"= (.*?) (all-reduce|all-gather)(?:-start)?\(", line):
+            for dtype, shape in re.findall(r"(f32|s32|u32|pred)\[([\d,]*)\]", found[1]):
+                size = 1 if dtype == "pred" else 4
+                total += size * math.prod(int(n) for n in shape.split(",") if n)
+    return total
+
+
+def ideal_bytes(engine: Engine) -> int:
+    """Two all-reduces a layer, one for the embedding, and each device's 64 candidates."""
+    rows, cfg = engine.config.slots, engine.cfg
+    candidates = 4 * rows * 64 * 2 * 4  # devices x rows x (value and id)
+    return (2 * cfg.num_layers + 1) * rows * cfg.hidden_size * 4 + candidates
+
+
+def occupancy(scratch: Path) -> dict:
+    began = time.perf_counter()
+    stats = rehearse(40_000, 128)
+    seconds = time.perf_counter() - began
+    return {
+        "occupancy_40k_128": stats.occupancy,
+        "scheduler_us_per_token_40k": 1e6 * seconds / stats.tokens,
+    }
+
+
+if __name__ == "__main__":
+    name, scratch, out = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+    out.write_text(json.dumps(globals()[name](scratch)))

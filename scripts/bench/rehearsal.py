@@ -1,0 +1,64 @@
+"""A device without a model: the scheduler runs at full scale in seconds, on real lengths."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from workloads import chain_of_thought_lengths
+
+from thinksafe_jax.config import EngineConfig, SamplingConfig
+from thinksafe_jax.sampling import EngineStats, Request
+from thinksafe_jax.sampling.cache import PageAllocator
+from thinksafe_jax.sampling.device import Placement
+from thinksafe_jax.sampling.scheduler import Scheduler
+
+
+class CountingDevice:
+    """Every slot produces the token 1 until its maximum; nothing else happens."""
+
+    def __init__(self, slots: int, steps: int):
+        self._left = np.zeros(slots, np.int64)
+        self._steps = np.arange(steps)[:, None]
+
+    def reset(self) -> None:
+        self._left[:] = 0
+
+    def prefill(self, tokens: np.ndarray, lengths: np.ndarray, pages: np.ndarray) -> None:
+        """Takes no time, as next to thousands of decode steps."""
+
+    def place(self, placement: Placement) -> None:
+        real = placement.slot < len(self._left)
+        self._left[placement.slot[real]] = placement.left[real]
+
+    def make_idle(self, slots: Sequence[int]) -> None:
+        self._left[list(slots)] = 0
+
+    def window(self, table: np.ndarray) -> np.ndarray:
+        tokens = np.where(self._steps < self._left, 1, -1)
+        self._left = np.maximum(0, self._left - len(self._steps))
+        return tokens
+
+    def read(self, window: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return window, np.zeros(window.shape, np.float32)
+
+
+def rehearse(count: int, slots: int, pool_share: float = 1.0, window: int = 32) -> EngineStats:
+    """Schedules `count` long chains of thought over `slots`.
+
+    Args:
+        pool_share: KV pool over what every slot at its full length would need.
+    """
+    config = EngineConfig(slots=slots, window=window, page_size=64)
+    longest = 250 + 16_384
+    pages = int(pool_share * slots * longest / config.page_size) + 1
+    requests = (
+        Request(str(n), range(250), SamplingConfig(max_new_tokens=int(length)))
+        for n, length in enumerate(chain_of_thought_lengths(count))
+    )
+    allocator = PageAllocator(pages, slots, -(-longest // 512) * 8, config.page_size)
+    stats = EngineStats()
+    device = CountingDevice(slots, window)
+    run = Scheduler(device, config, allocator, 1, (), requests, stats)
+    run.step()
+    while not run.idle:
+        run.step()
+    return stats

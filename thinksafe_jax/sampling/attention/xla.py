@@ -1,0 +1,73 @@
+"""Paged decode attention that runs anywhere (XLA), and the oracle of the others.
+
+It walks the tables in blocks of fixed size with a running softmax, up to the longest live slot:
+cost follows live tokens, and a block beyond a slot's own length changes nothing, to the bit, so no
+slot's result depends on its neighbours.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from thinksafe_jax.sampling.cache import Pool
+
+BLOCK_TOKENS = 128
+_CPU_BLOCK_TOKENS = 32  # short contexts dominate on a CPU, and a step of its loop costs little
+
+
+def paged_attention(q: jax.Array, pool: Pool, table: jax.Array, lengths: jax.Array) -> jax.Array:
+    """Attention of the newest token over the first `lengths` tokens of each slot.
+
+    Args:
+        q: `[B, N, H]`.
+        pool: keys and values `[K, pages, page_size, H]`.
+        table: i32 `[B, W]`, W * page_size a multiple of BLOCK_TOKENS.
+        lengths: i32 `[B]`, at least 1.
+
+    Returns:
+        `[B, N, H]` in q's dtype.
+    """
+    keys, values = pool
+    kv_heads, _, page_size, head_dim = keys.shape
+    batch, heads, _ = q.shape
+    block_tokens = _CPU_BLOCK_TOKENS if jax.default_backend() == "cpu" else BLOCK_TOKENS
+    per_block = max(1, block_tokens // page_size)
+    tokens = per_block * page_size
+    grouped = q.reshape(batch, kv_heads, heads // kv_heads, head_dim).astype(keys.dtype)
+    # [K, B, G, H]: what the product runs over in parallel comes first, so nothing is transposed
+    grouped = jnp.moveaxis(grouped * jnp.asarray(head_dim**-0.5, keys.dtype), 1, 0)
+
+    def read(x: jax.Array, pages: jax.Array) -> jax.Array:  # [K, B, tokens, H]
+        gathered = x.at[:, pages].get(mode="promise_in_bounds")
+        return gathered.reshape(kv_heads, batch, tokens, head_dim)
+
+    def block(i: jax.Array, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        top, total, out = carry
+        pages = jax.lax.dynamic_slice_in_dim(table, i * per_block, per_block, axis=1)
+        scores = jnp.einsum(
+            "kbgh,kbsh->kbgs", grouped, read(keys, pages), preferred_element_type=jnp.float32
+        )
+        position = i * tokens + jnp.arange(tokens, dtype=jnp.int32)
+        live = (position[None] < lengths[:, None])[None, :, None]
+        scores = jnp.where(live, scores, jnp.float32(-1e30))
+        new_top = jnp.maximum(top, scores.max(axis=-1))
+        weights = jnp.where(live, jnp.exp(scores - new_top[..., None]), jnp.float32(0))
+        rescale = jnp.exp(top - new_top)
+        total = total * rescale + weights.sum(axis=-1)
+        part = jnp.einsum(
+            "kbgs,kbsh->kbgh",
+            weights.astype(values.dtype),
+            read(values, pages),
+            preferred_element_type=jnp.float32,
+        )
+        return new_top, total, out * rescale[..., None] + part
+
+    shape = grouped.shape
+    start = (
+        jnp.full(shape[:3], -1e30, jnp.float32),
+        jnp.zeros(shape[:3], jnp.float32),
+        jnp.zeros(shape, jnp.float32),
+    )
+    blocks = (lengths.max() + tokens - 1) // tokens
+    _, total, out = jax.lax.fori_loop(0, blocks, block, start)
+    out = jnp.moveaxis(out / total[..., None], 0, 1)
+    return out.reshape(q.shape).astype(q.dtype)
