@@ -1,46 +1,13 @@
 """The sampler's contract: the same tokens as the plain model, whatever runs beside a row."""
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
 
-from tests.support import save_tiny
-from thinksafe_jax.config import EngineConfig, SamplingConfig
+from tests.sampling.kit import GREEDY, RANDOM, engine, requests, run
+from thinksafe_jax.config import SamplingConfig
 from thinksafe_jax.errors import InputError
-from thinksafe_jax.models import load_config
-from thinksafe_jax.sampling import Engine, Request
-from thinksafe_jax.weights import load_params
-
-GREEDY = SamplingConfig(temperature=0.0, top_k=0, top_p=1.0, max_new_tokens=12)
-RANDOM = SamplingConfig(temperature=1.0, top_k=20, top_p=0.95, max_new_tokens=40)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    reference = save_tiny("qwen3", folder)
-    cfg = load_config(folder)
-    return cfg, load_params(folder, cfg, jnp.float32), reference
-
-
-def engine(model, eos=(0,), seed=0, **shape):
-    config = {"slots": 4, "window": 4, "page_size": 16, "pool_tokens": 2048, "max_length": 256}
-    config = EngineConfig(**{**config, **shape})
-    return Engine(model[0], model[1], None, config, eos_ids=eos, seed=seed)
-
-
-def requests(count, sampling=RANDOM, longest=60):
-    rng = np.random.default_rng(1)
-    lengths = [1, 2, 16, 17, 32, 33, *rng.integers(3, longest, count)][:count]
-    return [
-        Request(f"row-{n}", rng.integers(1, 97, size).tolist(), sampling)
-        for n, size in enumerate(lengths)
-    ]
-
-
-def run(engine, requests):
-    return {c.id: c for c in engine.generate(requests)}
+from thinksafe_jax.sampling import Request
 
 
 def test_greedy_equals_transformers_generate(model):

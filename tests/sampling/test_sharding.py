@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
-from tests.sampling.test_engine import RANDOM, requests, run
+from tests.sampling.kit import RANDOM, requests, run
 from tests.support import save_tiny
 from thinksafe_jax.config import EngineConfig, SamplingConfig
 from thinksafe_jax.errors import ConfigError

@@ -75,6 +75,8 @@ class Progress:
         of = "" if self.total is None else f"/{self.total}"
         rate = (self.done - self._start) / seconds if seconds > 0 else 0.0
         parts = [f"{self.done}{of} {self.unit}", f"{seconds:.0f} s", f"{rate:.3g}/s"]
+        if self.total is not None and self.done < self.total and rate > 0 and not ending:
+            parts.append(f"{(self.total - self.done) / rate:.0f} s left")
         if facts := self._shown_facts():
             parts.append(facts)
         text = f"{self.description}: {', '.join(parts)}{ending}"

@@ -47,7 +47,8 @@ def paged_attention(q: jax.Array, pool: Pool, table: jax.Array, lengths: jax.Arr
             "kbgh,kbsh->kbgs", grouped, read(keys, pages), preferred_element_type=jnp.float32
         )
         position = i * tokens + jnp.arange(tokens, dtype=jnp.int32)
-        live = (position[None] < lengths[:, None])[None, :, None]
+        own = (position[None] < lengths[:, None])[None]  # [1, B, tokens]
+        live = own[:, :, None]
         scores = jnp.where(live, scores, jnp.float32(-1e30))
         new_top = jnp.maximum(top, scores.max(axis=-1))
         weights = jnp.where(live, jnp.exp(scores - new_top[..., None]), jnp.float32(0))
@@ -56,7 +57,7 @@ def paged_attention(q: jax.Array, pool: Pool, table: jax.Array, lengths: jax.Arr
         part = jnp.einsum(
             "kbgs,kbsh->kbgh",
             weights.astype(values.dtype),
-            read(values, pages),
+            jnp.where(own[..., None], read(values, pages), jnp.zeros((), values.dtype)),  # 0 x NaN
             preferred_element_type=jnp.float32,
         )
         return new_top, total, out * rescale[..., None] + part

@@ -1,0 +1,93 @@
+"""Decode attention: every implementation against the definition, and where each may run.
+
+The Pallas kernels cannot run on a CPU as such: the GPU kernel is run by its interpreter, the TPU
+kernel by its own, and both are lowered for their platform.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import export
+
+from thinksafe_jax.errors import ConfigError
+from thinksafe_jax.sampling.attention import Case, choose, refusals, table_pages
+from thinksafe_jax.sampling.attention.pallas import gpu_paged_attention, tpu_paged_attention
+from thinksafe_jax.sampling.attention.xla import paged_attention
+
+LENGTHS = [1, 16, 17, 129, 700, 512]
+
+
+def inputs(heads=8, kv_heads=2, head_dim=32, page_size=16, dtype=jnp.float32):
+    """Random pools; pages in random order, unused entries of the table 0."""
+    rng = np.random.default_rng(0)
+    batch = len(LENGTHS)
+    width = -(-max(LENGTHS) // (page_size * table_pages(page_size))) * table_pages(page_size)
+    order = rng.permutation(batch * width) + 1
+    table = np.zeros((batch, width), np.int32)
+    for row, length in enumerate(LENGTHS):
+        used = -(-length // page_size)
+        table[row, :used], order = order[:used], order[used:]
+    shape = (kv_heads, batch * width + 1, page_size, head_dim)
+    pool = tuple(jnp.asarray(rng.normal(size=shape), dtype) for _ in range(2))
+    q = jnp.asarray(rng.normal(size=(batch, heads, head_dim)), dtype)
+    return q, pool, jnp.asarray(table), jnp.asarray(LENGTHS, jnp.int32)
+
+
+def by_definition(q, pool, table, lengths):
+    """Softmax over each slot's own tokens, in float64."""
+    keys, values = (np.asarray(x, np.float64) for x in pool)
+    kv_heads, _, _, width = keys.shape
+    out = np.zeros(q.shape)
+    for row, length in enumerate(np.asarray(lengths)):
+        k, v = (x[:, table[row]].reshape(kv_heads, -1, width)[:, :length] for x in (keys, values))
+        for head in range(q.shape[1]):
+            group = head // (q.shape[1] // kv_heads)
+            scores = k[group] @ np.asarray(q[row, head], np.float64) / np.sqrt(width)
+            weights = np.exp(scores - scores.max())
+            out[row, head] = weights @ v[group] / weights.sum()
+    return out
+
+
+@pytest.mark.parametrize("page_size", [16, 64, 128])
+def test_xla_equals_the_definition(page_size):
+    case = inputs(page_size=page_size)
+    np.testing.assert_allclose(paged_attention(*case), by_definition(*case), atol=2e-6)
+
+
+def test_gpu_kernel_equals_xla_in_the_interpreter():
+    case = inputs()
+    out = gpu_paged_attention(*case, interpret=True)
+    np.testing.assert_allclose(out, paged_attention(*case), atol=2e-5)
+
+
+@pytest.mark.parametrize("heads", [16, 14, 24])
+def test_kernels_lower_for_their_platform(heads):
+    """Real shapes: 2, 7 and 3 query heads to a KV head, pages of 64 tokens, bfloat16."""
+    kv_heads = {16: 8, 14: 2, 24: 8}[heads]
+    case = jax.eval_shape(
+        lambda: inputs(heads, kv_heads, head_dim=128, page_size=64, dtype=jnp.bfloat16)
+    )
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        tpu = export.export(jax.jit(tpu_paged_attention), platforms=["tpu"])(*case)
+        assert "tpu_custom_call" in tpu.mlir_module()
+        gpu = jax.jit(gpu_paged_attention).trace(*case).lower(lowering_platforms=("cuda",))
+        assert "triton" in gpu.as_text()
+
+
+def test_the_table_of_implementations_says_why():
+    h200 = Case("gpu", head_dim=128, page_size=64, kv_bytes=2)
+    assert choose(h200).name == "pallas-gpu"
+    assert choose(Case("tpu", 128, 64, 2)).name == "pallas-tpu"
+    assert choose(Case("cpu", 128, 64, 4)).name == "xla"
+    assert refusals(h200) == {
+        "pallas-tpu": "a TPU kernel, the platform is gpu", "pallas-gpu": None, "xla": None,
+    }  # fmt: skip
+    odd = Case("gpu", 80, 24, 2)
+    assert "power of 2 from 16 on, this model has 80" in (refusals(odd)["pallas-gpu"] or "")
+    with pytest.raises(
+        ConfigError, match=r"pallas-tpu cannot run here: .*platform is cpu; set auto"
+    ):
+        choose(Case("cpu", 128, 64, 4), "pallas-tpu")
+    with pytest.raises(ConfigError, match="choose auto or one of pallas-tpu, pallas-gpu, xla"):
+        choose(h200, "flash")
