@@ -6,7 +6,6 @@ import math
 import re
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
@@ -14,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from rehearsal import rehearse
+from stepper import Stepper, fastest, timed
 from workloads import load_model, long_tail, save_model
 
 from thinksafe_jax.config import EngineConfig, SamplingConfig
@@ -21,7 +21,6 @@ from thinksafe_jax.models import forward
 from thinksafe_jax.models.decoder import logits
 from thinksafe_jax.sampling import Engine, Request
 from thinksafe_jax.sampling.cache import kv_bytes_per_token
-from thinksafe_jax.sampling.device import PLACE_ROWS, Placement
 from thinksafe_jax.sampling.filters import Options, sample
 from thinksafe_jax.sampling.programs import decode
 
@@ -34,12 +33,6 @@ def workload(name: str, scratch: Path, **changes: int) -> tuple:
     if not folder.exists():
         save_model(name, folder, **changes)
     return load_model(folder)
-
-
-def timed(run: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    run()
-    return time.perf_counter() - began
 
 
 def tokens_of(engine: Engine, requests: list[Request]) -> dict:
@@ -86,49 +79,6 @@ def rivals(scratch: Path) -> dict:
         "transformers_generate_threads": best[1],
         "transformers_continuous_tokens_per_s": continuous,
     }
-
-
-class Stepper:
-    """Decode windows of an engine whose slots are all at the same position.
-
-    Args:
-        live: tokens in the cache of every slot.
-    """
-
-    def __init__(self, engine: Engine, live: int):
-        self.engine, self.live, self.device = engine, live, engine._devices[0]
-        allocator = engine._allocator(self.device)
-        for slot in range(len(allocator.table)):
-            assert allocator.reserve(slot, live + 2 * engine.config.window)
-        self.table = allocator.table
-
-    def seconds(self) -> float:
-        """Of one decode step."""
-        slots, window = self.engine.config.slots, self.engine.config.window
-        where = np.full(PLACE_ROWS, slots, np.int32)
-        where[:slots] = np.arange(slots)
-
-        def all_of(value: float, dtype: type) -> np.ndarray:
-            return np.full(PLACE_ROWS, value, dtype)
-
-        options = Options(
-            all_of(0.6, np.float32), all_of(20, np.int32), all_of(0.95, np.float32),
-            all_of(0, np.float32),
-        )  # fmt: skip
-        self.device.place(
-            Placement(
-                where, all_of(5, np.int32), all_of(self.live, np.int32),
-                all_of(window, np.int32), np.zeros((PLACE_ROWS, 3), np.uint32), options,
-            )
-        )  # fmt: skip
-        jax.block_until_ready(self.device._slots.left)
-        return timed(lambda: self.device.read(self.device.window(self.table))) / window
-
-
-def fastest(*runs: Callable[[], float], times: int = 7) -> list[float]:
-    """The best of each, taken by turns; the first turn, which compiles, is not counted."""
-    turns = [[run() for run in runs] for _ in range(times + 1)][1:]
-    return [min(column) for column in zip(*turns, strict=True)]
 
 
 def floor(scratch: Path) -> dict:

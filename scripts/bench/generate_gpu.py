@@ -1,0 +1,170 @@
+# python scripts/bench/generate_gpu.py --json scripts/bench/results/generate_gpu.json
+"""The sampler on one accelerator: attention alone, a decode step, and real lengths end to end.
+
+    attention   GB/s of live keys and values over the measured read bandwidth, for each
+                implementation that runs here, at the model's heads
+    step        a decode step over the time in which the weights and the live KV are read, at
+                (64 slots, 1k tokens) and (128 slots, 4k tokens)
+    histogram   useful tokens a second on lengths of real chains of thought, scaled down by --scale
+
+Weights are random at the real shapes: speed does not need real ones. `--model smoke` is a tiny
+model, with which the script can be tried anywhere.
+"""
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from machine import machine
+from stepper import Stepper, fastest, timed
+from workloads import chain_of_thought_lengths
+
+from thinksafe_jax.config import EngineConfig, SamplingConfig
+from thinksafe_jax.models import ModelConfig, init_params
+from thinksafe_jax.sampling import Engine, Request
+from thinksafe_jax.sampling.attention import IMPLEMENTATIONS, Case, table_pages
+from thinksafe_jax.sampling.cache import kv_bytes_per_token
+
+QWEN3 = ModelConfig(
+    family="qwen3", vocab_size=151_936, hidden_size=1024, intermediate_size=3072, num_layers=28,
+    num_heads=16, num_kv_heads=8, head_dim=128, rms_norm_eps=1e-6, rope_theta=1e6,
+    rope_scaling=None, max_position_embeddings=40_960, tie_word_embeddings=True, qkv_bias=False,
+    o_bias=False, mlp_bias=False, qk_norm=True,
+)  # fmt: skip
+MODELS = {
+    "Qwen3-0.6B": QWEN3,
+    "Qwen3-8B": dataclasses.replace(
+        QWEN3, hidden_size=4096, intermediate_size=12_288, num_layers=36, num_heads=32,
+        tie_word_embeddings=False,
+    ),
+    "R1-Distill-Qwen-1.5B": dataclasses.replace(
+        QWEN3, family="qwen2", hidden_size=1536, intermediate_size=8960, num_heads=12,
+        num_kv_heads=2, rope_theta=1e4, tie_word_embeddings=False, qkv_bias=True, qk_norm=False,
+    ),
+    "smoke": dataclasses.replace(
+        QWEN3, vocab_size=512, hidden_size=64, intermediate_size=128, num_layers=2, num_heads=4,
+        num_kv_heads=2, head_dim=16,
+    ),
+}  # fmt: skip
+POINTS = ((64, 1024), (128, 4096))
+
+
+def read_bandwidth() -> float:
+    """Bytes a second of a reduction over 2 GiB (64 MiB on a CPU)."""
+    size = 2**24 if jax.default_backend() == "cpu" else 2**29
+    x = jnp.ones((size // 2**12, 2**12), jnp.float32)
+    total = jax.jit(lambda x: x.sum())
+    (seconds,) = fastest(lambda: timed(lambda: total(x).block_until_ready()))
+    return x.nbytes / seconds
+
+
+def attention(cfg: ModelConfig, bandwidth: float, points: tuple) -> list[dict]:
+    """Every implementation that runs here, at every point."""
+    platform, page = jax.default_backend(), 64
+    dtype = jnp.dtype("float32" if platform == "cpu" else "bfloat16")
+    rows = []
+    for slots, live in points:
+        block = table_pages(page)
+        width = -(-live // (page * block)) * block
+        shape = (cfg.num_kv_heads, slots * width + 1, page, cfg.head_dim)
+        pool = tuple(jnp.ones(shape, dtype) for _ in range(2))
+        table = 1 + np.random.default_rng(0).permutation(slots * width).reshape(slots, width)
+        args = (
+            jnp.ones((slots, cfg.num_heads, cfg.head_dim), dtype), pool,
+            jnp.asarray(table, jnp.int32), jnp.full(slots, live, jnp.int32),
+        )  # fmt: skip
+        live_bytes = 2 * slots * live * cfg.num_kv_heads * cfg.head_dim * dtype.itemsize
+        for one in IMPLEMENTATIONS:
+            reason = one.refuses(Case(platform, cfg.head_dim, page, dtype.itemsize))
+            row = {"implementation": one.name, "slots": slots, "live": live, "refused": reason}
+            if reason is None:
+                run = jax.jit(one.attend)
+                (seconds,) = fastest(lambda: timed(lambda: run(*args).block_until_ready()))  # noqa: B023
+                row["of_bandwidth"] = live_bytes / seconds / bandwidth
+            rows.append(row)
+    return rows
+
+
+def steps(cfg: ModelConfig, params: dict, bandwidth: float, points: tuple) -> list[dict]:
+    weights = sum(x.nbytes for x in jax.tree.leaves(params))
+    if not cfg.tie_word_embeddings:
+        weights -= params["embed"].nbytes  # only gathered
+    rows = []
+    for slots, live in points:
+        config = EngineConfig(
+            slots=slots, window=32, page_size=64, max_length=live + 512,
+            pool_tokens=slots * (live + 128),
+        )  # fmt: skip
+        engine = Engine(cfg, params, None, config, eos_ids=())
+        (seconds,) = fastest(Stepper(engine, live).seconds)
+        kv = slots * live * kv_bytes_per_token(cfg, engine._devices[0]._pools[0][0].dtype)
+        rows.append(
+            {
+                "slots": slots, "live": live, "step_ms": 1e3 * seconds,
+                "step_over_floor": seconds / ((weights + kv) / bandwidth),
+                "tokens_per_s": slots / seconds, "attention": engine.attention,
+            }
+        )  # fmt: skip
+        del engine
+    return rows
+
+
+def histogram(cfg: ModelConfig, params: dict, slots: int, requests: int, scale: int) -> dict:
+    """Useful tokens a second, prefill and the tail included, compilation not."""
+    lengths = np.maximum(1, chain_of_thought_lengths(requests) // scale)
+    rng = np.random.default_rng(0)
+    queue = [
+        Request(
+            f"row-{n}",
+            rng.integers(1, cfg.vocab_size, 250).tolist(),
+            SamplingConfig(0.6, 0.95, 20, 0.0, int(length)),
+        )
+        for n, length in enumerate(lengths)
+    ]
+    most = 250 + 16_384 // scale
+    engine = Engine(
+        cfg, params, None, EngineConfig(slots=slots, window=32, page_size=64, max_length=most),
+        eos_ids=(),
+    )  # fmt: skip
+    engine.warm_up()
+    for _ in engine.generate(queue):
+        pass
+    stats = engine.stats
+    return {
+        "tokens_per_s": stats.tokens / stats.seconds, "occupancy": stats.occupancy,
+        "host_share": 1 - stats.waiting_seconds / stats.seconds, "compiles": stats.compiles,
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", type=Path, help="where to keep the results")
+    parser.add_argument("--model", nargs="+", choices=MODELS, default=["Qwen3-0.6B"])
+    parser.add_argument("--requests", type=int, default=512)
+    parser.add_argument("--slots", type=int, default=128)
+    parser.add_argument("--scale", type=int, default=8, help="divide the real lengths by this")
+    args = parser.parse_args()
+    bandwidth = read_bandwidth()
+    results = {"device": jax.devices()[0].device_kind, "read_gb_per_s": bandwidth / 1e9}
+    for name in args.model:
+        cfg = MODELS[name]
+        points = ((4, 256),) if name == "smoke" else POINTS
+        params = init_params(cfg, jax.random.key(0), jnp.bfloat16)
+        results[name] = {
+            "attention": attention(cfg, bandwidth, points),
+            "steps": steps(cfg, params, bandwidth, points),
+            "histogram": histogram(cfg, params, args.slots, args.requests, args.scale),
+        }
+        print(json.dumps({name: results[name]}, indent=2), flush=True)
+    if args.json:
+        args.json.write_text(json.dumps({"machine": machine(), **results}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""Times single decode steps of an engine."""
+
+import time
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from thinksafe_jax.sampling import Engine
+from thinksafe_jax.sampling.device import PLACE_ROWS, Placement
+from thinksafe_jax.sampling.filters import Options
+
+
+def timed(run: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    run()
+    return time.perf_counter() - began
+
+
+class Stepper:
+    """Decode windows of an engine whose slots are all at the same position.
+
+    Args:
+        live: tokens in the cache of every slot.
+    """
+
+    def __init__(self, engine: Engine, live: int):
+        self.engine, self.live, self.device = engine, live, engine._devices[0]
+        allocator = engine._allocator(self.device)
+        for slot in range(len(allocator.table)):
+            assert allocator.reserve(slot, live + 2 * engine.config.window)
+        self.table = allocator.table
+
+    def seconds(self) -> float:
+        """Of one decode step, the mean of a window."""
+        window = self.engine.config.window
+        for first in range(0, len(self.table), PLACE_ROWS):
+            self.device.place(self._placement(first))
+        jax.block_until_ready(self.device._slots.left)
+        return timed(lambda: self.device.read(self.device.window(self.table))) / window
+
+    def _placement(self, first: int) -> Placement:
+        """PLACE_ROWS slots from `first` on; those beyond the last are ignored."""
+        ints, floats = np.ones(PLACE_ROWS, np.int32), np.ones(PLACE_ROWS, np.float32)
+        slots = first + np.arange(PLACE_ROWS, dtype=np.int32)
+        options = Options(
+            np.float32(0.6) * floats, 20 * ints, np.float32(0.95) * floats, 0 * floats
+        )
+        window, words = self.engine.config.window, np.zeros((PLACE_ROWS, 3), np.uint32)
+        slots = np.minimum(slots, len(self.table)).astype(np.int32)
+        return Placement(slots, 5 * ints, self.live * ints, window * ints, words, options)
+
+
+def fastest(*runs: Callable[[], float], times: int = 7) -> list[float]:
+    """The best of each, taken by turns; the first turn, which compiles, is not counted."""
+    turns = [[run() for run in runs] for _ in range(times + 1)][1:]
+    return [min(column) for column in zip(*turns, strict=True)]
