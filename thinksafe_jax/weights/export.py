@@ -1,6 +1,7 @@
 """From parameters back to a Hugging Face checkpoint. Adapters are written by `adapter`."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,12 @@ from thinksafe_jax.models.config import ModelConfig
 from thinksafe_jax.models.params import Params
 from thinksafe_jax.weights.checkpoint import INDEX
 from thinksafe_jax.weights.folder import copy_files, write_json, write_text, written_aside
-from thinksafe_jax.weights.safetensors_io import TensorSource, write_file
+from thinksafe_jax.weights.safetensors_io import (
+    TensorSource,
+    sync_file,
+    write_file,
+    write_unsynced,
+)
 from thinksafe_jax.weights.table import Entry, entries
 from thinksafe_jax.weights.tree import at
 
@@ -94,10 +100,15 @@ def write_shards(folder: Path, sources: list[TensorSource], max_shard: int) -> N
         write_file(folder / "model.safetensors", shards[0])
         return
     weight_map = {}
-    for n, shard in enumerate(shards, start=1):
-        name = f"model-{n:05d}-of-{len(shards):05d}.safetensors"
-        write_file(folder / name, shard)
-        weight_map |= {source.name: name for source in shard}
+    with ThreadPoolExecutor(1, "sync") as pool:  # the disk ends one shard while the next is written
+        jobs = []
+        for n, shard in enumerate(shards, start=1):
+            name = f"model-{n:05d}-of-{len(shards):05d}.safetensors"
+            write_unsynced(folder / name, shard)
+            jobs.append(pool.submit(sync_file, folder / name))
+            weight_map |= {source.name: name for source in shard}
+        for job in jobs:
+            job.result()
     elements = sum(math.prod(source.shape) for source in sources)
     metadata = {"total_parameters": elements, "total_size": sum(s.nbytes for s in sources)}
     write_json(folder / INDEX, {"metadata": metadata, "weight_map": weight_map})
