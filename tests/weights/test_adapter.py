@@ -83,6 +83,9 @@ def test_merged_equals_adapter(base):
     np.testing.assert_allclose(merged, our_logits(params, cfg, adapter, lora), atol=1e-4)
 
 
+# --- 33: r, alpha, targets that get lost ------------------------------------------------------
+
+
 @pytest.mark.parametrize("targets", [("q_proj", "v_proj"), ALL], ids=["paper", "all"])
 def test_peft_loads_ours(targets, base, tmp_path):
     """Every key is matched (PEFT ignores what it does not know) and the logits are the same."""
