@@ -106,3 +106,47 @@ def save_tiny(name: str, directory: Path, dtype: str = "float32", **overrides):
                 parameter.add_(0.3 * torch.randn_like(parameter))
     model.save_pretrained(directory)
     return model
+
+
+_JOIN = """
+import sys, jax
+ARGUMENTS = sys.argv[4:]
+jax.distributed.initialize(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+"""
+
+
+def run_processes(script: str, count: int, *arguments, devices: int) -> list[str]:
+    """Runs a script in `count` processes that have found each other; what each of them printed.
+
+    Args:
+        script: finds `arguments` as the strings ARGUMENTS.
+        devices: of each process.
+    """
+    import os
+    import socket
+    import subprocess
+    import sys
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    command = [sys.executable, "-c", _JOIN + script, address, str(count)]
+    processes = [
+        subprocess.Popen(
+            [*command, str(n), *map(str, arguments)],
+            env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for n in range(count)
+    ]
+    try:
+        results = [process.communicate(timeout=120) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    failed = [errors for p, (_, errors) in zip(processes, results, strict=True) if p.returncode]
+    assert not failed, "\n\n".join(failed)
+    return [output for output, _ in results]

@@ -36,6 +36,9 @@ SkipBadRows = Annotated[
     bool,
     typer.Option("--skip-bad-rows", help="Leave unreadable rows out and count them (else exit 3)."),
 ]
+AllowNonfinite = Annotated[
+    bool, typer.Option("--allow-nonfinite", help="Accept NaN and infinity in the weights.")
+]
 RunDirectory = Annotated[Path, typer.Argument(help="A run directory.", show_default=False)]
 
 
@@ -195,6 +198,7 @@ def verify(
     adapter: Annotated[Path | None, typer.Option(help="PEFT adapter that both apply.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")] = None,
     json_out: Annotated[Path | None, typer.Option("--json", help="Write the figures here.")] = None,
+    allow_nonfinite: AllowNonfinite = False,
 ) -> None:
     """Compare the decoder's logits with those of transformers, on the CPU.
 
@@ -207,7 +211,14 @@ def verify(
 
     if dtype not in BOUNDS:
         raise ConfigError(f"--dtype {dtype}: expected {' or '.join(BOUNDS)}")
-    result = verify_model(model, texts=texts, dtype=dtype, adapter=adapter, revision=revision)
+    result = verify_model(
+        model,
+        texts=texts,
+        dtype=dtype,
+        adapter=adapter,
+        revision=revision,
+        allow_nonfinite=allow_nonfinite,
+    )
     if json_out is not None:
         write_figures(json_out, result)
     typer.echo("\n".join(report_lines(result)))
@@ -220,6 +231,7 @@ def convert(
     source: Annotated[str, typer.Argument(help="Hugging Face checkpoint, or an Orbax copy.")],
     out: Annotated[Path, typer.Argument(help="New directory.")],
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")] = None,
+    allow_nonfinite: AllowNonfinite = False,
 ) -> None:
     """Copy a checkpoint to Orbax for fast restarts, or an Orbax copy back to Hugging Face.
 
@@ -230,7 +242,7 @@ def convert(
     """
     from thinksafe_jax.weights.convert import convert as convert_checkpoint
 
-    typer.echo(convert_checkpoint(source, out, revision))
+    typer.echo(convert_checkpoint(source, out, revision, allow_nonfinite))
 
 
 def _recipe_of(run_dir: Path, config: Path | None, overrides: list[str]):

@@ -20,7 +20,7 @@ class Session:
 
     Args:
         recipe: what to load.
-        pins: file of the run that keeps the student's commit, see `resolve_model`.
+        pins: file of the run that keeps the commits of student and guard, see `resolve_model`.
 
     Attributes:
         trained: what the train stage made, for the export stage of the same process.
@@ -51,7 +51,7 @@ class Session:
 
     @cached_property
     def guard(self) -> Guard:
-        return load_guard(self.recipe.guard)
+        return load_guard(self.recipe.guard, self._pins)
 
     def engine(self, tuned: Path | None = None) -> Engine:
         """A sampler of the student, or of what the run directory `tuned` has made of it."""

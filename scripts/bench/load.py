@@ -4,7 +4,8 @@
 
 A synthetic checkpoint (Qwen3-0.6B's layers, 84 of them: 2.95 GB in 4 shards) is written to a
 scratch folder and read from the page cache; every measurement runs in a fresh process, ours and
-the baseline by turns.
+the baseline by turns, as often as it takes for the median to mean something: in a virtual machine
+whose host takes free memory back, the same reading takes 1 to 4 seconds.
 
     read_ratio                  our load time / safetensors.numpy.load_file of the same files
     peak_rss_over_params        peak RssAnon of the loading process, interpreter and JAX included,
@@ -280,7 +281,7 @@ def main() -> None:
         return
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--layers", type=int, default=84)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--scratch", type=Path, help="folder for 6 GB; default: the system's")
     parser.add_argument("--json", type=Path, help="write the figures here")
     options = parser.parse_args()

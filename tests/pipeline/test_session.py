@@ -1,13 +1,16 @@
 """What can only be checked once the model is known."""
 
 import dataclasses
+import json
 
+import fsspec
 import pytest
 
 from tests.support import REPOSITORY
 from thinksafe_jax.config import load_recipe
-from thinksafe_jax.errors import ConfigError
+from thinksafe_jax.errors import ConfigError, InputError
 from thinksafe_jax.session import Session
+from thinksafe_jax.weights import resolve_model
 
 
 @pytest.mark.parametrize("room", ["synthesis", "evaluation"])
@@ -23,3 +26,27 @@ def test_the_models_are_loaded_once():
     session = Session(load_recipe(REPOSITORY / "configs/recipes/mini.yaml"))
     assert session.params is session.params
     assert dataclasses.is_dataclass(session.cfg)
+
+
+def test_the_run_records_the_revision_of_student_and_guard(tmp_path, monkeypatch):
+    """Either of them changing under a run is refused."""
+    monkeypatch.setenv("THINKSAFE_CACHE", str(tmp_path / "cache"))
+    bucket = fsspec.filesystem("memory")
+    for role in ("student", "guard"):
+        for file in resolve_model(f"mini:{role}").iterdir():
+            bucket.pipe(f"/world/{role}/{file.name}", file.read_bytes())
+    student, guard = "memory://world/student", "memory://world/guard"
+    recipe = load_recipe(
+        REPOSITORY / "configs/recipes/mini.yaml",
+        [f"student.model={student}", f"guard.model={guard}"],
+    )
+    pins = tmp_path / "models.json"
+    session = Session(recipe, pins)
+    assert session.guard.name == guard
+    assert session.directory.is_dir()
+    assert json.loads(pins.read_text()).keys() == {student, guard}
+    bucket.pipe("/world/guard/generation_config.json", b"{}")
+    assert Session(recipe, pins).directory == session.directory
+    with pytest.raises(InputError, match="memory://world/guard: its files changed since this run"):
+        _ = Session(recipe, pins).guard
+    bucket.store.clear()

@@ -83,6 +83,9 @@ def test_merged_equals_adapter(base):
     np.testing.assert_allclose(merged, our_logits(params, cfg, adapter, lora), atol=1e-4)
 
 
+# --- 33: r, alpha, targets that get lost ------------------------------------------------------
+
+
 @pytest.mark.parametrize("targets", [("q_proj", "v_proj"), ALL], ids=["paper", "all"])
 def test_peft_loads_ours(targets, base, tmp_path):
     """Every key is matched (PEFT ignores what it does not know) and the logits are the same."""
@@ -110,6 +113,7 @@ def test_peft_loads_ours(targets, base, tmp_path):
 
 
 def test_we_load_pefts(base, tmp_path):
+    """One of the families with rank-stabilised scaling, alpha / sqrt(r)."""
     folder, _, cfg, params = base
     from transformers import AutoModelForCausalLM
 
@@ -120,11 +124,13 @@ def test_we_load_pefts(base, tmp_path):
         lora_dropout=0.1,
         target_modules=["down_proj", "v_proj", "o_proj"],
         init_lora_weights=False,
+        use_rslora=cfg.o_bias,
     )
     model = peft.get_peft_model(model, settings).eval()
     model.save_pretrained(tmp_path)
     adapter, lora = import_adapter(tmp_path, cfg)
-    assert (lora.r, lora.alpha, lora.dropout) == (3, 6.0, 0.1)
+    assert (lora.r, lora.dropout) == (3, 0.1)
+    assert lora.scale == pytest.approx(6 / 3**0.5 if cfg.o_bias else 6 / 3)
     assert sorted(lora.targets) == ["down_proj", "o_proj", "v_proj"]
     ours = our_logits(params, cfg, adapter, lora)
     np.testing.assert_allclose(ours, their_logits(model), atol=1e-4)
@@ -151,13 +157,53 @@ def test_export_and_import_are_inverse(exported):
     assert (config["base_model_name_or_path"], config["revision"]) == ("owner/base", "c" * 40)
 
 
+@pytest.mark.parametrize(
+    "rename",
+    [
+        lambda key: key.removeprefix("base_model.model."),
+        lambda key: key.replace(".weight", ".default.weight"),
+        lambda key: "_orig_mod." + key,
+    ],
+    ids=["no-prefix", "adapter-name", "compiled"],
+)
+@pytest.mark.parametrize("targets", [["self_attn.v_proj", "q_proj"], ".*_proj", None])
+def test_keys_and_targets_as_other_tools_write_them(rename, targets, exported):
+    folder, cfg, adapter, lora = exported
+    file = folder / "adapter_model.safetensors"
+    save_file({rename(key): value for key, value in load_file(file).items()}, file)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps({**config, "target_modules": targets}))
+    again, settings = import_adapter(folder, cfg)
+    assert same_bits(again, adapter)
+    assert settings == lora
+
+
+def test_one_weight_under_two_names(exported):
+    folder, cfg, _, _ = exported
+    file = folder / "adapter_model.safetensors"
+    content = load_file(file)
+    key = next(iter(content))
+    save_file({**content, key.removeprefix("base_model.model."): content[key]}, file)
+    with pytest.raises(InputError, match="are the same weight; keep one"):
+        import_adapter(folder, cfg)
+
+
+def test_targets_that_are_no_linear_layer(exported):
+    folder, cfg, _, _ = exported
+    file = folder / "adapter_config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps({**config, "target_modules": ["q_proj", "lm_head"]}))
+    with pytest.raises(InputError, match=r"targets \['lm_head'\]; an adapter can change q_proj"):
+        import_adapter(folder, cfg)
+
+
 def test_keys_that_do_not_fit_are_listed(exported):
     folder, cfg, _, _ = exported
     content = load_file(folder / "adapter_model.safetensors")
     stem = "base_model.model.model.layers.1.self_attn"
     del content[f"{stem}.q_proj.lora_A.weight"]
     content[f"{stem}.v_proj.lora_B.weight"] = np.zeros((3, 4), np.float32)
-    content["model.layers.0.self_attn.q_proj.lora_A.weight"] = np.zeros((4, 32), np.float32)
+    content["base_model.model.model.embed_tokens.lora_A.weight"] = np.zeros((4, 32), np.float32)
     save_file(content, folder / "adapter_model.safetensors")
     with pytest.raises(InputError) as caught:
         import_adapter(folder, cfg)
@@ -165,7 +211,7 @@ def test_keys_that_do_not_fit_are_listed(exported):
     assert "adapter_model.safetensors: 3 keys do not fit the model" in text
     assert f"{stem}.q_proj.lora_A.weight: missing" in text
     assert f"{stem}.v_proj.lora_B.weight: [3, 4] instead of [32, 4]" in text
-    assert "model.layers.0.self_attn.q_proj.lora_A.weight: unknown" in text
+    assert "base_model.model.model.embed_tokens.lora_A.weight: unknown" in text
 
 
 def test_rank_lost_from_the_config(exported):
@@ -187,11 +233,11 @@ def test_rank_lost_from_the_config(exported):
     [
         ("peft_type", "IA3"),
         ("use_dora", True),
-        ("use_rslora", True),
         ("bias", "all"),
         ("modules_to_save", ["lm_head"]),
         ("rank_pattern", {"q_proj": 8}),
-        ("target_modules", "all-linear"),
+        ("layer_replication", [[0, 1]]),
+        ("init_lora_weights", "pissa_niter_4"),
     ],
 )
 def test_other_adapters_are_refused(key, value, exported):

@@ -94,7 +94,7 @@ def test_nonfinite_weights(value, dtype, tmp_path):
     text = refusal(tmp_path, cfg)
     assert (
         "NaN or infinity in model.layers.1.mlp.up_proj.weight (model.safetensors); the "
-        "checkpoint is damaged. allow_nonfinite=True loads it" in text
+        "checkpoint is damaged. --allow-nonfinite (allow_nonfinite=True) loads it" in text
     )
     loaded = load_params(tmp_path, cfg, jnp.float32, allow_nonfinite=True)
     assert not np.isfinite(loaded["layers"]["up_proj"]["kernel"][1, 3, 5])

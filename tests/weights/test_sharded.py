@@ -1,6 +1,7 @@
 """Sharded load equals unsharded, and reads no more than what the devices hold."""
 
 import itertools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -8,10 +9,10 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 
-from tests.support import REPOSITORY
+from tests.support import PUBLISHED, REPOSITORY, shared_asset
 from tests.weights.kit import same_bits, small_checkpoint
 from thinksafe_jax.errors import ConfigError
-from thinksafe_jax.models import abstract_params
+from thinksafe_jax.models import abstract_params, parse_config
 from thinksafe_jax.parallel import build_mesh, load_mesh, param_shardings
 from thinksafe_jax.weights import LoadStats, load_params, save_checkpoint
 from thinksafe_jax.weights.reader import Block, Reader, aligned_empty, all_finite
@@ -150,3 +151,20 @@ def test_all_finite_agrees_with_numpy(dtype):
         spoilt = value.copy()
         spoilt[-1] = bad
         assert not all_finite(spoilt)
+
+
+def test_real_shapes_as_abstract_trees():
+    """Every real config.json: tree and shardings without an array, of the published size."""
+    mesh_file = load_mesh("cpu-8")
+    before = len(jax.live_arrays())
+    for file in sorted(shared_asset("configs").glob("*.json")):
+        cfg = parse_config(json.loads(file.read_text()), where=str(file))
+        tree = abstract_params(cfg, jnp.bfloat16)
+        assert sum(x.size for x in jax.tree.leaves(tree)) == PUBLISHED[file.stem]
+        for phase in (mesh_file.train, mesh_file.generate):
+            strategy = phase.for_model(cfg)
+            shardings = param_shardings(cfg, build_mesh(strategy), strategy.rules)
+            shards = jax.tree.map(lambda x, s: np.prod(s.shard_shape(x.shape)), tree, shardings)
+            held = sum(jax.tree.leaves(shards))
+            assert PUBLISHED[file.stem] / 8 <= held <= PUBLISHED[file.stem]
+    assert len(jax.live_arrays()) == before

@@ -45,6 +45,9 @@ def test_only_weights_and_tokenizer_are_fetched(hub, resolve):
     assert names == ["config.json", "model.safetensors", "tokenizer.json"]
 
 
+# --- 34: a Hub that refuses, limits, is away --------------------------------------------------
+
+
 @pytest.mark.parametrize("status", [401, 403])
 def test_gated_repository_names_its_licence_page(status, hub, resolve):
     name = f"owner/gated-{status}"
@@ -72,6 +75,9 @@ def test_endless_rate_limit_says_try_later(hub, resolve):
     answer = resolve("owner/swamped")
     assert answer["error"] == "RetryLater"
     assert "the Hub answered 429 5 times; try again later" in answer["text"]
+
+
+# --- 35: a revision that changes under a run --------------------------------------------------
 
 
 def test_revision_that_moves_is_pinned(hub, resolve, tmp_path):

@@ -1,5 +1,7 @@
 """Guards: safe, unsafe or unparsed, and never safe by default."""
 
+from pathlib import Path
+
 from thinksafe_jax.config import GuardConfig
 from thinksafe_jax.errors import ConfigError
 from thinksafe_jax.guards.protocol import Exchange, Guard, Verdict, check_unparsed
@@ -16,8 +18,11 @@ __all__ = [
 ]
 
 
-def load_guard(cfg: GuardConfig) -> Guard:
+def load_guard(cfg: GuardConfig, pins: Path | None = None) -> Guard:
     """The guard of a recipe, its weights loaded.
+
+    Args:
+        pins: file of the run that keeps the commits of its models, see `resolve_model`.
 
     Raises:
         ConfigError: unknown kind or dtype.
@@ -38,7 +43,7 @@ def load_guard(cfg: GuardConfig) -> Guard:
     if cfg.dtype not in dtypes:
         raise ConfigError(f"guard.dtype is {cfg.dtype!r}; choose float32 or bfloat16")
     return LlamaGuard.from_directory(
-        resolve_model(cfg.model, cfg.revision),
+        resolve_model(cfg.model, cfg.revision, pins),
         name=cfg.model,
         dtype=dtypes[cfg.dtype],
         max_length=cfg.max_length,

@@ -3,6 +3,7 @@
 from thinksafe_jax.models.config import ModelConfig, load_config, parse_config
 from thinksafe_jax.models.decoder import forward, head_kernel, logits
 from thinksafe_jax.models.lora import Adapter, LoraConfig, init_adapter, merge_adapter
+from thinksafe_jax.models.module import CausalLM
 from thinksafe_jax.models.params import (
     Params,
     abstract_params,
@@ -14,6 +15,7 @@ from thinksafe_jax.models.params import (
 
 __all__ = [
     "Adapter",
+    "CausalLM",
     "LoraConfig",
     "ModelConfig",
     "Params",

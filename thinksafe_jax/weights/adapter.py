@@ -1,12 +1,14 @@
 """LoRA adapters in PEFT's format, written and read through the decoder's own declaration."""
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -17,7 +19,12 @@ from thinksafe_jax.weights.checkpoint import some
 from thinksafe_jax.weights.folder import write_json, write_text, written_aside
 from thinksafe_jax.weights.reader import all_finite
 from thinksafe_jax.weights.safetensors_io import TensorRef, TensorSource, read_header, write_file
+from thinksafe_jax.weights.together import on_host, written_by_first
 
+# [prefix].model.layers.0.self_attn.q_proj.lora_A[.name of the adapter].weight
+_KEY = re.compile(r"(?:.*\.)?(model\.layers\.\d+\.\w+\.\w+)\.lora_([AB])(?:\.\w+)?\.weight")
+_ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+_CHANGES_BASE = ("pissa", "olora", "corda", "loftq")  # their base is not the published one
 _WEIGHTS, _CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 
@@ -57,6 +64,8 @@ def export_adapter(
 ) -> None:
     """Writes a PEFT adapter: adapter_config.json and adapter_model.safetensors (float32).
 
+    With an adapter over several processes all must call it; process 0 writes.
+
     Args:
         out: directory, replaced when everything is on disk.
         base_model: Hub id or directory that PEFT loads the base from; `revision` its commit.
@@ -67,13 +76,10 @@ def export_adapter(
         EnvironmentFault: the disk is full or cannot be written; `out` is as before.
     """
 
-    def read(e: _Entry) -> np.ndarray:
-        return np.asarray(adapter["layers"][e.target][e.part][e.layer]).reshape(e.hf_shape)
-
-    sources = [
-        TensorSource(e.key, e.hf_shape, np.dtype(np.float32), lambda e=e: read(e))
-        for e in sorted(_entries(cfg, lora), key=lambda e: e.key)
-    ]
+    table = sorted(_entries(cfg, lora), key=lambda e: e.key)
+    arrays = (
+        on_host(adapter["layers"][e.target][e.part], e.layer).reshape(e.hf_shape) for e in table
+    )
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -89,15 +95,24 @@ def export_adapter(
         "inference_mode": True,
         "use_rslora": False,
     }
-    with written_aside(Path(out), sum(source.nbytes for source in sources)) as folder:
-        write_file(folder / _WEIGHTS, sources)
-        write_json(folder / _CONFIG, config)
-        if card is not None:
-            write_text(folder / "README.md", card)
+    with written_by_first(Path(out), arrays) as gathered:
+        if jax.process_index() == 0:
+            sources = [
+                TensorSource(e.key, e.hf_shape, np.dtype(np.float32), gathered.__next__)
+                for e in table
+            ]
+            with written_aside(Path(out), sum(source.nbytes for source in sources)) as folder:
+                write_file(folder / _WEIGHTS, sources)
+                write_json(folder / _CONFIG, config)
+                if card is not None:
+                    write_text(folder / "README.md", card)
 
 
 def import_adapter(directory: str | Path, cfg: ModelConfig) -> tuple[Adapter, LoraConfig]:
     """Reads a PEFT LoRA adapter made here or elsewhere, as float32.
+
+    Keys may lack PEFT's prefix or carry the adapter's name, as other tools save them;
+    rank-stabilised LoRA becomes the plain one of the same scale.
 
     Raises:
         InputError: not a plain LoRA on the decoder's linear layers, keys that are missing, unknown
@@ -113,8 +128,8 @@ def import_adapter(directory: str | Path, cfg: ModelConfig) -> tuple[Adapter, Lo
     for file in (config, weights):
         if not file.exists():
             raise InputError(f"{file}: not found; is {directory} a PEFT adapter?")
-    lora = _parse_lora(config, cfg)
-    refs = read_header(weights)
+    refs = _by_plain_name(weights)
+    lora = _parse_lora(config, cfg, refs)
     wanted = {e.key: e for e in _entries(cfg, lora)}
     _check_keys(weights, refs, wanted)
     parts: dict[tuple[str, str], list[np.ndarray]] = {}
@@ -127,6 +142,18 @@ def import_adapter(directory: str | Path, cfg: ModelConfig) -> tuple[Adapter, Lo
     for (name, part), values in parts.items():
         layers[name][part] = jnp.asarray(np.stack(values))
     return {"layers": layers}, lora
+
+
+def _by_plain_name(file: Path) -> dict[str, TensorRef]:
+    """The tensors under the keys that PEFT itself would have given them."""
+    refs: dict[str, TensorRef] = {}
+    for key, ref in read_header(file).items():
+        found = _KEY.fullmatch(key)
+        name = f"base_model.model.{found[1]}.lora_{found[2]}.weight" if found else key
+        if name in refs:
+            raise InputError(f"{file}: {refs[name].name} and {key} are the same weight; keep one")
+        refs[name] = ref
+    return refs
 
 
 def _check_keys(file: Path, refs: dict[str, TensorRef], wanted: dict[str, _Entry]) -> None:
@@ -143,7 +170,7 @@ def _check_keys(file: Path, refs: dict[str, TensorRef], wanted: dict[str, _Entry
         )
 
 
-def _parse_lora(file: Path, cfg: ModelConfig) -> LoraConfig:
+def _parse_lora(file: Path, cfg: ModelConfig, keys: Iterable[str]) -> LoraConfig:
     try:
         raw = json.loads(file.read_text(encoding="utf-8"))
         r, alpha = raw["r"], raw["lora_alpha"]
@@ -152,18 +179,27 @@ def _parse_lora(file: Path, cfg: ModelConfig) -> LoraConfig:
     refused = {
         "peft_type": raw.get("peft_type") != "LORA",
         "bias": raw.get("bias", "none") != "none",
-        "use_rslora": raw.get("use_rslora", False),
         "use_dora": raw.get("use_dora", False),
         "fan_in_fan_out": raw.get("fan_in_fan_out", False),
         "modules_to_save": raw.get("modules_to_save"),
         "rank_pattern": raw.get("rank_pattern"),
         "alpha_pattern": raw.get("alpha_pattern"),
         "layers_to_transform": raw.get("layers_to_transform"),
+        "layer_replication": raw.get("layer_replication"),
+        "init_lora_weights": str(raw.get("init_lora_weights")).startswith(_CHANGES_BASE),
     }
     bad = {key: raw.get(key) for key, is_bad in refused.items() if is_bad}
-    targets = raw.get("target_modules")
-    if bad or not isinstance(targets, list):
-        raise InputError(f"{file}: not a plain LoRA adapter: {bad or {'target_modules': targets}}")
-    # PEFT writes a set, in any order; ours is the order of the layer
-    order = list(target_kernels(cfg, targets))
-    return LoraConfig(r, float(alpha), raw.get("lora_dropout", 0.0), tuple(order))
+    if bad:
+        raise InputError(f"{file}: not a plain LoRA adapter: {bad}")
+    # target_modules may be names, suffixes or one pattern; the weights say what was meant
+    named = raw.get("target_modules")
+    targets = {name.rpartition(".")[2] for name in named} if isinstance(named, list) else set()
+    targets |= {found[1].rpartition(".")[2] for key in keys if (found := _KEY.fullmatch(key))}
+    order = [name for name in target_kernels(cfg, _ALL) if name in targets]
+    if not order or targets - set(order):
+        raise InputError(
+            f"{file}: targets {sorted(targets - set(order)) or named}; an adapter can change "
+            f"{', '.join(_ALL)}"
+        )
+    scale = r**0.5 if raw.get("use_rslora") else 1.0  # alpha / sqrt(r) instead of alpha / r
+    return LoraConfig(r, alpha * scale, raw.get("lora_dropout", 0.0), tuple(order))

@@ -15,12 +15,15 @@ from thinksafe_jax.weights.orbax_copy import is_orbax_copy, restore_copy, save_c
 from thinksafe_jax.weights.source import resolve_model
 
 
-def convert(source: str, out: str | Path, revision: str | None = None) -> str:
+def convert(
+    source: str, out: str | Path, revision: str | None = None, allow_nonfinite: bool = False
+) -> str:
     """Copies a checkpoint into the other format, then reads the copy back and compares bits.
 
     Args:
         source: Hugging Face checkpoint (directory, Hub id, bucket) or an Orbax copy.
         out: new directory, or an earlier copy, which is replaced.
+        allow_nonfinite: copy NaN and infinity, too.
 
     Returns:
         A sentence that says what was written.
@@ -34,12 +37,13 @@ def convert(source: str, out: str | Path, revision: str | None = None) -> str:
     if out.resolve() == folder.resolve():
         raise InputError(f"{out}: is the source itself; choose another directory")
     cfg = load_config(folder)
-    params = load_params(folder, cfg, None)
+    params = load_params(folder, cfg, None, allow_nonfinite=allow_nonfinite)
     config = read_config_json(folder)
     back = is_orbax_copy(folder)
     if back:
         save_checkpoint(out, params, cfg, config, tokenizer_from=folder)
-        copy, form = load_params(out, cfg, None), "Hugging Face checkpoint"
+        copy = load_params(out, cfg, None, allow_nonfinite=allow_nonfinite)
+        form = "Hugging Face checkpoint"
     else:
         save_copy(out, params, cfg, config, folder)
         copy, form = restore_copy(out, cfg), "Orbax copy"

@@ -1,6 +1,7 @@
 """From parameters back to a Hugging Face checkpoint. Adapters are written by `adapter`."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,14 @@ from thinksafe_jax.models.config import ModelConfig
 from thinksafe_jax.models.params import Params
 from thinksafe_jax.weights.checkpoint import INDEX
 from thinksafe_jax.weights.folder import copy_files, write_json, write_text, written_aside
-from thinksafe_jax.weights.safetensors_io import TensorSource, write_file
+from thinksafe_jax.weights.safetensors_io import (
+    TensorSource,
+    sync_file,
+    write_file,
+    write_unsynced,
+)
 from thinksafe_jax.weights.table import Entry, entries
+from thinksafe_jax.weights.together import on_host, written_by_first
 from thinksafe_jax.weights.tree import at
 
 MAX_SHARD = 5 * 10**9  # bytes
@@ -30,6 +37,8 @@ def save_checkpoint(
 ) -> None:
     """Writes a Hugging Face checkpoint: config.json, safetensors (with index), tokenizer files.
 
+    With parameters over several processes all must call it; process 0 writes, one tensor at a time.
+
     Args:
         out: directory, replaced when everything is on disk.
         params: the parameters, each in the dtype to be stored.
@@ -42,45 +51,28 @@ def save_checkpoint(
         InputError: `out` holds something else than a model.
         EnvironmentFault: the disk is full or cannot be written; `out` is as before.
     """
-    views = _Views(params)
-    sources = [
-        TensorSource(e.hf_name, e.param.hf_shape, views.dtype(e), lambda e=e: views.read(e))
-        for e in entries(cfg)
-    ]
-    with written_aside(Path(out), sum(source.nbytes for source in sources)) as folder:
-        write_shards(folder, sources, max_shard)
-        key = "torch_dtype" if "torch_dtype" in config_json else "dtype"  # transformers 4, 5
-        write_json(folder / "config.json", {**config_json, key: params["embed"].dtype.name})
-        if tokenizer_from is not None:
-            copy_files(Path(tokenizer_from), folder)
-        if card is not None:
-            write_text(folder / "README.md", card)
+    table = list(entries(cfg))
+    arrays = (on_host(at(params, e.path), e.layer).reshape(e.param.hf_shape) for e in table)
+    with written_by_first(Path(out), arrays) as gathered:
+        if jax.process_index() == 0:
+            sources = [
+                TensorSource(e.hf_name, e.param.hf_shape, _dtype(params, e), gathered.__next__)
+                for e in table
+            ]
+            with written_aside(Path(out), sum(source.nbytes for source in sources)) as folder:
+                write_shards(folder, sources, max_shard)
+                key = (
+                    "torch_dtype" if "torch_dtype" in config_json else "dtype"
+                )  # transformers 4, 5
+                write_json(folder / "config.json", {**config_json, key: str(params["embed"].dtype)})
+                if tokenizer_from is not None:
+                    copy_files(Path(tokenizer_from), folder)
+                if card is not None:
+                    write_text(folder / "README.md", card)
 
 
-class _Views:
-    """Host arrays of the tensors of a checkpoint, one at a time."""
-
-    def __init__(self, params: Params):
-        self.params = params
-        self._whole: dict[tuple[str, ...], np.ndarray] = {}
-
-    def dtype(self, entry: Entry) -> np.dtype:
-        return np.dtype(at(self.params, entry.path).dtype)
-
-    def read(self, entry: Entry) -> np.ndarray:
-        leaf = at(self.params, entry.path)
-        if isinstance(leaf, jax.Array) and not _in_host_memory(leaf):
-            part = leaf if entry.layer is None else leaf[entry.layer]
-            return np.asarray(part).reshape(entry.param.hf_shape)
-        # a view of all layers costs nothing here, where each layer would be a copy
-        if entry.path not in self._whole:
-            self._whole[entry.path] = np.asarray(leaf)
-        whole = self._whole[entry.path]
-        return (whole if entry.layer is None else whole[entry.layer]).reshape(entry.param.hf_shape)
-
-
-def _in_host_memory(leaf: jax.Array) -> bool:
-    return len(leaf.devices()) == 1 and next(iter(leaf.devices())).platform == "cpu"
+def _dtype(params: Params, entry: Entry) -> np.dtype:
+    return np.dtype(at(params, entry.path).dtype)
 
 
 def write_shards(folder: Path, sources: list[TensorSource], max_shard: int) -> None:
@@ -94,10 +86,15 @@ def write_shards(folder: Path, sources: list[TensorSource], max_shard: int) -> N
         write_file(folder / "model.safetensors", shards[0])
         return
     weight_map = {}
-    for n, shard in enumerate(shards, start=1):
-        name = f"model-{n:05d}-of-{len(shards):05d}.safetensors"
-        write_file(folder / name, shard)
-        weight_map |= {source.name: name for source in shard}
+    with ThreadPoolExecutor(1, "sync") as pool:  # the disk ends one shard while the next is written
+        jobs = []
+        for n, shard in enumerate(shards, start=1):
+            name = f"model-{n:05d}-of-{len(shards):05d}.safetensors"
+            write_unsynced(folder / name, shard)
+            jobs.append(pool.submit(sync_file, folder / name))
+            weight_map |= {source.name: name for source in shard}
+        for job in jobs:
+            job.result()
     elements = sum(math.prod(source.shape) for source in sources)
     metadata = {"total_parameters": elements, "total_size": sum(s.nbytes for s in sources)}
     write_json(folder / INDEX, {"metadata": metadata, "weight_map": weight_map})

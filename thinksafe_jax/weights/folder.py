@@ -44,7 +44,7 @@ def written_aside(out: Path, needs: int = 0) -> Iterator[Path]:
             f"{out}: needs {needs:,} bytes, {free_bytes(out):,} are free; make room or choose "
             "another disk"
         )
-    partial = out.with_name(f".{out.name}.partial")
+    partial = scratch_of(out)
     with storage_errors(out):
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
@@ -56,6 +56,11 @@ def written_aside(out: Path, needs: int = 0) -> Iterator[Path]:
             sync_folder(out.parent)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+
+
+def scratch_of(out: Path) -> Path:
+    """Where `written_aside` lets `out` be written."""
+    return out.with_name(f".{out.name}.partial")
 
 
 def _replaceable(out: Path) -> bool:

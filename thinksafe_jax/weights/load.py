@@ -44,7 +44,8 @@ def load_params(
         dtype: target dtype, or None to keep what the checkpoint stores (which may differ between
             parameters, but not between the layers of one parameter).
         shardings: a tree like the parameters' with a Sharding at each leaf; each device receives
-            only its slice, read from the file as that slice. Default: the default device.
+            only its slice, read from the file as that slice. Default: this
+            process's first device.
         allow_nonfinite: accept NaN and infinity in the weights.
         stats: filled with bytes and seconds where given.
 
@@ -71,7 +72,8 @@ def load_params(
             if reader.nonfinite and not allow_nonfinite:
                 raise InputError(
                     f"{directory}: NaN or infinity in {some(sorted(reader.nonfinite))}; the "
-                    "checkpoint is damaged. allow_nonfinite=True loads it all the same"
+                    "checkpoint is damaged. --allow-nonfinite (allow_nonfinite=True) loads it all "
+                    "the same"
                 )
     return map_params(lambda path, _: done[path], cfg)
 
@@ -117,7 +119,7 @@ def _plan(
 
 
 def _default() -> jax.sharding.Sharding:
-    return jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
 
 def _leaf_dtypes(

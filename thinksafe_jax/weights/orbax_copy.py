@@ -5,6 +5,8 @@ OUT/params/          Orbax (OCDBT): one array per name, read by each host as its
     manifest.json    format, shapes and dtypes, sha256 and size of every file; written last
 """
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,9 @@ import orbax.checkpoint as ocp
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.models.config import ModelConfig
 from thinksafe_jax.models.params import Params, declare, map_params, stacked_shape, walk
-from thinksafe_jax.weights.folder import copy_files, write_json, written_aside
+from thinksafe_jax.weights.folder import copy_files, scratch_of, write_json, written_aside
 from thinksafe_jax.weights.manifest import NAME, check_files, read_manifest, write_manifest
+from thinksafe_jax.weights.together import agree
 from thinksafe_jax.weights.tree import at
 
 FORMAT = "thinksafe-orbax"
@@ -38,19 +41,42 @@ def save_copy(
 ) -> None:
     """Writes the copy beside `out` and renames it when complete.
 
+    With parameters over several processes all must call it, on one file system.
+
     Raises:
         EnvironmentFault: the disk is full or cannot be written.
     """
+    out = Path(out)
     arrays = {".".join(path): at(params, path) for path, _ in walk(declare(cfg))}
-    with written_aside(Path(out), sum(array.nbytes for array in arrays.values())) as folder:
-        with ocp.StandardCheckpointer() as checkpointer:
+    with _written_together(out, sum(array.nbytes for array in arrays.values())) as folder:
+        with ocp.StandardCheckpointer() as checkpointer:  # every process writes what it holds
             chunked = {name: ocp.SaveArgs(chunk_byte_size=_CHUNK) for name in arrays}
             checkpointer.save(folder.absolute() / _ARRAYS, arrays, save_args=chunked)
             checkpointer.wait_until_finished()
-        write_json(folder / "config.json", config_json)
-        copy_files(Path(tokenizer_from), folder)
-        tree = {name: _describe(a.shape, a.dtype) for name, a in arrays.items()}
-        write_manifest(folder, {"format": FORMAT, "tree": tree})
+        if jax.process_index() == 0:
+            write_json(folder / "config.json", config_json)
+            copy_files(Path(tokenizer_from), folder)
+            tree = {name: _describe(a.shape, a.dtype) for name, a in arrays.items()}
+            write_manifest(folder, {"format": FORMAT, "tree": tree})
+
+
+@contextmanager
+def _written_together(out: Path, needs: int) -> Iterator[Path]:
+    """`written_aside` by process 0, whose scratch directory all of them use."""
+    if jax.process_count() == 1:
+        with written_aside(out, needs) as folder:
+            yield folder
+        return
+    with ExitStack() as stack:
+        ready = False
+        try:
+            if jax.process_index() == 0:
+                stack.enter_context(written_aside(out, needs))
+            ready = True
+        finally:
+            agree(ready, out)
+        yield scratch_of(out)
+    agree(True, out)  # process 0 has renamed it
 
 
 def restore_copy(
@@ -71,7 +97,7 @@ def restore_copy(
     # each process checks its share: together they cover every file
     names = sorted(manifest["files"])[jax.process_index() :: jax.process_count()]
     check_files(directory, manifest["files"], names)
-    default = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    default = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     abstract = {}
     for path, param in walk(declare(cfg)):
         shape = stacked_shape(path, param, cfg)

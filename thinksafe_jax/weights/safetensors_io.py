@@ -24,6 +24,7 @@ _DTYPES: dict[str, Any] = {
     "F64": np.float64,
 }
 _NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
+_BEHIND = 1 << 26  # bytes written before the disk is asked to begin
 _MAX_HEADER = 100_000_000  # bytes, the format's own limit
 
 
@@ -144,6 +145,18 @@ class TensorSource:
 
 def write_file(file: Path, tensors: Iterable[TensorSource]) -> None:
     """Writes one safetensors file, tensor by tensor, and fsyncs it."""
+    write_unsynced(file, tensors)
+    sync_file(file)
+
+
+def sync_file(file: Path) -> None:
+    """Returns when the file's content is on the disk."""
+    with file.open("rb") as stream:
+        os.fsync(stream.fileno())
+
+
+def write_unsynced(file: Path, tensors: Iterable[TensorSource]) -> None:
+    """`write_file` without its fsync, the disk already at work behind the writing."""
     tensors = list(tensors)
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     position = 0
@@ -158,9 +171,17 @@ def write_file(file: Path, tensors: Iterable[TensorSource]) -> None:
     raw += b" " * (-len(raw) % 8)  # the format keeps tensors aligned to 8 bytes
     with file.open("wb") as stream:
         stream.write(len(raw).to_bytes(8, "little") + raw)
+        begun = 0
         for t in tensors:
             value = np.ascontiguousarray(t.read(), dtype=t.dtype)
             assert value.shape == t.shape, (t.name, value.shape, t.shape)
             stream.write(value.reshape(-1).view(np.uint8).data)
-        stream.flush()
-        os.fsync(stream.fileno())
+            if stream.tell() - begun >= _BEHIND:
+                _start_writeback(stream.fileno(), begun, stream.tell() - begun)
+                begun = stream.tell()
+
+
+def _start_writeback(descriptor: int, offset: int, size: int) -> None:
+    """Linux answers "not needed any more" for pages not yet written by beginning to write them."""
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(descriptor, offset, size, os.POSIX_FADV_DONTNEED)

@@ -92,6 +92,7 @@ def verify_model(
     dtype: str = "float32",
     adapter: Path | None = None,
     revision: str | None = None,
+    allow_nonfinite: bool = False,
 ) -> Comparison:
     """Runs both implementations over the same tokens.
 
@@ -101,6 +102,7 @@ def verify_model(
             row; default a few lines of prose, code, mathematics and other scripts.
         dtype: float32 or bfloat16, for both.
         adapter: PEFT adapter that both apply.
+        allow_nonfinite: compare weights with NaN and infinity, too.
 
     Raises:
         EnvironmentFault: torch (or peft) is missing.
@@ -111,7 +113,7 @@ def verify_model(
     cfg = load_config(directory)
     tokens = _tokens(directory, cfg, texts)
     reference = _reference(torch, directory, dtype, adapter)
-    params = load_params(directory, cfg, jnp.dtype(dtype))
+    params = load_params(directory, cfg, jnp.dtype(dtype), allow_nonfinite=allow_nonfinite)
     tuned, lora = ({}, None) if adapter is None else import_adapter(adapter, cfg)
 
     @jax.jit
