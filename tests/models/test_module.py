@@ -37,7 +37,7 @@ def expected(checkpoint):
 
 
 def test_from_pretrained_equals_forward(checkpoint, expected):
-    folder, cfg, params = checkpoint
+    folder, _cfg, params = checkpoint
     model = CausalLM.from_pretrained(str(folder), dtype=jnp.float32)
     assert same_bits(model.params, params)
     np.testing.assert_allclose(model(TOKENS), expected, atol=1e-5)

@@ -49,8 +49,9 @@ def contract_few_rows(
     rows = x.shape[: x.ndim - in_ndim]
     width = math.prod(outside)
     parts = math.gcd(width, _cores())
-    left = kernel.reshape(parts, width // parts, math.prod(inside))
-    right = jnp.broadcast_to(x.reshape(1, math.prod(rows), -1), (parts, math.prod(rows), left.shape[2]))
+    count, depth = math.prod(rows), math.prod(inside)
+    left = kernel.reshape(parts, width // parts, depth)
+    right = jnp.broadcast_to(x.reshape(1, count, depth), (parts, count, depth))
     y = jax.lax.dot_general(left, right, (((2,), (2,)), ((0,), (0,))), preferred_element_type=dtype)
     return y.reshape(width, -1).T.reshape(*rows, *outside)
 
