@@ -17,15 +17,30 @@ class ModelSource:
 
 
 @dataclass(frozen=True)
-class GuardConfig:
-    """The model (or matcher) that says safe, unsafe or unparsed."""
+class GuardModel:
+    """One guard: a checkpoint, a server, or the phrase matcher."""
 
-    kind: str = "llama-guard"  # llama-guard | refusal-match
-    model: str = ""
+    # llama-guard | wildguard | qwen3guard | refusal-match; in `guard`, majority too
+    kind: str = "llama-guard"
+    model: str = ""  # a directory, a Hub id or mini:guard; with `url`, whose tokenizer is used
     revision: str | None = None
     dtype: str = "bfloat16"
     max_length: int = 16384  # tokens of guard input; only the response is cut, keeping its end
     batch_tokens: int = 16384  # padded tokens per forward pass
+    authors_compat: bool = False  # the authors' double BOS (llama-guard), for comparison
+    url: str = ""  # of an OpenAI-compatible server, as http://localhost:8000/v1; "" runs it here
+    served_name: str = ""  # the server's name for the model; default `model`
+    api: str = "chat"  # chat | completions (text) | tokens (completions of token ids: vLLM, SGLang)
+    concurrency: int = 16  # requests in flight
+    timeout_seconds: float = 60.0  # of one request
+    retries: int = 5  # of one request, with back-off
+
+
+@dataclass(frozen=True)
+class GuardConfig(GuardModel):
+    """What says safe, unsafe or unparsed: one guard, or the majority of several."""
+
+    members: list[GuardModel] = field(default_factory=list)  # of kind majority
     max_unparsed: float = 0.2  # the run stops when more than this share is unparsed
 
 
