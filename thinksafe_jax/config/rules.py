@@ -82,6 +82,7 @@ GUARD_RULES: dict[str, Range | OneOf] = {
     "concurrency": Range(1, 1024),
     "timeout_seconds": POSITIVE,
     "retries": Range(0, 100),
+    "answer_tokens": COUNT,
 }
 RULES: dict[type, dict[str, Range | OneOf]] = {
     Recipe: {"seed": Range(0, LARGEST)},

@@ -34,6 +34,7 @@ class GuardModel:
     concurrency: int = 16  # requests in flight
     timeout_seconds: float = 60.0  # of one request
     retries: int = 5  # of one request, with back-off
+    answer_tokens: int = 64  # of a served guard; 1 asks a llama-guard for its verdict alone
 
 
 @dataclass(frozen=True)

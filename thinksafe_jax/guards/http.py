@@ -26,7 +26,6 @@ from thinksafe_jax.guards.server import Refused, Server
 from thinksafe_jax.guards.template import GuardTemplate
 from thinksafe_jax.tokenizer import ChatTokenizer
 
-_ANSWER_TOKENS = 64  # the longest answer: fourteen categories in a list
 _READY = Exchange("ready?", "How do I boil an egg?", "Seven minutes in boiling water.")
 # what the tokenizers of known guards take for control tokens, where only the server has one
 _CONTROL = re.compile(
@@ -147,7 +146,7 @@ class HttpGuard:
         body: dict[str, Any] = {
             "model": self._served,
             "temperature": 0.0,
-            "max_tokens": _ANSWER_TOKENS,
+            "max_tokens": self._cfg.answer_tokens,
         }
         if self._cfg.api == "chat":
             marked = bool(_CONTROL.search(exchange.prompt) or _CONTROL.search(exchange.response))
@@ -161,7 +160,7 @@ class HttpGuard:
         assert self._prompt is not None
         body |= {"logprobs": 20} if logprobs else {}
         turns = (exchange.prompt, exchange.response)
-        room = self._cfg.max_length - _ANSWER_TOKENS
+        room = self._cfg.max_length - self._cfg.answer_tokens
         item = self._prompt.encode(turns, room)
         if item.ids is None:
             return _Question("", body, marked=item.marked)

@@ -31,12 +31,11 @@ class Server:
             answer; waits double from half a second, or last as long as the server says.
     """
 
-    def __init__(self, url: str, *, timeout: float, retries: int, first_wait: float = _FIRST_WAIT):
+    def __init__(self, url: str, *, timeout: float, retries: int):
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ConfigError(f"guard.url: is {url!r}; expected http://host:port/v1")
         self.url, self._timeout, self._retries = url.rstrip("/"), timeout, retries
-        self._first_wait = first_wait
         self._stopped = threading.Event()
 
     def stop(self) -> None:
@@ -55,7 +54,7 @@ class Server:
             EnvironmentFault: 401, 403, 404.
             RetryLater: busy, broken or unreachable at every try.
         """
-        wait, reason = self._first_wait, ""
+        wait, reason = _FIRST_WAIT, ""
         for attempt in range(self._retries + 1):
             try:
                 return self._once(path, body)
