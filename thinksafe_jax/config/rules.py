@@ -18,6 +18,7 @@ from thinksafe_jax.config.schema import (
     ModelSource,
     PromptSource,
     Recipe,
+    Rung,
     SamplingConfig,
     SynthesisConfig,
     TrainingConfig,
@@ -25,6 +26,7 @@ from thinksafe_jax.config.schema import (
 from thinksafe_jax.errors import ConfigError
 
 LARGEST = 2**31 - 1  # sizes and counts become int32 on the device
+METHODS = ("thinksafe", "rejection", "direct-refusal", "safepath", "external")
 LABELS = ("harmful", "benign")
 
 
@@ -109,9 +111,13 @@ RULES: dict[type, dict[str, Range | OneOf]] = {
         "max_length": COUNT,
     },
     SynthesisConfig: {
-        "method": OneOf(("thinksafe", "direct-refusal")),
+        "method": OneOf(METHODS),
         "reasoning": OneOf(("think", "none")),
+        "harmful_reasoning": OneOf(("keep", "remove")),
+        "attempts": Range(1, 1000),
+        "limit": COUNT,
     },
+    Rung: {"temperature": Range(0)},
     TrainingConfig: {
         "epochs": COUNT,
         "batch_size": COUNT,
@@ -178,6 +184,12 @@ def _relations(recipe: Recipe) -> list[str]:
             f"engine.pool_tokens: is {engine.pool_tokens}; expected room for at least one page "
             f"(engine.page_size is {engine.page_size})"
         )
+    synthesis = recipe.synthesis
+    if len(synthesis.ladder) > synthesis.attempts:
+        found.append(
+            f"synthesis.attempts: is {synthesis.attempts}; expected at least the "
+            f"{len(synthesis.ladder)} rungs of synthesis.ladder"
+        )
     for room in ("synthesis", "evaluation"):
         new = getattr(recipe, room).sampling.max_new_tokens
         if engine.max_length is not None and new >= engine.max_length:
@@ -237,7 +249,12 @@ def completeness_problems(recipe: Recipe) -> list[str]:
         if not isinstance(section, PromptSource) or section.path.startswith("mini:"):
             continue
         if not section.path:
-            found.append(f"{where}path: no value given; expected a file or mini:<split>")
+            found.append(
+                f"{where}path: no value given; expected a file, hf:<dataset> or mini:<split>"
+            )
+        external = recipe.synthesis.method == "external" and where.startswith("synthesis.")
+        if external and not section.response_column:
+            found.append(f"{where}response_column: no value given; expected the responses' column")
         if where.startswith("synthesis.") and not (section.label or section.label_column):
             found.append(f"{where}label: no value given; expected label or label_column")
         if where.startswith("evaluation.reasoning") and not section.answer_column:

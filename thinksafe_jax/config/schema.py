@@ -47,15 +47,21 @@ class GuardConfig(GuardModel):
 
 @dataclass(frozen=True)
 class PromptSource:
-    """One source of prompts: a JSONL, CSV or Parquet file, or a split of the mini world."""
+    """One source of prompts: a file, a dataset, or a split of the mini world."""
 
-    path: str = ""  # file, or mini:train-harmful, mini:heldout-arithmetic, ...
+    # a JSONL, JSON, CSV or Parquet file; a folder with a dataset; hf:owner/name on the Hub;
+    # mini:train-harmful, mini:heldout-arithmetic, ...
+    path: str = ""
+    split: str = "train"  # of a dataset
+    subset: str | None = None  # configuration of a dataset, where it has several
+    revision: str | None = None  # branch, tag or commit on the Hub
     prompt_column: str = "prompt"
     id_column: str | None = None  # default: "<file stem>-<row number>"
     label_column: str | None = None
     label: str | None = None  # one label for all rows, instead of label_column
     labels: dict[str, str] = field(default_factory=dict)  # column value -> harmful | benign
     answer_column: str | None = None  # gold answer, for reasoning suites
+    response_column: str | None = None  # what to train on, with method external
     where: dict[str, str] = field(default_factory=dict)  # keep rows whose column equals the value
     start: int = 0  # first row kept, counted after `where`
     limit: int | None = None  # rows kept
@@ -86,10 +92,26 @@ class EngineConfig:
 
 
 @dataclass(frozen=True)
+class Rung:
+    """One step of the retry ladder; what is left out is as in `synthesis`."""
+
+    steering: str | None = None
+    temperature: float | None = None
+
+
+@dataclass(frozen=True)
 class SynthesisConfig:
-    method: str = "thinksafe"  # thinksafe | direct-refusal
-    steering: str = "authors"  # name in synthesis.steering.TEMPLATES
+    # thinksafe | rejection | direct-refusal | safepath | external
+    method: str = "thinksafe"
+    # a name in synthesis.steering.TEMPLATES, or a text of your own with {prompt} in it once
+    steering: str = "authors"
     reasoning: str = "think"  # think: one closed <think> pair is required | none: response as it is
+    harmful_reasoning: str = "keep"  # remove: harmful rows are trained with an empty think block
+    attempts: int = 1  # per prompt, until the guard accepts; of `rejection`: all must be accepted
+    ladder: list[Rung] = field(default_factory=list)  # attempt n takes rung n, then over again
+    limit: int | None = None  # prompts in all, drawn from every label in its own proportion
+    drop_contaminated: bool = False  # leave out prompts that an evaluation asks as well
+    teacher: ModelSource = field(default_factory=ModelSource)  # answers instead of the student
     prompts: list[PromptSource] = field(default_factory=list)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
 
