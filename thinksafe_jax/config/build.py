@@ -45,8 +45,8 @@ def dotted_keys(cls: type, prefix: str = "") -> Iterator[str]:
 def nearest(key: str, known: list[str]) -> str:
     """The valid key a misspelt one most likely means.
 
-    A key of the same name further inside the section wins, then a sibling that looks alike, then a key of the same name in another section, then whatever
-    looks most alike as a whole.
+    A key of the same name further inside the section wins, then a sibling that looks alike, then a
+    key of the same name in another section, then whatever looks most alike as a whole.
     """
     written, _, leaf = key.rpartition(".")
     section = re.sub(r"\[\d+\]", "[0]", written)
