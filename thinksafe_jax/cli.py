@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from thinksafe_jax import __version__
+from thinksafe_jax.commands.synthesis import register as register_synthesis
 from thinksafe_jax.errors import ConfigError, ThinkSafeError
 
 OVERRIDES = "Changes to the recipe as [cyan]key.sub=value[/], for example training.epochs=1."
@@ -136,6 +137,9 @@ _stage_command("evaluate", "Measure the student before and after.")
 _stage_command("report", "Write report/report.html and report/summary.json.")
 
 
+register_synthesis(app)
+
+
 @app.command()
 def doctor(
     run_dir: Annotated[
@@ -263,10 +267,13 @@ def _print_outcome(folder: Path, summary: dict) -> None:
     from rich.console import Console
 
     from thinksafe_jax.report import final_table
+    from thinksafe_jax.synthesis.coverage import coverage_table
 
     console = Console(highlight=False)
     if not console.is_terminal:  # a file has no width; 80 columns would break the intervals
         console.width = 100
+    if summary["dataset"]:
+        console.print(coverage_table(summary["dataset"]))
     console.print(final_table(summary))
     console.print(f"report: {folder / 'report/report.html'}", markup=False, soft_wrap=True)
 
