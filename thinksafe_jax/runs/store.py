@@ -40,7 +40,7 @@ class RowStore:
         skip_bad_rows: bool = False,
         shard_bytes: int = 256 * 2**20,
     ):
-        self.folder, self.key = Path(folder), key
+        self.folder, self.key, self._fields = Path(folder), key, frozenset(key)
         self.skip_bad_rows, self.shard_bytes = skip_bad_rows, shard_bytes
         self.duplicates = self.bad_rows = 0
         self._shard: Path | None = None  # the one being written, once repaired
@@ -57,7 +57,8 @@ class RowStore:
         """
         batch = list(rows)
         for row in batch:
-            if missing := [k for k in self.key if k not in row]:
+            if not self._fields <= row.keys():
+                missing = [k for k in self.key if k not in row]
                 raise ValueError(f"{self.folder}: row without {', '.join(missing)}: {row!r:.200}")
         data = b"".join(map(to_line, batch))
         if not data:
@@ -91,7 +92,7 @@ class RowStore:
         for shard in self.shards():
             number = int(shard.stem.removeprefix("part-"))
             for line, offset, row in _complete_lines(shard):
-                if row is None or any(k not in row for k in self.key):
+                if row is None or not self._fields <= row.keys():
                     bad += 1
                     self._refuse(f"{shard}:{line}", row)
                     continue
