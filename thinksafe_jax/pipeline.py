@@ -187,7 +187,7 @@ def evaluate_both(run: Run, session: Session) -> None:
             run.recipe.evaluation,
             session.engine(tuned),
             session.tokenizer,
-            session.guard,
+            session.judge,
             run.path / "evaluation" / name,
             reasoning=run.recipe.synthesis.reasoning,
             log=run.log,
@@ -292,7 +292,7 @@ STAGES = {
         lambda r, path: (
             r.evaluation,
             source_hashes(r.evaluation.sources),
-            r.guard,
+            r.guard if r.judge.kind == "same" else r.judge,
             r.student,
             r.seed,
             *exported_weights(path),

@@ -55,6 +55,12 @@ class Session:
         return load_guard(self.recipe.guard)
 
     @cached_property
+    def judge(self) -> Guard:
+        """The guard of the evaluation; the filter's own where the recipe names no other."""
+        cfg = self.recipe.judge
+        return self.guard if cfg.kind == "same" or cfg == self.recipe.guard else load_guard(cfg)
+
+    @cached_property
     def author(self) -> "Session":
         """Whose model answers the prompts of the synthesis: this one's, or the recipe's teacher."""
         teacher = self.recipe.synthesis.teacher

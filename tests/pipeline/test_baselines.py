@@ -1,14 +1,13 @@
 """Every way to make a dataset, on the mini world: what is in it, and that training takes it."""
 
 import json
-import os
-import subprocess
-import sys
 
 import datasets
 import pytest
+from typer.testing import CliRunner
 
 from tests.support import REPOSITORY
+from thinksafe_jax.cli import app
 from thinksafe_jax.config import load_recipe
 from thinksafe_jax.errors import ConfigError, EnvironmentFault, InputError
 from thinksafe_jax.pipeline import run_pipeline
@@ -167,10 +166,9 @@ def test_the_commands(ladder, tmp_path):
     """thinksafe dataset show, and probe on a handful of prompts, as users call them."""
 
     def thinksafe(*arguments):
-        return subprocess.run(
-            [sys.executable, "-m", "thinksafe_jax.cli", *map(str, arguments)],
-            capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "200"},
-        ).stdout  # fmt: skip
+        done = CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
+        assert done.exit_code == 0
+        return done.output
 
     assert "tokens, " in thinksafe("dataset", "show", ladder[0], "--index", 1)
     recipe = REPOSITORY / "configs/recipes/mini.yaml"

@@ -1,6 +1,7 @@
 """What can only be checked once the model is known."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
@@ -23,3 +24,21 @@ def test_the_models_are_loaded_once():
     session = Session(load_recipe(REPOSITORY / "configs/recipes/mini.yaml"))
     assert session.params is session.params
     assert dataclasses.is_dataclass(session.cfg)
+
+
+def test_the_judge_is_the_filter_unless_another_is_named():
+    from dataclasses import replace
+
+    from tests.report.example_run import recipe
+    from thinksafe_jax.config import GuardConfig
+    from thinksafe_jax.report.read import RunFiles
+    from thinksafe_jax.report.summary import _judge
+
+    ours = replace(recipe(), evaluation=replace(recipe().evaluation, judge="guard"))
+    other = replace(ours, judge=GuardConfig(kind="refusal-match"))
+    session = Session(other)
+    assert session.judge.name == "refusal-match"
+    assert session.guard.name == "mini:guard"
+    assert Session(ours).judge.name == "mini:guard"
+    same = [_judge(RunFiles(Path("x"), recipe=r))["same_as_filter"] for r in (ours, other)]
+    assert same == [True, False]

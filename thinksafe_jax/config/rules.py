@@ -92,7 +92,7 @@ RULES: dict[type, dict[str, Range | OneOf]] = {
     GuardModel: GUARD_RULES,
     GuardConfig: {
         **GUARD_RULES,
-        "kind": OneOf((*GUARD_KINDS, "majority")),
+        "kind": OneOf((*GUARD_KINDS, "majority", "same")),
         "max_unparsed": SHARE,
     },
     PromptSource: {"label": OneOf(LABELS), "start": Range(0, LARGEST), "limit": COUNT},
@@ -243,6 +243,10 @@ def completeness_problems(recipe: Recipe) -> list[str]:
     """What a run needs and the recipe does not say: models, prompts, labels, answers."""
     found = [] if recipe.student.model else ["student.model: no value given; expected a model"]
     found += _guard_problems(recipe.guard, "guard.")
+    if recipe.guard.kind == "same":
+        found.append("guard.kind: is same, which only the judge can be")
+    if recipe.judge.kind != "same":
+        found += _guard_problems(recipe.judge, "judge.")
     if not recipe.synthesis.prompts:
         found.append("synthesis.prompts: is empty; expected one prompt source or more")
     for where, section in _sections(recipe, ""):

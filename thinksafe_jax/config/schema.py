@@ -20,7 +20,8 @@ class ModelSource:
 class GuardModel:
     """One guard: a checkpoint, a server, or the phrase matcher."""
 
-    # llama-guard | wildguard | qwen3guard | refusal-match; in `guard`, majority too
+    # llama-guard | wildguard | qwen3guard | refusal-match; majority, of several; and for `judge`
+    # same: the guard that filters
     kind: str = "llama-guard"
     model: str = ""  # a directory, a Hub id or mini:guard; with `url`, whose tokenizer is used
     revision: str | None = None
@@ -157,7 +158,8 @@ class Recipe:
     run_dir: str = ""
     seed: int = 42
     student: ModelSource = field(default_factory=ModelSource)
-    guard: GuardConfig = field(default_factory=GuardConfig)
+    guard: GuardConfig = field(default_factory=GuardConfig)  # filters what is trained on
+    judge: GuardConfig = field(default_factory=lambda: GuardConfig(kind="same"))  # evaluates
     engine: EngineConfig = field(default_factory=EngineConfig)
     synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
