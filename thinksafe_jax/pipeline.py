@@ -101,10 +101,9 @@ def sample(run: Run, session: Session) -> dict[str, Any]:
         if rounds.sample(engine, attempt):
             stats = {**asdict(engine.stats), "occupancy": round(engine.stats.occupancy, 4)}
             run.log("sample", attempt=attempt.number, rows=engine.stats.completions, **stats)
-            totals.update({k: v for k, v in stats.items() if k != "active"})
-    if totals:
-        totals["occupancy"] = round(totals["tokens"] / max(1, totals["slot_steps"]), 4)
-    return {**totals, **found.facts}
+            totals.update({k: v for k, v in stats.items() if k not in ("active", "occupancy")})
+    share = round(totals["tokens"] / max(1, totals["slot_steps"]), 4)
+    return {**totals, "occupancy": share, **found.facts} if totals else found.facts
 
 
 def filter_samples(run: Run, session: Session) -> dict[str, Any]:

@@ -212,6 +212,7 @@ def _answer_of(reply: Any) -> tuple[str, list[Mapping[str, float]]]:
         return "", []
     found = choice.get("logprobs") or {}
     try:
+        steps: list[Mapping[str, float]]
         if "content" in found:  # chat
             steps = [
                 {t["token"]: t["logprob"] for t in s["top_logprobs"]} for s in found["content"]

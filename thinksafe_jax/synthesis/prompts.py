@@ -163,11 +163,12 @@ def _prompt(row: Row, source: PromptSource, require_label: bool) -> Prompt:
     if not isinstance(text, str):
         raise InputError(f"{row.where}: the prompt is {type(text).__name__}, not text")
     answer, response = columns.get("answer"), columns.get("response")
-    spelled = _text(_cell(row, columns["label"])) if columns.get("label") else ""
+    label = columns.get("label")
+    spelled = _text(_cell(row, label)) if label else ""
     prompt = Prompt(
         id=_identity(row, columns.get("id"), source),
         text=text,
-        label=_label(row, columns.get("label"), source, require_label),
+        label=_label(row, label, source, require_label),
         answer=None if answer is None else _text(_cell(row, answer)),
         source=row.where,
         response=None if response is None else _text(_cell(row, response)),
