@@ -14,7 +14,7 @@ from typing import Any
 from thinksafe_jax.config import Recipe
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.evaluation import evaluate
-from thinksafe_jax.guards import check_unparsed
+from thinksafe_jax.guards import check_one_template, check_unparsed
 from thinksafe_jax.models import Params
 from thinksafe_jax.report import write_report
 from thinksafe_jax.runs import Progress, Run, atomic_write, content_hash
@@ -112,7 +112,11 @@ def filter_samples(run: Run, session: Session) -> dict[str, Any]:
     guard, rounds = session.guard, _rounds(run, session, ())
     if guarded:
         rounds.judge(guard)
-        words = Counter(row["verdict"] for row in rounds.verdicts.rows())
+        found = Counter((row["verdict"], row["template"]) for row in rounds.verdicts.rows())
+        check_one_template((template for _, template in found), guard.name)
+        words = Counter[str]()
+        for (word, _), count in found.items():
+            words[word] += count
         check_unparsed(words["unparsed"], words.total(), recipe.guard.max_unparsed, guard.name)
     facts = dataset_facts(recipe, guard.name, weak_guard=guard.weak, guard_template=guard.template)
     counts = write_dataset(run.path, rounds.samples, rounds.verdicts, facts)

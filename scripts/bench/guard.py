@@ -42,10 +42,10 @@ MEDIAN, SIGMA = 160, 1.15  # tokens of a response: median, and spread of its log
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--pairs", type=int, default=64)
+    parser.add_argument("--pairs", type=int, default=32)
     parser.add_argument("--longest", type=int, default=2048, help="tokens of guard input")
     parser.add_argument("--batch", type=int, default=8, help="pairs in a batch of transformers")
-    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
@@ -64,7 +64,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict:
     model = save_checkpoint(folder)
     guard = NativeGuard.from_directory(
         folder, LLAMA_GUARD, name="bench", dtype=jnp.float32, max_length=options.longest,
-        batch_tokens=2048,
+        batch_tokens=1024,
     )  # fmt: skip
     exchanges = long_tailed(guard, options.pairs, options.longest)
     answer = guard.form.answer({"verdict": "unsafe"})

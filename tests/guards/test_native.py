@@ -11,7 +11,7 @@ import torch
 from tests.guards.kit import VOCAB, save_guard
 from thinksafe_jax.config import GuardConfig
 from thinksafe_jax.errors import InputError
-from thinksafe_jax.guards import Exchange, check_unparsed, load_guard
+from thinksafe_jax.guards import Exchange, check_one_template, check_unparsed, load_guard
 from thinksafe_jax.guards.formats import FORMATS, Slot
 from thinksafe_jax.guards.native import GuardStats, NativeGuard, read_slot
 from thinksafe_jax.models import load_config
@@ -172,6 +172,13 @@ def test_load_guard_reads_the_recipe(folder, torch_model):
     assert (guard.name, guard.weak) == (str(folder), False)
     assert guard.max_length == 1024  # the model's context
     assert [v.verdict for v in guard.judge(exchanges(1))] == ["unparsed"]
+
+
+def test_verdicts_of_two_templates_are_not_mixed():
+    """Fault 25: the hash in every verdict shows that the guard's files changed under the run."""
+    check_one_template(["a", "a"], "g")
+    with pytest.raises(InputError, match=r"different templates \(a, b\)"):
+        check_one_template(["a", "b", "a"], "g")
 
 
 def test_a_run_stops_when_too_much_is_unparsed():

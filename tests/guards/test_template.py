@@ -174,7 +174,7 @@ def test_template_without_the_agents_turn_is_refused(tmp_path):
     ],
 )
 def test_a_hostile_template_is_refused(tmp_path, attack):
-    """Fault 43: attribute escapes and endless loops of a chat template end in an error."""
+    """Fault 43: attribute escapes and huge ranges of a chat template end in an error."""
     folder = save_tokenizer(tmp_path, template=attack + TEMPLATE)
     with pytest.raises(InputError, match="chat template"):
         chat_template(ChatTokenizer(folder)).render("a", "b")

@@ -2,7 +2,13 @@
 
 from thinksafe_jax.config import GuardConfig, GuardModel
 from thinksafe_jax.errors import ConfigError
-from thinksafe_jax.guards.protocol import Exchange, Guard, Verdict, check_unparsed
+from thinksafe_jax.guards.protocol import (
+    Exchange,
+    Guard,
+    Verdict,
+    check_one_template,
+    check_unparsed,
+)
 from thinksafe_jax.guards.refusal_match import RefusalMatch, answer_part, is_refusal
 
 __all__ = [
@@ -10,6 +16,7 @@ __all__ = [
     "Guard",
     "Verdict",
     "answer_part",
+    "check_one_template",
     "check_unparsed",
     "is_refusal",
     "load_guard",

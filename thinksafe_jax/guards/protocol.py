@@ -104,5 +104,19 @@ def check_unparsed(unparsed: int, total: int, max_share: float, guard: str) -> N
         )
 
 
+def check_one_template(templates: Iterable[str], guard: str) -> None:
+    """Stops a run whose verdicts were not all given to one prompt text (fault 25).
+
+    Raises:
+        InputError: the guard's template or form changed between two starts of the run.
+    """
+    found = sorted(set(templates))
+    if len(found) > 1:
+        raise InputError(
+            f"guard {guard}: verdicts were made with different templates ({', '.join(found)}); its "
+            "files changed under the run. Put them back, or begin a new run"
+        )
+
+
 def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 6)
