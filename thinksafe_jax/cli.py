@@ -62,6 +62,10 @@ def run(
         typer.Option("--new-run", help="Delete what an earlier run left there and start afresh."),
     ] = False,
     skip_bad_rows: SkipBadRows = False,
+    limit: Annotated[
+        int | None,
+        typer.Option(help="Prompts in all, every kind in its own proportion: synthesis.limit."),
+    ] = None,
 ) -> None:
     """Run every stage: sample, filter, train, export, evaluate, report.
 
@@ -77,7 +81,8 @@ def run(
 
     if config is None:
         raise ConfigError("no recipe given; try: thinksafe run --config configs/recipes/mini.yaml")
-    recipe = load_recipe(config, overrides or [])
+    limited = [] if limit is None else [f"synthesis.limit={limit}"]
+    recipe = load_recipe(config, [*(overrides or []), *limited])
     folder = run_dir or Path(recipe.run_dir or f"runs/{recipe.name}")
     _start(recipe, folder, None, new_run=new_run, skip_bad_rows=skip_bad_rows)
 
