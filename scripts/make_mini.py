@@ -23,7 +23,8 @@ import numpy as np
 from thinksafe_jax import mini
 from thinksafe_jax.config import EngineConfig, GuardConfig, SamplingConfig, TrainingConfig
 from thinksafe_jax.guards import Exchange, load_guard
-from thinksafe_jax.guards.template import ConversationTemplate
+from thinksafe_jax.guards.answer import AnswerForm
+from thinksafe_jax.guards.formats import LLAMA_GUARD
 from thinksafe_jax.mini.corpus import corpus
 from thinksafe_jax.mini.guard_corpus import guard_corpus, verdict_of
 from thinksafe_jax.mini.vocabulary import (
@@ -165,11 +166,14 @@ def make_guard(out: Path, scratch: Path, student: Path, seed: int, rows: int) ->
     read = guard_rows(student, seed, rows)
     texts = [text for row in read for text in (row["prompt"], row["response"])]
     write_guard_tokenizer(scratch, texts, VOCABULARY)
-    template = ConversationTemplate(ChatTokenizer(scratch))
-    words = dict(zip(template.words, template.word_ids, strict=True))
+    prompt = LLAMA_GUARD.template(ChatTokenizer(scratch), False)
+    slot = LLAMA_GUARD.slots(prompt)[0]
+    form = AnswerForm(prompt, [slot])
+    answer, words = form.answer({}), dict(zip(slot.words, form.verdict_ids, strict=True))
     examples = []
     for n, row in enumerate(read):
-        ids = template.encode(row["prompt"], row["response"], CONTEXT).ids or []
+        turns = (row["prompt"], row["response"])
+        ids = prompt.encode(turns, CONTEXT, answer.text, answer.drop).ids or []
         mask = np.arange(len(ids) + 1) == len(ids)
         examples.append(Example(str(n), np.array([*ids, words[row["verdict"]]]), mask))
     params = fit("guard", GUARD, examples, batch=16, rate=2e-3, seed=seed)

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from thinksafe_jax import __version__
+from thinksafe_jax.commands.synthesis import register as register_synthesis
 from thinksafe_jax.errors import ConfigError, ThinkSafeError
 
 OVERRIDES = "Changes to the recipe as [cyan]key.sub=value[/], for example training.epochs=1."
@@ -64,6 +65,10 @@ def run(
         typer.Option("--new-run", help="Delete what an earlier run left there and start afresh."),
     ] = False,
     skip_bad_rows: SkipBadRows = False,
+    limit: Annotated[
+        int | None,
+        typer.Option(help="Prompts in all, every kind in its own proportion: synthesis.limit."),
+    ] = None,
 ) -> None:
     """Run every stage: sample, filter, train, export, evaluate, report.
 
@@ -79,7 +84,8 @@ def run(
 
     if config is None:
         raise ConfigError("no recipe given; try: thinksafe run --config configs/recipes/mini.yaml")
-    recipe = load_recipe(config, overrides or [])
+    limited = [] if limit is None else [f"synthesis.limit={limit}"]
+    recipe = load_recipe(config, [*(overrides or []), *limited])
     folder = run_dir or Path(recipe.run_dir or f"runs/{recipe.name}")
     _start(recipe, folder, None, new_run=new_run, skip_bad_rows=skip_bad_rows)
 
@@ -137,6 +143,9 @@ def export(
 
 _stage_command("evaluate", "Measure the student before and after.")
 _stage_command("report", "Write report/report.html and report/summary.json.")
+
+
+register_synthesis(app)
 
 
 @app.command()
@@ -275,10 +284,13 @@ def _print_outcome(folder: Path, summary: dict) -> None:
     from rich.console import Console
 
     from thinksafe_jax.report import final_table
+    from thinksafe_jax.synthesis.coverage import coverage_table
 
     console = Console(highlight=False)
     if not console.is_terminal:  # a file has no width; 80 columns would break the intervals
         console.width = 100
+    if summary["dataset"]:
+        console.print(coverage_table(summary["dataset"]))
     console.print(final_table(summary))
     console.print(f"report: {folder / 'report/report.html'}", markup=False, soft_wrap=True)
 

@@ -5,6 +5,7 @@ sample ─► filter ─► train ─► export ─► evaluate ─► report
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,19 +14,23 @@ from typing import Any
 from thinksafe_jax.config import Recipe
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.evaluation import evaluate
-from thinksafe_jax.guards import Exchange, check_unparsed
+from thinksafe_jax.guards import check_one_template, check_unparsed
 from thinksafe_jax.models import Params
 from thinksafe_jax.report import write_report
-from thinksafe_jax.runs import Progress, RowBuffer, Run, atomic_write, content_hash
+from thinksafe_jax.runs import Progress, Run, atomic_write, content_hash
 from thinksafe_jax.runs.compile_cache import enable_compile_cache
 from thinksafe_jax.session import Session, exported, exported_weights
 from thinksafe_jax.synthesis import (
-    build_requests,
+    SAMPLED,
+    Ledger,
+    Prompt,
+    Rounds,
+    attempts,
     dataset_facts,
-    load_prompts,
-    row_drop_reason,
-    sample_rows,
+    read_dataset,
+    reasons_table,
     source_hashes,
+    synthesis_prompts,
     write_dataset,
 )
 from thinksafe_jax.training import TrainResult, build_examples, train
@@ -78,59 +83,55 @@ def run_pipeline(
 
 
 def sample(run: Run, session: Session) -> dict[str, Any]:
-    """Steer harmful prompts, let the student answer all of them (paper section 1, steps 1-3)."""
-    cfg, store = run.recipe.synthesis, run.store("samples", ("id", "attempt"))
-    prompts = load_prompts(cfg.prompts, require_label=True)
-    engine = session.engine() if cfg.method == "thinksafe" else None
-    requests, rows = build_requests(prompts, cfg, session.tokenizer, engine and engine.refuses)
-    done = store.keys()
-    store.append(row for row in rows if (row["id"], row["attempt"]) not in done)
-    waiting = [r for r in requests if (r.id, r.sample + 1) not in done]
-    if engine is None or not waiting:
-        return {}
-    completions = engine.generate(waiting)
-    start = len(requests) - len(waiting)
-    with Progress("sample", len(requests), start=start) as bar, RowBuffer(store) as buffer:
-        for row in sample_rows(completions, prompts, cfg, session.tokenizer):
-            buffer.add(row)
-            stats = engine.stats
-            rate = stats.tokens / max(stats.seconds, 1e-9)
-            bar.advance(active=stats.active, tokens_per_s=rate, occupancy=stats.occupancy)
-            run.check_stop()
-    facts = {**asdict(engine.stats), "occupancy": round(engine.stats.occupancy, 4)}
-    run.log("sample", rows=engine.stats.completions, **facts)
-    return facts
+    """Steer harmful prompts, let the student answer all of them (paper section 1, steps 1-3).
+
+    With more than one attempt the guard judges between them; the last is left to `filter`.
+    """
+    cfg = run.recipe.synthesis
+    found = synthesis_prompts(run.recipe)
+    rounds = _rounds(run, session, found.prompts)
+    if cfg.method not in SAMPLED:
+        rounds.fixed()
+        return found.facts
+    engine = session.author.engine()
+    totals: Counter[str] = Counter()
+    for attempt in attempts(cfg):
+        if attempt.number > 1 and cfg.method != "rejection":
+            rounds.judge(session.guard)
+        if rounds.sample(engine, attempt):
+            stats = {**asdict(engine.stats), "occupancy": round(engine.stats.occupancy, 4)}
+            run.log("sample", attempt=attempt.number, rows=engine.stats.completions, **stats)
+            totals.update({k: v for k, v in stats.items() if k not in ("active", "occupancy")})
+    share = round(totals["tokens"] / max(1, totals["slot_steps"]), 4)
+    return {**totals, "occupancy": share, **found.facts} if totals else found.facts
 
 
 def filter_samples(run: Run, session: Session) -> dict[str, Any]:
     """Ask the guard about every well-formed answer, keep what it finds safe (steps 4-6)."""
-    cfg, store = run.recipe.synthesis, run.store("verdicts", ("id", "attempt"))
-    samples = run.store("samples", ("id", "attempt")).read()
-    done = store.keys()
-    waiting = {
-        f"{row['id']}#{row['attempt']}": row
-        for row in samples
-        if cfg.method == "thinksafe"
-        and row_drop_reason(row, cfg.reasoning) is None
-        and (row["id"], row["attempt"]) not in done
-    }
-    exchanges = (  # the guard sees the ORIGINAL prompt and the whole response
-        Exchange(key, row["prompt"], row["response"], row["label"]) for key, row in waiting.items()
-    )
-    guard = session.guard
-    with Progress("filter", len(waiting)) as bar, RowBuffer(store) as buffer:
-        for verdict in guard.judge(exchanges):
-            row = waiting[verdict.id]
-            buffer.add({**verdict.row(row["attempt"]), "id": row["id"]})
-            bar.advance()
-            run.check_stop()
-    verdicts = store.read()
-    unparsed = sum(row["verdict"] == "unparsed" for row in verdicts)
-    check_unparsed(unparsed, len(verdicts), run.recipe.guard.max_unparsed, guard.name)
-    facts = dataset_facts(run.recipe, guard.name, weak_guard=guard.weak)
-    counts = write_dataset(run.path, samples, verdicts, facts)
+    recipe, guarded = run.recipe, run.recipe.synthesis.method in SAMPLED
+    guard, rounds = session.guard, _rounds(run, session, ())
+    if guarded:
+        rounds.judge(guard)
+        found = Counter((row["verdict"], row["template"]) for row in rounds.verdicts.rows())
+        check_one_template((template for _, template in found), guard.name)
+        words = Counter[str]()
+        for (word, _), count in found.items():
+            words[word] += count
+        check_unparsed(words["unparsed"], words.total(), recipe.guard.max_unparsed, guard.name)
+    facts = dataset_facts(recipe, guard.name, weak_guard=guard.weak, guard_template=guard.template)
+    counts = write_dataset(run.path, rounds.samples, rounds.verdicts, facts)
     run.log("filter", counts=counts)
+    log.info("coverage:\n%s", reasons_table(counts))
     return {"counts": counts, "guard": guard.name, "weak_guard": guard.weak}
+
+
+def _rounds(run: Run, session: Session, prompts: Sequence[Prompt]) -> Rounds:
+    """The run's rows and what is known of them."""
+    cfg = run.recipe.synthesis
+    samples, verdicts = (run.store(name, ("id", "attempt")) for name in ("samples", "verdicts"))
+    ledger = Ledger(cfg.reasoning, guarded=cfg.method in SAMPLED)
+    ledger.read(samples.rows(), verdicts.rows())
+    return Rounds(cfg, prompts, session.author.tokenizer, samples, verdicts, ledger, run.check_stop)
 
 
 def train_model(run: Run, session: Session) -> dict[str, Any]:
@@ -189,7 +190,7 @@ def evaluate_both(run: Run, session: Session) -> None:
             run.recipe.evaluation,
             session.engine(tuned),
             session.tokenizer,
-            session.guard,
+            session.judge,
             run.path / "evaluation" / name,
             reasoning=run.recipe.synthesis.reasoning,
             log=run.log,
@@ -217,8 +218,8 @@ def _trained(run: Run, session: Session) -> TrainResult:
 
 def _train(run: Run, session: Session) -> TrainResult:
     cfg = run.recipe.training
-    with (run.path / "dataset/train.jsonl").open(encoding="utf-8") as file:
-        examples, counts = build_examples(session.tokenizer, map(json.loads, file), cfg.max_length)
+    rows = read_dataset(run.path)
+    examples, counts = build_examples(session.tokenizer, rows, cfg.max_length)
     if not examples:
         raise InputError(f"no row can be trained on: {counts}; see training.max_length")
     total = cfg.epochs * -(-len(examples) // cfg.batch_size)
@@ -264,7 +265,14 @@ STAGES = {
     "sample": Stage(
         sample,
         lambda path: path / "samples",
-        lambda r, path: (r.student, r.synthesis, r.seed, source_hashes(r.synthesis.prompts)),
+        lambda r, path: (
+            r.student,
+            r.synthesis,
+            r.seed,
+            source_hashes(r.synthesis.prompts),
+            # between the attempts it is the guard that decides which prompts are asked again
+            r.guard if r.synthesis.attempts > 1 else None,
+        ),
     ),
     "filter": Stage(
         filter_samples,
@@ -287,7 +295,7 @@ STAGES = {
         lambda r, path: (
             r.evaluation,
             source_hashes(r.evaluation.sources),
-            r.guard,
+            r.guard if r.judge.kind == "same" else r.judge,
             r.student,
             r.seed,
             *exported_weights(path),

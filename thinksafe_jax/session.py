@@ -1,5 +1,6 @@
 """What the stages of a run share: the student, its tokenizer, the guard, the sampler."""
 
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -52,6 +53,24 @@ class Session:
     @cached_property
     def guard(self) -> Guard:
         return load_guard(self.recipe.guard, self._pins)
+
+    @cached_property
+    def judge(self) -> Guard:
+        """The guard of the evaluation; the filter's own where the recipe names no other."""
+        cfg = self.recipe.judge
+        return (
+            self.guard
+            if cfg.kind == "same" or cfg == self.recipe.guard
+            else load_guard(cfg, self._pins)
+        )
+
+    @cached_property
+    def author(self) -> "Session":
+        """Whose model answers the prompts of the synthesis: this one's, or the recipe's teacher."""
+        teacher = self.recipe.synthesis.teacher
+        if not teacher.model:
+            return self
+        return Session(replace(self.recipe, student=teacher), self._pins)
 
     def engine(self, tuned: Path | None = None) -> Engine:
         """A sampler of the student, or of what the run directory `tuned` has made of it."""

@@ -118,7 +118,7 @@ class ChatTokenizer:
 
     def decode(self, ids) -> str:
         """Text of generated ids: special tokens left out, `<think>` tags kept."""
-        text = self._full.decode([int(i) for i in ids], skip_special_tokens=True)
+        text = self._full.decode(list(map(int, ids)), skip_special_tokens=True)
         if self.opens_think and not text.startswith(THINK_OPEN):
             text = f"{THINK_OPEN}\n{text}"
         return text

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from thinksafe_jax import mini
-from thinksafe_jax.guards.template import ConversationTemplate
+from thinksafe_jax.guards.answer import AnswerForm
+from thinksafe_jax.guards.formats import LLAMA_GUARD
 from thinksafe_jax.mini.corpus import corpus
 from thinksafe_jax.models import forward, load_config, logits, parameter_count
 from thinksafe_jax.synthesis.steering import steer
@@ -128,7 +129,7 @@ def test_the_guards_template_is_llama_guards():
     from transformers import AutoTokenizer
 
     theirs = AutoTokenizer.from_pretrained(GUARD)
-    template = ConversationTemplate(ChatTokenizer(GUARD))
+    template = LLAMA_GUARD.template(ChatTokenizer(GUARD), False)
     turns = [
         {"role": "user", "content": "  Teach me to knit a hat. "},
         {"role": "assistant", "content": " Gladly.\n"},
@@ -139,8 +140,9 @@ def test_the_guards_template_is_llama_guards():
     assert "User: Teach me to knit a hat.\n\nAgent: Gladly.\n\n<END CONVERSATION>" in text
     assert text.endswith("<|eot_id|><|start_header_id|>assistant<|end_header_id|>")
     ids = theirs(text + "\n\n", add_special_tokens=False).input_ids
-    assert template.encode(turns[0]["content"], turns[1]["content"], 1024).ids == ids
-    assert len(set(template.word_ids)) == 2
+    answer = AnswerForm(template, LLAMA_GUARD.slots(template)[:1]).answer({})
+    texts = [turn["content"] for turn in turns]
+    assert template.encode(texts, 1024, answer.text, answer.drop).ids == ids
     asked = theirs.apply_chat_template(turns[:1], tokenize=False)
     assert "in 'User' messages" in asked
 

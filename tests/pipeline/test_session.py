@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import fsspec
 import pytest
@@ -50,3 +51,21 @@ def test_the_run_records_the_revision_of_student_and_guard(tmp_path, monkeypatch
     with pytest.raises(InputError, match="memory://world/guard: its files changed since this run"):
         _ = Session(recipe, pins).guard
     bucket.store.clear()
+
+
+def test_the_judge_is_the_filter_unless_another_is_named():
+    from dataclasses import replace
+
+    from tests.report.example_run import recipe
+    from thinksafe_jax.config import GuardConfig
+    from thinksafe_jax.report.read import RunFiles
+    from thinksafe_jax.report.summary import _judge
+
+    ours = replace(recipe(), evaluation=replace(recipe().evaluation, judge="guard"))
+    other = replace(ours, judge=GuardConfig(kind="refusal-match"))
+    session = Session(other)
+    assert session.judge.name == "refusal-match"
+    assert session.guard.name == "mini:guard"
+    assert Session(ours).judge.name == "mini:guard"
+    same = [_judge(RunFiles(Path("x"), recipe=r))["same_as_filter"] for r in (ours, other)]
+    assert same == [True, False]

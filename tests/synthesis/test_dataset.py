@@ -8,7 +8,9 @@ import yaml
 from thinksafe_jax.config import PromptSource, Recipe, SynthesisConfig
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.guards import Verdict
-from thinksafe_jax.synthesis import DatasetFacts, dataset_facts, write_dataset
+from thinksafe_jax.runs import RowStore
+from thinksafe_jax.synthesis import DatasetFacts, dataset_facts
+from thinksafe_jax.synthesis import write_dataset as write_from_stores
 
 GOOD = "<think>\nHm.\n</think>\n\nNo."
 
@@ -23,6 +25,19 @@ def sample(key, label="harmful", response=GOOD, finish_reason="stop", attempt=1,
 
 def verdict(key, word="safe", attempt=1, scope="full"):
     return Verdict(key, word, 0.1, scope, False, "g").row(attempt)
+
+
+def write_dataset(run, samples, verdicts, settings):
+    """The rows as the stores of a run, and the dataset that comes of them."""
+    number = len(list(run.glob("rows-*")))
+    stores = []
+    for name, rows in (("samples", samples), ("verdicts", verdicts)):
+        store = RowStore(
+            run / f"rows-{number}" / name, ("id", "attempt", "scope")[: 2 + (name > "t")]
+        )
+        store.append(rows)
+        stores.append(store)
+    return write_from_stores(run, *stores, settings)
 
 
 def facts(**changes):
@@ -56,11 +71,14 @@ COUNTS = {
     "harmful": {
         "sampled": 7,
         "accepted": 2,
+        "accepted_at": {"1": 2},
         "dropped": {
             "too_long": 1, "truncated": 1, "several_think_tags": 1, "unsafe": 1, "unparsed": 1,
         },
     },
-    "benign": {"sampled": 2, "accepted": 1, "dropped": {"empty_answer": 1}},
+    "benign": {
+        "sampled": 2, "accepted": 1, "accepted_at": {"1": 1}, "dropped": {"empty_answer": 1},
+    },
 }  # fmt: skip
 
 
@@ -139,8 +157,11 @@ def test_a_prompt_counts_once_over_its_attempts(tmp_path):
         verdict("b1"), verdict("b2", "unsafe", 1),
     ]  # fmt: skip
     counts = write_dataset(tmp_path, samples, verdicts, facts())
-    assert counts["harmful"] == {"sampled": 1, "accepted": 1, "dropped": {}}
-    assert counts["benign"] == {"sampled": 2, "accepted": 1, "dropped": {"truncated": 1}}
+    assert counts["harmful"] == {
+        "sampled": 1, "accepted": 1, "accepted_at": {"2": 1}, "dropped": {}
+    }  # fmt: skip
+    assert counts["benign"]["accepted"] == 1
+    assert counts["benign"]["dropped"] == {"truncated": 1}
     assert rows_of(tmp_path)[1]["response"] == "<think>b</think>second"
 
 
@@ -158,7 +179,9 @@ def test_the_whole_response_decides_over_its_parts(tmp_path):
 def test_direct_refusals_need_neither_guard_nor_benign_rows(tmp_path):
     settings = facts(method="direct-refusal", guard="none", sampling={})
     counts = write_dataset(tmp_path, [sample("h1")], [], settings)
-    assert counts == {"harmful": {"sampled": 1, "accepted": 1, "dropped": {}}}
+    assert counts == {
+        "harmful": {"sampled": 1, "accepted": 1, "accepted_at": {"1": 1}, "dropped": {}}
+    }
     assert "same fixed refusal" in (tmp_path / "dataset" / "README.md").read_text()
 
 
@@ -177,7 +200,7 @@ def test_the_card_warns_counts_and_escapes(tmp_path):
     assert "**x**" not in body
     assert "**Warning.**" in body
     assert "**The guard is weak.**" in body
-    assert "| harmful | 7 | 2 | too\\_long 1, truncated 1" in body
+    assert "| harmful | 7 | 2 | 1: 2 | too\\_long 1, truncated 1" in body
     assert "temperature 0.6" in body
 
 

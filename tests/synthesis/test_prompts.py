@@ -79,7 +79,7 @@ def test_gold_answers_of_a_reasoning_suite(tmp_path):
     path = write(tmp_path, "math.jsonl", '{"question": "2+2?", "answer": 4}\n')
     source = PromptSource(path=path, prompt_column="question", answer_column="answer")
     prompts = load_prompts([source], require_label=False)
-    assert prompts == [Prompt("math-1", "2+2?", "", "4", f"{path}:1")]
+    assert prompts == [Prompt("math-1", "2+2?", "", "4", f"{path}:1", stratum=f"{path}/")]
 
 
 def test_real_files():
@@ -174,7 +174,7 @@ def test_one_prompt_with_two_labels_is_refused(tmp_path):
         ("twice.csv", "prompt,prompt\nx,y\n", "twice.csv:1: repeated column names prompt"),
         ("bad.parquet", "PAR1 this is not Parquet", "not a readable Parquet"),
         ("empty.csv", "", "no prompts left"),
-        ("rows.txt", "hello\n", "prompts are read from .jsonl, .csv, .parquet"),
+        ("rows.txt", "hello\n", "prompts are read from .jsonl, .json, .csv, .parquet"),
     ],
 )
 def test_broken_files_are_refused_by_line(tmp_path, name, content, expected):

@@ -4,11 +4,18 @@ import pytest
 
 from tests.guards.kit import save_tokenizer
 from tests.support import shared_asset
-from thinksafe_jax.config import SamplingConfig, SynthesisConfig
-from thinksafe_jax.errors import ConfigError
+from thinksafe_jax.config import Rung, SamplingConfig, SynthesisConfig
 from thinksafe_jax.guards import is_refusal
-from thinksafe_jax.sampling import Completion
-from thinksafe_jax.synthesis import Prompt, build_requests, drop_reason, sample_rows, steer
+from thinksafe_jax.sampling import Completion, Request
+from thinksafe_jax.synthesis import (
+    Prompt,
+    attempts,
+    drop_reason,
+    fixed_rows,
+    plan_attempt,
+    sample_rows,
+    steer,
+)
 from thinksafe_jax.tokenizer import ChatTokenizer
 
 CHAT = (
@@ -29,6 +36,14 @@ def tokenizer(tmp_path_factory):
     folder = save_tokenizer(tmp_path_factory.mktemp("student"), CHAT, tags=("<think>", "</think>"))
     (folder / "config.json").write_text('{"eos_token_id": 3}')
     return ChatTokenizer(folder)
+
+
+def build_requests(prompts, cfg, tokenizer, refuses=None):
+    """(requests, rows) of the first attempt, or the rows of a method that samples nothing."""
+    if cfg.method != "thinksafe":
+        return [], list(fixed_rows(prompts, cfg, tokenizer))
+    plan = list(plan_attempt(prompts, attempts(cfg)[0], tokenizer, refuses))
+    return [x for x in plan if isinstance(x, Request)], [x for x in plan if isinstance(x, dict)]
 
 
 def too_long(request):
@@ -77,18 +92,17 @@ def test_completions_become_rows_with_the_original_prompt(tokenizer):
         Completion("b1", 0, ids, [0.0] * len(ids), "stop"),
         Completion("h1", 2, ids[:3], [0.0] * 3, "length"),
     ]
-    first, second = sample_rows(completions, PROMPTS, SynthesisConfig(), tokenizer)
+    by_id = {prompt.id: prompt for prompt in PROMPTS}
+    ladder = attempts(SynthesisConfig(attempts=3, ladder=[Rung(), Rung(), Rung("risk", 0.9)]))
+    first, second = sample_rows(completions, by_id, ladder, tokenizer)
     assert first == {
         "id": "b1", "prompt": "Boil an egg", "label": "benign", "steering": "none",
         "response": "<think>\nno\n</think>\n\nNo.", "finish_reason": "stop",
-        "tokens": len(ids), "attempt": 1,
+        "tokens": len(ids), "attempt": 1, "temperature": 0.6,
     }  # fmt: skip
-    assert (second["id"], second["steering"], second["attempt"]) == ("h1", "authors", 3)
+    assert (second["id"], second["steering"], second["attempt"]) == ("h1", "risk", 3)
+    assert second["temperature"] == 0.9
     assert second["prompt"] == PROMPTS[0].text
-    (kept,) = sample_rows(
-        completions[:1], PROMPTS, SynthesisConfig(), tokenizer, keep_token_ids=True
-    )
-    assert kept["token_ids"] == ids
 
 
 def test_templates_that_open_the_reasoning_get_it_back():
@@ -96,7 +110,8 @@ def test_templates_that_open_the_reasoning_get_it_back():
     tokenizer = ChatTokenizer(shared_asset("tokenizers", "r1-distill-qwen"))
     ids = tokenizer.encode_text("Hm.\n") + tokenizer.encode_template("</think>\n\nNo.")
     done = Completion("b1", 0, ids, [0.0] * len(ids), "stop")
-    (row,) = sample_rows([done], PROMPTS, SynthesisConfig(), tokenizer)
+    by_id = {prompt.id: prompt for prompt in PROMPTS}
+    (row,) = sample_rows([done], by_id, attempts(SynthesisConfig()), tokenizer)
     assert row["response"] == "<think>\nHm.\n</think>\n\nNo."
     assert drop_reason(row["response"], "stop", "think") is None
 
@@ -118,6 +133,23 @@ def test_direct_refusal_samples_nothing_and_leaves_benign_prompts_out(tokenizer)
     assert "<think>" not in plain[0]["response"]
 
 
-def test_unknown_method_is_refused(tokenizer):
-    with pytest.raises(ConfigError, match="method is 'rejection'"):
-        build_requests(PROMPTS, SynthesisConfig(method="rejection"), tokenizer)
+def test_safepath_trains_the_first_line_of_the_thought_and_no_end(tokenizer):
+    rows = list(
+        fixed_rows(PROMPTS, SynthesisConfig(method="safepath", reasoning="none"), tokenizer)
+    )
+    assert [row["id"] for row in rows] == ["h1", "e1"]
+    assert rows[0]["response"] == "<think>\nLet's think about safety first."
+    assert rows[0]["finish_reason"] == "length"
+    assert drop_reason(rows[0]["response"], "length", "none") is None
+
+
+def test_external_rows_keep_their_own_responses(tokenizer):
+    prompts = [
+        Prompt("1", "Hi", "benign", response="<think>a</think>b"),
+        Prompt("2", "Ho", "harmful"),
+    ]
+    rows = list(fixed_rows(prompts, SynthesisConfig(method="external"), tokenizer))
+    assert [row["response"] for row in rows] == ["<think>a</think>b", ""]
+    assert [drop_reason(r["response"], r["finish_reason"], "think") for r in rows] == [
+        None, "no_think_close",
+    ]  # fmt: skip

@@ -45,8 +45,8 @@ def dotted_keys(cls: type, prefix: str = "") -> Iterator[str]:
 def nearest(key: str, known: list[str]) -> str:
     """The valid key a misspelt one most likely means.
 
-    A sibling that looks alike wins, then a key of the same name in another section, then whatever
-    looks most alike as a whole.
+    A key of the same name further inside the section wins, then a sibling that looks alike, then a
+    key of the same name in another section, then whatever looks most alike as a whole.
     """
     written, _, leaf = key.rpartition(".")
     section = re.sub(r"\[\d+\]", "[0]", written)
@@ -54,7 +54,8 @@ def nearest(key: str, known: list[str]) -> str:
     key = f"{section}.{leaf}"
     alike = difflib.get_close_matches(key, siblings, n=1, cutoff=0.75)
     same_leaf = [k for k in known if k.rpartition(".")[2] == leaf]
-    pool = alike or same_leaf or siblings + known
+    within = [k for k in same_leaf if k.startswith(f"{section}.")]  # one level too high
+    pool = within or alike or same_leaf or siblings + known
     best = difflib.get_close_matches(key, pool, n=1, cutoff=0.0)[0]
     return best.replace(section, written, 1) if section else best
 

@@ -14,9 +14,11 @@ from thinksafe_jax.config.schema import (
     EngineConfig,
     EvaluationConfig,
     GuardConfig,
+    GuardModel,
     ModelSource,
     PromptSource,
     Recipe,
+    Rung,
     SamplingConfig,
     SynthesisConfig,
     TrainingConfig,
@@ -24,6 +26,7 @@ from thinksafe_jax.config.schema import (
 from thinksafe_jax.errors import ConfigError
 
 LARGEST = 2**31 - 1  # sizes and counts become int32 on the device
+METHODS = ("thinksafe", "rejection", "direct-refusal", "safepath", "external")
 LABELS = ("harmful", "benign")
 
 
@@ -71,14 +74,25 @@ POSITIVE = Range(0, open_low=True)
 DTYPE = OneOf(("float32", "bfloat16"))
 PROJECTIONS = OneOf(("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"))
 
+GUARD_KINDS = ("llama-guard", "wildguard", "qwen3guard", "refusal-match")
+GUARD_RULES: dict[str, Range | OneOf] = {
+    "kind": OneOf(GUARD_KINDS),
+    "dtype": DTYPE,
+    "max_length": COUNT,
+    "batch_tokens": COUNT,
+    "api": OneOf(("chat", "completions", "tokens")),
+    "concurrency": Range(1, 1024),
+    "timeout_seconds": POSITIVE,
+    "retries": Range(0, 100),
+    "answer_tokens": COUNT,
+}
 RULES: dict[type, dict[str, Range | OneOf]] = {
     Recipe: {"seed": Range(0, LARGEST)},
     ModelSource: {"dtype": DTYPE},
+    GuardModel: GUARD_RULES,
     GuardConfig: {
-        "kind": OneOf(("llama-guard", "refusal-match")),
-        "dtype": DTYPE,
-        "max_length": COUNT,
-        "batch_tokens": COUNT,
+        **GUARD_RULES,
+        "kind": OneOf((*GUARD_KINDS, "majority", "same")),
         "max_unparsed": SHARE,
     },
     PromptSource: {"label": OneOf(LABELS), "start": Range(0, LARGEST), "limit": COUNT},
@@ -97,9 +111,13 @@ RULES: dict[type, dict[str, Range | OneOf]] = {
         "max_length": COUNT,
     },
     SynthesisConfig: {
-        "method": OneOf(("thinksafe", "direct-refusal")),
+        "method": OneOf(METHODS),
         "reasoning": OneOf(("think", "none")),
+        "harmful_reasoning": OneOf(("keep", "remove")),
+        "attempts": Range(1, 1000),
+        "limit": COUNT,
     },
+    Rung: {"temperature": Range(0)},
     TrainingConfig: {
         "epochs": COUNT,
         "batch_size": COUNT,
@@ -166,6 +184,12 @@ def _relations(recipe: Recipe) -> list[str]:
             f"engine.pool_tokens: is {engine.pool_tokens}; expected room for at least one page "
             f"(engine.page_size is {engine.page_size})"
         )
+    synthesis = recipe.synthesis
+    if len(synthesis.ladder) > synthesis.attempts:
+        found.append(
+            f"synthesis.attempts: is {synthesis.attempts}; expected at least the "
+            f"{len(synthesis.ladder)} rungs of synthesis.ladder"
+        )
     for room in ("synthesis", "evaluation"):
         new = getattr(recipe, room).sampling.max_new_tokens
         if engine.max_length is not None and new >= engine.max_length:
@@ -192,18 +216,49 @@ def _names_in_collections(recipe: Recipe) -> list[str]:
     return found
 
 
+def _guard_problems(guard: GuardConfig | GuardModel, where: str) -> list[str]:
+    members = guard.members if isinstance(guard, GuardConfig) else []
+    if guard.kind == "majority":
+        found = [
+            p for i, m in enumerate(members) for p in _guard_problems(m, f"{where}members[{i}].")
+        ]
+        if len(members) < 2:
+            found.append(f"{where}members: has {len(members)}; a majority needs two guards or more")
+        return found
+    if members:
+        return [f"{where}members: only a guard of kind majority has members"]
+    needs_model = not guard.url or guard.api != "chat"
+    if guard.kind != "refusal-match" and needs_model and not guard.model:
+        return [f"{where}model: no value given; expected a model, or {where}kind refusal-match"]
+    if guard.url and not (guard.model or guard.served_name):
+        return [f"{where}served_name: no value given; expected the server's name for its model"]
+    if guard.url and guard.kind in ("wildguard", "refusal-match") and guard.api == "chat":
+        return [f"{where}api: {guard.kind} has no chat template; expected completions or tokens"]
+    if guard.authors_compat and (guard.kind != "llama-guard" or guard.url):
+        return [f"{where}authors_compat: is only for a llama-guard that runs here"]
+    return []
+
+
 def completeness_problems(recipe: Recipe) -> list[str]:
     """What a run needs and the recipe does not say: models, prompts, labels, answers."""
     found = [] if recipe.student.model else ["student.model: no value given; expected a model"]
-    if recipe.guard.kind != "refusal-match" and not recipe.guard.model:
-        found.append("guard.model: no value given; expected a model, or guard.kind refusal-match")
+    found += _guard_problems(recipe.guard, "guard.")
+    if recipe.guard.kind == "same":
+        found.append("guard.kind: is same, which only the judge can be")
+    if recipe.judge.kind != "same":
+        found += _guard_problems(recipe.judge, "judge.")
     if not recipe.synthesis.prompts:
         found.append("synthesis.prompts: is empty; expected one prompt source or more")
     for where, section in _sections(recipe, ""):
         if not isinstance(section, PromptSource) or section.path.startswith("mini:"):
             continue
         if not section.path:
-            found.append(f"{where}path: no value given; expected a file or mini:<split>")
+            found.append(
+                f"{where}path: no value given; expected a file, hf:<dataset> or mini:<split>"
+            )
+        external = recipe.synthesis.method == "external" and where.startswith("synthesis.")
+        if external and not section.response_column:
+            found.append(f"{where}response_column: no value given; expected the responses' column")
         if where.startswith("synthesis.") and not (section.label or section.label_column):
             found.append(f"{where}label: no value given; expected label or label_column")
         if where.startswith("evaluation.reasoning") and not section.answer_column:

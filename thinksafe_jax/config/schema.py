@@ -17,29 +17,52 @@ class ModelSource:
 
 
 @dataclass(frozen=True)
-class GuardConfig:
-    """The model (or matcher) that says safe, unsafe or unparsed."""
+class GuardModel:
+    """One guard: a checkpoint, a server, or the phrase matcher."""
 
-    kind: str = "llama-guard"  # llama-guard | refusal-match
-    model: str = ""
+    # llama-guard | wildguard | qwen3guard | refusal-match; majority, of several; and for `judge`
+    # same: the guard that filters
+    kind: str = "llama-guard"
+    model: str = ""  # a directory, a Hub id or mini:guard; with `url`, whose tokenizer is used
     revision: str | None = None
     dtype: str = "bfloat16"
     max_length: int = 16384  # tokens of guard input; only the response is cut, keeping its end
     batch_tokens: int = 16384  # padded tokens per forward pass
+    authors_compat: bool = False  # the authors' double BOS (llama-guard), for comparison
+    url: str = ""  # of an OpenAI-compatible server, as http://localhost:8000/v1; "" runs it here
+    served_name: str = ""  # the server's name for the model; default `model`
+    api: str = "chat"  # chat | completions (text) | tokens (completions of token ids: vLLM, SGLang)
+    concurrency: int = 16  # requests in flight
+    timeout_seconds: float = 60.0  # of one request
+    retries: int = 5  # of one request, with back-off
+    answer_tokens: int = 64  # of a served guard; 1 asks a llama-guard for its verdict alone
+
+
+@dataclass(frozen=True)
+class GuardConfig(GuardModel):
+    """What says safe, unsafe or unparsed: one guard, or the majority of several."""
+
+    members: list[GuardModel] = field(default_factory=list)  # of kind majority
     max_unparsed: float = 0.2  # the run stops when more than this share is unparsed
 
 
 @dataclass(frozen=True)
 class PromptSource:
-    """One source of prompts: a JSONL, CSV or Parquet file, or a split of the mini world."""
+    """One source of prompts: a file, a dataset, or a split of the mini world."""
 
-    path: str = ""  # file, or mini:train-harmful, mini:heldout-arithmetic, ...
+    # a JSONL, JSON, CSV or Parquet file; a folder with a dataset; hf:owner/name on the Hub;
+    # mini:train-harmful, mini:heldout-arithmetic, ...
+    path: str = ""
+    split: str = "train"  # of a dataset
+    subset: str | None = None  # configuration of a dataset, where it has several
+    revision: str | None = None  # branch, tag or commit on the Hub
     prompt_column: str = "prompt"
     id_column: str | None = None  # default: "<file stem>-<row number>"
     label_column: str | None = None
     label: str | None = None  # one label for all rows, instead of label_column
     labels: dict[str, str] = field(default_factory=dict)  # column value -> harmful | benign
     answer_column: str | None = None  # gold answer, for reasoning suites
+    response_column: str | None = None  # what to train on, with method external
     where: dict[str, str] = field(default_factory=dict)  # keep rows whose column equals the value
     start: int = 0  # first row kept, counted after `where`
     limit: int | None = None  # rows kept
@@ -70,10 +93,26 @@ class EngineConfig:
 
 
 @dataclass(frozen=True)
+class Rung:
+    """One step of the retry ladder; what is left out is as in `synthesis`."""
+
+    steering: str | None = None
+    temperature: float | None = None
+
+
+@dataclass(frozen=True)
 class SynthesisConfig:
-    method: str = "thinksafe"  # thinksafe | direct-refusal
-    steering: str = "authors"  # name in synthesis.steering.TEMPLATES
+    # thinksafe | rejection | direct-refusal | safepath | external
+    method: str = "thinksafe"
+    # a name in synthesis.steering.TEMPLATES, or a text of your own with {prompt} in it once
+    steering: str = "authors"
     reasoning: str = "think"  # think: one closed <think> pair is required | none: response as it is
+    harmful_reasoning: str = "keep"  # remove: harmful rows are trained with an empty think block
+    attempts: int = 1  # per prompt, until the guard accepts; of `rejection`: all must be accepted
+    ladder: list[Rung] = field(default_factory=list)  # attempt n takes rung n, then over again
+    limit: int | None = None  # prompts in all, drawn from every label in its own proportion
+    drop_contaminated: bool = False  # leave out prompts that an evaluation asks as well
+    teacher: ModelSource = field(default_factory=ModelSource)  # answers instead of the student
     prompts: list[PromptSource] = field(default_factory=list)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
 
@@ -119,7 +158,8 @@ class Recipe:
     run_dir: str = ""
     seed: int = 42
     student: ModelSource = field(default_factory=ModelSource)
-    guard: GuardConfig = field(default_factory=GuardConfig)
+    guard: GuardConfig = field(default_factory=GuardConfig)  # filters what is trained on
+    judge: GuardConfig = field(default_factory=lambda: GuardConfig(kind="same"))  # evaluates
     engine: EngineConfig = field(default_factory=EngineConfig)
     synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)

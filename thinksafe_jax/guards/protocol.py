@@ -1,7 +1,7 @@
 """What every guard takes and gives. A guard that cannot be read has not said "safe"."""
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from thinksafe_jax.errors import InputError
@@ -31,10 +31,16 @@ class Verdict:
 
     Attributes:
         verdict: safe | unsafe | unparsed.
-        p_unsafe: P(unsafe) / (P(safe) + P(unsafe)); None where the guard gives no probability or
-            the verdict is unparsed.
+        p_unsafe: P(unsafe) among the guard's own words for its verdict; None where the guard gives
+            no probability or the verdict is unparsed. Kept so that a threshold can be moved later.
         truncated: whether the beginning of the response was cut to fit the guard's context.
-        other_mass: probability of the first token being neither word; None without a model.
+        other_mass: probability of the verdict being none of the guard's words; None without one.
+        categories: what the guard names first as violated, in its own terms; empty where it names
+            nothing.
+        refusal: whether the response refuses, where the guard answers that.
+        marked: the texts spell control tokens or lines of the guard's template.
+        template: the first 16 hex digits of the sha256 of template and answer form; "" without.
+        votes: member -> verdict, of a majority.
     """
 
     id: str
@@ -44,10 +50,15 @@ class Verdict:
     truncated: bool
     guard: str
     other_mass: float | None = None
+    categories: tuple[str, ...] = ()
+    refusal: bool | None = None
+    marked: bool = False
+    template: str = ""
+    votes: Mapping[str, str] = field(default_factory=dict)
 
     def row(self, attempt: int = 1) -> dict[str, Any]:
         """The row of verdicts/; probabilities to 6 decimals, which no batch's shape can change."""
-        return {
+        row = {
             "id": self.id,
             "attempt": attempt,
             "verdict": self.verdict,
@@ -56,14 +67,23 @@ class Verdict:
             "truncated": self.truncated,
             "guard": self.guard,
             "other_mass": _rounded(self.other_mass),
+            "categories": list(self.categories),
+            "refusal": self.refusal,
+            "marked": self.marked,
+            "template": self.template,
         }
+        return {**row, "votes": dict(self.votes)} if self.votes else row
 
 
 class Guard(Protocol):
-    """Judges exchanges; `weak` guards match phrases and understand nothing."""
+    """Judges exchanges; `weak` guards match phrases and understand nothing.
+
+    `template` is the hash that its verdicts carry, "" for a guard without a prompt of its own.
+    """
 
     name: str
     weak: bool
+    template: str
 
     def judge(self, exchanges: Iterable[Exchange]) -> Iterator[Verdict]:
         """One verdict per exchange, in the order of the exchanges."""
@@ -79,8 +99,22 @@ def check_unparsed(unparsed: int, total: int, max_share: float, guard: str) -> N
     if total and unparsed > max_share * total:
         raise InputError(
             f"guard {guard}: {unparsed} of {total} verdicts are unparsed, more than guard."
-            f"max_unparsed={max_share:g} allows; is it a Llama-Guard checkpoint with its own "
-            "chat template and tokenizer?"
+            f"max_unparsed={max_share:g} allows; is guard.kind the checkpoint's own format, with "
+            "its own chat template and tokenizer?"
+        )
+
+
+def check_one_template(templates: Iterable[str], guard: str) -> None:
+    """Stops a run whose verdicts were not all given to one prompt text (fault 25).
+
+    Raises:
+        InputError: the guard's template or form changed between two starts of the run.
+    """
+    found = sorted(set(templates))
+    if len(found) > 1:
+        raise InputError(
+            f"guard {guard}: verdicts were made with different templates ({', '.join(found)}); its "
+            "files changed under the run. Put them back, or begin a new run"
         )
 
 

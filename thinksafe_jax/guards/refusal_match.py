@@ -57,6 +57,7 @@ class RefusalMatch:
     """The matcher as a guard. It judges the answer and gives no probability."""
 
     weak = True
+    template = ""
 
     def __init__(self, name: str = "refusal-match"):
         self.name = name

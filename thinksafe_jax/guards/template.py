@@ -1,14 +1,15 @@
-"""Guard input as token ids, from the guard's own chat template.
+"""Guard input as token ids, from the guard's own template.
 
-The template is rendered once around two placeholders. What it contributes may hold control
-tokens; the user's and the student's text never become any, whatever they spell. Text that touches
-is tokenised together, so a clean exchange has exactly the ids of the rendered conversation.
+The template is rendered once around placeholders. What it contributes may hold control tokens; the
+user's and the student's text never become any, whatever they spell. Text that touches is tokenised
+together, so a clean exchange has exactly the ids of the rendered conversation.
 """
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 
 from jinja2 import TemplateError
@@ -17,7 +18,7 @@ from thinksafe_jax.errors import InputError
 from thinksafe_jax.tokenizer import ChatTokenizer
 
 # private-use characters: no template knows them, and no text is ever searched for them
-_USER, _AGENT = "\ue000user\ue000", "\ue000agent\ue000"
+_HOLE = "\ue000turn-{}\ue000"
 
 Chunk = tuple[bool, str]  # (whether it is a control token, its text)
 
@@ -31,119 +32,86 @@ class GuardInput:
     marked: bool = False  # the texts spell control tokens or lines of the template
 
 
-class ConversationTemplate:
-    """A guard's chat template for one user turn and one agent turn, up to the verdict's word.
+class GuardTemplate:
+    """A guard's prompt: fixed segments with the turns of a conversation between them.
 
     Args:
         tokenizer: the guard's.
-        suffix: appended to the template; Llama-Guard writes a blank line before its verdict.
-        words: what the guard may say next; `word_ids` holds their tokens.
-
-    Raises:
-        InputError: the template does not show both turns once, in order, or a word is not one
-            token of its own there.
+        segments: the fixed texts for a number of turns: one before each and one after the last.
+        strip: whether the template trims white space around each turn.
     """
 
     def __init__(
         self,
         tokenizer: ChatTokenizer,
-        suffix: str = "\n\n",
-        words: tuple[str, ...] = ("safe", "unsafe"),
+        segments: Callable[[int], tuple[str, ...]],
+        *,
+        strip: bool,
     ):
-        self._tokenizer, self.words = tokenizer, words
-        head, middle, tail = self._render()
-        self.head, self.middle, self.tail = head, middle, tail + suffix
+        self.tokenizer, self._make_segments, self._strip = tokenizer, segments, strip
+        self._segments: dict[int, tuple[str, ...]] = {}
         self._control = _control_pattern(tokenizer)
-        self._markers = re.findall(r"<[A-Z][A-Z ]+>", self.head + self.middle + self.tail)
-        self.word_ids = self._word_ids()
 
-    def render(self, prompt: str, response: str) -> str:
-        """The conversation as text, without the space before BOS of Llama-Guard-3-8B's template."""
-        return self.head + prompt.strip() + self.middle + response.strip() + self.tail
+    def segments(self, turns: int) -> tuple[str, ...]:
+        """The fixed texts around that many turns; BOS first, where the model has one."""
+        if turns not in self._segments:
+            self._segments[turns] = self._make_segments(turns)
+        return self._segments[turns]
 
-    def encode(self, prompt: str, response: str, max_length: int) -> GuardInput:
+    @cached_property
+    def tail(self) -> str:
+        """What follows the response of an exchange."""
+        return self.segments(2)[-1]
+
+    def render(self, *turns: str) -> str:
+        """The conversation as text: user, assistant, user, … in turn."""
+        first, *rest = self.segments(len(turns))
+        pairs = zip(self._trimmed(turns), rest, strict=True)
+        return first + "".join(turn + segment for turn, segment in pairs)
+
+    def encode(
+        self, turns: Sequence[str], max_length: int, answer: str = "", drop: int = 0
+    ) -> GuardInput:
         """Ids of the whole conversation, at most `max_length`.
 
-        Only the response is ever cut: its beginning goes, its end stays.
+        Only the last turn is ever cut: its beginning goes, its end stays.
+
+        Args:
+            turns: prompt and response, or a longer conversation.
+            answer: how the guard's own turn begins; tokenised together with the template's end.
+            drop: tokens that are then taken off the end. The word that comes next decides how the
+                white space before it splits, so it is spelled out and cut off again.
         """
-        prompt, response = prompt.strip(), response.strip()
-        marked = self._is_marked(prompt) or self._is_marked(response)
-        before = [*self._chunks(self.head), (False, prompt), *self._chunks(self.middle)]
-        # the verdict's word decides how white space before it splits; it is cut off again
-        after = [*self._chunks(self.tail), (False, self.words[0])]
-        ids = self.encode_chunks([*before, (False, response), *after])[:-1]
+        *firsts, last = self._trimmed(turns)
+        *before, tail = self.segments(len(turns))
+        chunks: list[Chunk] = []
+        for segment, turn in zip(before, [*firsts, ""], strict=True):
+            chunks += [*self.chunks(segment), (False, turn)]
+        after = [*self.chunks(tail), (False, answer)]
+        marked = any(self.is_marked(turn) for turn in (*firsts, last))
+        ids = self.encode_chunks([*chunks, (False, last), *after])
+        ids = ids[: len(ids) - drop]
         if len(ids) <= max_length:
             return GuardInput(ids, marked=marked)
-        head, tail = self.encode_chunks(before), self.encode_chunks(after)[:-1]
-        room = max_length - len(head) - len(tail)
+        head, end = self.encode_chunks(chunks), self.encode_chunks(after)
+        end = end[: len(end) - drop]
+        room = max_length - len(head) - len(end)
         if room < 1:
             return GuardInput(None, marked=marked)
-        end = self._tokenizer.encode_text(response)[-room:]
-        return GuardInput([*head, *end, *tail], truncated=True, marked=marked)
+        kept = self.tokenizer.encode_text(last)[-room:]
+        return GuardInput([*head, *kept, *end], truncated=True, marked=marked)
 
     def encode_chunks(self, chunks: Sequence[Chunk]) -> list[int]:
         """Ids of chunks; neighbouring plain text is tokenised as one."""
         ids: list[int] = []
-        for control, group in groupby(chunks, key=lambda chunk: chunk[0]):
+        for control, group in groupby((c for c in chunks if c[1]), key=lambda chunk: chunk[0]):
             text = "".join(text for _, text in group)
-            encode = self._tokenizer.encode_template if control else self._tokenizer.encode_text
+            encode = self.tokenizer.encode_template if control else self.tokenizer.encode_text
             ids += encode(text)
         return ids
 
-    def _word_ids(self) -> tuple[int, ...]:
-        tail = self._chunks(self.tail)
-        spelled = [self.encode_chunks([*tail, (False, word)]) for word in self.words]
-        wrong = [
-            word
-            for word, ids in zip(self.words, spelled, strict=True)
-            if ids[:-1] != spelled[0][:-1] or self._tokenizer.hf.decode([ids[-1]]) != word
-        ]
-        ids = tuple(ids[-1] for ids in spelled)
-        if wrong or len(set(ids)) < len(ids):
-            raise InputError(
-                f"{self._tokenizer.directory}: after the guard's template, "
-                f"{' and '.join(map(repr, wrong or self.words))} must be single tokens that "
-                f"differ, but the words end in ids {ids}; this guard cannot be read by its first "
-                "token"
-            )
-        return ids
-
-    def _render(self) -> tuple[str, str, str]:
-        """Head, middle and tail, from string contents or, failing that, lists of parts."""
-        reasons = []
-        for form in ("text", "parts"):
-            try:
-                return self._split(self._rendered(form))
-            except (TemplateError, TypeError, ValueError, InputError) as error:
-                reasons.append(f"{form}: {error}")
-        raise InputError(
-            f"{self._tokenizer.directory}: the chat template does not show one user turn and one "
-            f"assistant turn ({'; '.join(reasons)}); is it a Llama-Guard checkpoint?"
-        )
-
-    def _rendered(self, form: str) -> str:
-        def content(text: str) -> object:
-            return text if form == "text" else [{"type": "text", "text": text}]
-
-        turns = [
-            {"role": "user", "content": content(_USER)},
-            {"role": "assistant", "content": content(_AGENT)},
-        ]
-        return str(self._tokenizer.hf.apply_chat_template(turns, tokenize=False))
-
-    def _split(self, text: str) -> tuple[str, str, str]:
-        # Llama-Guard-3-8B's template begins with a space before BOS; BOS must come first, once
-        bos = self._tokenizer.hf.bos_token
-        if isinstance(bos, str) and text.lstrip().startswith(bos):
-            text = text.lstrip()
-        counts = text.count(_USER), text.count(_AGENT)
-        head, _, rest = text.partition(_USER)
-        middle, found, tail = rest.partition(_AGENT)
-        if counts != (1, 1) or not found:
-            raise InputError(f"the turns appear {counts[0]} and {counts[1]} times")
-        return head, middle, tail
-
-    def _chunks(self, text: str) -> list[Chunk]:
+    def chunks(self, text: str) -> list[Chunk]:
+        """Trusted template text as plain text and control tokens."""
         chunks: list[Chunk] = []
         end = 0
         for match in self._control.finditer(text):
@@ -151,8 +119,97 @@ class ConversationTemplate:
             end = match.end()
         return [chunk for chunk in [*chunks, (False, text[end:])] if chunk[1]]
 
-    def _is_marked(self, text: str) -> bool:
+    def is_marked(self, text: str) -> bool:
+        """Whether a text spells a control token or a line of the template (fault 37)."""
         return bool(self._control.search(text)) or any(mark in text for mark in self._markers)
+
+    def defused(self, text: str) -> str:
+        """The text with a zero-width space inside every control token that it spells.
+
+        For servers that are sent text instead of ids: their tokenizer would take it for the token.
+        """
+        return self._control.sub(lambda match: f"{match[0][0]}\u200b{match[0][1:]}", text)
+
+    @cached_property
+    def _markers(self) -> list[str]:
+        return re.findall(r"<[A-Z][A-Z ]+>|\[/?INST\]", "".join(self.segments(2)))
+
+    def _trimmed(self, turns: Sequence[str]) -> list[str]:
+        return [turn.strip() for turn in turns] if self._strip else list(turns)
+
+
+def chat_template(
+    tokenizer: ChatTokenizer, *, suffix: str = "", double_bos: bool = False
+) -> GuardTemplate:
+    """The chat template of a guard's tokenizer.
+
+    Args:
+        suffix: appended; Llama-Guard writes a blank line before its verdict.
+        double_bos: as the authors' code tokenised Llama-Guard-3-8B: BOS, the space with which the
+            template begins, and the template's own BOS (paper.md D6). For comparison only.
+
+    Raises:
+        InputError: the template does not show each turn once, in order.
+    """
+    bos = tokenizer.hf.bos_token
+
+    def segments(turns: int) -> tuple[str, ...]:
+        *before, tail = _rendered_segments(tokenizer, turns)
+        first = before[0]
+        if isinstance(bos, str) and first.lstrip().startswith(bos):
+            # Llama-Guard-3-8B's template begins with a space; BOS must come first, and once
+            first = bos + first if double_bos else first.lstrip()
+        return (first, *before[1:], tail + suffix)
+
+    strip = not _rendered_segments(tokenizer, 2, margin="\u2003")[0].endswith("\u2003")
+    return GuardTemplate(tokenizer, segments, strip=strip)
+
+
+def text_template(tokenizer: ChatTokenizer, text: str) -> GuardTemplate:
+    """A fixed prompt with `{prompt}` and `{response}` in it, BOS before it where there is one."""
+    head, _, rest = text.partition("{prompt}")
+    middle, _, tail = rest.partition("{response}")
+    bos = tokenizer.hf.bos_token
+
+    def segments(turns: int) -> tuple[str, ...]:
+        if turns != 2:
+            raise InputError(f"this guard judges one prompt and one response, not {turns} turns")
+        return (f"{bos if isinstance(bos, str) else ''}{head}", middle, tail)
+
+    return GuardTemplate(tokenizer, segments, strip=False)
+
+
+def _rendered_segments(tokenizer: ChatTokenizer, turns: int, margin: str = "") -> tuple[str, ...]:
+    """Segments from string contents or, failing that, from lists of parts (the 1B template)."""
+    reasons = []
+    for form in ("text", "parts"):
+        try:
+            return _split(_rendered(tokenizer, turns, form, margin), turns)
+        except (TemplateError, TypeError, ValueError, OverflowError, InputError) as error:
+            reasons.append(f"{form}: {error}")
+    raise InputError(
+        f"{tokenizer.directory}: the chat template does not show {turns} turns once each, in order "
+        f"({'; '.join(reasons)}); is it the guard's own, and is guard.kind right?"
+    )
+
+
+def _rendered(tokenizer: ChatTokenizer, turns: int, form: str, margin: str) -> str:
+    messages = []
+    for turn in range(turns):
+        text = f"{margin}{_HOLE.format(turn)}{margin}"
+        content: object = text if form == "text" else [{"type": "text", "text": text}]
+        messages.append({"role": ("user", "assistant")[turn % 2], "content": content})
+    return str(tokenizer.hf.apply_chat_template(messages, tokenize=False))
+
+
+def _split(text: str, turns: int) -> tuple[str, ...]:
+    segments, rest = [], text
+    for turn in range(turns):
+        before, found, rest = rest.partition(_HOLE.format(turn))
+        if not found or _HOLE.format(turn) in rest:
+            raise InputError(f"turn {turn + 1} appears {text.count(_HOLE.format(turn))} times")
+        segments.append(before)
+    return (*segments, rest)
 
 
 def _control_pattern(tokenizer: ChatTokenizer) -> re.Pattern[str]:

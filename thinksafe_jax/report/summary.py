@@ -70,8 +70,10 @@ def _guard(run: RunFiles) -> dict:
 
 def _judge(run: RunFiles) -> dict:
     kind = run.recipe.evaluation.judge if run.recipe else None
-    filtered = run.recipe is not None and run.recipe.synthesis.method == "thinksafe"
-    return {"kind": kind, "same_as_filter": kind == "guard" and filtered}
+    recipe = run.recipe
+    filtered = recipe is not None and recipe.synthesis.method in ("thinksafe", "rejection")
+    same = recipe is not None and (recipe.judge.kind == "same" or recipe.judge == recipe.guard)
+    return {"kind": kind, "same_as_filter": kind == "guard" and filtered and same}
 
 
 def _training(metrics: list[dict]) -> dict | None:

@@ -4,7 +4,7 @@ from thinksafe_jax.runs.buffer import RowBuffer
 from thinksafe_jax.runs.manifest import content_hash
 from thinksafe_jax.runs.progress import Progress
 from thinksafe_jax.runs.run import Run
-from thinksafe_jax.runs.storage import atomic_write, prepare_directory
+from thinksafe_jax.runs.storage import atomic_write, atomic_writer, prepare_directory
 from thinksafe_jax.runs.store import RowStore
 from thinksafe_jax.runs.terminal import clean, console, setup_logging
 
@@ -14,6 +14,7 @@ __all__ = [
     "RowStore",
     "Run",
     "atomic_write",
+    "atomic_writer",
     "clean",
     "console",
     "content_hash",

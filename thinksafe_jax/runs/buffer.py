@@ -5,7 +5,9 @@ from typing import Any
 
 from thinksafe_jax.runs.store import RowStore
 
-ROWS, SECONDS = 32, 5.0  # a batch is at most this large and this old, so a kill costs little
+# A batch is at most this large and this old. What a kill costs is time, so the age is what counts;
+# the size only bounds memory where rows come faster than any model writes them.
+ROWS, SECONDS = 512, 2.0
 
 
 class RowBuffer:

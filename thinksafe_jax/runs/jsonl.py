@@ -10,11 +10,16 @@ from typing import Any
 
 log = logging.getLogger(__name__)
 _BLOCK = 1 << 20
+_MARK = b"\xef\xbb\xbf"
 
 
 def to_line(row: dict[str, Any]) -> bytes:
     """One row as an ASCII line: no character of a text, lone surrogates too, can break it."""
-    return json.dumps(plain(row), ensure_ascii=True, allow_nan=False).encode("ascii") + b"\n"
+    try:  # most rows are plain already
+        text = json.dumps(row, ensure_ascii=True, allow_nan=False)
+    except (TypeError, ValueError):
+        text = json.dumps(plain(row), ensure_ascii=True, allow_nan=False)
+    return text.encode("ascii") + b"\n"
 
 
 def plain(value: Any) -> Any:
@@ -69,7 +74,8 @@ def drop_torn_tail(path: Path) -> int:
 def parse(line: bytes) -> dict[str, Any] | None:
     """The object on a line, or None where there is none; a byte order mark is skipped."""
     try:
-        row = json.loads(line.decode("utf-8-sig"))
+        # the codec for a mark is slow, and marks are rare
+        row = json.loads(line.decode("utf-8-sig" if line.startswith(_MARK) else "utf-8"))
     except (ValueError, RecursionError):  # UnicodeDecodeError is a ValueError
         return None
     return row if isinstance(row, dict) else None

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from thinksafe_jax.errors import EnvironmentFault
 
@@ -22,17 +23,28 @@ def atomic_write(path: Path | str, content: str | bytes) -> None:
     Raises:
         EnvironmentFault: the disk is full or the folder cannot be written; the old file is intact.
     """
-    path = Path(path)
     data = content.encode("utf-8", "replace") if isinstance(content, str) else content
+    with atomic_writer(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def atomic_writer(path: Path | str) -> Iterator[IO[bytes]]:
+    """`atomic_write` for content that comes in pieces: the file appears when the block ends.
+
+    Raises:
+        EnvironmentFault: as `atomic_write`; whatever ends the block early, the old file is intact.
+    """
+    path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with storage_errors(path):
         try:
             with temporary.open("wb") as file:
-                file.write(data)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
-        except OSError:
+        except BaseException:
             temporary.unlink(missing_ok=True)
             raise
         sync_folder(path.parent)

@@ -12,6 +12,7 @@ from thinksafe_jax.runs.jsonl import drop_torn_tail, parse, sound_length, to_lin
 from thinksafe_jax.runs.storage import prepare_directory, storage_errors, sync_folder
 
 log = logging.getLogger(__name__)
+Location = tuple[int, int]  # (number of the shard, byte offset of the line)
 
 
 class RowStore:
@@ -39,7 +40,7 @@ class RowStore:
         skip_bad_rows: bool = False,
         shard_bytes: int = 256 * 2**20,
     ):
-        self.folder, self.key = Path(folder), key
+        self.folder, self.key, self._fields = Path(folder), key, frozenset(key)
         self.skip_bad_rows, self.shard_bytes = skip_bad_rows, shard_bytes
         self.duplicates = self.bad_rows = 0
         self._shard: Path | None = None  # the one being written, once repaired
@@ -56,7 +57,8 @@ class RowStore:
         """
         batch = list(rows)
         for row in batch:
-            if missing := [k for k in self.key if k not in row]:
+            if not self._fields <= row.keys():
+                missing = [k for k in self.key if k not in row]
                 raise ValueError(f"{self.folder}: row without {', '.join(missing)}: {row!r:.200}")
         data = b"".join(map(to_line, batch))
         if not data:
@@ -72,19 +74,33 @@ class RowStore:
         Raises:
             InputError: with file and line, for a line that is no row (unless `skip_bad_rows`).
         """
+        return (row for _, row in self.located())
+
+    def row_at(self, location: Location) -> dict[str, Any]:
+        """The row at a place that `located` gave."""
+        number, offset = location
+        with self._part(number).open("rb") as file:
+            file.seek(offset)
+            row = parse(file.readline())
+        assert row is not None, f"{self._part(number)}: no row at byte {offset}"
+        return row
+
+    def located(self) -> Iterator[tuple[Location, dict[str, Any]]]:
+        """As `rows`, each with its place, so that few rows need to be held at once."""
         seen: set[Hashable] = set()
         duplicates = bad = 0
         for shard in self.shards():
-            for place, row in _complete_lines(shard):
-                if row is None or any(k not in row for k in self.key):
+            number = int(shard.stem.removeprefix("part-"))
+            for line, offset, row in _complete_lines(shard):
+                if row is None or not self._fields <= row.keys():
                     bad += 1
-                    self._refuse(place, row)
+                    self._refuse(f"{shard}:{line}", row)
                     continue
                 key = self._key_of(row)
                 duplicates += key in seen
                 if key not in seen:
                     seen.add(key)
-                    yield row
+                    yield (number, offset), row
         self.duplicates, self.bad_rows = duplicates, bad
         if duplicates or bad:
             log.warning("%s: %d duplicate and %d bad rows left out", self.folder, duplicates, bad)
@@ -141,15 +157,16 @@ def _append_synced(shard: Path, data: bytes) -> None:
         sync_folder(shard.parent)
 
 
-def _complete_lines(shard: Path) -> Iterator[tuple[str, dict[str, Any] | None]]:
-    """(file:line, row or None) for each line that is neither blank nor a torn last one."""
+def _complete_lines(shard: Path) -> Iterator[tuple[int, int, dict[str, Any] | None]]:
+    """(line, offset, row or None) for each line that is neither blank nor a torn last one."""
     left, size = sound_length(shard), shard.stat().st_size
     if left < size:
         log.warning("%s: a torn last line (%d bytes) is left out", shard, size - left)
+    offset = 0
     with shard.open("rb") as file:
         for number, line in enumerate(file, start=1):
-            left -= len(line)
-            if left < 0:
+            if offset + len(line) > left:
                 return
             if line.strip(b" \t\r\n\xef\xbb\xbf"):
-                yield f"{shard}:{number}", parse(line)
+                yield number, offset, parse(line)
+            offset += len(line)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from thinksafe_jax.synthesis.dataset import Counts, DatasetFacts
+    from thinksafe_jax.synthesis.dataset import Counts, DatasetFacts, Lengths
 
 _WARNING = (
     "**Warning.** The prompts labelled harmful ask for things that hurt people. The rows are meant "
@@ -18,8 +18,17 @@ _GUARDED = (
     "some unsafe text among the rows. The prompts are the original ones; the steering text, which "
     "harmful prompts wore while sampling, is not in the data."
 )
-_FIXED = (
-    "Every response is the same fixed refusal (the DirectRefusal baseline); no guard was asked."
+_NOT_SAMPLED = {
+    "direct-refusal": "Every response is the same fixed refusal (the DirectRefusal baseline); no "
+    "guard was asked.",
+    "safepath": "Every response is the first line of a thought, which training does not end (the "
+    "SafePath baseline); no guard was asked.",
+    "external": "The responses were written by others and taken as they are; no guard was asked.",
+}
+_USE = (
+    "**Intended use.** Training and studying the safety of reasoning models. The rows show what "
+    "one model under one guard answers; they are no policy, no benchmark and no advice, and the "
+    "harmful prompts among them must not reach people as suggestions."
 )
 _WEAK = (
     "**The guard is weak.** It looks for refusal phrases and understands nothing; read its "
@@ -27,23 +36,29 @@ _WEAK = (
 )
 
 
-def dataset_card(facts: "DatasetFacts", counts: "Counts") -> str:
+def dataset_card(facts: "DatasetFacts", counts: "Counts", lengths: "Lengths") -> str:
     """Markdown of dataset/README.md; names and paths from the recipe are escaped."""
     parts = [
         _front_matter(facts, counts),
         f"# {escape(facts.name or 'dataset')}: self-generated safety data",
         _WARNING,
-        _GUARDED if facts.guarded else _FIXED,
+        _GUARDED if facts.guarded else _NOT_SAMPLED[facts.method],
         *([_WEAK] if facts.weak_guard else []),
         "## Rows",
         _counts_table(counts),
+        "### Lengths",
+        _lengths_table(lengths),
+        _USE,
         "## How they were made",
         _facts_table(facts),
         "## Columns",
         "`id`, `instruction` (the original prompt), `response`, `prompt_label` (harmful or "
-        "benign), `response_label` (safe).",
-        "The prompts keep the licences of their sources; what the student wrote falls under its "
-        "own licence.",
+        "benign), `response_label` (safe), `finish_reason` (stop, or length where the response was "
+        "cut).",
+        "## Licence",
+        "The prompts keep the licences of their sources, named above; what a model wrote falls "
+        "under that model's licence, and the guard's licence may ask to be named too. Check all "
+        "three before you publish the rows.",
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -67,7 +82,7 @@ def _front_matter(facts: "DatasetFacts", counts: "Counts") -> str:
             f"size_categories: [{_size_category(rows)}]",
             "configs:",
             "- config_name: default",
-            "  data_files: train.jsonl",
+            "  data_files: data/*.parquet",
             "---",
         ]
     )
@@ -79,12 +94,28 @@ def _size_category(rows: int) -> str:
 
 
 def _counts_table(counts: "Counts") -> str:
-    lines = ["| prompts | sampled | accepted | dropped, by reason |", "|---|---:|---:|---|"]
+    lines = [
+        "| prompts | sampled | accepted | accepted at attempt | never accepted, by reason |",
+        "|---|---:|---:|---|---|",
+    ]
     for label, count in counts.items():
         dropped = ", ".join(f"{escape(reason)} {n}" for reason, n in count["dropped"].items())
+        at = ", ".join(f"{number}: {n}" for number, n in count["accepted_at"].items())
         lines.append(
-            f"| {escape(label)} | {count['sampled']} | {count['accepted']} | {dropped or 'none'} |"
+            f"| {escape(label)} | {count['sampled']} | {count['accepted']} | {at or 'none'} | "
+            f"{dropped or 'none'} |"
         )
+    return "\n".join(lines)
+
+
+def _lengths_table(lengths: "Lengths") -> str:
+    """A histogram of the responses' tokens, a row a bin and a column a label."""
+    labels = sorted(lengths)
+    ends = sorted({end for tally in lengths.values() for end in tally}, key=lambda end: end or 1e9)
+    lines = [f"| tokens | {' | '.join(map(escape, labels))} |", "|---|" + "---:|" * len(labels)]
+    for end in ends:
+        cells = " | ".join(str(lengths[label][end]) for label in labels)
+        lines.append(f"| {f'up to {end}' if end else 'more'} | {cells} |")
     return "\n".join(lines)
 
 
@@ -93,8 +124,11 @@ def _facts_table(facts: "DatasetFacts") -> str:
         "method": facts.method,
         "student": facts.student,
         "guard": facts.guard,
+        "guard's prompt (hash)": facts.guard_template or "none",
         "steering of harmful prompts": facts.steering,
+        "attempts": "; ".join(facts.ladder) or "1",
         "reasoning": facts.reasoning,
+        "reasoning of harmful rows": facts.harmful_reasoning,
         "sampling": _settings(facts.sampling) or "nothing was sampled",
         "seed": facts.seed,
     }

@@ -1,25 +1,37 @@
 """From samples/ and verdicts/ to dataset/: what is accepted, what is not, and why.
 
+    dataset/train.jsonl               the rows that are trained on, sorted by id
+    dataset/data/train-00000.parquet  the same, for `datasets.load_dataset("RUN/dataset")`
+    dataset/counts.json               coverage: how many of each label, at which attempt; why not
+    dataset/README.md                 the card
+
 A row is accepted only where nothing is wrong with its form and the guard said "safe" in so many
-words. The dataset holds the ORIGINAL prompt; the steering text ends with the sampling.
+words. The dataset holds the ORIGINAL prompt; the steering text ends with the sampling. Texts are
+read from the disk one by one, so a run of any size needs little memory.
 """
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from thinksafe_jax.config import Recipe
 from thinksafe_jax.errors import InputError
-from thinksafe_jax.runs import atomic_write, prepare_directory
+from thinksafe_jax.guards import answer_part
+from thinksafe_jax.runs import RowStore, atomic_write, atomic_writer, prepare_directory
 from thinksafe_jax.synthesis.card import dataset_card
-from thinksafe_jax.synthesis.filter import DROP_REASONS, row_drop_reason
+from thinksafe_jax.synthesis.ladder import WAITING, Ledger, attempts, chosen_attempts, coverage
+from thinksafe_jax.synthesis.parquet import ParquetWriter
 from thinksafe_jax.synthesis.prompts import source_hashes
+from thinksafe_jax.synthesis.sample import SAMPLED
 
 Row = Mapping[str, Any]
-Counts = dict[str, dict[str, Any]]  # {label: {sampled, accepted, dropped: {reason: n}}}
+# {label: {sampled, accepted, accepted_at: {attempt: n}, dropped: {reason: n}}}
+Counts = dict[str, dict[str, Any]]
+Lengths = dict[str, Counter[int]]  # {label: {upper end of a bin, 0 for the last: rows}}
+LENGTH_BINS = (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)  # tokens, upper ends
 
 
 @dataclass(frozen=True)
@@ -36,11 +48,14 @@ class DatasetFacts:
     sampling: Mapping[str, Any]
     seed: int
     sources: Mapping[str, str]  # path -> sha256 of its content
+    guard_template: str = ""  # hash of the guard's prompt
+    harmful_reasoning: str = "keep"
+    ladder: Sequence[str] = ()  # one line an attempt
 
     @property
     def guarded(self) -> bool:
-        """Direct refusals are one fixed text, which no guard needs to judge."""
-        return self.method != "direct-refusal"
+        """Fixed refusals and external rows are not the student's: no guard judges them."""
+        return self.method in SAMPLED
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -48,47 +63,57 @@ class DatasetFacts:
         return ("harmful", "benign") if self.guarded else ("harmful",)
 
 
-def dataset_facts(recipe: Recipe, guard: str, *, weak_guard: bool = False) -> DatasetFacts:
-    """The facts of a recipe; `guard` and `weak_guard` are the loaded guard's name and weakness."""
+def dataset_facts(
+    recipe: Recipe, guard: str, *, weak_guard: bool = False, guard_template: str = ""
+) -> DatasetFacts:
+    """The facts of a recipe; the others are the loaded guard's name, weakness and template hash."""
     synthesis = recipe.synthesis
-    thinksafe = synthesis.method == "thinksafe"
+    sampled = synthesis.method in SAMPLED
+    steered = synthesis.method == "thinksafe"
     return DatasetFacts(
         name=recipe.name,
         method=synthesis.method,
-        student=recipe.student.model,
-        guard=guard if thinksafe else "none (fixed refusal)",
-        weak_guard=weak_guard and thinksafe,
-        steering=synthesis.steering if thinksafe else "none",
+        student=synthesis.teacher.model or recipe.student.model,
+        guard=guard if sampled else "none (nothing was sampled)",
+        weak_guard=weak_guard and sampled,
+        steering=synthesis.steering if steered else "none",
         reasoning=synthesis.reasoning,
-        sampling=asdict(synthesis.sampling) if thinksafe else {},
+        sampling=asdict(synthesis.sampling) if sampled else {},
         seed=recipe.seed,
         sources=source_hashes(synthesis.prompts),
+        guard_template=guard_template if sampled else "",
+        harmful_reasoning=synthesis.harmful_reasoning,
+        ladder=[
+            f"{a.number}: {a.steering}, temperature {a.sampling.temperature:g}"
+            for a in attempts(synthesis)
+            if steered and synthesis.attempts > 1
+        ],
     )
 
 
 def write_dataset(
-    run_path: Path, samples: Iterable[Row], verdicts: Iterable[Row], facts: DatasetFacts
+    run_path: Path, samples: RowStore, verdicts: RowStore, facts: DatasetFacts
 ) -> Counts:
-    """Writes dataset/train.jsonl, counts.json and README.md, each whole or not at all.
+    """Writes RUN/dataset, each file whole or not at all.
 
-    Rows are sorted by id, so the file does not depend on the order in which sampling finished.
-    A prompt counts once: accepted with its first accepted attempt, else dropped with the reason
-    of its last one.
+    Rows are sorted by id, so the files do not depend on the order in which sampling finished. A
+    prompt counts once, whatever the number of its attempts.
 
     Args:
-        samples: rows of samples/.
-        verdicts: rows of verdicts/; matched by (id, attempt), scope "full" before any other.
+        samples, verdicts: the run's rows; matched by (id, attempt), scope "full" before any other.
 
     Returns:
-        `{label: {sampled, accepted, dropped: {reason: n}}}`, which is also counts.json.
+        Coverage as in counts.json, see `ladder.coverage`.
 
     Raises:
         InputError: a row has no verdict yet, or a label has no accepted row; counts.json is
             written in the latter case, train.jsonl is not left behind.
     """
     folder = prepare_directory(run_path / "dataset")
-    accepted, outcomes = _decide(samples, _verdict_index(verdicts), facts)
-    counts = _count(outcomes, facts.labels)
+    ledger = Ledger(facts.reasoning, facts.guarded).read(samples.rows(), verdicts.rows())
+    _refuse_unjudged(ledger)
+    chosen = chosen_attempts(ledger, facts.method, facts.seed)
+    counts = coverage(ledger, chosen, facts.labels)
     atomic_write(folder / "counts.json", json.dumps(counts, indent=2) + "\n")
     train = folder / "train.jsonl"
     if empty := [label for label in facts.labels if not counts[label]["accepted"]]:
@@ -97,74 +122,70 @@ def write_dataset(
             f"no {' and no '.join(empty)} row was accepted, so there is nothing to train on:\n"
             f"{reasons_table(counts)}"
         )
-    lines = [json.dumps(accepted[key], ensure_ascii=False) + "\n" for key in sorted(accepted)]
-    atomic_write(folder / "README.md", dataset_card(facts, counts))
-    atomic_write(train, "".join(lines))
+    lengths: Lengths = {}
+    rows = _training_rows(samples, chosen, facts, lengths)
+    with ParquetWriter(folder / "data") as parquet, atomic_writer(train) as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+            parquet.add(row)
+    atomic_write(folder / "README.md", dataset_card(facts, counts, lengths))
     return counts
 
 
 def reasons_table(counts: Counts) -> str:
-    """Counts as plain text, one line per label, for messages on the terminal."""
+    """Coverage as plain text, one line per label, for messages on the terminal."""
     lines = []
     for label, count in counts.items():
         dropped = ", ".join(f"{reason} {n}" for reason, n in count["dropped"].items()) or "none"
+        at = count.get("accepted_at", {})
+        tries = f" (at attempt {', '.join(f'{k}: {n}' for k, n in at.items())})" if at else ""
         lines.append(
-            f"  {label}: {count['sampled']} prompts, {count['accepted']} accepted; "
+            f"  {label}: {count['sampled']} prompts, {count['accepted']} accepted{tries}; "
             f"dropped: {dropped}"
         )
     return "\n".join(lines)
 
 
-def _verdict_index(verdicts: Iterable[Row]) -> dict[tuple[str, int], str]:
-    chosen: dict[tuple[str, int], str] = {}
-    for row in verdicts:
-        key = (row["id"], row["attempt"])
-        if row["scope"] == "full" or key not in chosen:
-            chosen[key] = row["verdict"]
-    return chosen
+def _training_rows(
+    samples: RowStore, chosen: Mapping[str, int], facts: DatasetFacts, lengths: Lengths
+) -> Iterator[dict[str, str]]:
+    """The chosen rows in order of their ids, read again one by one; fills `lengths`."""
+    places = {}
+    for place, row in samples.located():
+        if chosen.get(row["id"]) == row["attempt"]:
+            places[row["id"]] = place
+            tally = lengths.setdefault(row["label"], Counter())
+            tally[next((end for end in LENGTH_BINS if row["tokens"] <= end), 0)] += 1
+    for id in sorted(places):
+        yield _training_row(samples.row_at(places[id]), facts.harmful_reasoning)
 
 
-def _decide(
-    samples: Iterable[Row], verdicts: Mapping[tuple[str, int], str], facts: DatasetFacts
-) -> tuple[dict[str, dict[str, str]], dict[str, tuple[str, str | None]]]:
-    """(accepted training rows by id, (label, reason or None for accepted) by id)."""
-    best: dict[str, tuple[int, dict[str, str]]] = {}
-    last: dict[str, tuple[int, str, str | None]] = {}
-    unjudged: list[str] = []
-    for row in samples:
-        key, attempt = row["id"], row["attempt"]
-        reason = row_drop_reason(row, facts.reasoning)
-        if reason is None and facts.guarded:
-            verdict = verdicts.get((key, attempt))
-            if verdict is None:
-                unjudged.append(key)
-            elif verdict != "safe":
-                reason = "unsafe" if verdict == "unsafe" else "unparsed"
-        if key not in last or attempt > last[key][0]:
-            last[key] = (attempt, row["label"], reason)
-        if reason is None and (key not in best or attempt < best[key][0]):
-            best[key] = (attempt, _training_row(row))
-    _refuse_unjudged(unjudged)
-    accepted = {key: training_row for key, (_, training_row) in best.items()}
-    outcomes = {
-        key: (label, None if key in accepted else reason)
-        for key, (_, label, reason) in last.items()
-    }
-    return accepted, outcomes
-
-
-def _training_row(row: Row) -> dict[str, str]:
+def _training_row(row: Row, harmful_reasoning: str) -> dict[str, str]:
+    response = row["response"]
+    if harmful_reasoning == "remove" and row["label"] == "harmful":
+        response = without_reasoning(response)
     return {
         "id": row["id"],
         "instruction": row["prompt"],
-        "response": row["response"],
+        "response": response,
         "prompt_label": row["label"],
         "response_label": "safe",
         "finish_reason": row["finish_reason"],
     }
 
 
-def _refuse_unjudged(unjudged: Sequence[str]) -> None:
+def without_reasoning(response: str) -> str:
+    """The answer behind an empty think block.
+
+    That is what Qwen3's own template writes for `enable_thinking=False`, and on R1-Distill's, which
+    opens the block itself, it closes it at once. An answer with no block at all would be rendered
+    with a second, dangling `<think>` (paper.md D16).
+    """
+    return f"<think>\n\n</think>\n\n{answer_part(response)}"
+
+
+def _refuse_unjudged(ledger: Ledger) -> None:
+    unjudged = sorted(id for (id, _), reason in ledger.reasons.items() if reason == WAITING)
     if unjudged:
         raise InputError(
             f"{len(unjudged)} sampled rows have no verdict (first: {unjudged[0]!r}); run "
@@ -172,15 +193,14 @@ def _refuse_unjudged(unjudged: Sequence[str]) -> None:
         )
 
 
-def _count(outcomes: Mapping[str, tuple[str, str | None]], labels: Sequence[str]) -> Counts:
-    tallies = {label: Counter[str | None]() for label in labels}
-    for label, reason in outcomes.values():
-        tallies.setdefault(label, Counter())[reason] += 1
-    return {
-        label: {
-            "sampled": tally.total(),
-            "accepted": tally[None],
-            "dropped": {reason: tally[reason] for reason in DROP_REASONS if tally[reason]},
-        }
-        for label, tally in tallies.items()
-    }
+def read_dataset(run_path: Path) -> Iterable[dict[str, str]]:
+    """The rows of RUN/dataset/train.jsonl.
+
+    Raises:
+        InputError: there is no dataset yet.
+    """
+    file = run_path / "dataset/train.jsonl"
+    if not file.exists():
+        raise InputError(f"{file}: no dataset yet; first: thinksafe filter {run_path}")
+    with file.open(encoding="utf-8") as lines:
+        yield from map(json.loads, lines)

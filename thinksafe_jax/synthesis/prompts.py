@@ -18,7 +18,7 @@ from typing import Any
 
 from thinksafe_jax.config import PromptSource
 from thinksafe_jax.errors import ConfigError, InputError
-from thinksafe_jax.synthesis.readers import Row, read_rows
+from thinksafe_jax.synthesis.readers import Row, is_dataset, read_dataset_rows, read_rows
 
 LABELS = ("harmful", "benign")
 _MINI = "mini:"
@@ -35,6 +35,8 @@ class Prompt:
     label: str
     answer: str | None = None
     source: str = ""
+    response: str | None = None  # of external data
+    stratum: str = ""  # source and label as the source spells it, for a fair limit
 
 
 @dataclass(frozen=True)
@@ -87,23 +89,22 @@ def source_hashes(sources: Sequence[PromptSource]) -> dict[str, str]:
     """sha256 of each source's content by path, for the run's manifest."""
     hashes = {}
     for source in sources:
-        if source.path.startswith(_MINI):
-            text = json.dumps([row.values for row in _mini_rows(source.path)], sort_keys=True)
-            hashes[source.path] = hashlib.sha256(text.encode()).hexdigest()
-        else:
-            if not Path(source.path).is_file():
-                raise InputError(f"{source.path}: no such prompt file")
+        if Path(source.path).is_file():
             with Path(source.path).open("rb") as handle:
                 hashes[source.path] = hashlib.file_digest(handle, "sha256").hexdigest()
+        else:
+            digest = hashlib.sha256()
+            for row in _source_rows(source):
+                digest.update(json.dumps(row.values, sort_keys=True, default=str).encode())
+            hashes[source.path] = digest.hexdigest()
     return hashes
 
 
 def _read_source(source: PromptSource, require_label: bool) -> list[Prompt]:
     _check_source(source, require_label)
-    mini = source.path.startswith(_MINI)
     matching = (
         row
-        for row in (_mini_rows(source.path) if mini else read_rows(source.path))
+        for row in _source_rows(source)
         if all(_text(_cell(row, name)) == value for name, value in source.where.items())
     )
     stop = None if source.limit is None else source.start + source.limit
@@ -133,6 +134,14 @@ def _check_source(source: PromptSource, require_label: bool) -> None:
         raise ConfigError(f"{name}: set label, or label_column and labels")
 
 
+def _source_rows(source: PromptSource) -> Iterator[Row]:
+    if source.path.startswith(_MINI):
+        return _mini_rows(source.path)
+    if is_dataset(source.path):
+        return read_dataset_rows(source)
+    return read_rows(source.path)
+
+
 def _mini_rows(path: str) -> Iterator[Row]:
     from thinksafe_jax import mini
 
@@ -146,19 +155,24 @@ def _prompt(row: Row, source: PromptSource, require_label: bool) -> Prompt:
         "prompt": source.prompt_column,
         "label": source.label_column,
         "answer": source.answer_column,
+        "response": source.response_column,
     }
     if source.path.startswith(_MINI):  # its columns are known, and a row may have no answer
         columns = {name: column for name, column in _MINI_COLUMNS.items() if column in row.values}
     text = _cell(row, columns["prompt"] or "prompt")
     if not isinstance(text, str):
         raise InputError(f"{row.where}: the prompt is {type(text).__name__}, not text")
-    answer = columns.get("answer")
+    answer, response = columns.get("answer"), columns.get("response")
+    label = columns.get("label")
+    spelled = _text(_cell(row, label)) if label else ""
     prompt = Prompt(
         id=_identity(row, columns.get("id"), source),
         text=text,
-        label=_label(row, columns.get("label"), source, require_label),
+        label=_label(row, label, source, require_label),
         answer=None if answer is None else _text(_cell(row, answer)),
         source=row.where,
+        response=None if response is None else _text(_cell(row, response)),
+        stratum=f"{source.path}/{spelled}",
     )
     _refuse_surrogates(prompt)
     return prompt
@@ -166,7 +180,7 @@ def _prompt(row: Row, source: PromptSource, require_label: bool) -> Prompt:
 
 def _identity(row: Row, column: str | None, source: PromptSource) -> str:
     if column is None:
-        return f"{Path(source.path).stem}-{row.number}"
+        return f"{Path(source.path).stem.removeprefix('hf:')}-{row.number}"
     identity = _text(_cell(row, column))
     if not identity.strip():
         raise InputError(f"{row.where}: empty id in column {column!r}")
@@ -216,7 +230,7 @@ def _refuse_repeated_id(prompt: Prompt, seen: dict[str, Prompt]) -> None:
 
 
 def _refuse_surrogates(prompt: Prompt) -> None:
-    for text in (prompt.id, prompt.text, prompt.answer or ""):
+    for text in (prompt.id, prompt.text, prompt.answer or "", prompt.response or ""):
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:

@@ -1,4 +1,4 @@
-"""Rows of JSONL, CSV and Parquet files, each with the place it came from.
+"""Rows of JSONL, JSON, CSV and Parquet files and of datasets, each with the place it came from.
 
 The standard library reads the text formats because a wrong row must be named by file and line;
 `datasets` would report an offset into a block. Nothing is repaired silently: a byte order mark,
@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from thinksafe_jax.config import PromptSource
 from thinksafe_jax.errors import InputError
 
+HUB = "hf:"
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -74,6 +76,58 @@ def _decode(raw: bytes, where: str) -> str:
         raise InputError(
             f"{where}: invalid UTF-8 (byte {raw[error.start]:#04x} at {error.start}); save the "
             "file as UTF-8"
+        ) from None
+
+
+def _read_json(file: Path) -> Iterator[Row]:
+    """A list of objects in one file, as the authors' code writes it."""
+    try:
+        rows = json.loads(_decode(file.read_bytes().removeprefix(_BOM), str(file)))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{file}: not valid JSON ({error})") from None
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise InputError(f"{file}: a list of JSON objects was expected")
+    for number, row in enumerate(rows, start=1):
+        yield Row(number, f"{file}: row {number}", row)
+
+
+def is_dataset(path: str) -> bool:
+    """Whether a source is a folder or a Hub dataset, which `datasets` reads."""
+    return path.startswith(HUB) or Path(path).is_dir()
+
+
+def read_dataset_rows(source: PromptSource) -> Iterator[Row]:
+    """Every row of a split of a dataset: a folder that `datasets` knows, or `hf:owner/name`.
+
+    Raises:
+        InputError: no such dataset, configuration or split, or it needs code to be read.
+        EnvironmentFault: the Hub cannot be reached or refuses access.
+    """
+    folder = Path(source.path)
+    if source.path.startswith(HUB):
+        from thinksafe_jax.weights.hub import download_dataset
+
+        folder = download_dataset(source.path.removeprefix(HUB), source.revision)
+    table = _load_dataset(folder, source)
+    for number, values in enumerate(table, start=1):
+        yield Row(number, f"{source.path}[{source.split}]: row {number}", dict(values))
+
+
+def _load_dataset(folder: Path, source: PromptSource) -> Any:
+    import datasets
+    from datasets.exceptions import DatasetsError
+
+    datasets.disable_progress_bars()
+    try:
+        if (folder / "dataset_dict.json").exists() or (folder / "state.json").exists():
+            found = datasets.load_from_disk(str(folder))
+            return found[source.split] if isinstance(found, datasets.DatasetDict) else found
+        return datasets.load_dataset(str(folder), source.subset, split=source.split)
+    except (LookupError, ValueError, OSError, RuntimeError, DatasetsError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"{source.path}: split {source.split!r} cannot be read ({reason}); see the source's "
+            "`split` and `subset`"
         ) from None
 
 
@@ -144,6 +198,7 @@ def _parquet_row(batch: Any, index: int, where: str) -> dict[str, Any]:
 
 _READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
     ".jsonl": _read_jsonl,
+    ".json": _read_json,
     ".csv": _read_csv,
     ".parquet": _read_parquet,
 }

@@ -5,15 +5,15 @@ its response is empty, its finish_reason is "", and its extra key `dropped` hold
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from thinksafe_jax.config import SynthesisConfig
-from thinksafe_jax.errors import ConfigError
 from thinksafe_jax.sampling import Completion, Request
+from thinksafe_jax.synthesis.ladder import Attempt
 from thinksafe_jax.synthesis.prompts import Prompt
 from thinksafe_jax.synthesis.steering import steer, steering_of
-from thinksafe_jax.tokenizer import ChatTokenizer
+from thinksafe_jax.tokenizer import THINK_OPEN, ChatTokenizer
 
 Row = dict[str, Any]
 
@@ -22,87 +22,90 @@ Row = dict[str, Any]
 DIRECT_REFUSAL_THOUGHT = "<think>\nI should not answer this question!\n</think>\n\n"
 DIRECT_REFUSAL_ANSWER = "I'm sorry, but I can't help with that."
 
+# SafePath trains on the first eight tokens of the reasoning and leaves the rest to the model
+# (arXiv 2505.14667, section 3)
+SAFEPATH_PRIMER = "Let's think about safety first."
+SAMPLED = ("thinksafe", "rejection")  # methods that let a model answer, and a guard judge
+
 _log = logging.getLogger(__name__)
 
 
-def build_requests(
-    prompts: Sequence[Prompt],
-    cfg: SynthesisConfig,
+def plan_attempt(
+    prompts: Iterable[Prompt],
+    attempt: Attempt,
     tokenizer: ChatTokenizer,
     refuses: Callable[[Request], str | None] | None = None,
-) -> tuple[list[Request], list[Row]]:
-    """One request per prompt that can be sampled, and finished rows for all others.
+) -> Iterator[Request | Row]:
+    """A request for each prompt that can be sampled, a finished row for every other.
 
     Args:
-        prompts: labelled prompts; a request's id is its prompt's id.
+        prompts: labelled prompts; a request's id is its prompt's id. Taken one by one, so a long
+            list costs no memory in token ids.
         refuses: says why a request cannot fit the engine (`Engine.refuses`), None where it can.
-
-    Returns:
-        (requests, rows). With method "direct-refusal" there is nothing to sample: harmful prompts
-        become rows with the fixed refusal, benign prompts are no part of that baseline.
-
-    Raises:
-        ConfigError: unknown method, steering or reasoning.
     """
-    if cfg.method == "direct-refusal":
-        return [], _direct_refusals(prompts, cfg, tokenizer)
-    if cfg.method != "thinksafe":
-        raise ConfigError(f"synthesis.method is {cfg.method!r}; choose thinksafe or direct-refusal")
-    requests: list[Request] = []
-    rows: list[Row] = []
     for prompt in prompts:
-        name = steering_of(cfg.steering, prompt.label)
+        name, number = steering_of(attempt.steering, prompt.label), attempt.number
         if not prompt.text.strip():
-            rows.append(_row(prompt, name, dropped="empty_prompt"))
+            yield _row(prompt, name, attempt=number, dropped="empty_prompt")
             continue
-        ids = tokenizer.prompt_ids(steer(cfg.steering, prompt.text, prompt.label))
-        request = Request(prompt.id, ids, cfg.sampling)
+        ids = tokenizer.prompt_ids(steer(attempt.steering, prompt.text, prompt.label))
+        request = Request(prompt.id, ids, attempt.sampling, sample=number - 1)
         why = refuses(request) if refuses else None
         if why is None:
-            requests.append(request)
+            yield request
         else:
             _log.warning("not sampled, too long: %s", why)
-            rows.append(_row(prompt, name, dropped="too_long"))
-    return requests, rows
+            yield _row(prompt, name, attempt=number, dropped="too_long")
 
 
 def sample_rows(
     completions: Iterable[Completion],
-    prompts: Iterable[Prompt],
-    cfg: SynthesisConfig,
+    prompts: Mapping[str, Prompt],
+    attempts: Sequence[Attempt],
     tokenizer: ChatTokenizer,
-    *,
-    keep_token_ids: bool = False,
 ) -> Iterator[Row]:
     """Rows of samples/ for completions, in the order in which they arrive."""
-    by_id = {prompt.id: prompt for prompt in prompts}
     for done in completions:
-        prompt = by_id[done.id]
-        row = _row(
+        prompt, attempt = prompts[done.id], attempts[done.sample]
+        yield _row(
             prompt,
-            steering_of(cfg.steering, prompt.label),
+            steering_of(attempt.steering, prompt.label),
             response=tokenizer.decode(done.token_ids),
             finish_reason=done.finish_reason,
             tokens=len(done.token_ids),
-            attempt=done.sample + 1,
+            attempt=attempt.number,
+            temperature=attempt.sampling.temperature,
         )
-        yield {**row, "token_ids": list(done.token_ids)} if keep_token_ids else row
 
 
-def _direct_refusals(
-    prompts: Sequence[Prompt], cfg: SynthesisConfig, tokenizer: ChatTokenizer
-) -> list[Row]:
+def fixed_rows(
+    prompts: Iterable[Prompt], cfg: SynthesisConfig, tokenizer: ChatTokenizer
+) -> Iterator[Row]:
+    """Rows of the methods that sample nothing.
+
+    direct-refusal and safepath answer every harmful prompt with one text and leave benign prompts
+    out; external takes the responses of its source.
+    """
+    for prompt in prompts:
+        if cfg.method != "external" and prompt.label != "harmful":
+            continue
+        if not prompt.text.strip():
+            yield _row(prompt, "none", dropped="empty_prompt")
+            continue
+        response, ended = _fixed_response(prompt, cfg)
+        tokens = len(tokenizer.response_ids(response, ended))
+        reason = "stop" if ended else "length"
+        yield _row(prompt, "none", response=response, finish_reason=reason, tokens=tokens)
+
+
+def _fixed_response(prompt: Prompt, cfg: SynthesisConfig) -> tuple[str, bool]:
+    """(response, whether it ends there)."""
+    if cfg.method == "external":
+        return prompt.response or "", True
+    if cfg.method == "safepath":
+        return f"{THINK_OPEN}\n{SAFEPATH_PRIMER}", False
     thought = DIRECT_REFUSAL_THOUGHT if cfg.reasoning == "think" else ""
-    response = thought + DIRECT_REFUSAL_ANSWER
-    tokens = len(tokenizer.response_ids(response))
-    harmful = [prompt for prompt in prompts if prompt.label == "harmful"]
-    _log.info("direct-refusal leaves out %d benign prompts", len(prompts) - len(harmful))
-    return [
-        _row(prompt, "none", response=response, finish_reason="stop", tokens=tokens)
-        if prompt.text.strip()
-        else _row(prompt, "none", dropped="empty_prompt")
-        for prompt in harmful
-    ]
+    return thought + DIRECT_REFUSAL_ANSWER, True
 
 
 def _row(
@@ -113,6 +116,7 @@ def _row(
     finish_reason: str = "",
     tokens: int = 0,
     attempt: int = 1,
+    temperature: float | None = None,
     dropped: str | None = None,
 ) -> Row:
     row = {
@@ -124,5 +128,6 @@ def _row(
         "finish_reason": finish_reason,
         "tokens": tokens,
         "attempt": attempt,
+        "temperature": temperature,
     }
     return row if dropped is None else {**row, "dropped": dropped}

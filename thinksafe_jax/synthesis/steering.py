@@ -1,6 +1,7 @@
 """Steering texts: what harmful prompts are wrapped in while sampling, never while training."""
 
 import difflib
+import hashlib
 
 from thinksafe_jax.errors import ConfigError
 
@@ -30,19 +31,40 @@ TEMPLATES: dict[str, str] = {
 }
 
 
-def steering_of(name: str, label: str) -> str:
-    """The template that a prompt of this label really gets: `name` if harmful, else "none".
+def template_text(name: str) -> str:
+    """The text of a template: a known one by its name, or a user's own, which is its own name.
 
     Raises:
-        ConfigError: no template has this name.
+        ConfigError: no template has this name, or the text has not exactly one `{prompt}`.
     """
-    if name not in TEMPLATES:
-        near = difflib.get_close_matches(name, TEMPLATES, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+    if name in TEMPLATES:
+        return TEMPLATES[name]
+    if name.count(HOLE) == 1:
+        return name
+    if HOLE in name:
         raise ConfigError(
-            f"synthesis.steering: no template {name!r}{hint} (choose from {', '.join(TEMPLATES)})"
+            f"synthesis.steering: {HOLE} stands {name.count(HOLE)} times; once, please"
         )
-    return name if label == "harmful" else "none"
+    near = difflib.get_close_matches(name, TEMPLATES, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ConfigError(
+        f"synthesis.steering: no template {name!r}{hint} (choose from {', '.join(TEMPLATES)}, or "
+        f"write a text of your own with {HOLE} in it)"
+    )
+
+
+def steering_of(name: str, label: str) -> str:
+    """The name of what a prompt of this label really gets: `name` if harmful, else "none".
+
+    A text of the user's own is called after its hash, `own-1a2b3c4d`.
+
+    Raises:
+        ConfigError: as `template_text`.
+    """
+    text = template_text(name)
+    if label != "harmful":
+        return "none"
+    return name if name in TEMPLATES else f"own-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def steer(name: str, text: str, label: str) -> str:
@@ -50,5 +72,5 @@ def steer(name: str, text: str, label: str) -> str:
 
     The text is placed literally, so braces and percent signs in it mean nothing.
     """
-    before, after = TEMPLATES[steering_of(name, label)].split(HOLE)
+    before, after = template_text(name if label == "harmful" else "none").split(HOLE)
     return before + text + after

@@ -61,7 +61,7 @@ def build_example(
     prompt = tokenizer.prompt_ids(instruction)
     token_ids = prompt + tokenizer.response_ids(response, ended)
     check_prefix(prompt, token_ids, id)
-    if dangling := _dangling_think(tokenizer, token_ids):
+    if dangling := _dangling_think(tokenizer, token_ids, ended):
         raise InputError(f"row {id!r}: {dangling}")
     mask = np.arange(len(token_ids)) >= len(prompt)
     return Example(id, np.asarray(token_ids, np.int32), mask)
@@ -122,14 +122,17 @@ def check_prefix(prompt_ids: Sequence[int], token_ids: Sequence[int], id: str = 
         )
 
 
-def _dangling_think(tokenizer: ChatTokenizer, token_ids: Sequence[int]) -> str:
-    """What is wrong with the reasoning tags among the control tokens, or nothing."""
+def _dangling_think(tokenizer: ChatTokenizer, token_ids: Sequence[int], ended: bool) -> str:
+    """What is wrong with the reasoning tags among the control tokens, or nothing.
+
+    Only a response that was cut may leave its reasoning open.
+    """
     counts = []
     for tag in (THINK_OPEN, THINK_CLOSE):
         ids = tokenizer.encode_template(tag)
         single = len(ids) == 1 and ids[0] in tokenizer.control_ids
         counts.append(list(token_ids).count(ids[0]) if single else 0)
     opened, closed = counts
-    if opened == closed <= 1:
+    if opened == closed <= 1 or (not ended and (opened, closed) == (1, 0)):
         return ""
     return f"{opened} {THINK_OPEN} and {closed} {THINK_CLOSE} control tokens; one pair is allowed"

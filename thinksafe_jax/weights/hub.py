@@ -3,29 +3,46 @@
 import logging
 import time
 from pathlib import Path
+from typing import Any
 
 from thinksafe_jax.errors import EnvironmentFault, InputError, RetryLater
 
 _log = logging.getLogger(__name__)
 # never pickles, never code
 PATTERNS = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.txt", "*.model"]
+DATASET_PATTERNS = ["*.parquet", "*.json", "*.jsonl", "*.csv", "README.md"]
 _TRIES, _FIRST_WAIT, _LONGEST_WAIT = 5, 1.0, 60.0  # seconds
 
 
 def download(name: str, revision: str | None) -> Path:
-    """The snapshot folder of `owner/name`; offline, the one in the local cache.
+    """The snapshot folder of a model `owner/name`; offline, the one in the local cache.
 
     Raises:
         InputError: no such repository or revision.
         EnvironmentFault: gated, or not to be reached.
         RetryLater: still rate-limited after several tries.
     """
+    # top level only: repositories keep copies for other frameworks in folders
+    return _patiently(name, revision, allow_patterns=PATTERNS, ignore_patterns=["*/*"])
+
+
+def download_dataset(name: str, revision: str | None) -> Path:
+    """The snapshot folder of a dataset `owner/name`; its rows and card, never code.
+
+    Raises:
+        InputError, EnvironmentFault, RetryLater: as `download`.
+    """
+    return _patiently(name, revision, repo_type="dataset", allow_patterns=DATASET_PATTERNS)
+
+
+def _patiently(name: str, revision: str | None, **what: Any) -> Path:
+    from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     wait = _FIRST_WAIT
     for attempt in range(1, _TRIES + 1):
         try:
-            return _snapshot(name, revision)
+            return Path(snapshot_download(name, revision=revision, **what))
         except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
             status, after = _answer(error)
             if status not in (429, 500, 502, 503, 504):
@@ -39,15 +56,6 @@ def download(name: str, revision: str | None) -> Path:
             time.sleep(pause)
             wait *= 2
     raise AssertionError("unreachable")
-
-
-def _snapshot(name: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
-
-    # top level only: repositories keep copies for other frameworks in folders
-    return Path(
-        snapshot_download(name, revision=revision, allow_patterns=PATTERNS, ignore_patterns=["*/*"])
-    )
 
 
 def _answer(error: BaseException | None) -> tuple[int | None, float | None]:

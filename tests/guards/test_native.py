@@ -11,11 +11,14 @@ import torch
 from tests.guards.kit import VOCAB, save_guard
 from thinksafe_jax.config import GuardConfig
 from thinksafe_jax.errors import InputError
-from thinksafe_jax.guards import Exchange, check_unparsed, load_guard
-from thinksafe_jax.guards.llama_guard import GuardStats, LlamaGuard, read_first_token
+from thinksafe_jax.guards import Exchange, check_one_template, check_unparsed, load_guard
+from thinksafe_jax.guards.formats import FORMATS, Slot
+from thinksafe_jax.guards.native import GuardStats, NativeGuard, read_slot
 from thinksafe_jax.models import load_config
 from thinksafe_jax.tokenizer import ChatTokenizer
 from thinksafe_jax.weights import load_params
+
+LLAMA = FORMATS["llama-guard"]
 
 
 @pytest.fixture(scope="module")
@@ -31,15 +34,15 @@ def torch_model(folder):
 @pytest.fixture(scope="module")
 def guard(folder, torch_model):
     """Random weights: it says neither word."""
-    return LlamaGuard.from_directory(
-        folder, name="tiny", dtype=jnp.float32, max_length=512, batch_tokens=1
+    return NativeGuard.from_directory(
+        folder, LLAMA, name="tiny", dtype=jnp.float32, max_length=512, batch_tokens=1
     )
 
 
 @pytest.fixture(scope="module")
 def outspoken(folder, torch_model, guard):
     """A head that knows only the two words and tells them apart: every verdict is one of them."""
-    inputs = [guard.template.encode(e.prompt, e.response, 512).ids for e in exchanges(8, seed=5)]
+    inputs = [encoded(guard, e) for e in exchanges(8, seed=5)]
     with torch.no_grad():
         states = [torch_model.model(torch.tensor([ids]))[0][0, -1].numpy() for ids in inputs]
     mean = np.mean(states, axis=0)
@@ -47,11 +50,17 @@ def outspoken(folder, torch_model, guard):
     direction -= mean * (direction @ mean) / (mean @ mean)
     cfg = load_config(folder)
     head = np.zeros((VOCAB, cfg.hidden_size), np.float32)
-    for word, sign in zip(guard.template.word_ids, (50.0, -50.0), strict=True):
+    for word, sign in zip(guard.form.verdict_ids, (50.0, -50.0), strict=True):
         head[word] = sign * direction / np.linalg.norm(direction)
     params = {**load_params(folder, cfg, jnp.float32), "lm_head": jnp.asarray(head)}
     tokenizer = ChatTokenizer(folder)
-    return LlamaGuard(params, cfg, tokenizer, name="loud", max_length=512, batch_tokens=512)
+    return NativeGuard(params, cfg, tokenizer, LLAMA, name="loud", max_length=512, batch_tokens=512)
+
+
+def encoded(guard, exchange):
+    answer = guard.form.answer({})
+    turns = (exchange.prompt, exchange.response)
+    return guard.prompt.encode(turns, 512, answer.text, answer.drop).ids
 
 
 def exchanges(count, seed=0):
@@ -66,12 +75,12 @@ def exchanges(count, seed=0):
 
 def test_scores_equal_transformers(guard, torch_model):
     """Probabilities over the whole vocabulary, each exchange alone and unpadded in torch."""
-    batch = exchanges(12)
-    inputs = [guard.template.encode(e.prompt, e.response, 512).ids for e in batch]
-    for ids, scores in zip(inputs, guard._scores(inputs), strict=True):
+    inputs = [encoded(guard, e) for e in exchanges(12)]
+    answers = [guard.form.answer({})] * len(inputs)
+    for ids, (scores,) in zip(inputs, guard.scores(inputs, answers), strict=True):
         with torch.no_grad():
             p = torch.softmax(torch_model(torch.tensor([ids])).logits[0, -1], -1).numpy()
-        safe, unsafe = (p[i] for i in guard.template.word_ids)
+        safe, unsafe = (p[i] for i in guard.form.verdict_ids)
         np.testing.assert_allclose(scores, [safe, unsafe, 1 - safe - unsafe], atol=2e-6)
 
 
@@ -93,10 +102,18 @@ def test_a_guard_that_says_neither_word_is_unparsed(guard):
         (float("nan"), float("nan"), float("nan"), "unparsed", None),
     ],
 )
-def test_verdict_of_first_token_probabilities(safe, unsafe, other, verdict, p_unsafe):
-    got, p = read_first_token(safe, unsafe, other)
-    assert got == verdict
+def test_a_word_and_its_probability(safe, unsafe, other, verdict, p_unsafe):
+    slot = Slot("verdict", "", ("safe", "unsafe"))
+    word, p, mass = read_slot(slot, np.array([safe, unsafe, other]), LLAMA.unsafe)
+    assert (word or "unparsed") == verdict
     assert p == (None if p_unsafe is None else pytest.approx(p_unsafe))
+    assert mass == (None if np.isnan(other) else other)
+
+
+def test_a_tie_is_the_graver_word_wherever_it_stands():
+    slot = Slot("verdict", "", (" yes", " no"))
+    assert read_slot(slot, np.array([0.5, 0.5, 0.0]), frozenset({" yes"}))[0] == " yes"
+    assert read_slot(slot, np.array([0.5, 0.5, 0.0]), frozenset({" no"}))[0] == " no"
 
 
 def test_verdicts_do_not_depend_on_the_batch(outspoken):
@@ -155,6 +172,13 @@ def test_load_guard_reads_the_recipe(folder, torch_model):
     assert (guard.name, guard.weak) == (str(folder), False)
     assert guard.max_length == 1024  # the model's context
     assert [v.verdict for v in guard.judge(exchanges(1))] == ["unparsed"]
+
+
+def test_verdicts_of_two_templates_are_not_mixed():
+    """Fault 25: the hash in every verdict shows that the guard's files changed under the run."""
+    check_one_template(["a", "a"], "g")
+    with pytest.raises(InputError, match=r"different templates \(a, b\)"):
+        check_one_template(["a", "b", "a"], "g")
 
 
 def test_a_run_stops_when_too_much_is_unparsed():

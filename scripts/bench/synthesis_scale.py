@@ -1,0 +1,181 @@
+"""A run of 40,000 prompts with a fake model: bookkeeping, writers, ladder and guard, nothing else.
+
+    taskset -c 0 python scripts/bench/synthesis_scale.py --json OUT
+    (kept: scripts/bench/results/synthesis_scale.json)
+
+The fake model answers at once with a text of about the paper's length (600 tokens, 2,700
+characters), its tokenizer knows that one text, and the fake guard accepts nine of ten answers, so
+that three attempts are made. Everything between is the program's own: reading and checking the
+prompts, requests, rows on the disk, verdicts on the disk, the ledger, the dataset in JSONL and
+Parquet.
+
+    rows_per_s      sampled rows over the seconds of the whole run: each is written, judged, its
+                    verdict written, and read back into the dataset where it was accepted
+    peak_rss_bytes  largest resident size of the process, the interpreter and imports included
+    growth_bytes    how much of that came after a run of a tenth of the prompts
+"""
+
+import argparse
+import hashlib
+import json
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+from machine import machine
+
+TOKENS = 600
+
+
+@dataclass
+class Stats:
+    """What the program shows of a sampler."""
+
+    completions: int = 0
+    tokens: int = 0
+    active: int = 0
+    seconds: float = 1.0
+    occupancy: float = 1.0
+
+
+class FakeTokenizer:
+    """Knows one answer; a prompt is as many ids as it has words."""
+
+    def __init__(self):
+        thought = "This would hurt somebody, so I should not help. " * 55
+        self.answer = f"<think>\n{thought}\n</think>\n\nI can't help with that."
+
+    def prompt_ids(self, text: str) -> list[int]:
+        return list(range(len(text.split())))
+
+    def decode(self, ids: list[int]) -> str:
+        return self.answer
+
+
+@dataclass
+class FakeEngine:
+    """Answers every request with the same reasoning, in slots as the real one takes them."""
+
+    answer: list[int]
+    stats: Stats = field(default_factory=Stats)
+
+    def refuses(self, request) -> str | None:
+        return None
+
+    def generate(self, requests: Iterable) -> Iterator:
+        from thinksafe_jax.sampling import Completion
+
+        self.stats = Stats()
+        for request in requests:
+            self.stats.completions += 1
+            self.stats.tokens += len(self.answer)
+            logprobs: list[float] = []
+            yield Completion(request.id, request.sample, self.answer, logprobs, "stop")
+
+
+class FakeGuard:
+    """Accepts nine of ten, decided by the row's name."""
+
+    name, weak, template = "fake", False, "0" * 16
+
+    def judge(self, exchanges: Iterable) -> Iterator:
+        from thinksafe_jax.guards import Verdict
+
+        for e in exchanges:
+            bad = hashlib.sha256(e.id.encode()).digest()[0] < 26
+            yield Verdict(e.id, "unsafe" if bad else "safe", 0.5, e.scope, False, self.name, 0.0,
+                          template=self.template)  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--prompts", type=int, default=40_000)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        synthesise(Path(scratch) / "warm", options.prompts // 10)
+        before = peak_rss()
+        began = time.monotonic()
+        counts, rows = synthesise(Path(scratch) / "run", options.prompts)
+        seconds = time.monotonic() - began
+    result = {
+        "rows_per_s": round(rows["sampled"] / seconds, 1),
+        "peak_rss_bytes": peak_rss(),
+        "growth_bytes": peak_rss() - before,
+        "seconds": round(seconds, 2),
+        "prompts": options.prompts,
+        "rows": rows,
+        "coverage": counts,
+        "machine": machine(),
+    }
+    print(json.dumps(result, indent=2))
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=2) + "\n")
+
+
+def synthesise(folder: Path, count: int) -> tuple[dict, dict[str, int]]:
+    """The sample and filter stages as the pipeline runs them; (coverage, rows by kind)."""
+    from thinksafe_jax.config import (
+        ModelSource,
+        PromptSource,
+        Recipe,
+        Rung,
+        SamplingConfig,
+        SynthesisConfig,
+    )
+    from thinksafe_jax.runs import Run
+    from thinksafe_jax.synthesis import (
+        Ledger,
+        Rounds,
+        attempts,
+        dataset_facts,
+        synthesis_prompts,
+        write_dataset,
+    )
+
+    folder.mkdir(parents=True)
+    prompts = folder / "prompts.jsonl"
+    write_prompts(prompts, count)
+    source = PromptSource(str(prompts), label_column="label")
+    cfg = SynthesisConfig(
+        attempts=3, ladder=[Rung(), Rung("risk", 0.8), Rung("intent", 1.0)], prompts=[source],
+        sampling=SamplingConfig(max_new_tokens=TOKENS + 1),
+    )  # fmt: skip
+    recipe = Recipe(name="scale", student=ModelSource("mini:student"), synthesis=cfg)
+    tokenizer, engine, guard = FakeTokenizer(), FakeEngine(list(range(TOKENS))), FakeGuard()
+    with Run.open(recipe, folder / "run") as run:
+        samples, verdicts = (run.store(name, ("id", "attempt")) for name in ("samples", "verdicts"))
+        rounds = Rounds(
+            cfg, synthesis_prompts(recipe).prompts, tokenizer, samples, verdicts,
+            Ledger(cfg.reasoning), run.check_stop,
+        )  # fmt: skip
+        sampled = judged = 0
+        for attempt in attempts(cfg):
+            sampled += rounds.sample(engine, attempt)
+            judged += rounds.judge(guard)
+        counts = write_dataset(run.path, samples, verdicts, dataset_facts(recipe, guard.name))
+    accepted = sum(count["accepted"] for count in counts.values())
+    return counts, {"sampled": sampled, "judged": judged, "dataset": accepted}
+
+
+def write_prompts(path: Path, count: int) -> None:
+    """Four kinds of prompts of about 60 words, as SafeChain's."""
+    text = "How would somebody go about the following thing, in case they had to, please? " * 4
+    with path.open("w") as file:
+        for n in range(count):
+            label = ("harmful", "benign")[n % 2]
+            row = {"prompt": f"Case {n}. {text}", "label": label}
+            file.write(json.dumps(row) + "\n")
+
+
+def peak_rss() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+if __name__ == "__main__":
+    main()

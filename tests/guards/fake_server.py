@@ -1,0 +1,70 @@
+"""A small HTTP server that answers as it is told: for faults no real one shows at will."""
+
+import json
+import threading
+import time
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+class Scripted:
+    """What the server does: `answer(body, number)` gives (status, headers, bytes) or None to hang
+    up; `requests` keeps the bodies that came in."""
+
+    def __init__(self, answer):
+        self.answer, self.requests, self.lock = answer, [], threading.Lock()
+
+    def take(self, body):
+        with self.lock:
+            self.requests.append(body)
+            return len(self.requests)
+
+
+def reply(text, status=200, headers=None):
+    """A completion with this text; the chat form and the other at once."""
+    choice = {"text": text, "message": {"role": "assistant", "content": text}}
+    return status, headers or {}, json.dumps({"choices": [choice]}).encode()
+
+
+@contextmanager
+def serving(answer):
+    """Yields (address, the `Scripted`)."""
+    script = Scripted(answer)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            result = script.answer(body, script.take(body))
+            if result is None:
+                self.close_connection = True
+                return
+            status, headers, content = result
+            self.send_response(status)
+            for name, value in {**headers, "Content-Length": str(len(content))}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/v1", script
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def slowly(seconds, text="safe"):
+    """An answer that comes late."""
+
+    def answer(body, number):
+        time.sleep(seconds)
+        return reply(text)
+
+    return answer

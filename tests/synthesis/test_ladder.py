@@ -1,0 +1,177 @@
+"""The ladder asks until the guard accepts, loses nothing when it is killed, and counts it all."""
+
+import hashlib
+
+import pytest
+
+from tests.support import REPOSITORY
+from thinksafe_jax.config import Recipe, Rung, SamplingConfig, SynthesisConfig, load_recipe
+from thinksafe_jax.errors import ConfigError
+from thinksafe_jax.guards import Verdict
+from thinksafe_jax.runs import RowStore
+from thinksafe_jax.sampling import Completion
+from thinksafe_jax.synthesis import (
+    Ledger,
+    Prompt,
+    Rounds,
+    attempts,
+    chosen_attempts,
+    coverage,
+    dataset_facts,
+    reasons_table,
+    write_dataset,
+)
+from thinksafe_jax.synthesis.coverage import coverage_table
+
+LADDER = [Rung(), Rung("risk", 0.8), Rung("intent", 1.0)]
+CFG = SynthesisConfig(attempts=3, ladder=LADDER, sampling=SamplingConfig(max_new_tokens=8))
+PROMPTS = [Prompt(f"{label[0]}{n}", f"{label} {n}", label) for n in range(12)
+           for label in ("harmful", "benign")] + [Prompt("empty", " ", "harmful")]  # fmt: skip
+ANSWERS = {0: "<think>a</think>ok", 1: "<think>never ends", 2: "<think>a</think><think>b</think>c"}
+
+
+def chance(text, sides):
+    return hashlib.sha256(text.encode()).digest()[0] % sides
+
+
+class Tokenizer:
+    """A prompt is its text, an answer one number."""
+
+    def prompt_ids(self, text):
+        return list(text.encode())
+
+    def decode(self, ids):
+        return ANSWERS[ids[0]]
+
+
+class Engine:
+    """Answers by the request's name; with `stop_after` it dies half-way."""
+
+    class stats:  # what the progress line shows
+        completions = tokens = active = 0
+        seconds = occupancy = 1.0
+
+    def __init__(self, stop_after=None):
+        self.seen, self.stop_after = [], stop_after
+
+    def refuses(self, request):
+        return "too long" if request.id == "h11" else None
+
+    def generate(self, requests):
+        for request in requests:
+            if self.stop_after is not None and len(self.seen) == self.stop_after:
+                raise KeyboardInterrupt
+            self.seen.append(request)
+            kind = chance(f"{request.id}/{request.sample}", 5)
+            ids = [kind if kind in ANSWERS else 0]
+            reason = "length" if kind == 1 else "stop"
+            yield Completion(request.id, request.sample, ids, [0.0], reason)
+
+
+class Guard:
+    name, weak, template = "g", False, ""
+
+    def __init__(self):
+        self.seen = []
+
+    def judge(self, exchanges):
+        for e in exchanges:
+            self.seen.append(e.id)
+            word = ("safe", "unsafe", "unparsed", "unsafe")[chance(e.id, 4)]
+            yield Verdict(e.id, word, None, e.scope, False, self.name)
+
+
+def climb(folder, cfg=CFG, engine=None, prompts=PROMPTS):
+    """One start of a run: reads what is there, makes what is missing."""
+    stores = [RowStore(folder / name, ("id", "attempt")) for name in ("samples", "verdicts")]
+    ledger = Ledger(cfg.reasoning).read(stores[0].rows(), stores[1].rows())
+    rounds = Rounds(cfg, prompts, Tokenizer(), *stores, ledger, lambda: None)  # type: ignore[arg-type]
+    engine, guard = engine or Engine(), Guard()
+    for attempt in attempts(cfg):
+        if attempt.number > 1 and cfg.method != "rejection":
+            rounds.judge(guard)
+        rounds.sample(engine, attempt)  # type: ignore[arg-type]
+    rounds.judge(guard)
+    return rounds, engine
+
+
+def test_k_1_is_the_papers_single_shot():
+    (only,) = attempts(SynthesisConfig())
+    assert (only.number, only.steering, only.sampling) == (1, "authors", SamplingConfig())
+
+
+def test_rungs_are_taken_in_turn_and_then_over_again():
+    got = [(a.steering, a.sampling.temperature) for a in attempts(SynthesisConfig(
+        attempts=4, ladder=LADDER))]  # fmt: skip
+    assert got == [("authors", 0.6), ("risk", 0.8), ("intent", 1.0), ("authors", 0.6)]
+
+
+def test_only_what_was_not_accepted_is_asked_again(tmp_path):
+    rounds, engine = climb(tmp_path)
+    rows = {(r["id"], r["attempt"]): r for r in rounds.samples.rows()}
+    for id, reasons in rounds.ledger.by_prompt().items():
+        accepted = [n for n, reason in reasons.items() if reason == ""]
+        hopeless = id in ("empty", "h11")
+        assert list(reasons) == list(range(1, 1 + (1 if hopeless else min([*accepted, 3]))))
+        assert len(accepted) <= 1
+    assert {rows[k]["steering"] for k in rows if k[0] == "h0"} <= {"authors", "risk", "intent"}
+    assert {r["steering"] for r in rows.values() if r["label"] == "benign"} == {"none"}
+    assert {r["temperature"] for (_, n), r in rows.items() if n == 2} - {None} == {0.8}
+    assert len(engine.seen) == sum(r["temperature"] is not None for r in rows.values())
+
+
+def test_killed_at_every_moment_the_rows_are_the_same(tmp_path):
+    """Fault 1: whatever was on the disk is taken up, in the middle of any attempt."""
+    whole, _ = climb(tmp_path / "whole")
+    expected = sorted(map(str, whole.samples.rows())), sorted(map(str, whole.verdicts.rows()))
+    total = len(expected[0])
+    for stop in range(0, total, 3):
+        folder = tmp_path / f"cut{stop}"
+        with pytest.raises(KeyboardInterrupt):
+            climb(folder, engine=Engine(stop_after=stop % 20))
+        again, _ = climb(folder)
+        assert sorted(map(str, again.samples.rows())) == expected[0]
+        assert sorted(map(str, again.verdicts.rows())) == expected[1]
+
+
+def test_coverage_counts_each_prompt_once(tmp_path):
+    rounds, _ = climb(tmp_path)
+    facts = dataset_facts(Recipe(synthesis=CFG), "g")
+    counts = write_dataset(tmp_path, rounds.samples, rounds.verdicts, facts)
+    for label, n in (("harmful", 13), ("benign", 12)):
+        count = counts[label]
+        assert count["sampled"] == n
+        assert sum(count["accepted_at"].values()) == count["accepted"]
+        assert count["accepted"] + sum(count["dropped"].values()) == n
+    assert counts["harmful"]["dropped"]["empty_prompt"] == 1
+    assert counts["harmful"]["dropped"]["too_long"] == 1
+    assert "at attempt 1: " in reasons_table(counts)
+    table = coverage_table(counts)
+    assert [str(c.header) for c in table.columns][:3] == ["prompts", "asked", "attempt 1"]
+
+
+def test_rejection_keeps_a_prompt_only_if_all_are_safe(tmp_path):
+    """Paper.md 1.2: five samples, all must be accepted, one is drawn."""
+    cfg = SynthesisConfig(method="rejection", steering="none", attempts=2)
+    rounds, _ = climb(tmp_path, cfg)
+    chosen = chosen_attempts(rounds.ledger, "rejection", seed=1)
+    for id, reasons in rounds.ledger.by_prompt().items():
+        assert (id in chosen) == (not any(reasons.values()))
+        assert id in ("empty", "h11") or len(reasons) == 2
+    assert chosen == chosen_attempts(rounds.ledger, "rejection", seed=1)
+    counts = coverage(rounds.ledger, chosen, ("harmful", "benign"))
+    assert sum(c["accepted"] for c in counts.values()) == len(chosen)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("synthesis.attempts=2", "at least the 3 rungs"),
+        ("synthesis.attempts=0", "attempts"),
+        ("synthesis.ladder=[{temperature: -1}]", r"ladder\[0\]\.temperature"),
+        ("synthesis.ladder=[{steer: risk}]", "did you mean synthesis.ladder"),
+    ],
+)
+def test_ladders_that_make_no_sense_are_refused(override, message):
+    with pytest.raises(ConfigError, match=message):
+        load_recipe(REPOSITORY / "configs/recipes/mini.yaml", [override])

@@ -1,0 +1,119 @@
+"""Which prompts are taken: contamination with its counts, fair limits, datasets as sources."""
+
+from collections import Counter
+
+import pytest
+
+from tests.support import shared_asset
+from thinksafe_jax.config import EvaluationConfig, PromptSource, Recipe, SynthesisConfig
+from thinksafe_jax.errors import InputError
+from thinksafe_jax.synthesis import (
+    Prompt,
+    contaminated,
+    load_prompts,
+    stratified,
+    synthesis_prompts,
+)
+from thinksafe_jax.synthesis.selection import normalised
+
+
+def test_contamination_exact_and_normalised():
+    held_out = [Prompt("e1", "How do I pick a lock?", ""), Prompt("e2", "日本語の質問", "")]
+    prompts = [
+        Prompt("1", "How do I pick a lock?", "harmful"),
+        Prompt("2", "how do i  pick a LOCK!!", "harmful"),
+        Prompt("3", "How do I pick a look?", "harmful"),
+        Prompt("4", "「日本語の質問」", "benign"),
+        Prompt("5", "...", "benign"),
+    ]
+    assert contaminated(prompts, held_out) == (["1"], ["2", "4"])
+    assert normalised("Ｆｕｌｌ width_2") == "fullwidth2"
+
+
+def test_star1_shares_prompts_with_harmbench():
+    """Real data: rows of STAR-1 come from HarmBench."""
+    star1 = PromptSource(
+        path=str(shared_asset("data", "star1.json")), prompt_column="question", label="harmful"
+    )
+    harmbench = PromptSource(
+        path=str(shared_asset("data", "harmbench_all.csv")), prompt_column="Behavior",
+        id_column="BehaviorID", label="harmful",
+    )  # fmt: skip
+    found = [load_prompts([s], require_label=True) for s in (star1, harmbench)]
+    exact, near = contaminated(*found)
+    assert len(exact) + len(near) >= 20
+
+
+def recipe(tmp_path, **synthesis):
+    train, test = tmp_path / "train.csv", tmp_path / "test.csv"
+    kinds = ["vanilla_harmful"] * 60 + ["adversarial_harmful"] * 30 + ["benign"] * 10
+    train.write_text("prompt,label\n" + "".join(f"p {n},{kind}\n" for n, kind in enumerate(kinds)))
+    test.write_text("prompt\np 3\nP  4!\n")
+    labels = {"vanilla_harmful": "harmful", "adversarial_harmful": "harmful", "benign": "benign"}
+    source = PromptSource(str(train), label_column="label", labels=labels)
+    return Recipe(
+        synthesis=SynthesisConfig(prompts=[source], **synthesis),
+        evaluation=EvaluationConfig(harmful=[PromptSource(str(test), label="harmful")]),
+    )
+
+
+def test_the_manifest_is_told_what_was_found(tmp_path, caplog):
+    found = synthesis_prompts(recipe(tmp_path))
+    assert (found.facts["contaminated_exact"], found.facts["contaminated_normalised"]) == (1, 1)
+    assert found.facts["contaminated_dropped"] == 0
+    assert len(found.prompts) == found.facts["prompts"] == 100
+    assert "1 prompts are asked in the evaluation as well, word for word, and 1 more" in caplog.text
+    dropped = synthesis_prompts(recipe(tmp_path, drop_contaminated=True))
+    assert {"train-4", "train-5"}.isdisjoint(p.id for p in dropped.prompts)
+    assert dropped.facts["prompts_sha256"] != found.facts["prompts_sha256"]
+
+
+def test_a_limit_is_a_fair_part_and_always_the_same(tmp_path):
+    """Defect D15: not the first rows, and every kind of prompt in its proportion."""
+    limited = synthesis_prompts(recipe(tmp_path, limit=20)).prompts
+    assert Counter(p.stratum.rpartition("/")[2] for p in limited) == {
+        "vanilla_harmful": 12, "adversarial_harmful": 6, "benign": 2,
+    }  # fmt: skip
+    assert limited == synthesis_prompts(recipe(tmp_path, limit=20)).prompts
+    assert limited != synthesis_prompts(recipe(tmp_path)).prompts[:20]
+    few = stratified(synthesis_prompts(recipe(tmp_path)).prompts, 3, seed=1)
+    assert len({p.stratum for p in few}) == 3
+
+
+def test_datasets_in_folders(tmp_path):
+    """As `save_to_disk` leaves them, as files with splits, and through the Hub's layout."""
+    import datasets
+
+    rows = {"instruction": ["a", "b"], "label": ["harmful", "benign"]}
+    table = datasets.Dataset.from_dict(rows)
+    table.save_to_disk(tmp_path / "saved")
+    datasets.DatasetDict({"train": table, "test": table}).save_to_disk(tmp_path / "splits")
+    (tmp_path / "files/data").mkdir(parents=True)
+    table.to_parquet(tmp_path / "files/data/train-00000-of-00001.parquet")
+    for name in ("saved", "splits", "files"):
+        source = PromptSource(
+            str(tmp_path / name), prompt_column="instruction", label_column="label"
+        )
+        prompts = load_prompts([source], require_label=True)
+        assert [(p.text, p.label) for p in prompts] == [("a", "harmful"), ("b", "benign")]
+        assert prompts[1].source.endswith(f"{name}[train]: row 2")
+    wrong = PromptSource(str(tmp_path / "splits"), split="dev", label="benign")
+    with pytest.raises(InputError, match="split 'dev' cannot be read"):
+        load_prompts([wrong], require_label=True)
+
+
+def test_the_authors_json_is_read_back(tmp_path):
+    file = tmp_path / "ThinkSafe.json"
+    file.write_text(
+        '[{"instruction": "a", "response": "<think>x</think>y", "prompt_label": "harmful",'
+        ' "response_label": "safe"}]'
+    )
+    source = PromptSource(
+        str(file), prompt_column="instruction", label_column="prompt_label",
+        response_column="response",
+    )  # fmt: skip
+    (prompt,) = load_prompts([source], require_label=True)
+    assert (prompt.response, prompt.label) == ("<think>x</think>y", "harmful")
+    file.write_text('{"instruction": "a"}')
+    with pytest.raises(InputError, match="a list of JSON objects"):
+        load_prompts([source], require_label=True)

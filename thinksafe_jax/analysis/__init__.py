@@ -1,0 +1,1 @@
+"""Measurements on data and models: perplexity, projection, shift, lengths."""

@@ -1,0 +1,1 @@
+"""Commands that live outside cli.py; each module adds its own to the application."""

@@ -1,0 +1,113 @@
+"""thinksafe probe, thinksafe dataset show | export."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from thinksafe_jax.errors import ConfigError
+
+dataset = typer.Typer(
+    no_args_is_help=True, help="Look into a run's dataset, and hand it on in other formats."
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands to the application."""
+    app.command()(probe)
+    app.add_typer(dataset, name="dataset")
+
+
+def probe(
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Changes to the recipe as key.sub=value.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option("--config", "-c", help="Recipe (YAML).")] = None,
+    prompts: Annotated[int, typer.Option(help="Prompts of each label, a fair sample.", min=2)] = 64,
+    samples: Annotated[int, typer.Option(help="Responses to each prompt.", min=1)] = 1,
+    template: Annotated[
+        list[str] | None,
+        typer.Option(help="Steering template, by name or as a text with {prompt}. Default: all."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where rows, probe.json and probe.png go.")
+    ] = None,
+) -> None:
+    """Measure acceptance and cost of each steering template before a long run.
+
+    On a stratified sample: acceptance without steering (α) and with it (α_I), the odds ratio ω̂
+    with its interval, tokens for each accepted row, and what the whole run would cost. Ends with
+    the template to use.
+
+    Example: thinksafe probe --config configs/recipes/mini.yaml --prompts 100
+    """
+    from rich.console import Console
+
+    from thinksafe_jax.config import load_recipe
+    from thinksafe_jax.runs.compile_cache import enable_compile_cache
+    from thinksafe_jax.runs.storage import prepare_directory
+
+    if config is None:
+        raise ConfigError("no recipe given; try: thinksafe probe -c configs/recipes/mini.yaml")
+    recipe = load_recipe(config, overrides or [])
+    folder = prepare_directory(out or Path(f"runs/{recipe.name}-probe"))
+    from thinksafe_jax.session import Session
+    from thinksafe_jax.synthesis.probe import default_templates, run_probe
+    from thinksafe_jax.synthesis.probe_view import probe_table, write_plot
+
+    templates = template or default_templates(recipe)
+    enable_compile_cache()
+    found = run_probe(
+        recipe, Session(recipe), folder, templates=templates, prompts=prompts, samples=samples
+    )
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 150
+    console.print(probe_table(found))
+    if any(arm.odds_ratio is not None and arm.odds_ratio.corrected for arm in found.arms):
+        console.print("* one side accepted all or nothing: half a response added to each cell")
+    console.print(f"use synthesis.steering={found.recommended}: {found.why}", markup=False)
+    console.print(f"{folder / 'probe.json'}, {write_plot(found, folder / 'probe.png')}")
+
+
+@dataset.command()
+def show(
+    run_dir: Annotated[Path, typer.Argument(help="A run directory.", show_default=False)],
+    index: Annotated[int, typer.Option(help="Row of dataset/train.jsonl, from 0.", min=0)] = 0,
+) -> None:
+    """Print a row as training sees it: what the loss is on in green, the rest dim.
+
+    Control tokens are shown; they are the model's own, not text.
+
+    Example: thinksafe dataset show runs/mini --index 3
+    """
+    from rich.console import Console
+
+    from thinksafe_jax.synthesis.show import show_row
+
+    Console(highlight=False).print(show_row(run_dir, index), soft_wrap=True)
+
+
+@dataset.command("export")
+def export_dataset(
+    run_dir: Annotated[Path, typer.Argument(help="A run directory.", show_default=False)],
+    authors: Annotated[
+        Path | None, typer.Option(help="Write the authors' JSON file there: a list of rows.")
+    ] = None,
+    push_to_hub: Annotated[
+        str | None, typer.Option(help="Upload dataset/ to this repository, owner/name.")
+    ] = None,
+    public: Annotated[bool, typer.Option("--public", help="The default is private.")] = False,
+) -> None:
+    """Hand the dataset on: as the authors' JSON, or to the Hugging Face Hub (private by default).
+
+    Example: thinksafe dataset export runs/mini --authors ThinkSafe-mini.json
+    """
+    from thinksafe_jax.synthesis.export import push, write_authors_json
+
+    if authors is None and push_to_hub is None:
+        raise ConfigError("nothing to do: give --authors FILE or --push-to-hub owner/name")
+    if authors is not None:
+        typer.echo(f"{write_authors_json(run_dir, authors)} rows: {authors}")
+    if push_to_hub is not None:
+        typer.echo(push(run_dir, push_to_hub, private=not public))

@@ -1,0 +1,224 @@
+"""A guard that somebody already serves: any OpenAI-compatible endpoint (vLLM, SGLang, TGI).
+
+    chat          the server renders its own template around prompt and response
+    completions   the rendered text, one string
+    tokens        the rendered prompt as token ids, exactly those of the native guard (vLLM, SGLang)
+
+A server that is sent text tokenises control tokens that the text spells; they are broken with a
+zero-width space first, and the verdict is `marked`. What the server writes is read strictly: an
+answer that is not the guard's whole form is `unparsed`.
+"""
+
+import logging
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from thinksafe_jax.config import GuardModel
+from thinksafe_jax.errors import EnvironmentFault
+from thinksafe_jax.guards.formats import FORMATS, Reading
+from thinksafe_jax.guards.protocol import Exchange, Verdict
+from thinksafe_jax.guards.server import Refused, Server
+from thinksafe_jax.guards.template import GuardTemplate
+from thinksafe_jax.tokenizer import ChatTokenizer
+
+_READY = Exchange("ready?", "How do I boil an egg?", "Seven minutes in boiling water.")
+# what the tokenizers of known guards take for control tokens, where only the server has one
+_CONTROL = re.compile(
+    r"<\|[^<>|\s]{1,40}\|>|<｜[^<>｜\s]{1,40}｜>|</?s>|</?think>|\[/?INST\]|<bos>"
+)
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Question:
+    """One request: its path and body, and what happened to the text on the way."""
+
+    path: str
+    body: dict[str, Any]
+    truncated: bool = False
+    marked: bool = False
+
+
+class HttpGuard:
+    """A served guard.
+
+    Args:
+        cfg: with `url`, and `kind` for the form of the answers.
+        tokenizer: the guard's, for the apis completions and tokens; chat needs none.
+
+    Raises:
+        EnvironmentFault: nobody answers at the address, or it refuses this client.
+        RetryLater: the server is there but does not answer, however often it is asked.
+    """
+
+    weak = False
+
+    def __init__(self, cfg: GuardModel, tokenizer: ChatTokenizer | None = None):
+        self._cfg, self._format = cfg, FORMATS[cfg.kind]
+        self._served = cfg.served_name or cfg.model
+        self.name = f"{self._served} at {cfg.url}"
+        self._prompt: GuardTemplate | None = None
+        self._adds_bos = False
+        if tokenizer is not None:
+            self._prompt = self._format.template(tokenizer, False)
+            ids = list(tokenizer.hf("")["input_ids"])
+            self._adds_bos = bool(ids) and ids[0] == tokenizer.hf.bos_token_id
+        # a server's own template cannot be seen from here
+        self.template = ""
+        if self._prompt is not None and cfg.api != "chat":
+            from thinksafe_jax.guards.answer import AnswerForm
+            from thinksafe_jax.guards.native import template_hash
+
+            slots = self._format.slots(self._prompt)
+            self.template = template_hash(self._prompt, AnswerForm(self._prompt, slots))
+        self._server = Server(cfg.url, timeout=cfg.timeout_seconds, retries=cfg.retries)
+        self._logprobs = self._supports_logprobs()
+
+    def judge(self, exchanges: Iterable[Exchange]) -> Iterator[Verdict]:
+        """Verdicts in the order of the exchanges; `concurrency` requests are in flight.
+
+        Raises:
+            EnvironmentFault, RetryLater: the server died; what was judged before has been yielded.
+        """
+        self._server.restart()
+        rest, size = iter(exchanges), self._cfg.concurrency
+        with ThreadPoolExecutor(size) as pool:
+            waiting = [pool.submit(self._ask, e) for e in islice(rest, 2 * size)]
+            try:
+                while waiting:
+                    yield waiting.pop(0).result()
+                    waiting += [pool.submit(self._ask, e) for e in islice(rest, 1)]
+            finally:
+                self._server.stop()
+                for future in waiting:
+                    future.cancel()
+
+    def _supports_logprobs(self) -> bool:
+        """Asks one harmless question with log-probabilities, and without where that is refused."""
+        for wanted in (True, False):
+            question = self._question(_READY, logprobs=wanted)
+            try:
+                self._server.post(question.path, question.body)
+                return wanted
+            except Refused as refused:
+                if not wanted:
+                    raise EnvironmentFault(
+                        f"guard server {self._cfg.url}: refuses a plain question "
+                        f"({refused}); check guard.served_name, guard.api and the server's log"
+                    ) from None
+        return False
+
+    def _ask(self, exchange: Exchange) -> Verdict:
+        question = self._question(exchange, logprobs=self._logprobs)
+        text, p_unsafe, other = "", None, None
+        if question.path:
+            try:
+                text, steps = _answer_of(self._server.post(question.path, question.body))
+                p_unsafe, other = self._probabilities(steps)
+            except Refused as refused:  # of this text: too long, as a rule
+                _log.warning("guard %s refuses %s (%s)", self.name, exchange.id, refused)
+        reading = self._read(text)
+        return Verdict(
+            exchange.id,
+            reading.verdict if reading else "unparsed",
+            p_unsafe if reading else None,
+            exchange.scope,
+            question.truncated,
+            self.name,
+            other,
+            categories=reading.categories if reading else (),
+            refusal=reading.refusal if reading else None,
+            marked=question.marked,
+            template=self.template,
+        )
+
+    def _read(self, text: str) -> Reading | None:
+        """The whole answer in the guard's form, or None."""
+        match = self._format.pattern.fullmatch(text)
+        return self._format.read(match.groupdict()) if match else None
+
+    def _question(self, exchange: Exchange, *, logprobs: bool) -> _Question:
+        body: dict[str, Any] = {
+            "model": self._served,
+            "temperature": 0.0,
+            "max_tokens": self._cfg.answer_tokens,
+        }
+        if self._cfg.api == "chat":
+            marked = bool(_CONTROL.search(exchange.prompt) or _CONTROL.search(exchange.response))
+            turns = {"user": exchange.prompt, "assistant": exchange.response}
+            body["messages"] = [
+                {"role": role, "content": _CONTROL.sub(_broken, text)}
+                for role, text in turns.items()
+            ]
+            body |= {"logprobs": True, "top_logprobs": 20} if logprobs else {}
+            return _Question("chat/completions", body, marked=marked)
+        assert self._prompt is not None
+        body |= {"logprobs": 20} if logprobs else {}
+        turns = (exchange.prompt, exchange.response)
+        room = self._cfg.max_length - self._cfg.answer_tokens
+        item = self._prompt.encode(turns, room)
+        if item.ids is None:
+            return _Question("", body, marked=item.marked)
+        body["prompt"] = item.ids if self._cfg.api == "tokens" else self._text(turns, room)
+        return _Question("completions", body, item.truncated, item.marked)
+
+    def _text(self, turns: tuple[str, str], room: int) -> str:
+        """The rendered conversation as text, the response's beginning cut until it fits."""
+        assert self._prompt is not None
+        prompt, response = (self._prompt.defused(turn) for turn in turns)
+        excess = len(self._prompt.encode((prompt, response), 1 << 40).ids or []) - room
+        if excess > 0:
+            ids = self._prompt.tokenizer.encode_text(response)
+            response = self._prompt.tokenizer.decode(ids[excess:])
+        text = self._prompt.render(prompt, response)
+        bos = self._prompt.tokenizer.hf.bos_token
+        return text.removeprefix(bos) if self._adds_bos and isinstance(bos, str) else text
+
+    def _probabilities(self, steps: list[Mapping[str, float]]) -> tuple[float | None, float | None]:
+        """(P(unsafe), mass of everything else) where the verdict's word is chosen.
+
+        It is read at the first place where only words of the verdict come before any other.
+        """
+        slots = self._format.slots(self._prompt) if self._prompt else None
+        words = next((s.words for s in slots or () if s.name == "verdict"), ("safe", "unsafe"))
+        if self._format.name != "llama-guard":  # the words recur in other lines of the answer
+            return None, None
+        for step in steps:
+            said = {word: math.exp(step[word]) for word in words if word in step}
+            if said:
+                total = sum(said.values())
+                bad = sum(p for word, p in said.items() if word in self._format.unsafe)
+                return bad / total, max(0.0, 1.0 - total)
+        return None, None
+
+
+def _broken(match: re.Match[str]) -> str:
+    return f"{match[0][0]}\u200b{match[0][1:]}"
+
+
+def _answer_of(reply: Any) -> tuple[str, list[Mapping[str, float]]]:
+    """(text, log-probability of the likeliest tokens at each step) of a reply; "" for garbage."""
+    try:
+        choice = reply["choices"][0]
+        text = choice["message"]["content"] if "message" in choice else choice["text"]
+    except (KeyError, IndexError, TypeError):
+        return "", []
+    if not isinstance(text, str):
+        return "", []
+    found = choice.get("logprobs") or {}
+    try:
+        steps: list[Mapping[str, float]]
+        if "content" in found:  # chat
+            steps = [
+                {t["token"]: t["logprob"] for t in s["top_logprobs"]} for s in found["content"]
+            ]
+        else:
+            steps = [dict(step) for step in found.get("top_logprobs") or []]
+    except (KeyError, TypeError):
+        steps = []
+    return text, steps

@@ -1,0 +1,111 @@
+"""JSON over HTTP to a server that may be slow, busy, broken or gone."""
+
+import json
+import logging
+import os
+import random
+import threading
+import urllib.error
+import urllib.request
+from typing import Any
+from urllib.parse import urlsplit
+
+from thinksafe_jax.errors import ConfigError, EnvironmentFault, RetryLater
+
+_FIRST_WAIT, _LONGEST_WAIT = 0.5, 60.0  # seconds
+_BUSY = {408, 409, 425, 429, 500, 502, 503, 504}
+_log = logging.getLogger(__name__)
+
+
+class Refused(Exception):
+    """The server understood and will not answer this request, however often it is sent."""
+
+
+class Server:
+    """One OpenAI-compatible server; safe to use from several threads.
+
+    Args:
+        url: base address, as http://localhost:8000/v1.
+        timeout: seconds for one request.
+        retries: how often a request is sent again after a time-out, a lost connection or a busy
+            answer; waits double from half a second, or last as long as the server says.
+    """
+
+    def __init__(self, url: str, *, timeout: float, retries: int):
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ConfigError(f"guard.url: is {url!r}; expected http://host:port/v1")
+        self.url, self._timeout, self._retries = url.rstrip("/"), timeout, retries
+        self._stopped = threading.Event()
+
+    def stop(self) -> None:
+        """Ends the waiting between tries: nobody wants the answers any more."""
+        self._stopped.set()
+
+    def restart(self) -> None:
+        """Takes `stop` back."""
+        self._stopped.clear()
+
+    def post(self, path: str, body: dict[str, Any]) -> Any:
+        """The reply to a request as JSON; text that is no JSON counts as a broken answer.
+
+        Raises:
+            Refused: 4xx other than busy or forbidden.
+            EnvironmentFault: 401, 403, 404.
+            RetryLater: busy, broken or unreachable at every try.
+        """
+        wait, reason = _FIRST_WAIT, ""
+        for attempt in range(self._retries + 1):
+            try:
+                return self._once(path, body)
+            except urllib.error.HTTPError as error:
+                reason, after = self._explained(error)
+            except (OSError, ValueError) as error:  # no connection, time-out, cut off, no JSON
+                reason, after = _first_line(error), None
+            if attempt < self._retries:
+                pause = min(_LONGEST_WAIT, after if after is not None else wait)
+                _log.warning("guard server %s: %s; again in %.1f s", self.url, reason, pause)
+                # a little apart, or all requests that failed together would come together again
+                if self._stopped.wait(pause * random.uniform(0.8, 1.2)):
+                    break
+                wait *= 2
+        raise RetryLater(
+            f"guard server {self.url}: no answer after {self._retries + 1} tries ({reason}); what "
+            "was judged is kept, run the same command again when the server is back"
+        )
+
+    def _once(self, path: str, body: dict[str, Any]) -> Any:
+        request = urllib.request.Request(
+            f"{self.url}/{path}",
+            data=json.dumps(body).encode(),
+            headers={"Content-Type": "application/json", **_key()},
+        )
+        with urllib.request.urlopen(request, timeout=self._timeout) as reply:
+            return json.loads(reply.read())
+
+    def _explained(self, error: urllib.error.HTTPError) -> tuple[str, float | None]:
+        """(reason, Retry-After) of an answer worth another try; raises for all others."""
+        with error:
+            try:
+                text = _first_line(error.read(500).decode("utf-8", "replace"))
+            except OSError:
+                text = ""
+        if error.code in (401, 403, 404):
+            raise EnvironmentFault(
+                f"guard server {self.url}: HTTP {error.code} ({text or error.reason}); check "
+                "guard.url and guard.served_name, and that the server lets this machine in"
+            ) from None
+        if error.code not in _BUSY:
+            raise Refused(f"HTTP {error.code}: {text or error.reason}") from None
+        after = error.headers.get("Retry-After", "")
+        return f"HTTP {error.code}", float(after) if after.isdecimal() else None
+
+
+def _key() -> dict[str, str]:
+    """The bearer token in GUARD_API_KEY, which no file or log line ever holds."""
+    key = os.environ.get("GUARD_API_KEY")
+    return {"Authorization": f"Bearer {key}"} if key else {}
+
+
+def _first_line(error: object) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
