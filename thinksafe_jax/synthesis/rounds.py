@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from thinksafe_jax.config import SynthesisConfig
 from thinksafe_jax.guards import Exchange, Guard
 from thinksafe_jax.runs import Progress, RowBuffer, RowStore
-from thinksafe_jax.sampling import Completion, Request
-from thinksafe_jax.synthesis.ladder import Attempt, Key, Ledger, attempts
+from thinksafe_jax.sampling import Completion, Request, peak_memory_bytes
+from thinksafe_jax.synthesis.ladder import ACCEPTED, WAITING, Attempt, Key, Ledger, attempts
 from thinksafe_jax.synthesis.prompts import Prompt
 from thinksafe_jax.synthesis.sample import fixed_rows, plan_attempt, sample_rows
 
@@ -72,7 +72,7 @@ class Rounds:
         if not waiting:
             return 0
         name = f"sample, attempt {attempt.number}" if self.cfg.attempts > 1 else "sample"
-        ladder = attempts(self.cfg)
+        ladder, sound = attempts(self.cfg), 0
         with Progress(name, len(waiting)) as bar, RowBuffer(self.samples) as buffer:
 
             def requests() -> Iterator[Request]:
@@ -88,8 +88,11 @@ class Rounds:
                 self._keep(row, buffer)
                 stats = engine.stats
                 rate = stats.tokens / max(stats.seconds, 1e-9)
-                bar.advance(active=stats.active, tokens_per_s=rate, occupancy=stats.occupancy)
+                sound += self.ledger.reasons[row["id"], row["attempt"]] in (WAITING, ACCEPTED)
+                share = sound / max(1, stats.completions)
+                bar.advance(active=stats.active, tokens_per_s=rate, well_formed=share)
                 self.check_stop()
+        _log.info("%s: %s, peak memory %.1f GB", name, engine.stats, peak_memory_bytes() / 1e9)
         return len(waiting)
 
     def judge(self, guard: Guard) -> int:
@@ -97,13 +100,15 @@ class Rounds:
         waiting = self.ledger.waiting()
         if not waiting:
             return 0
+        accepted = 0
         with Progress("filter", len(waiting)) as bar, RowBuffer(self.verdicts) as buffer:
             for verdict in guard.judge(self._exchanges(waiting)):
                 id, _, number = verdict.id.rpartition("#")
                 row = {**verdict.row(int(number)), "id": id}
                 buffer.add(row)
                 self.ledger.judged(row)
-                bar.advance()
+                accepted += self.ledger.reasons[id, int(number)] == ACCEPTED
+                bar.advance(accepted=accepted)
                 self.check_stop()
         return len(waiting)
 
