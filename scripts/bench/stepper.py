@@ -8,7 +8,6 @@ import numpy as np
 
 from thinksafe_jax.sampling import Engine
 from thinksafe_jax.sampling.device import PLACE_ROWS, Placement
-from thinksafe_jax.sampling.filters import Options
 
 
 def timed(run: Callable[[], object]) -> float:
@@ -43,9 +42,7 @@ class Stepper:
         """PLACE_ROWS slots from `first` on; those beyond the last are ignored."""
         ints, floats = np.ones(PLACE_ROWS, np.int32), np.ones(PLACE_ROWS, np.float32)
         slots = first + np.arange(PLACE_ROWS, dtype=np.int32)
-        options = Options(
-            np.float32(0.6) * floats, 20 * ints, np.float32(0.95) * floats, 0 * floats
-        )
+        options = (np.float32(0.6) * floats, 20 * ints, np.float32(0.95) * floats, 0 * floats)
         window, words = self.engine.config.window, np.zeros((PLACE_ROWS, 3), np.uint32)
         slots = np.minimum(slots, len(self.table)).astype(np.int32)
         return Placement(slots, 5 * ints, self.live * ints, window * ints, words, options)

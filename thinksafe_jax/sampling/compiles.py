@@ -18,10 +18,10 @@ class Compiles:
 _total = Compiles()
 
 
-def _listen(event: str, duration: float, **_: object) -> None:
+def _listen(event: str, duration_secs: float, **_: str | int) -> None:
     if event == _EVENT:
         _total.count += 1
-        _total.seconds += duration
+        _total.seconds += duration_secs
 
 
 jax.monitoring.register_event_duration_secs_listener(_listen)

@@ -6,7 +6,7 @@ without a model (scripts/bench uses one).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,7 @@ class Placement:
     position: np.ndarray  # i32, its position
     left: np.ndarray  # i32, tokens still allowed
     words: np.ndarray  # u32 [P, 3], `Request.random_words`
-    options: Options
+    options: tuple[np.ndarray, ...]  # in the order of `Options`
 
 
 class Device(Protocol):
@@ -45,9 +45,9 @@ class Device(Protocol):
 
     def make_idle(self, slots: Sequence[int]) -> None: ...
 
-    def window(self, table: np.ndarray) -> object: ...
+    def window(self, table: np.ndarray) -> Any: ...
 
-    def read(self, window: object) -> tuple[np.ndarray, np.ndarray]: ...
+    def read(self, window: Any) -> tuple[np.ndarray, np.ndarray]: ...
 
 
 class ModelDevice:
@@ -101,14 +101,14 @@ class ModelDevice:
         """Puts requests into slots."""
         p = placement
         arrays = self.layout.put((p.slot, p.token, p.position, p.left, p.words))
-        options = self.layout.put(p.options)
+        options = Options(*self.layout.put(p.options))
         self._slots = admit(self._slots, *arrays, self._seed, options, layout=self.layout)
 
     def warm_up_slots(self) -> None:
         """Runs what `place` and `make_idle` run, and changes nothing."""
         rows = PLACE_ROWS
         ints, floats = np.zeros(rows, np.int32), np.zeros(rows, np.float32)
-        options = Options(floats, ints, floats, floats)
+        options = (floats, ints, floats, floats)
         nowhere = np.full(rows, self._count, np.int32)
         words = np.zeros((rows, 3), np.uint32)
         self.place(Placement(nowhere, ints, ints, ints, words, options))

@@ -1,6 +1,7 @@
 """How large the KV pool may be."""
 
 import os
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ _HOST_SHARE = 0.25  # of the host memory that is free, where the device is the h
 
 
 def default_pool_tokens(
-    cfg: ModelConfig, wanted: int, dtype: jnp.dtype, device: jax.Device, split: int, pools: int
+    cfg: ModelConfig, wanted: int, dtype: jnp.dtype, device: Any, split: int, pools: int
 ) -> int:
     """Tokens that one pool holds: `wanted`, or as many as free memory allows.
 

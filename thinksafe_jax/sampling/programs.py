@@ -39,14 +39,14 @@ class Slots(NamedTuple):
 
 def empty_slots(slots: int) -> Slots:
     """Every slot idle."""
-    ints = [jnp.zeros(slots, jnp.int32) for _ in range(3)]
-    floats = Options(
+    token, position, left = (jnp.zeros(slots, jnp.int32) for _ in range(3))
+    options = Options(
         jnp.zeros(slots, jnp.float32),
         jnp.zeros(slots, jnp.int32),
         jnp.ones(slots, jnp.float32),
         jnp.zeros(slots, jnp.float32),
     )
-    return Slots(*ints, jnp.zeros((slots, 2), jnp.uint32), floats)
+    return Slots(token, position, left, jnp.zeros((slots, 2), jnp.uint32), options)
 
 
 @partial(jax.jit, static_argnames=("cfg", "layout"), donate_argnames="pools")

@@ -15,13 +15,13 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
+from typing import Any
 
 import numpy as np
 
 from thinksafe_jax.config import EngineConfig
 from thinksafe_jax.sampling.cache import PageAllocator
 from thinksafe_jax.sampling.device import PLACE_ROWS, Device, Placement
-from thinksafe_jax.sampling.filters import Options
 from thinksafe_jax.sampling.requests import Completion, Request
 
 
@@ -131,7 +131,7 @@ class Scheduler:
         self.eos_ids, self.waiting, self.stats = frozenset(eos_ids), requests, stats
         self.preempted: deque[_Running] = deque()
         self.slots: list[_Running | None] = [None] * len(pages.table)
-        self.in_flight: tuple[object, list[_Running | None]] | None = None
+        self.in_flight: tuple[Any, list[_Running | None]] | None = None
         self.admitted = 0
         longest = pages.table.shape[1] * config.page_size
         self._lengths = prefill_lengths(config.page_size, longest)
@@ -250,7 +250,7 @@ class Scheduler:
             words[row] = running.request.random_words
             temperature[row], top_k[row] = sampling.temperature, sampling.top_k
             top_p[row], min_p[row] = sampling.top_p, sampling.min_p
-        options = Options(temperature, top_k, top_p, min_p)
+        options = (temperature, top_k, top_p, min_p)
         self.device.place(Placement(where, token, position, left, words, options))
 
     # windows
@@ -286,7 +286,7 @@ class Scheduler:
         self.pages.release(running.slot)
         self.slots[running.slot] = None
 
-    def _dispatch(self) -> tuple[object, list[_Running | None]]:
+    def _dispatch(self) -> tuple[Any, list[_Running | None]]:
         window = self.device.window(self.pages.table.copy())
         for slot in self.slots:
             if slot is not None:
