@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tests.support import shared_asset
+from thinksafe_jax.config import TrainingConfig
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.tokenizer import ChatTokenizer
 from thinksafe_jax.training import Example, build_example, build_examples
@@ -51,8 +52,10 @@ def test_a_response_that_was_cut_is_not_taught_to_end_there(tokenizer):
         "instruction": PROMPT,
         "response": "<think>\nA cake.\n</think>\n\nMix the flour and",
     }
-    (whole,), _ = build_examples(tokenizer, [row], 100)
-    (cut,), _ = build_examples(tokenizer, [{**row, "finish_reason": "length"}], 100)
+    (whole,), _ = build_examples(tokenizer, [row], TrainingConfig(max_length=100))
+    (cut,), _ = build_examples(
+        tokenizer, [{**row, "finish_reason": "length"}], TrainingConfig(max_length=100)
+    )
     assert whole.token_ids.tolist() == [*cut.token_ids.tolist(), tokenizer.end_of_turn_id]
 
 
@@ -100,14 +103,20 @@ def test_long_and_dangling_rows_are_dropped_and_counted_never_cut(tokenizer):
         {"id": "c", "instruction": PROMPT, "response": "<think>\nnever closed"},
         {"id": "d", "instruction": "", "response": REASONED},
     ]
-    examples, counts = build_examples(tokenizer, rows, max_length=100)
+    examples, counts = build_examples(tokenizer, rows, TrainingConfig(max_length=100))
     assert [example.id for example in examples] == ["a", "d"]
-    assert counts == {"kept": 2, "too_long": 1, "dangling_think": 1}
+    assert counts == {
+        "kept": 2,
+        "too_long": 1,
+        "dangling_think": 1,
+        "truncated": 0,
+        "tokens_cut": 0,
+    }
     whole = build_example(tokenizer, PROMPT, REASONED)
     assert examples[0].token_ids.tolist() == whole.token_ids.tolist()
-    exact, _ = build_examples(tokenizer, rows[:1], max_length=len(whole))
+    exact, _ = build_examples(tokenizer, rows[:1], TrainingConfig(max_length=len(whole)))
     assert len(exact) == 1
-    assert build_examples(tokenizer, rows[:1], max_length=len(whole) - 1)[0] == []
+    assert build_examples(tokenizer, rows[:1], TrainingConfig(max_length=len(whole) - 1))[0] == []
 
 
 def test_a_prompt_that_is_no_prefix_is_an_error():

@@ -11,7 +11,8 @@ from tests.training import kit
 from thinksafe_jax.models import Adapter, load_config
 from thinksafe_jax.training import lora_config
 from thinksafe_jax.training.batches import Layout, pack
-from thinksafe_jax.training.step import init_state, make_gradient, make_step, warmup_steps
+from thinksafe_jax.training.optimizer import warmup_steps
+from thinksafe_jax.training.step import init_state, make_gradient, make_step
 from thinksafe_jax.weights import load_params
 
 torch = pytest.importorskip("torch")
@@ -90,7 +91,8 @@ def test_loss_and_lora_gradient(pair):
     run = jax.jit(make_gradient(cfg, SETTINGS, lora_config(SETTINGS)))
     trainable = adapter_from(model, cfg, lambda parameter: parameter)
     batch = pack(examples, Layout(2, 2, 48))
-    total, tokens, grads = run(trainable, params, batch, jax.random.key(0))
+    sums, grads = run(trainable, params, batch, jax.random.key(0))
+    total, tokens = sums.loss, sums.weight
     np.testing.assert_allclose(total / tokens, loss.item(), rtol=1e-5)
     assert cosine(jax.tree.map(lambda g: g / tokens, grads), want) >= 0.99999
     norms = [np.sqrt(sum((x**2).sum() for x in kit.flat(t).values())) for t in (grads, want)]

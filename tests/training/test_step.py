@@ -11,13 +11,8 @@ from tests.training import kit
 from thinksafe_jax.models import init_adapter
 from thinksafe_jax.training import lora_config
 from thinksafe_jax.training.batches import Layout, pack
-from thinksafe_jax.training.step import (
-    init_state,
-    learning_rate,
-    make_gradient,
-    make_step,
-    warmup_steps,
-)
+from thinksafe_jax.training.optimizer import learning_rate, warmup_steps
+from thinksafe_jax.training.step import init_state, make_gradient, make_step
 
 EXACT = kit.settings(lora_dropout=0.0)
 
