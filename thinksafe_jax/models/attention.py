@@ -18,9 +18,9 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from thinksafe_jax.models.block_attention import block_attention, plain_attention
+from thinksafe_jax.models.block_attention import BLOCK, block_attention, plain_attention
 
-ATTENTION_BLOCK = 512  # longest sequence whose scores are one matrix
+ATTENTION_BLOCK = BLOCK  # longest sequence whose scores are one matrix
 _SPLASH_BLOCK = 512  # queries and keys of a kernel step
 _CUDNN_MASK_LENGTH = 8192  # its mask takes 2 T^2 bytes a sequence: 128 MiB
 SAVED_NAMES = ("attention_out", "attention_lse")  # what the remat policy "attention" keeps
