@@ -97,7 +97,7 @@ def test_little_is_padding(longest, efficiency, shapes):
     lengths = long_tailed(1600, longest)
     lengths[:: len(lengths) // 4] = longest
     examples = [Example(f"{n}", np.ones(k), np.ones(k, bool)) for n, k in enumerate(lengths)]
-    pipeline = Batches(examples, 8, 2, hidden_size=384, seed=0)
+    pipeline = Batches(examples, 8, 4, hidden_size=384, seed=0)
     assert 1 <= len(pipeline.layouts) <= shapes
     steps = [pipeline[i] for i in range(pipeline.steps_per_epoch)]
     assert sum(step.tokens for step in steps) == lengths.sum()

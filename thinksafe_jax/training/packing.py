@@ -149,7 +149,7 @@ def _options(
     ways: int,
 ) -> list[tuple[Layout, np.ndarray]]:
     """Every shape worth a look, with the cost of each step in it, in tokens."""
-    grain_size = 32 if bound <= 1024 else 128
+    grain_size = 16 if bound <= 1024 else 128  # the kernels for long rows take multiples of 128
     shortest = -(-bound // grain_size) * grain_size
     totals = np.array([sum(lengths) for lengths in steps])
     whole = -(-int(totals.max()) // grain_size) * grain_size
