@@ -18,6 +18,7 @@ _LOGITS_BYTES = 64 * 2**20  # default size of the float32 logits that exist at o
 
 # (log p_θ, log p_ref), both float32 [..., V] -> [...] in nats
 Divergence = Callable[[jax.Array, jax.Array], jax.Array]
+Facts = dict[str, jax.Array]  # of positions: targets, weights, and for the KL reference, kl_weights
 
 
 class LossSums(NamedTuple):
@@ -115,15 +116,22 @@ def chunked_loss(
         x = jnp.pad(x, [(0, 0), (0, pieces * size - length)] + [(0, 0)] * (x.ndim - 2))
         return jnp.moveaxis(x.reshape(batch, pieces, size, *x.shape[2:]), 1, 0)
 
-    facts = {"targets": targets, "weights": weights.astype(jnp.float32)}
+    facts: Facts = {"targets": targets, "weights": weights.astype(jnp.float32)}
     if reference is not None:
         assert kl_weights is not None
         facts |= {"reference": jax.lax.stop_gradient(reference)}
         facts |= {"kl_weights": kl_weights.astype(jnp.float32)}
-    return _summed(divergence)(split(hidden), kernel, jax.tree.map(split, facts))
+    # prompts and padding go to the end of T, where slices without any weight are skipped
+    order = jnp.argsort(~_active(facts), axis=1, stable=True)
+
+    def arrange(x: jax.Array) -> jax.Array:
+        return split(jnp.take_along_axis(x, order.reshape(*order.shape, *[1] * (x.ndim - 2)), 1))
+
+    return _summed(divergence)(arrange(hidden), kernel, jax.tree.map(arrange, facts))
 
 
-Facts = dict[str, jax.Array]
+def _active(facts: Facts) -> jax.Array:
+    return facts["weights"] + facts.get("kl_weights", jnp.float32(0)) > 0
 
 
 def _logits(states: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -135,7 +143,7 @@ def _slice_sums(
     logits: jax.Array, kernel: jax.Array, facts: Facts, divergence: Divergence
 ) -> tuple[jax.Array, LossSums]:
     """Sums over one slice, from its float32 logits `[B, C, V]`; the loss twice, for `jax.vjp`."""
-    active = facts["weights"] + facts.get("kl_weights", jnp.float32(0)) > 0
+    active = _active(facts)
     # where, not a product: an unused position with infinite logits must not make the sum NaN
     logits = jnp.where(active[..., None], logits, 0.0)
     log_z = jax.nn.logsumexp(logits, axis=-1)
@@ -156,8 +164,12 @@ def _summed(divergence: Divergence) -> Callable[[jax.Array, jax.Array, Facts], L
     def plain(hidden: jax.Array, kernel: jax.Array, facts: Facts) -> LossSums:
         def body(total: LossSums, piece: tuple[jax.Array, Facts]) -> tuple[LossSums, None]:
             states, own = piece
-            sums = _slice_sums(_logits(states, kernel), kernel, own, divergence)[1]
-            return jax.tree.map(jnp.add, total, sums), None
+
+            def run() -> LossSums:
+                sums = _slice_sums(_logits(states, kernel), kernel, own, divergence)[1]
+                return jax.tree.map(jnp.add, total, sums)
+
+            return jax.lax.cond(jnp.any(_active(own)), run, lambda: total), None
 
         return jax.lax.scan(body, _zeros(), (hidden, facts))[0]
 
@@ -167,15 +179,20 @@ def _summed(divergence: Divergence) -> Callable[[jax.Array, jax.Array, Facts], L
         dot = partial(jax.lax.dot_general, preferred_element_type=jnp.float32)
 
         def body(carry: tuple[LossSums, Any], piece: tuple[jax.Array, Facts]) -> tuple[Any, Any]:
-            total, d_head = carry
             states, own = piece
-            sums_of = partial(_slice_sums, kernel=head, facts=own, divergence=divergence)
-            _, pull, sums = jax.vjp(sums_of, _logits(states, head), has_aux=True)
-            d_logits = pull(jnp.float32(1))[0].astype(head.dtype)
-            d_states = dot(d_logits, head, (((2,), (0,)), ((), ()))).astype(states.dtype)
-            if d_head is not None:
-                d_head = d_head + dot(d_logits, states, (((0, 1), (0, 1)), ((), ())))
-            return (jax.tree.map(jnp.add, total, sums), d_head), d_states
+
+            def run() -> tuple[Any, Any]:
+                total, d_head = carry
+                sums_of = partial(_slice_sums, kernel=head, facts=own, divergence=divergence)
+                _, pull, sums = jax.vjp(sums_of, _logits(states, head), has_aux=True)
+                d_logits = pull(jnp.float32(1))[0].astype(head.dtype)
+                d_states = dot(d_logits, head, (((2,), (0,)), ((), ()))).astype(states.dtype)
+                if d_head is not None:
+                    d_head = d_head + dot(d_logits, states, (((0, 1), (0, 1)), ((), ())))
+                return (jax.tree.map(jnp.add, total, sums), d_head), d_states
+
+            skip = lambda: (carry, jnp.zeros_like(states))  # noqa: E731
+            return jax.lax.cond(jnp.any(_active(own)), run, skip)
 
         values = {name: primal.value for name, primal in facts.items()}
         carry, d_hidden = jax.lax.scan(body, (_zeros(), d_head), (hidden.value, values))
