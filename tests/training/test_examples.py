@@ -130,3 +130,43 @@ def test_a_prompt_that_is_no_prefix_is_an_error():
 def test_mask_and_ids_of_different_length_are_refused():
     with pytest.raises(InputError, match=r"row 'x': token_ids \(2,\) and loss_mask \(1,\)"):
         Example("x", np.array([1, 2]), np.array([True]))
+
+
+def test_rows_over_the_length_can_be_cut_instead_and_it_is_said_what_is_lost(tokenizer, caplog):
+    row = {"id": "long", "instruction": PROMPT, "response": REASONED + " Really." * 200}
+    config = TrainingConfig(max_length=100, too_long="truncate")
+    (cut,), counts = build_examples(tokenizer, [row], config)
+    whole = build_example(tokenizer, PROMPT, row["response"])
+    assert cut.token_ids.tolist() == whole.token_ids[:100].tolist()
+    assert cut.token_ids[-1] != tokenizer.end_of_turn_id  # it is not taught to end there
+    assert (counts["kept"], counts["truncated"], counts["too_long"]) == (1, 1, 0)
+    assert counts["tokens_cut"] == len(whole) - 100
+    assert f"'long': {len(whole)} tokens; its last {len(whole) - 100} are cut" in caplog.text
+    config = TrainingConfig(max_length=4, too_long="truncate")  # not even the prompt fits
+    assert build_examples(tokenizer, [row], config)[1]["too_long"] == 1
+
+
+def test_newlines_after_the_reasoning_as_the_authors_have_them(tokenizer):
+    one, two = REASONED.replace("</think>\n\n", "</think>\n"), REASONED
+    kept, authors = (
+        build_example(tokenizer, PROMPT, one, think_newlines=mode) for mode in ("keep", "authors")
+    )
+    assert authors.token_ids.tolist() == build_example(tokenizer, PROMPT, two).token_ids.tolist()
+    assert kept.token_ids.tolist() != authors.token_ids.tolist()
+    again = build_example(tokenizer, PROMPT, two, think_newlines="authors")
+    assert again.token_ids.tolist() == authors.token_ids.tolist()
+
+
+def test_kl_rows_are_the_benign_ones_and_a_row_without_a_label_is_an_error(tokenizer):
+    """A column of another name must not switch the KL off without a word (paper.md D20)."""
+    config = TrainingConfig(objective="ce+kl")
+    rows = [
+        {"id": label, "instruction": PROMPT, "response": REASONED, "prompt_label": label}
+        for label in ("harmful", "benign")
+    ]
+    examples, _ = build_examples(tokenizer, rows, config)
+    assert [example.keep_near for example in examples] == [False, True]
+    assert not any(e.keep_near for e in build_examples(tokenizer, rows, TrainingConfig())[0])
+    rows[1]["label"] = rows[1].pop("prompt_label")
+    with pytest.raises(InputError, match="row 'benign': prompt_label is None"):
+        build_examples(tokenizer, rows, config)

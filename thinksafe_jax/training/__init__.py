@@ -5,6 +5,7 @@ from thinksafe_jax.training.checkpoints import CheckpointStore
 from thinksafe_jax.training.examples import Example, build_example, build_examples
 from thinksafe_jax.training.losses import chunked_loss
 from thinksafe_jax.training.placement import Placement
+from thinksafe_jax.training.trackers import track, tracking
 from thinksafe_jax.training.trainer import TrainResult, lora_config, train
 
 __all__ = [
@@ -17,5 +18,7 @@ __all__ = [
     "build_examples",
     "chunked_loss",
     "lora_config",
+    "track",
+    "tracking",
     "train",
 ]

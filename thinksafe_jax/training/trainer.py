@@ -93,7 +93,11 @@ def train(
     """
     hooks = _Hooks(log, check_stop, evaluate, evaluate_every)
     loop = _Loop(params, model_cfg, config, examples, seed, checkpoint_dir, hooks, placement)
-    return loop.run()
+    try:
+        return loop.run()
+    finally:  # whatever happens, the checkpoint in flight gets finished
+        if loop.store is not None:
+            loop.store.wait()
 
 
 @dataclass(frozen=True)
@@ -180,8 +184,6 @@ class _Loop:
             self._evaluate()
             self._save_when_due()
         self._settle()
-        if self.store is not None:
-            self.store.wait()
         counts = {"steps": self.done, "epochs": self.config.epochs}
         counts |= {"rows": self.rows, "dropped_rows": self.dropped}
         return TrainResult(self.state.trainable, self.lora, counts | self.tally.summary())
