@@ -97,7 +97,7 @@ def _pieces(q: jax.Array, segments: jax.Array) -> _Piece:
 def _forward(
     q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Output `[blocks, B, K, G, block, H]` and log-sum-exp of the scores `[blocks, B, K, G, block]`."""
+    """Output, shaped as q `[blocks, B, K, G, block, H]`, and the log-sum-exp of its scores."""
 
     def one(piece: _Piece) -> tuple[jax.Array, jax.Array]:
         shape = piece.q.shape[:-1]
