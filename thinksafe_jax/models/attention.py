@@ -14,6 +14,7 @@ before it. One interface, and an implementation for each platform:
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -81,11 +82,11 @@ def _splash(q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array) ->
         mask, block_sizes=sizes, residual_checkpoint_name=SAVED_NAMES[0]
     )
 
-    def one(q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array) -> jax.Array:
+    def one(q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array) -> Any:
         return kernel(q, k, v, segment_ids=splash.SegmentIds(segments, segments))
 
-    by_head = (jnp.swapaxes(x, 1, 2) for x in (q * head_dim**-0.5, k, v))
-    return jnp.swapaxes(jax.vmap(one)(*by_head, segment_ids), 1, 2)
+    queries, keys, values = (jnp.swapaxes(x, 1, 2) for x in (q * head_dim**-0.5, k, v))
+    return jnp.swapaxes(jax.vmap(one)(queries, keys, values, segment_ids), 1, 2)
 
 
 def _cudnn(q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array) -> jax.Array:

@@ -7,7 +7,7 @@ rows costs what the rows cost alone.
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +52,7 @@ def block_attention(
         x = jnp.pad(x, [(0, 0), (0, pad)] + [(0, 0)] * (x.ndim - 2))
         return jnp.moveaxis(x.reshape(batch, -1, block, *x.shape[2:]), 1, 0)
 
-    scaled = (q * head_dim**-0.5).reshape(batch, length, kv_heads, heads // kv_heads, head_dim)
+    scaled: Any = (q * head_dim**-0.5).reshape(batch, length, kv_heads, heads // kv_heads, head_dim)
     by_head = split(scaled).transpose(0, 1, 3, 4, 2, 5)  # [blocks, B, K, G, block, H]
     keys, values = (split(x).swapaxes(2, 3) for x in (k, v))  # [blocks, B, K, block, H]
     out = _attend(saved_names, by_head, keys, values, split(segment_ids))
@@ -63,7 +63,7 @@ def block_attention(
 class _Piece(NamedTuple):
     """One block of queries with what attention needs to know of it."""
 
-    index: jax.Array
+    number: jax.Array  # of the block
     q: jax.Array  # [B, K, G, block, H]
     segments: jax.Array  # [B, block]
     first: jax.Array  # the first block of keys that any of its rows begins in
@@ -84,7 +84,7 @@ def _scores(piece: _Piece, k: jax.Array, k_segments: jax.Array, j: jax.Array) ->
     block = k.shape[2]
     scores = jnp.einsum("bkgth,bksh->bkgts", piece.q, k, preferred_element_type=jnp.float32)
     order = jnp.arange(block, dtype=jnp.int32)
-    causal = piece.index * block + order[:, None] >= j * block + order[None]
+    causal = piece.number * block + order[:, None] >= j * block + order[None]
     mask = causal[None] & (piece.segments[:, :, None] == k_segments[:, None])
     return jnp.where(mask[:, None, None], scores, jnp.float32(_MASKED))
 
@@ -120,7 +120,7 @@ def _forward(
             )
             return new, total * old + weights.sum(axis=-1), out * old[..., None] + part
 
-        highest, total, out = jax.lax.fori_loop(piece.first, piece.index + 1, add, start)
+        highest, total, out = jax.lax.fori_loop(piece.first, piece.number + 1, add, start)
         return (out / total[..., None]).astype(q.dtype), highest + jnp.log(total)
 
     return jax.lax.map(one, _pieces(q, segments))
@@ -158,7 +158,7 @@ def _attend_backward(
     dot = partial(jnp.einsum, preferred_element_type=jnp.float32)
     d_sum = jnp.sum(out.astype(jnp.float32) * d_out.astype(jnp.float32), axis=-1)
 
-    def one(sums: tuple[jax.Array, jax.Array], item: tuple[_Piece, ...]) -> tuple[tuple, jax.Array]:
+    def one(sums: tuple[jax.Array, jax.Array], item: Any) -> tuple[tuple, jax.Array]:
         piece, own_d_out, own_log_sum, own_d_sum = item
 
         def add(j: jax.Array, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
@@ -172,11 +172,11 @@ def _attend_backward(
             return d_q, d_k, d_v
 
         start = (jnp.zeros(piece.q.shape, jnp.float32), *sums)
-        d_q, *sums = jax.lax.fori_loop(piece.first, piece.index + 1, add, start)
-        return tuple(sums), d_q.astype(q.dtype)
+        d_q, d_k, d_v = jax.lax.fori_loop(piece.first, piece.number + 1, add, start)
+        return (d_k, d_v), d_q.astype(q.dtype)
 
     zeros = (jnp.zeros(k.shape, jnp.float32), jnp.zeros(v.shape, jnp.float32))
-    items = (_pieces(q, segments), d_out, log_sum, d_sum)
+    items: Any = (_pieces(q, segments), d_out, log_sum, d_sum)
     (d_k, d_v), d_q = jax.lax.scan(one, zeros, items)
     return d_q, d_k.astype(k.dtype), d_v.astype(v.dtype), None
 

@@ -108,7 +108,9 @@ def build_examples(
         InputError: the objective tells benign rows from harmful ones, and a row does not.
     """
     examples: list[Example] = []
-    counts = dict.fromkeys(("kept", "too_long", "dangling_think", "truncated", "tokens_cut"), 0)
+    counts: dict[str, int] = dict.fromkeys(
+        ("kept", "too_long", "dangling_think", "truncated", "tokens_cut"), 0
+    )
     for row in rows:
         keep_near = config.objective == "ce+kl" and _label(row) == "benign"
         try:

@@ -131,7 +131,8 @@ def chunked_loss(
 
 
 def _active(facts: Facts) -> jax.Array:
-    return facts["weights"] + facts.get("kl_weights", jnp.float32(0)) > 0
+    weights = facts["weights"]
+    return (weights + facts["kl_weights"] if "kl_weights" in facts else weights) > 0
 
 
 def _logits(states: jax.Array, kernel: jax.Array) -> jax.Array:

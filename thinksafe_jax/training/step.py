@@ -129,7 +129,7 @@ def make_gradient(
 
         if batch.tokens.shape[0] == 1:
             return one_pass(jnp.int32(0))
-        zeros = Sums(*[jnp.float32(0)] * 5, jnp.int32(0))
+        zeros = Sums(*(jnp.float32(0) for _ in range(5)), tokens=jnp.int32(0))
         return jax.lax.fori_loop(
             jnp.int32(0),
             jnp.asarray(batch.passes),
@@ -199,8 +199,9 @@ def make_step(
     # results lie as the arguments do, or the state could not be donated
     lies = placement.trainable(lora)
     shapes = abstract_trainable(model_cfg, lora)
-    out = TrainState(lies, placement.opt_state(shapes, config, lora), placement.everywhere)
-    return jax.jit(train_step, donate_argnums=0, out_shardings=(out, placement.everywhere))
+    where: Any = placement.everywhere
+    out = TrainState(lies, placement.opt_state(shapes, config, lora), where)
+    return jax.jit(train_step, donate_argnums=0, out_shardings=(out, where))
 
 
 def abstract_trainable(model_cfg: ModelConfig, lora: LoraConfig | None) -> Tree:
