@@ -180,6 +180,13 @@ def plan(
     params: Annotated[
         bool, typer.Option("--params", help="List every parameter with its mesh axes and bytes.")
     ] = False,
+    compiled: Annotated[
+        bool,
+        typer.Option(
+            "--compile",
+            help="Compile the training step and read its memory (a minute; for TPU: libtpu).",
+        ),
+    ] = False,
     json_out: Annotated[
         Path | None, typer.Option("--json", help="Write the plan there as JSON, too.")
     ] = None,
@@ -193,7 +200,7 @@ def plan(
     """
     from thinksafe_jax.parallel.plan_text import print_plan
 
-    if not print_plan(model, mesh, parameters=params, json_out=json_out):
+    if not print_plan(model, mesh, parameters=params, json_out=json_out, compiled=compiled):
         raise typer.Exit(2)
 
 

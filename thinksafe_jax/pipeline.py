@@ -33,7 +33,7 @@ from thinksafe_jax.synthesis import (
     synthesis_prompts,
     write_dataset,
 )
-from thinksafe_jax.training import TrainResult, build_examples, train
+from thinksafe_jax.training import TrainResult, build_examples, track, tracking, train
 from thinksafe_jax.weights import (
     card_of_run,
     export_adapter,
@@ -219,20 +219,24 @@ def _trained(run: Run, session: Session) -> TrainResult:
 def _train(run: Run, session: Session) -> TrainResult:
     cfg = run.recipe.training
     rows = read_dataset(run.path)
-    examples, counts = build_examples(session.tokenizer, rows, cfg.max_length)
+    examples, counts = build_examples(session.tokenizer, rows, cfg)
     if not examples:
         raise InputError(f"no row can be trained on: {counts}; see training.max_length")
     total = cfg.epochs * -(-len(examples) // cfg.batch_size)
-    with Progress("train", total, unit="steps") as bar:
+    with (
+        tracking(cfg.trackers, run.path) as trackers,
+        Progress("train", total, unit="steps") as bar,
+    ):
 
         def note(**values: Any) -> None:
             run.log("train", **values)
+            track(trackers, values)
             if "loss" in values:
                 bar.done = values["step"] - 1
                 bar.advance(loss=values["loss"], tokens_per_s=values["tokens_per_second"])
 
         result = train(
-            session.params,
+            session.training_params,
             session.cfg,
             cfg,
             examples,
@@ -240,6 +244,7 @@ def _train(run: Run, session: Session) -> TrainResult:
             checkpoint_dir=run.path / "checkpoints",
             log=note,
             check_stop=run.check_stop,
+            placement=session.placement,
         )
         bar.done = total
     result.summary["rows_left_out"] = {k: n for k, n in counts.items() if k != "kept"}

@@ -12,7 +12,7 @@ from thinksafe_jax.guards import Guard, load_guard
 from thinksafe_jax.models import ModelConfig, Params, load_config, merge_adapter
 from thinksafe_jax.sampling import Engine
 from thinksafe_jax.tokenizer import ChatTokenizer
-from thinksafe_jax.training import TrainResult
+from thinksafe_jax.training import Placement, TrainResult
 from thinksafe_jax.weights import import_adapter, load_params, resolve_model
 
 
@@ -49,6 +49,19 @@ class Session:
     def params(self) -> Params:
         """The untouched student, layers stacked."""
         return load_params(self.directory, self.cfg, self._dtype)
+
+    @cached_property
+    def placement(self) -> Placement | None:
+        """Where training's arrays lie; None on one device."""
+        mesh = self.recipe.training.mesh
+        return None if mesh is None else Placement.load(mesh, self.cfg)
+
+    @property
+    def training_params(self) -> Params:
+        """The untouched student, on training's mesh where it has one."""
+        if self.placement is None:
+            return self.params
+        return load_params(self.directory, self.cfg, self._dtype, self.placement.params())
 
     @cached_property
     def guard(self) -> Guard:

@@ -29,7 +29,7 @@ from thinksafe_jax.parallel.find_model import find_model
 from thinksafe_jax.parallel.plan import make_plan
 from thinksafe_jax.parallel.plan_text import plan_text, print_plan
 from thinksafe_jax.parallel.roofline import decode_roofline, kv_bytes_per_device
-from thinksafe_jax.training.step import make_optimizer
+from thinksafe_jax.training.optimizer import make_optimizer
 
 
 def config(name: str):

@@ -44,15 +44,16 @@ def settings(**changes) -> TrainingConfig:
     return TrainingConfig(**values)
 
 
-def rows(count: int = 10, seed: int = 0, longest: int = 30) -> list[Example]:
-    """Rows of uneven length with uneven response shares."""
+def rows(count: int = 10, seed: int = 0, longest: int = 30, objective: str = "ce") -> list[Example]:
+    """Rows of uneven length with uneven response shares; for ce+kl every other one is benign."""
     rng = np.random.default_rng(seed)
     out = []
     for n in range(count):
         length = int(rng.integers(6, longest + 1))
         prompt = int(rng.integers(1, length - 1))
         ids = rng.integers(0, CONFIG.vocab_size, length)
-        out.append(Example(f"row-{n}", ids, np.arange(length) >= prompt))
+        benign = objective == "ce+kl" and n % 2 == 0
+        out.append(Example(f"row-{n}", ids, np.arange(length) >= prompt, keep_near=benign))
     return out
 
 

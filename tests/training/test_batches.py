@@ -6,7 +6,8 @@ import pytest
 from tests.training.kit import rows
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.training import Batches, Example
-from thinksafe_jax.training.batches import Layout, choose_layout, first_fit, pack
+from thinksafe_jax.training.batches import pack, target_weights
+from thinksafe_jax.training.packing import Layout, balanced_steps, best_fit, choose_layouts
 
 
 def batches(examples, seed=5, batch_size=4):
@@ -36,7 +37,7 @@ def test_packing_keeps_every_row_whole_with_its_own_positions_and_targets():
     batch = pack(examples, Layout(passes=7, sequences=1, length=64))
     found = []
     for tokens, positions, segments, targets, weights in zip(
-        *(array.reshape(-1, 64) for array in batch[:-1]), strict=True
+        *(array.reshape(-1, 64) for array in batch[:5]), strict=True
     ):
         assert (weights[segments == 0] == 0).all()
         for segment in range(1, segments.max() + 1):
@@ -57,19 +58,72 @@ def test_unused_passes_are_at_the_end_and_not_counted():
     assert not batch.segments[batch.passes :].any()
 
 
-def test_first_fit_never_overfills_and_loses_nothing():
+def test_best_fit_never_overfills_and_loses_nothing():
     lengths = [5, 9, 1, 10, 4, 4]
-    bins = first_fit(lengths, 10)
+    bins = best_fit(lengths, 10)
     assert sorted(item for members in bins for item in members) == list(range(6))
     assert all(sum(lengths[i] for i in members) <= 10 for members in bins)
     assert len(bins) == 4
 
 
+def long_tailed(count: int, longest: int, seed: int = 0) -> np.ndarray:
+    lengths = np.random.default_rng(seed).lognormal(5.2, 0.9, count)
+    return np.clip(lengths, 16, longest).astype(int)
+
+
+def test_steps_hold_equally_many_rows_and_nearly_equal_tokens():
+    lengths = long_tailed(403, 1024)
+    steps = balanced_steps(lengths, 8, np.random.default_rng(1))
+    assert [len(step) for step in steps] == [8] * 50 + [3]
+    assert sorted(row for step in steps for row in step) == list(range(403))
+    totals = np.array([lengths[step].sum() for step in steps])
+    assert totals[:-1].max() / totals[:-1].mean() < 1.03
+    at_random = lengths[:400].reshape(50, 8).sum(axis=1)
+    assert at_random.max() / at_random.mean() > 1.5  # what dealing saves
+
+
+def test_other_rows_meet_in_every_epoch():
+    lengths = long_tailed(200, 1024)
+    one, other = (
+        {frozenset(step.tolist()) for step in balanced_steps(lengths, 4, np.random.default_rng(n))}
+        for n in (0, 1)
+    )
+    assert len(one & other) <= 2
+
+
+@pytest.mark.parametrize(("longest", "efficiency", "shapes"), [(1024, 0.97, 1), (16384, 0.9, 3)])
+def test_little_is_padding(longest, efficiency, shapes):
+    """Also where a row is as long as hundreds of others: those steps get a shape of their own."""
+    lengths = long_tailed(1600, longest)
+    lengths[:: len(lengths) // 4] = longest
+    examples = [Example(f"{n}", np.ones(k), np.ones(k, bool)) for n, k in enumerate(lengths)]
+    pipeline = Batches(examples, 8, 4, hidden_size=384, seed=0)
+    assert 1 <= len(pipeline.layouts) <= shapes
+    steps = [pipeline[i] for i in range(pipeline.steps_per_epoch)]
+    assert sum(step.tokens for step in steps) == lengths.sum()
+    assert lengths.sum() / sum(step.capacity for step in steps) >= efficiency
+
+
 def test_a_pass_stays_within_the_micro_batch():
     for micro in (1, 2, 8):
-        layout = choose_layout([[100, 20, 30, 50, 70, 10, 10, 10]] * 5, 8, micro, 512)
-        assert layout.sequences * layout.length <= micro * 128
-        assert layout.passes * layout.sequences >= 8  # even rows that share no sequence fit
+        steps = [[100, 20, 30, 50, 70, 10, 10, 10]] * 5
+        for layout in choose_layouts(steps, 8, micro * 128, 512):
+            assert layout.pass_tokens <= micro * 128
+            assert layout.passes * layout.sequences >= 8  # even rows that share no sequence fit
+
+
+def test_sequences_are_spread_evenly_over_devices():
+    steps = [[100, 20, 30, 50, 70, 10, 10, 10]] * 5
+    for layout in choose_layouts(steps, 8, 128, 512, ways=4):
+        assert layout.sequences % 4 == 0
+
+
+def test_the_authors_weighting_makes_every_row_count_alike():
+    """Their KL trainer at its micro-batch of one row (paper.md D29); ours counts targets."""
+    short, long = (Example("r", np.arange(n), np.arange(n) >= 1) for n in (3, 9))
+    for example in (short, long):
+        assert target_weights(example, "tokens").sum() == len(example) - 1
+        np.testing.assert_allclose(target_weights(example, "authors").sum(), 1.0, rtol=1e-6)
 
 
 def test_every_step_has_the_same_shape():

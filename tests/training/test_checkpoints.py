@@ -3,6 +3,7 @@
 import json
 import logging
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -151,6 +152,35 @@ def test_a_write_that_fails_half_way_leaves_nothing_behind(store, monkeypatch):
     with pytest.raises(EnvironmentFault, match="No space left on device"):
         store.save(30, state(30), {})
     assert sorted(p.name for p in store.directory.iterdir()) == ["step_00000010", "step_00000020"]
+
+
+def test_in_the_background_it_counts_once_it_is_whole(store):
+    """The arrays may be overwritten as soon as `save` returns, as a donating step does."""
+    add = jax.jit(lambda tree: jax.tree.map(lambda x: x + x.dtype.type(1), tree), donate_argnums=0)
+    live = state(30)
+    want = kit.flat(live)
+    store.save(30, live, {}, wait=False)
+    for _ in range(3):
+        live = add(live)
+    store.wait()
+    assert store.newest()["step"] == 30
+    kit.assert_same_bits(kit.flat(store.restore(30, state(0))), want)
+
+
+def test_what_fails_in_the_background_is_said_at_the_next_step(store, monkeypatch):
+    from thinksafe_jax.training import checkpoints
+
+    def fails(file, value):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoints, "_write_json", fails)
+    store.save(30, state(30), {}, wait=False)
+    store._writer.join()
+    with pytest.raises(EnvironmentFault, match=r"No space left .* Kept: steps \[10, 20\]"):
+        store.check()
+    store.check()  # once
+    assert store.newest()["step"] == 20
+    assert not list(store.directory.glob(".partial*"))
 
 
 def test_the_manifest_names_every_file(store):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tests.support import shared_asset
+from thinksafe_jax.config import TrainingConfig
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.tokenizer import ChatTokenizer
 from thinksafe_jax.training import Example, build_example, build_examples
@@ -51,8 +52,10 @@ def test_a_response_that_was_cut_is_not_taught_to_end_there(tokenizer):
         "instruction": PROMPT,
         "response": "<think>\nA cake.\n</think>\n\nMix the flour and",
     }
-    (whole,), _ = build_examples(tokenizer, [row], 100)
-    (cut,), _ = build_examples(tokenizer, [{**row, "finish_reason": "length"}], 100)
+    (whole,), _ = build_examples(tokenizer, [row], TrainingConfig(max_length=100))
+    (cut,), _ = build_examples(
+        tokenizer, [{**row, "finish_reason": "length"}], TrainingConfig(max_length=100)
+    )
     assert whole.token_ids.tolist() == [*cut.token_ids.tolist(), tokenizer.end_of_turn_id]
 
 
@@ -100,14 +103,20 @@ def test_long_and_dangling_rows_are_dropped_and_counted_never_cut(tokenizer):
         {"id": "c", "instruction": PROMPT, "response": "<think>\nnever closed"},
         {"id": "d", "instruction": "", "response": REASONED},
     ]
-    examples, counts = build_examples(tokenizer, rows, max_length=100)
+    examples, counts = build_examples(tokenizer, rows, TrainingConfig(max_length=100))
     assert [example.id for example in examples] == ["a", "d"]
-    assert counts == {"kept": 2, "too_long": 1, "dangling_think": 1}
+    assert counts == {
+        "kept": 2,
+        "too_long": 1,
+        "dangling_think": 1,
+        "truncated": 0,
+        "tokens_cut": 0,
+    }
     whole = build_example(tokenizer, PROMPT, REASONED)
     assert examples[0].token_ids.tolist() == whole.token_ids.tolist()
-    exact, _ = build_examples(tokenizer, rows[:1], max_length=len(whole))
+    exact, _ = build_examples(tokenizer, rows[:1], TrainingConfig(max_length=len(whole)))
     assert len(exact) == 1
-    assert build_examples(tokenizer, rows[:1], max_length=len(whole) - 1)[0] == []
+    assert build_examples(tokenizer, rows[:1], TrainingConfig(max_length=len(whole) - 1))[0] == []
 
 
 def test_a_prompt_that_is_no_prefix_is_an_error():
@@ -121,3 +130,43 @@ def test_a_prompt_that_is_no_prefix_is_an_error():
 def test_mask_and_ids_of_different_length_are_refused():
     with pytest.raises(InputError, match=r"row 'x': token_ids \(2,\) and loss_mask \(1,\)"):
         Example("x", np.array([1, 2]), np.array([True]))
+
+
+def test_rows_over_the_length_can_be_cut_instead_and_it_is_said_what_is_lost(tokenizer, caplog):
+    row = {"id": "long", "instruction": PROMPT, "response": REASONED + " Really." * 200}
+    config = TrainingConfig(max_length=100, too_long="truncate")
+    (cut,), counts = build_examples(tokenizer, [row], config)
+    whole = build_example(tokenizer, PROMPT, row["response"])
+    assert cut.token_ids.tolist() == whole.token_ids[:100].tolist()
+    assert cut.token_ids[-1] != tokenizer.end_of_turn_id  # it is not taught to end there
+    assert (counts["kept"], counts["truncated"], counts["too_long"]) == (1, 1, 0)
+    assert counts["tokens_cut"] == len(whole) - 100
+    assert f"'long': {len(whole)} tokens; its last {len(whole) - 100} are cut" in caplog.text
+    config = TrainingConfig(max_length=4, too_long="truncate")  # not even the prompt fits
+    assert build_examples(tokenizer, [row], config)[1]["too_long"] == 1
+
+
+def test_newlines_after_the_reasoning_as_the_authors_have_them(tokenizer):
+    one, two = REASONED.replace("</think>\n\n", "</think>\n"), REASONED
+    kept, authors = (
+        build_example(tokenizer, PROMPT, one, think_newlines=mode) for mode in ("keep", "authors")
+    )
+    assert authors.token_ids.tolist() == build_example(tokenizer, PROMPT, two).token_ids.tolist()
+    assert kept.token_ids.tolist() != authors.token_ids.tolist()
+    again = build_example(tokenizer, PROMPT, two, think_newlines="authors")
+    assert again.token_ids.tolist() == authors.token_ids.tolist()
+
+
+def test_kl_rows_are_the_benign_ones_and_a_row_without_a_label_is_an_error(tokenizer):
+    """A column of another name must not switch the KL off without a word (paper.md D20)."""
+    config = TrainingConfig(objective="ce+kl")
+    rows = [
+        {"id": label, "instruction": PROMPT, "response": REASONED, "prompt_label": label}
+        for label in ("harmful", "benign")
+    ]
+    examples, _ = build_examples(tokenizer, rows, config)
+    assert [example.keep_near for example in examples] == [False, True]
+    assert not any(e.keep_near for e in build_examples(tokenizer, rows, TrainingConfig())[0])
+    rows[1]["label"] = rows[1].pop("prompt_label")
+    with pytest.raises(InputError, match="row 'benign': prompt_label is None"):
+        build_examples(tokenizer, rows, config)

@@ -1,4 +1,6 @@
-"""The chunked loss equals the plain one and never holds the logits of all positions."""
+"""The chunked losses equal the plain ones and never hold the logits of all positions."""
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -6,19 +8,33 @@ import numpy as np
 import optax
 import pytest
 
-from thinksafe_jax.training.losses import chunked_cross_entropy, default_chunk
+from thinksafe_jax.training.losses import (
+    DIVERGENCES,
+    chunked_loss,
+    default_chunk,
+    divergence_of,
+)
 
-N, D, V = 37, 12, 211
+B, T, D, V = 2, 19, 12, 211
+DIVERGENCES_TESTED = [("forward", 0), ("reverse", 0), ("symmetric", 0), ("forward", 5)]
 
 
 @pytest.fixture(scope="module")
 def inputs():
     keys = jax.random.split(jax.random.key(0), 4)
-    hidden = jax.random.normal(keys[0], (N, D))
+    hidden = jax.random.normal(keys[0], (B, T, D))
     kernel = jax.random.normal(keys[1], (V, D))
-    targets = jax.random.randint(keys[2], (N,), 0, V)
-    weights = jax.random.bernoulli(keys[3], 0.6, (N,)).astype(jnp.float32)
-    return hidden, kernel, targets, weights * jnp.linspace(0.5, 2.0, N)
+    targets = jax.random.randint(keys[2], (B, T), 0, V)
+    weights = jax.random.bernoulli(keys[3], 0.6, (B, T)).astype(jnp.float32)
+    return hidden, kernel, targets, weights * jnp.linspace(0.5, 2.0, B * T).reshape(B, T)
+
+
+@pytest.fixture(scope="module")
+def reference(inputs):
+    """(states of the reference, weights of the KL: half of the positions that have any)."""
+    hidden, _, _, weights = inputs
+    states = hidden + 0.3 * jax.random.normal(jax.random.key(9), hidden.shape)
+    return states, weights * (jnp.arange(T) % 2)[None].astype(jnp.float32)
 
 
 def plain(hidden, kernel, targets, weights):
@@ -27,55 +43,141 @@ def plain(hidden, kernel, targets, weights):
     return jnp.sum(losses * weights)
 
 
+def assert_close(have, want):
+    for a, b in zip(jax.tree.leaves(have), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=2e-6 * float(jnp.abs(b).max()))
+
+
 @pytest.mark.parametrize("chunk", [1, 8, 37, 64, None])
 def test_loss_and_both_gradients_equal_optax(inputs, chunk):
     hidden, kernel, targets, weights = inputs
 
     def chunked(hidden, kernel):
-        return 3.0 * chunked_cross_entropy(hidden, kernel, targets, weights, chunk)[0]
+        return 3.0 * chunked_loss(hidden, kernel, targets, weights, chunk=chunk).loss
 
     want = jax.value_and_grad(lambda h, k: 3.0 * plain(h, k, targets, weights), (0, 1))
     have = jax.jit(jax.value_and_grad(chunked, (0, 1)))(hidden, kernel)
-    for a, b in zip(jax.tree.leaves(have), jax.tree.leaves(want(hidden, kernel)), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-6, atol=2e-6 * float(jnp.abs(b).max()))
-    undifferentiated, weight = chunked_cross_entropy(hidden, kernel, targets, weights, chunk)
-    np.testing.assert_allclose(3.0 * undifferentiated, have[0], rtol=1e-6)
-    np.testing.assert_allclose(weight, weights.sum(), rtol=1e-6)
+    assert_close(have, want(hidden, kernel))
+    np.testing.assert_allclose(chunked(hidden, kernel), have[0], rtol=1e-6)
 
 
-def test_a_position_without_weight_may_hold_anything(inputs):
+@pytest.mark.parametrize(("name", "top_k"), DIVERGENCES_TESTED)
+def test_cross_entropy_and_kl_side_by_side(inputs, reference, name, top_k):
+    """Both in one pass over the slices, against autodiff through the whole [B, T, V]."""
     hidden, kernel, targets, weights = inputs
-    broken = hidden.at[0].set(jnp.inf)
-    weights = weights.at[0].set(0.0)
+    states, near = reference
+    rest = weights - near
 
-    def loss(hidden):
-        return chunked_cross_entropy(hidden, kernel, targets, weights, 8)[0]
+    def chunked(hidden, kernel):
+        sums = chunked_loss(
+            hidden,
+            kernel,
+            targets,
+            rest,
+            reference=states,
+            kl_weights=near,
+            divergence=divergence_of(name, top_k),
+            chunk=8,
+        )
+        return sums.loss, sums
 
-    value, grad = jax.value_and_grad(loss)(broken)
-    np.testing.assert_allclose(value, loss(hidden), rtol=1e-6)
-    assert np.isfinite(value) and np.isfinite(grad[1:]).all()
+    def whole(hidden, kernel):
+        log_p, log_ref = (
+            jax.nn.log_softmax(jnp.matmul(x, k.T, precision="highest"))
+            for x, k in ((hidden, kernel), (states, jax.lax.stop_gradient(kernel)))
+        )
+        kl = jnp.sum(divergence_of(name, top_k)(log_p, log_ref) * near)
+        return plain(hidden, kernel, targets, rest) + kl, kl
+
+    (have, sums), grads = jax.value_and_grad(chunked, (0, 1), has_aux=True)(hidden, kernel)
+    (want, kl), want_grads = jax.value_and_grad(whole, (0, 1), has_aux=True)(hidden, kernel)
+    np.testing.assert_allclose((have, sums.kl), (want, kl), rtol=2e-5)
+    np.testing.assert_allclose(sums.cross_entropy + sums.kl, sums.loss, rtol=1e-6)
+    for a, b in zip(grads, want_grads, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5 * float(jnp.abs(b).max()))
+
+
+def test_forward_kl_is_that_of_torch():
+    """`F.kl_div(log p, log p_ref, log_target=True, reduction="sum")`, as the authors call it."""
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    ours, ref = (
+        np.array(jax.nn.log_softmax(jnp.asarray(rng.normal(size=(7, V)), jnp.float32)))
+        for _ in range(2)
+    )
+    want = torch.nn.functional.kl_div(
+        torch.tensor(ours), torch.tensor(ref), log_target=True, reduction="sum"
+    )
+    np.testing.assert_allclose(DIVERGENCES["forward"](ours, ref).sum(), want.item(), rtol=1e-5)
+    # the other direction is the same function with its arguments exchanged
+    np.testing.assert_allclose(DIVERGENCES["reverse"](ref, ours).sum(), want.item(), rtol=1e-5)
+
+
+def test_top_k_kl_grows_with_k_up_to_the_full_one():
+    keys = jax.random.split(jax.random.key(3))
+    log_p, log_ref = (jax.nn.log_softmax(2 * jax.random.normal(k, (4, 30))) for k in keys)
+    full = DIVERGENCES["forward"](log_p, log_ref)
+    values = [divergence_of("forward", k)(log_p, log_ref) for k in (1, 5, 15, 29)]
+    for smaller, larger in zip(values, [*values[1:], full], strict=True):
+        assert (smaller <= larger + 1e-6).all()
+    np.testing.assert_allclose(values[-1], full, rtol=1e-5)
+    assert (jnp.abs(divergence_of("forward", 5)(log_ref, log_ref)) < 1e-6).all()
+
+
+def test_at_the_reference_itself_kl_and_its_gradient_are_zero(inputs):
+    """The first step of a run: the adapter's B is zero."""
+    hidden, kernel, targets, weights = inputs
+
+    def kl(states):
+        none = jnp.zeros_like(weights)
+        sums = chunked_loss(
+            states, kernel, targets, none, reference=hidden, kl_weights=weights, chunk=8
+        )
+        return sums.loss
+
+    value, gradient = jax.value_and_grad(kl)(hidden)
+    assert abs(value) < 1e-4 and jnp.abs(gradient).max() < 1e-5
+
+
+def test_a_position_without_weight_may_hold_anything(inputs, reference):
+    hidden, kernel, targets, weights = inputs
+    states, near = reference
+    broken = hidden.at[0, 0].set(jnp.inf)
+    weights, near = weights.at[0, 0].set(0.0), near.at[0, 0].set(0.0)
+
+    def loss(hidden, states):
+        more = {"reference": states, "kl_weights": near}
+        return chunked_loss(hidden, kernel, targets, weights - near, **more, chunk=8).loss
+
+    value, grad = jax.value_and_grad(loss)(broken, states.at[0, 0].set(jnp.nan))
+    np.testing.assert_allclose(value, loss(hidden, states), rtol=1e-6)
+    assert np.isfinite(value) and np.isfinite(grad).all()
 
 
 @pytest.mark.parametrize("argnums", [(0,), (0, 1)])
-def test_no_array_of_all_logits_exists(inputs, argnums):
+def test_no_array_of_all_logits_exists(inputs, reference, argnums):
+    """Forward and backward, for cross-entropy and KL together."""
     hidden, kernel, targets, weights = inputs
+    states, near = reference
 
     def loss(hidden, kernel):
-        return chunked_cross_entropy(hidden, kernel, targets, weights, 8)[0]
+        more = {"reference": states, "kl_weights": near}
+        return chunked_loss(hidden, kernel, targets, weights - near, **more, chunk=8).loss
 
     compiled = jax.jit(jax.value_and_grad(loss, argnums)).lower(hidden, kernel).compile().as_text()
-    assert f"[8,{V}]" in compiled
-    for rows in (N, 40):  # as given, and padded to chunks
-        assert f"[{rows},{V}]" not in compiled and f"[5,8,{V}]" not in compiled
+    assert f"[{B},4,{V}]" in compiled  # a slice: 5 of 4 positions in each of two rows
+    for rows in (f"{B},{T}", f"{B},20", f"5,{B},4", f"{B * T}", "40"):
+        assert f"[{rows},{V}]" not in compiled
     everything = jax.jit(jax.grad(lambda h: plain(h, kernel, targets, weights)))
-    assert f"[{N},{V}]" in everything.lower(hidden).compile().as_text()  # the test can see one
+    text = everything.lower(hidden).compile().as_text()
+    assert f"[{B},{T},{V}]" in text or f"[{B * T},{V}]" in text  # the test can see one
 
 
 def test_the_head_gradient_is_computed_only_where_asked(inputs):
     hidden, kernel, targets, weights = inputs
 
     def loss(hidden, kernel):
-        return chunked_cross_entropy(hidden, kernel, targets, weights, 8)[0]
+        return chunked_loss(hidden, kernel, targets, weights, chunk=8).loss
 
     def matmuls(argnums) -> int:
         return str(jax.make_jaxpr(jax.grad(loss, argnums))(hidden, kernel)).count("dot_general")
@@ -86,10 +188,7 @@ def test_the_head_gradient_is_computed_only_where_asked(inputs):
 def test_bfloat16_head_keeps_float32_sums_and_its_own_gradient_dtype(inputs):
     hidden, kernel, targets, weights = inputs
     low = (hidden.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16))
-
-    def loss(hidden, kernel):
-        return chunked_cross_entropy(hidden, kernel, targets, weights, 8)[0]
-
+    loss = partial(lambda h, k: chunked_loss(h, k, targets, weights, chunk=8).loss)
     value, grads = jax.value_and_grad(loss, (0, 1))(*low)
     assert value.dtype == jnp.float32
     assert [g.dtype for g in grads] == [jnp.bfloat16, jnp.bfloat16]

@@ -11,7 +11,8 @@ from tests.training import kit
 from thinksafe_jax.models import Adapter, load_config
 from thinksafe_jax.training import lora_config
 from thinksafe_jax.training.batches import Layout, pack
-from thinksafe_jax.training.step import init_state, make_gradient, make_step, warmup_steps
+from thinksafe_jax.training.optimizer import warmup_steps
+from thinksafe_jax.training.step import init_state, make_gradient, make_step
 from thinksafe_jax.weights import load_params
 
 torch = pytest.importorskip("torch")
@@ -64,13 +65,20 @@ def adapter_from(model, cfg, value) -> Adapter:
 
 
 def torch_loss(model, examples):
-    """Token mean over the rows, each run alone, without any padding."""
+    """Token mean over the rows, each run alone, without any padding; KL on those to keep near."""
     total = count = 0
     for example in examples:
         ids = torch.tensor(example.token_ids.astype(np.int64))[None]
         labels = torch.where(torch.tensor(example.loss_mask), ids[0], -100)[1:]
         logits = model(input_ids=ids).logits[0, :-1]
-        total = total + torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
+        if example.keep_near:
+            with torch.no_grad(), model.disable_adapter():
+                reference = model(input_ids=ids).logits[0, :-1]
+            both = (x[labels >= 0].log_softmax(-1) for x in (logits, reference))
+            kl = torch.nn.functional.kl_div(*both, log_target=True, reduction="sum")
+            total = total + kl
+        else:
+            total = total + torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
         count += int((labels >= 0).sum())
     return total / count
 
@@ -80,31 +88,38 @@ def cosine(a, b) -> float:
     return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
 
 
-def test_loss_and_lora_gradient(pair):
+OBJECTIVES = ["ce", "ce+kl"]
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_loss_and_lora_gradient(pair, objective):
     model, cfg, params = pair
-    examples = kit.rows(5)
+    examples = kit.rows(5, objective=objective)
+    settings = dataclasses.replace(SETTINGS, objective=objective)
     loss = torch_loss(model, examples)
     model.zero_grad()
     loss.backward()
     want = adapter_from(model, cfg, lambda parameter: parameter.grad)
-    run = jax.jit(make_gradient(cfg, SETTINGS, lora_config(SETTINGS)))
+    run = jax.jit(make_gradient(cfg, settings, lora_config(settings)))
     trainable = adapter_from(model, cfg, lambda parameter: parameter)
     batch = pack(examples, Layout(2, 2, 48))
-    total, tokens, grads = run(trainable, params, batch, jax.random.key(0))
+    sums, grads = run(trainable, params, batch, jax.random.key(0))
+    total, tokens = sums.loss, sums.weight
     np.testing.assert_allclose(total / tokens, loss.item(), rtol=1e-5)
     assert cosine(jax.tree.map(lambda g: g / tokens, grads), want) >= 0.99999
     norms = [np.sqrt(sum((x**2).sum() for x in kit.flat(t).values())) for t in (grads, want)]
     np.testing.assert_allclose(norms[0] / tokens, norms[1], rtol=1e-4)
 
 
+@pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("pair", ["qwen3"], indirect=True)
-def test_twenty_optimiser_steps(pair):
+def test_twenty_optimiser_steps(pair, objective):
     """Accumulation, packing, clipping, AdamW and schedule together, against a plain torch loop."""
     from transformers import get_cosine_schedule_with_warmup
 
     model, cfg, params = pair
-    config = dataclasses.replace(SETTINGS, learning_rate=5e-3, clip_norm=0.5)
-    steps = [kit.rows(4, seed=n) for n in range(20)]
+    config = dataclasses.replace(SETTINGS, learning_rate=5e-3, clip_norm=0.5, objective=objective)
+    steps = [kit.rows(4, seed=n, objective=objective) for n in range(20)]
     trainable = adapter_from(model, cfg, lambda parameter: parameter)
     weights = [p for name, p in model.named_parameters() if "lora_" in name]
     start = [w.detach().clone() for w in weights]
@@ -129,3 +144,6 @@ def test_twenty_optimiser_steps(pair):
         state, metrics = step(state, params, batch, jax.random.key(0))
         have.append(float(metrics.loss))
     np.testing.assert_allclose(have, want, rtol=1e-4)
+    with torch.no_grad():  # the fixture is shared
+        for weight, old in zip(weights, start, strict=True):
+            weight.copy_(old)

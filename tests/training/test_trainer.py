@@ -12,8 +12,15 @@ import pytest
 
 from tests.support import REPOSITORY
 from tests.training import kit
-from thinksafe_jax.errors import ConfigError, InputError, Terminated
-from thinksafe_jax.training import CheckpointStore, Example, train
+from thinksafe_jax.errors import ConfigError, EnvironmentFault, InputError, Terminated
+from thinksafe_jax.training import (
+    CheckpointStore,
+    Example,
+    lora_config,
+    track,
+    tracking,
+    train,
+)
 
 
 def run(config=None, examples=None, params=None, seed=3, **more):
@@ -174,3 +181,53 @@ def test_full_fine_tuning_of_bfloat16_is_refused():
     low = {"embed": jnp.zeros((4, 2), jnp.bfloat16)}
     with pytest.raises(ConfigError, match="float32 parameters, these are bfloat16"):
         run(kit.settings(full_finetune=True), params=low)
+
+
+def test_thinksafe_kl_learns_from_harmful_rows_and_stays_near_on_benign_ones():
+    lines = []
+    config = kit.settings(epochs=6, objective="ce+kl", learning_rate=0.03, warmup_ratio=0.0)
+    run(config, kit.rows(objective="ce+kl"), log=lambda **values: lines.append(values))
+    kl = [line["kl"] for line in lines if "kl" in line]
+    assert kl[0] < 1e-4 < kl[-1]  # the student begins as its reference
+    entropy = [line["cross_entropy"] for line in lines if "cross_entropy" in line]
+    assert entropy[-1] < 0.8 * entropy[0]
+    assert {"loss", "grad_norm", "tokens_per_second", "padding", "memory_bytes"} <= set(lines[0])
+
+
+def test_minutes_and_steps_both_make_checkpoints(tmp_path):
+    config = kit.settings(checkpoint_every=100, checkpoint_minutes=1e-9, keep_checkpoints=9)
+    run(config, checkpoint_dir=tmp_path)
+    assert CheckpointStore(tmp_path).steps() == [1, 2, 3, 4, 5, 6]
+
+
+def test_an_evaluation_is_called_and_logged(straight):
+    lines = []
+
+    def evaluate(step, trainable):
+        return {"b_norm": float(jnp.abs(trainable["layers"]["q_proj"]["b"]).max()), "at": step}
+
+    result = run(log=lambda **v: lines.append(v), evaluate=evaluate, evaluate_every=4)
+    assert [line["at"] for line in lines if "at" in line] == [4, 6]
+    assert lines[-1]["b_norm"] > 0
+    kit.assert_same_bits(kit.flat(result.trainable), kit.flat(straight[0].trainable))
+
+
+def test_rank_stabilised_lora_scales_by_the_root_of_r():
+    config = kit.settings(lora_r=16, lora_alpha=8.0, lora_rslora=True)
+    assert lora_config(config).scale == 2.0
+    assert lora_config(kit.settings(lora_r=16, lora_alpha=8.0)).scale == 0.5
+
+
+def test_tensorboard_gets_the_finite_numbers(tmp_path):
+    pytest.importorskip("tensorboardX")
+    with tracking(["tensorboard"], tmp_path) as trackers:
+        track(trackers, {"step": 3, "loss": 0.5, "kl": float("nan"), "rows": ["a"]})
+    (file,) = (tmp_path / "tensorboard").iterdir()
+    assert b"train/loss" in file.read_bytes() and b"train/kl" not in file.read_bytes()
+
+
+def test_a_tracker_that_is_not_installed_is_said_before_training(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    message = r"pip install 'thinksafe-jax\[wandb\]'"
+    with pytest.raises(EnvironmentFault, match=message), tracking(["wandb"], tmp_path):
+        pass

@@ -9,7 +9,15 @@ import yaml
 from thinksafe_jax.config.schema import Recipe
 
 # Changing these between two starts of one run directory cannot change any row or weight.
-HARMLESS_KEYS = ("name", "run_dir", "training.checkpoint_every", "training.keep_checkpoints")
+HARMLESS_KEYS = (
+    "name",
+    "run_dir",
+    "training.checkpoint_every",
+    "training.checkpoint_minutes",
+    "training.keep_checkpoints",
+    "training.mesh",
+    "training.trackers",
+)
 
 _PAPER_SECTIONS = ("synthesis.", "training.", "evaluation.sampling.")
 _PAPER_KEYS = ("student.dtype", "guard.kind")
@@ -18,8 +26,7 @@ _NOT_OF_THE_PAPER = (
     "synthesis.prompts",
     "training.micro_batch_size",
     "training.remat",
-    "training.checkpoint_every",
-    "training.keep_checkpoints",
+    *(key for key in HARMLESS_KEYS if key.startswith("training.")),
 )
 
 

@@ -73,6 +73,7 @@ SHARE = Range(0, 1)
 POSITIVE = Range(0, open_low=True)
 DTYPE = OneOf(("float32", "bfloat16"))
 PROJECTIONS = OneOf(("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"))
+TRACKERS = OneOf(("tensorboard", "wandb"))
 
 GUARD_KINDS = ("llama-guard", "wildguard", "qwen3guard", "refusal-match")
 GUARD_RULES: dict[str, Range | OneOf] = {
@@ -130,8 +131,16 @@ RULES: dict[type, dict[str, Range | OneOf]] = {
         "lora_r": COUNT,
         "lora_alpha": POSITIVE,
         "lora_dropout": Range(0, 1, open_high=True),
-        "remat": OneOf(("none", "layer")),
+        "too_long": OneOf(("drop", "truncate")),
+        "think_newlines": OneOf(("keep", "authors")),
+        "objective": OneOf(("ce", "ce+kl")),
+        "kl": OneOf(("forward", "reverse", "symmetric")),
+        "kl_top_k": Range(0, LARGEST),
+        "kl_weight": POSITIVE,
+        "weighting": OneOf(("tokens", "authors")),
+        "remat": OneOf(("none", "dots", "attention", "layer")),
         "checkpoint_every": COUNT,
+        "checkpoint_minutes": POSITIVE,
         "keep_checkpoints": COUNT,
     },
     EvaluationConfig: {"judge": OneOf(("guard", "mini"))},
@@ -179,6 +188,13 @@ def _relations(recipe: Recipe) -> list[str]:
         found.append(
             f"training.batch_size: is {batch}; expected a multiple of micro_batch_size {micro}"
         )
+    if training.kl_top_k and training.kl != "forward":
+        found.append(f"training.kl_top_k: goes with training.kl forward, not {training.kl}")
+    if training.objective == "ce+kl" and training.full_finetune:
+        found.append(
+            "training.objective: ce+kl needs an adapter that can be switched off; set "
+            "training.full_finetune: false"
+        )
     if engine.pool_tokens is not None and engine.pool_tokens < engine.page_size:
         found.append(
             f"engine.pool_tokens: is {engine.pool_tokens}; expected room for at least one page "
@@ -207,6 +223,9 @@ def _names_in_collections(recipe: Recipe) -> list[str]:
     for i, name in enumerate(targets):
         if text := PROJECTIONS.problem(name):
             found.append(f"training.lora_targets[{i}]: {text}")
+    for i, name in enumerate(recipe.training.trackers):
+        if text := TRACKERS.problem(name):
+            found.append(f"training.trackers[{i}]: {text}")
     for where, section in _sections(recipe, ""):
         if isinstance(section, PromptSource):
             texts = {k: OneOf(LABELS).problem(v) for k, v in section.labels.items()}

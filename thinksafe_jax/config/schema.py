@@ -121,20 +121,31 @@ class SynthesisConfig:
 class TrainingConfig:
     epochs: int = 3
     batch_size: int = 8  # rows per optimiser step (effective)
-    micro_batch_size: int = 8  # rows per forward pass
+    micro_batch_size: int = 8  # bounds a forward pass: tokens of so many longest rows
     learning_rate: float = 1e-5
     warmup_ratio: float = 0.1
     weight_decay: float = 0.0
     clip_norm: float = 1.0
-    max_length: int = 16384  # longer rows are dropped and counted
+    max_length: int = 16384  # tokens of prompt and response
+    too_long: str = "drop"  # drop (and count) | truncate: cut the end of longer rows
+    think_newlines: str = "keep"  # keep | authors: two newlines after every </think>
+    objective: str = "ce"  # ce | ce+kl: harmful rows CE, benign rows KL from the adapter off
+    kl: str = "forward"  # forward: KL(p_ref || p) | reverse | symmetric
+    kl_top_k: int = 0  # forward KL over the reference's k likeliest words; 0 is all of them
+    kl_weight: float = 1.0
+    weighting: str = "tokens"  # tokens: every target counts alike | authors: every row does
     lora_r: int = 32
-    lora_alpha: float = 16.0
+    lora_alpha: float = 16.0  # an update is scaled by alpha / r, with rslora by alpha / sqrt(r)
+    lora_rslora: bool = False
     lora_dropout: float = 0.05
     lora_targets: list[str] = field(default_factory=lambda: ["q_proj", "v_proj"])
     full_finetune: bool = False
-    remat: str = "layer"  # none | layer
+    remat: str = "layer"  # what is computed again: none | dots | attention | layer
+    mesh: str | None = None  # a file, or a name in configs/mesh; default: one device
     checkpoint_every: int = 100  # optimiser steps
+    checkpoint_minutes: float = 30.0  # and at least so often
     keep_checkpoints: int = 2
+    trackers: list[str] = field(default_factory=list)  # tensorboard, wandb: beside metrics.jsonl
 
 
 @dataclass(frozen=True)

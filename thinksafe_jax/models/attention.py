@@ -1,63 +1,135 @@
 """Causal self-attention over fresh tokens: training, prefill and the guard.
 
 Several rows may share one sequence (packing): a token sees the tokens of its own segment at or
-before it. Memory is linear in the length: queries go in blocks, and the backward pass recomputes
-each block's scores instead of keeping them.
+before it. One interface, and an implementation for each platform:
+
+    splash   TPU: Pallas kernel, knows segments, skips blocks above the diagonal
+    cudnn    GPU: fused kernel; segments are a mask, which is quadratic, so for short sequences
+    blocks   anywhere: XLA, memory linear in the length, skips blocks of other rows
+    plain    anywhere: XLA, one score matrix, for sequences of a block or two
+
+`attention_table` says which of them would run and why each of the others would not.
 """
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-_BLOCK = 512  # queries whose scores exist at the same time
+from thinksafe_jax.models.block_attention import BLOCK, block_attention, plain_attention
+
+ATTENTION_BLOCK = BLOCK  # longest sequence whose scores are one matrix
+_SPLASH_BLOCK = 512  # queries and keys of a kernel step
+_CUDNN_MASK_LENGTH = 8192  # its mask takes 2 T^2 bytes a sequence: 128 MiB
+SAVED_NAMES = ("attention_out", "attention_lse")  # what the remat policy "attention" keeps
 
 
-def causal_attention(q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array) -> jax.Array:
-    """Attention within segments, softmax in float32.
+@dataclass(frozen=True)
+class Call:
+    """What decides which implementation can run."""
+
+    platform: str  # tpu | gpu | cpu
+    length: int
+    head_dim: int
+    dtype: str
+
+
+def _splash_refusal(call: Call) -> str:
+    if call.platform != "tpu":
+        return f"a Pallas kernel for TPU, not {call.platform}"
+    if call.length % 128:
+        return f"length {call.length} is no multiple of 128"
+    return "" if call.head_dim % 128 == 0 else f"head_dim {call.head_dim} is no multiple of 128"
+
+
+def _cudnn_refusal(call: Call) -> str:
+    if call.platform != "gpu":
+        return f"a kernel for NVIDIA GPUs, not {call.platform}"
+    if call.dtype not in ("bfloat16", "float16"):
+        return f"takes bfloat16 or float16, not {call.dtype}"
+    if call.head_dim > 128 or call.head_dim % 8:
+        return f"head_dim {call.head_dim} is no multiple of 8 up to 128"
+    if call.length > _CUDNN_MASK_LENGTH:
+        return f"its mask of {call.length} x {call.length} is too large"
+    return ""
+
+
+def _blocks_refusal(call: Call) -> str:
+    short = call.length <= ATTENTION_BLOCK
+    return f"length {call.length} is one block" if short else ""
+
+
+def _splash(q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array) -> jax.Array:
+    from jax.experimental.pallas.ops.tpu import splash_attention as splash
+
+    length, heads, head_dim = q.shape[1:]
+    size = next(s for s in (_SPLASH_BLOCK, 256, 128) if length % s == 0)
+    sizes = splash.BlockSizes(
+        block_q=size,
+        block_kv=size,
+        block_kv_compute=size,
+        block_q_dkv=size,
+        block_kv_dkv=size,
+        block_kv_dkv_compute=size,
+        block_q_dq=size,
+        block_kv_dq=size,
+    )
+    mask = splash.MultiHeadMask([splash.CausalMask((length, length)) for _ in range(heads)])
+    kernel = splash.make_splash_mha_single_device(
+        mask, block_sizes=sizes, residual_checkpoint_name=SAVED_NAMES[0]
+    )
+
+    def one(q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array) -> Any:
+        return kernel(q, k, v, segment_ids=splash.SegmentIds(segments, segments))
+
+    queries, keys, values = (jnp.swapaxes(x, 1, 2) for x in (q * head_dim**-0.5, k, v))
+    return jnp.swapaxes(jax.vmap(one)(queries, keys, values, segment_ids), 1, 2)
+
+
+def _cudnn(q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array) -> jax.Array:
+    same = segment_ids[:, None, :, None] == segment_ids[:, None, None, :]
+    return jax.nn.dot_product_attention(q, k, v, mask=same, is_causal=True, implementation="cudnn")
+
+
+Attention = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
+
+# in order of preference: name -> (why it cannot run, or nothing; the implementation)
+_IMPLEMENTATIONS: dict[str, tuple[Callable[[Call], str], Attention]] = {
+    "splash": (_splash_refusal, _splash),
+    "cudnn": (_cudnn_refusal, _cudnn),
+    "blocks": (_blocks_refusal, partial(block_attention, saved_names=SAVED_NAMES)),
+    "plain": (lambda call: "", plain_attention),
+}
+
+
+def attention_table(call: Call) -> dict[str, str]:
+    """Why each implementation cannot run `call`; empty text where it can. The first such runs."""
+    return {name: refusal(call) for name, (refusal, _) in _IMPLEMENTATIONS.items()}
+
+
+def causal_attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    segment_ids: jax.Array,
+    *,
+    platform: str | None = None,
+) -> jax.Array:
+    """Attention within segments, softmax in float32, by the best implementation that can.
 
     Args:
         q: `[B, T, N, H]`.
         k, v: `[B, T, K, H]`, N a multiple of K.
-        segment_ids: i32 `[B, T]`; 0 is padding, which sees only padding.
+        segment_ids: i32 `[B, T]`; tokens of a segment are neighbours; 0 is padding, which sees only
+            padding.
+        platform: tpu, gpu or cpu: what the program is compiled for; default: what JAX runs on.
 
     Returns:
         `[B, T, N, H]` in q's dtype.
     """
-    length = q.shape[1]
-    if length <= _BLOCK:
-        return _block_attention(q, k, v, segment_ids, segment_ids, jnp.int32(0))
-    pad = -length % _BLOCK
-    blocks = (length + pad) // _BLOCK
-
-    def split(x: jax.Array) -> jax.Array:  # [B, T, ...] -> [blocks, B, _BLOCK, ...]
-        widths = [(0, 0), (0, pad)] + [(0, 0)] * (x.ndim - 2)
-        x = jnp.pad(x, widths).reshape(x.shape[0], blocks, _BLOCK, *x.shape[2:])
-        return jnp.moveaxis(x, 1, 0)
-
-    @jax.checkpoint
-    def one(block: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
-        q_block, segments, start = block
-        return _block_attention(q_block, k, v, segments, segment_ids, start)
-
-    starts = jnp.arange(blocks, dtype=jnp.int32) * _BLOCK
-    out = jnp.moveaxis(jax.lax.map(one, (split(q), split(segment_ids), starts)), 0, 1)
-    return out.reshape(q.shape[0], length + pad, *q.shape[2:])[:, :length]
-
-
-def _block_attention(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    q_segments: jax.Array,
-    k_segments: jax.Array,
-    q_start: jax.Array,
-) -> jax.Array:
-    batch, queries, heads, head_dim = q.shape
-    groups = heads // k.shape[2]
-    grouped = q.reshape(batch, queries, k.shape[2], groups, head_dim)
-    scores = jnp.einsum("btkgh,bskh->bkgts", grouped, k, preferred_element_type=jnp.float32)
-    rows = q_start + jnp.arange(queries, dtype=jnp.int32)
-    causal = rows[:, None] >= jnp.arange(k.shape[1], dtype=jnp.int32)[None]
-    mask = causal[None] & (q_segments[:, :, None] == k_segments[:, None])
-    scores = jnp.where(mask[:, None, None], scores * head_dim**-0.5, jnp.float32(-1e30))
-    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    return jnp.einsum("bkgts,bskh->btkgh", weights, v).reshape(q.shape)
+    call = Call(platform or jax.default_backend(), q.shape[1], q.shape[3], q.dtype.name)
+    name = next(name for name, refused in attention_table(call).items() if not refused)
+    return _IMPLEMENTATIONS[name][1](q, k, v, segment_ids)

@@ -5,13 +5,12 @@ them is only how attention finds its keys, which the caller passes in as `attend
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from thinksafe_jax.models.attention import causal_attention
+from thinksafe_jax.models.attention import SAVED_NAMES, Attention, causal_attention
 from thinksafe_jax.models.config import ModelConfig
 from thinksafe_jax.models.lora import Adapter, LoraConfig
 from thinksafe_jax.models.matmul import Contract, contract
@@ -20,6 +19,15 @@ from thinksafe_jax.models.rope import apply_rope, rope_tables
 
 # q [B, T, N, H], k and v [B, T, K, H] -> [B, T, N, H]
 Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+
+
+# what a layer keeps for the backward pass; the more it keeps, the less is computed twice
+REMAT: dict[str, Callable[..., bool] | None] = {
+    "none": None,  # everything
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # outputs of projections
+    "attention": jax.checkpoint_policies.save_only_these_names(*SAVED_NAMES),
+    "layer": jax.checkpoint_policies.nothing_saveable,  # only its input
+}
 
 
 def rms_norm(x: jax.Array, weight: jax.Array, eps: float) -> jax.Array:
@@ -99,6 +107,8 @@ def forward(
     lora: LoraConfig | None = None,
     dropout_key: jax.Array | None = None,
     remat: str = "none",
+    attention: Attention = causal_attention,
+    constrain: Callable[[jax.Array], jax.Array] = lambda x: x,
 ) -> jax.Array:
     """Hidden states after the final norm, for training and scoring.
 
@@ -108,22 +118,27 @@ def forward(
             each packed row; tokens attend within their segment only.
         adapter, lora: LoRA weights and their shape.
         dropout_key: LoRA dropout is on when given.
-        remat: "none" keeps every activation, "layer" keeps only the layers' inputs.
+        remat: what the backward pass computes again, a name of REMAT.
+        attention: as `causal_attention`, which it is by default.
+        constrain: applied to the hidden states after the embedding and each block; a sharding
+            constraint on a mesh.
 
     Returns:
         `[B, T, D]` in the parameters' dtype.
     """
-    x = params["embed"][tokens]
+    x = constrain(params["embed"][tokens])
     rope = rope_tables(cfg, positions)
-    attend = partial(causal_attention, segment_ids=segment_ids)
+
+    def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        return attention(q, k, v, segment_ids)
 
     def body(x: jax.Array, layer: tuple[Params, Any, jax.Array]) -> tuple[jax.Array, None]:
         weights, ab, index = layer
         key = None if dropout_key is None else jax.random.fold_in(dropout_key, index)
-        return block(weights, cfg, x, rope, attend, ab, lora, key), None
+        return constrain(block(weights, cfg, x, rope, attend, ab, lora, key)), None
 
-    if remat == "layer":
-        body = jax.checkpoint(body, prevent_cse=False)
+    if remat != "none":
+        body = jax.checkpoint(body, prevent_cse=False, policy=REMAT[remat])
     layers = (params["layers"], (adapter or {}).get("layers"), jnp.arange(cfg.num_layers))
     x, _ = jax.lax.scan(body, x, layers)
     return rms_norm(x, params["final_norm"], cfg.rms_norm_eps)

@@ -1,4 +1,4 @@
-"""LoRA adapters (PEFT semantics): `y = W x + B A dropout(x) * alpha / r`."""
+"""LoRA adapters (PEFT semantics): `y = W x + B A dropout(x) * scale`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,10 +23,12 @@ class LoraConfig:
     alpha: float = 16.0
     dropout: float = 0.05
     targets: tuple[str, ...] = ("q_proj", "v_proj")
+    rslora: bool = False
 
     @property
     def scale(self) -> float:
-        return self.alpha / self.r
+        """Of the update: alpha / r, rank-stabilised alpha / sqrt(r) (PEFT's `use_rslora`)."""
+        return self.alpha / (sqrt(self.r) if self.rslora else self.r)
 
 
 def target_kernels(cfg: ModelConfig, targets: Sequence[str]) -> dict[str, Param]:
@@ -60,7 +62,7 @@ def init_adapter(cfg: ModelConfig, lora: LoraConfig, key: jax.Array) -> Adapter:
 
 
 def merge_adapter(params: Params, adapter: Adapter, lora: LoraConfig) -> Params:
-    """Parameters with the adapter folded in: `W + B A * alpha / r`, in W's dtype."""
+    """Parameters with the adapter folded in: `W + B A * scale`, in W's dtype."""
     layers = dict(params["layers"])
     for name, ab in adapter["layers"].items():
         kernel = layers[name]["kernel"]

@@ -20,7 +20,7 @@ from thinksafe_jax.parallel.rules import (
 )
 from thinksafe_jax.parallel.shardings import like_trainable
 from thinksafe_jax.parallel.strategy import Phase, Topology
-from thinksafe_jax.training.step import make_optimizer
+from thinksafe_jax.training.optimizer import make_optimizer
 
 USABLE = 0.95  # of a chip's memory; the rest is the runtime's
 POOL_SHARE = 0.85  # of what the weights leave, for the KV pool; programs need the rest

@@ -3,17 +3,24 @@
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
+from thinksafe_jax.config import TrainingConfig
 from thinksafe_jax.parallel.budget import POOL_SHARE, USABLE
 from thinksafe_jax.parallel.find_model import find_model
 from thinksafe_jax.parallel.mesh_file import load_mesh
 from thinksafe_jax.parallel.plan import PhasePlan, Plan, make_plan
 from thinksafe_jax.parallel.roofline import FORMULA, Roofline
 from thinksafe_jax.runs import atomic_write
+from thinksafe_jax.training.compiled import StepMemory, step_memory
+
+PLANNED = TrainingConfig(micro_batch_size=2)  # as the recipes of the paper's models
 
 
-def print_plan(model: str, mesh: str, *, parameters: bool, json_out: Path | None) -> bool:
+def print_plan(
+    model: str, mesh: str, *, parameters: bool, json_out: Path | None, compiled: bool = False
+) -> bool:
     """The command `thinksafe plan`: prints the plan, writes it as JSON too where asked.
 
     Args:
@@ -21,16 +28,23 @@ def print_plan(model: str, mesh: str, *, parameters: bool, json_out: Path | None
         mesh: see `load_mesh`.
         parameters: list every parameter.
         json_out: a file; its folder exists.
+        compiled: compile the training step and add what it needs.
 
     Returns:
         Whether the model fits.
     """
     strategy = load_mesh(mesh)  # its mistakes need no model, which may have to be downloaded
-    plan = make_plan(*find_model(model), strategy)
+    name, cfg = find_model(model)
+    plan = make_plan(name, cfg, strategy)
+    memory = step_memory(cfg, strategy, PLANNED) if compiled else None
     if json_out is not None:
-        atomic_write(json_out, json.dumps(plan.as_json(), indent=1) + "\n")
+        step = {} if memory is None else {"compiled_step": asdict(memory)}
+        atomic_write(json_out, json.dumps(plan.as_json() | step, indent=1) + "\n")
     print(plan_text(plan, parameters))
-    return plan.fits
+    if memory is None:
+        return plan.fits
+    print("\n".join(_step_lines(memory, plan)))
+    return plan.fits and memory.total <= plan.topology.hbm_bytes
 
 
 def plan_text(plan: Plan, parameters: bool = False) -> str:
@@ -58,12 +72,23 @@ def _phase_lines(name: str, phase: PhasePlan, plan: Plan) -> Iterator[str]:
         yield from (f"    {what:<12}{_gb(size):>12}" for what, size in budget.bytes.items())
         yield f"    {'left':<12}{_gb(budget.free):>12}"
         if name == "train":
-            yield "    activations and the loss come on top and are not in this plan"
+            yield "    activations and the loss come on top; --compile reads them from the program"
         else:
             yield from _pool_lines(phase, plan)
     yield from (f"  warning: {text}" for text in phase.warnings)
     if not budget.fits:
         yield "  " + _advice(name, phase, plan)
+
+
+def _step_lines(memory: StepMemory, plan: Plan) -> Iterator[str]:
+    sequences, length = memory.pass_shape
+    hbm = plan.topology.hbm_bytes
+    where = f"compiled for {memory.compiled_for}"
+    yield f"  the LoRA step, {where}, {sequences} x {length:,} tokens a pass"
+    yield f"    {'arguments':<12}{_gb(memory.arguments):>12}"
+    yield f"    {'temporaries':<12}{_gb(memory.temporaries):>12}"
+    verdict = "fits" if memory.total <= hbm else "does not fit"
+    yield f"    {'peak':<12}{_gb(memory.total):>12}  {verdict} in {_gb(hbm)}"
 
 
 def _pool_lines(phase: PhasePlan, plan: Plan) -> Iterator[str]:

@@ -170,9 +170,6 @@ def _settle_config(recipe: Recipe, path: Path) -> None:
 def _recipe_hash(recipe: Recipe) -> str:
     """The same for recipes that differ in harmless keys only."""
     default = Recipe()
-    training = replace(
-        recipe.training,
-        checkpoint_every=default.training.checkpoint_every,
-        keep_checkpoints=default.training.keep_checkpoints,
-    )
+    names = [key.removeprefix("training.") for key in HARMLESS_KEYS if key.startswith("training.")]
+    training = replace(recipe.training, **{n: getattr(default.training, n) for n in names})
     return content_hash(replace(recipe, name="", run_dir="", training=training))

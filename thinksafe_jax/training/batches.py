@@ -1,15 +1,16 @@
 """The input pipeline: which rows a step sees, and how they lie in its arrays.
 
-An optimiser step holds exactly `batch_size` rows (the last of an epoch may hold fewer). They are
-packed into sequences of one length, with segment ids so that no row sees another and positions that
-restart, and the sequences are dealt to equal forward passes:
+An optimiser step holds exactly `batch_size` rows (the last of an epoch may hold fewer), dealt so
+that all steps hold about as many tokens. They are packed into sequences of one length, with segment
+ids so that no row sees another and positions that restart, and the sequences are dealt to equal
+forward passes:
 
     tokens [passes, sequences, length]     row 3 row 3 row 3 row 7 row 7  pad
     segments                                 1     1     1     2     2     0
     positions                                0     1     2     0     1     0
 
-The arrays of every step have one shape, so a run compiles once; a step says how many of its passes
-are in use, and unused ones are not computed.
+The arrays of every step have one shape, so a run compiles once (rows of very uneven length: up to
+three shapes); a step says how many of its passes are in use, and unused ones are not computed.
 """
 
 from collections.abc import Sequence
@@ -22,9 +23,7 @@ import numpy as np
 
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.training.examples import Example
-
-_PASS_OVERHEAD = 96  # what starting one forward pass costs, counted in tokens
-
+from thinksafe_jax.training.packing import Layout, balanced_steps, best_fit, choose_layouts
 
 Array = Any  # numpy on the host, jax inside the step
 
@@ -32,8 +31,8 @@ Array = Any  # numpy on the host, jax inside the step
 class Batch(NamedTuple):
     """Arrays of one optimiser step, all `[P, S, T]` but `passes`.
 
-    `targets[..., t]` is the token after t in the same row, `weights` is 1.0 where it is a training
-    target and 0.0 elsewhere.
+    `targets[..., t]` is the token after t in the same row, `weights` its share in the loss: 0.0
+    where it is no training target. `keep_near` marks the rows whose loss is the KL.
     """
 
     tokens: Array
@@ -41,16 +40,8 @@ class Batch(NamedTuple):
     segments: Array
     targets: Array
     weights: Array
+    keep_near: Array
     passes: Array  # i32 scalar: forward passes in use
-
-
-@dataclass(frozen=True, order=True)
-class Layout:
-    """Static shape of a step: `passes` forward passes of `sequences` x `length` tokens, at most."""
-
-    passes: int
-    sequences: int
-    length: int
 
 
 @dataclass(frozen=True)
@@ -74,6 +65,8 @@ class Batches:
         micro_batch_size: bounds the memory of a forward pass to that of so many longest rows.
         hidden_size: of the model, to weigh attention when the layout is chosen.
         seed: of the order.
+        ways: devices that the sequences of a pass are spread over.
+        weighting: of the targets, see `target_weights`.
 
     Raises:
         InputError: no rows, or a row without a single training target.
@@ -86,94 +79,84 @@ class Batches:
         micro_batch_size: int,
         hidden_size: int,
         seed: int,
+        ways: int = 1,
+        weighting: str = "tokens",
     ):
         if not examples:
             raise InputError("nothing to train on: the dataset has no usable rows")
         for example in examples:
             if not example.loss_mask[1:].any():
                 raise InputError(f"row {example.id!r} has no token to train on")
-        self._examples = examples
-        source = grain.MapDataset.source(range(len(examples)))
-        self._rows = source.shuffle(seed=seed % 2**32).batch(batch_size, batch_fn=tuple)
-        steps = [
-            [len(examples[i]) for i in rows] for rows in map(self.rows, range(len(self._rows)))
-        ]
-        self.layout = choose_layout(steps, batch_size, micro_batch_size, hidden_size)
+        self._examples, self._batch_size, self._weighting = examples, batch_size, weighting
+        self._seed = seed % 2**32
+        self._lengths = np.array([len(example) for example in examples])
+        self._order = grain.MapDataset.source(range(len(examples))).shuffle(seed=self._seed)
+        self._epoch: tuple[int, list[np.ndarray]] = (-1, [])
+        steps = [self._lengths[list(self.rows(i))].tolist() for i in range(self.steps_per_epoch)]
+        tokens = micro_batch_size * int(self._lengths.max())
+        self.layouts = choose_layouts(steps, batch_size, tokens, hidden_size, ways)
 
     @property
     def steps_per_epoch(self) -> int:
-        return len(self._rows)
+        return -(-len(self._examples) // self._batch_size)
 
     def rows(self, step: int) -> tuple[int, ...]:
         """Indices of the examples of step `step`, counted over all epochs."""
-        rows = self._rows[step]
-        assert rows is not None  # nothing is filtered
-        return rows
+        epoch, index = divmod(step, self.steps_per_epoch)
+        if epoch != self._epoch[0]:
+            self._epoch = (epoch, self._deal(epoch))
+        return tuple(int(row) for row in self._epoch[1][index])
+
+    def _deal(self, epoch: int) -> list[np.ndarray]:
+        size = len(self._examples)
+        order = np.array([self._order[i] for i in range(epoch * size, (epoch + 1) * size)])
+        rng = np.random.default_rng([self._seed, epoch])
+        return [order[i] for i in balanced_steps(self._lengths[order], self._batch_size, rng)]
 
     def __getitem__(self, step: int) -> Step:
         examples = [self._examples[i] for i in self.rows(step)]
-        batch = pack(examples, self.layout)
+        sizes = [len(example) for example in examples]
+        layout = min(
+            (layout for layout in self.layouts if layout.holds(sizes)), key=lambda x: x.cost(sizes)
+        )
+        batch = pack(examples, layout, self._weighting)
         return Step(
             batch=batch,
             row_ids=tuple(example.id for example in examples),
-            tokens=sum(map(len, examples)),
-            capacity=int(batch.passes) * self.layout.sequences * self.layout.length,
+            tokens=sum(sizes),
+            capacity=int(batch.passes) * layout.pass_tokens,
         )
 
 
-def first_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Packs items into bins, longest first, each into the first bin with room; indices by bin."""
-    bins: list[list[int]] = []
-    room: list[int] = []
-    for item in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        slot = next((b for b, free in enumerate(room) if free >= lengths[item]), len(bins))
-        if slot == len(bins):
-            bins.append([])
-            room.append(capacity)
-        bins[slot].append(item)
-        room[slot] -= lengths[item]
-    return bins
+def target_weights(example: Example, weighting: str) -> np.ndarray:
+    """What each token of a row counts for as a target; the loss is divided by the step's sum.
 
-
-def choose_layout(
-    steps: Sequence[Sequence[int]], batch_size: int, micro_batch_size: int, hidden_size: int
-) -> Layout:
-    """The layout that makes `steps`, given as lists of row lengths, cheapest to compute.
-
-    Longer sequences pack better and attend over more; large passes are padded more, small ones cost
-    their start. A pass never holds more tokens than `micro_batch_size` of the longest row.
+    "tokens": each target 1, so the loss is the mean over all targets of the step. "authors": the
+    targets of a row share 1, as the authors' KL trainer weighs rows at its micro-batch of one row
+    (`kl_trainer.py`; paper.md D29). Its further factor, the number of accumulation steps (D28), is
+    left out: it is a slip, and changes only where the gradient is clipped.
     """
-    longest = max(max(lengths) for lengths in steps)
-    grain_size = 32 if longest <= 1024 else 128
-    shortest = -(-longest // grain_size) * grain_size
-    best = (float("inf"), Layout(batch_size, 1, shortest))
-    for length in range(shortest, 4 * shortest, max(grain_size, shortest // 8)):
-        counts = np.array([len(first_fit(lengths, length)) for lengths in steps])
-        # attention against the rest of a layer: 4 T D to 24 D^2 operations, twice that in time
-        token_cost = 1 + length / (3 * hidden_size)
-        for sequences in range(1, micro_batch_size * shortest // length + 1):
-            passes = np.ceil(counts / sequences).sum()
-            cost = float(passes * (sequences * length * token_cost + _PASS_OVERHEAD))
-            best = min(best, (cost, Layout(-(-batch_size // sequences), sequences, length)))
-    return best[1]
+    mask = example.loss_mask[1:].astype(np.float32)
+    return mask if weighting == "tokens" else mask / mask.sum()
 
 
-def pack(examples: Sequence[Example], layout: Layout) -> Batch:
+def pack(examples: Sequence[Example], layout: Layout, weighting: str = "tokens") -> Batch:
     """The arrays of one step; the rows must fit the layout."""
-    bins = first_fit([len(example) for example in examples], layout.length)
+    bins = best_fit([len(example) for example in examples], layout.length)
     shape = (layout.passes * layout.sequences, layout.length)
     tokens, positions, segments, targets = (np.zeros(shape, np.int32) for _ in range(4))
-    weights = np.zeros(shape, np.float32)
+    weights, keep_near = np.zeros(shape, np.float32), np.zeros(shape, bool)
     for row, members in enumerate(bins):
         start = 0
         for segment, index in enumerate(members, start=1):
-            ids, mask = examples[index].token_ids, examples[index].loss_mask
+            ids = examples[index].token_ids
             end = start + len(ids)
             tokens[row, start:end] = ids
             positions[row, start:end] = np.arange(len(ids))
             segments[row, start:end] = segment
             targets[row, start : end - 1] = ids[1:]
-            weights[row, start : end - 1] = mask[1:]
+            weights[row, start : end - 1] = target_weights(examples[index], weighting)
+            keep_near[row, start:end] = examples[index].keep_near
             start = end
     deal = (layout.passes, layout.sequences, layout.length)
     used = np.int32(ceil(len(bins) / layout.sequences))
@@ -183,5 +166,6 @@ def pack(examples: Sequence[Example], layout: Layout) -> Batch:
         segments.reshape(deal),
         targets.reshape(deal),
         weights.reshape(deal),
+        keep_near.reshape(deal),
         passes=used,
     )

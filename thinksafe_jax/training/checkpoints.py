@@ -14,7 +14,10 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import jax
@@ -37,6 +40,8 @@ class CheckpointStore:
     def __init__(self, directory: str | Path, keep: int = 2):
         self.directory = Path(directory).absolute()
         self.keep = max(1, keep)
+        self._writer: Thread | None = None
+        self._error: EnvironmentFault | None = None
 
     def steps(self) -> list[int]:
         """Steps that have a folder, verified or not, oldest first."""
@@ -47,42 +52,79 @@ class CheckpointStore:
     def path(self, step: int) -> Path:
         return self.directory / f"{_PREFIX}{step:08d}"
 
-    def save(self, step: int, state: Any, meta: dict[str, Any]) -> Path:
+    def save(self, step: int, state: Any, meta: dict[str, Any], *, wait: bool = True) -> None:
         """Writes one checkpoint and removes those beyond `keep`, and any of a later step.
 
         Args:
             step: optimiser steps taken.
-            state: tree of arrays.
+            state: tree of arrays; may be donated as soon as this returns.
             meta: JSON facts; given back by `newest`.
+            wait: until it is on the disk and counts; else only until the arrays are copied, and
+                what goes wrong later is raised by `check`, `wait` or the next `save`.
 
         Raises:
             EnvironmentFault: the disk is full or not writable. Older checkpoints are untouched.
         """
-        final = self.path(step)
-        partial = self.directory / f"{_PARTIAL}{final.name}"
+        self.wait()
         arrays = _named(state)
-        try:
-            self._make_room(sum(array.nbytes for array in arrays.values()))
-            partial.mkdir()
-            with ocp.StandardCheckpointer() as checkpointer:
-                checkpointer.save(partial / "state", arrays)
-                checkpointer.wait_until_finished()
-            tree = {name: _describe(array) for name, array in arrays.items()}
+        partial = self.directory / f"{_PARTIAL}{self.path(step).name}"
+        tree = {name: _describe(array) for name, array in arrays.items()}
+        writing = ocp.StandardCheckpointer()
+
+        def finish() -> None:
+            with writing:
+                writing.wait_until_finished()
             _write_json(partial / "meta.json", {**meta, "step": step, "tree": tree})
             _write_json(partial / "manifest.json", _hash_files(partial))
-            shutil.rmtree(final, ignore_errors=True)
-            os.replace(partial, final)
+            shutil.rmtree(self.path(step), ignore_errors=True)
+            os.replace(partial, self.path(step))
             _sync_folder(self.directory)
+            self._prune(step)
+
+        def in_background() -> None:
+            with self._reported(step, partial):
+                finish()
+
+        with self._reported(step, partial):
+            self._make_room(sum(array.nbytes for array in arrays.values()))
+            partial.mkdir()
+            writing.save(partial / "state", arrays)  # returns when the arrays are copied
+        if self._error is None:
+            self._writer = Thread(target=in_background, name=f"checkpoint {step}")
+            self._writer.start()
+        self.wait() if wait else self.check()
+
+    def check(self) -> None:
+        """Raises what went wrong in the background; call it at every step."""
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def wait(self) -> None:
+        """Until the checkpoint in flight is on the disk; raises as `check`."""
+        if self._writer is not None:
+            self._writer.join()
+            self._writer = None
+        self.check()
+
+    @contextmanager
+    def _reported(self, step: int, partial: Path) -> Iterator[None]:
+        """Keeps a failure for `check`, said in plain words, and cleans up after it."""
+        try:
+            yield
         except (OSError, ValueError, RuntimeError) as error:
             shutil.rmtree(partial, ignore_errors=True)
-            raise EnvironmentFault(
-                f"{final}: the checkpoint could not be written: {error}. "
+            fault = EnvironmentFault(
+                f"{self.path(step)}: the checkpoint could not be written: {error}. "
                 f"{_free(self.directory)} Kept: steps {self.steps() or 'none'}"
-            ) from error
+            )
+            fault.__cause__ = error
+            self._error = fault
+
+    def _prune(self, step: int) -> None:
         taken = [known for known in self.steps() if known <= step]
         for other in set(self.steps()) - set(taken[-self.keep :]):  # later ones did not verify
             shutil.rmtree(self.path(other), ignore_errors=True)
-        return final
 
     def newest(self) -> dict[str, Any] | None:
         """The facts saved with the newest checkpoint that verifies, `step` among them, or None."""

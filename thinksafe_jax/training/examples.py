@@ -6,16 +6,19 @@ on the response only, end-of-turn id included (D25, D26).
 """
 
 import logging
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from thinksafe_jax.config import TrainingConfig
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.tokenizer import THINK_CLOSE, THINK_OPEN, ChatTokenizer
 
 _log = logging.getLogger(__name__)
+_CLOSE_AND_ONE_NEWLINE = re.compile(re.escape(THINK_CLOSE) + r"\n(?!\n)")
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,11 +30,14 @@ class Example:
         token_ids: i32 `[T]`, prompt then response.
         loss_mask: bool `[T]`; a token is a training target where True (the first never is: nothing
             predicts it).
+        keep_near: whether the loss of the row is the divergence from the reference, instead of the
+            cross-entropy of its tokens.
     """
 
     id: str
     token_ids: np.ndarray
     loss_mask: np.ndarray
+    keep_near: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "token_ids", np.asarray(self.token_ids, np.int32))
@@ -47,59 +53,117 @@ class Example:
 
 
 def build_example(
-    tokenizer: ChatTokenizer, instruction: str, response: str, id: str = "", ended: bool = True
+    tokenizer: ChatTokenizer,
+    instruction: str,
+    response: str,
+    id: str = "",
+    ended: bool = True,
+    *,
+    keep_near: bool = False,
+    think_newlines: str = "keep",
 ) -> Example:
     """The example of one (instruction, response) pair.
 
     Args:
         ended: whether the response came to its end; one that was cut is not taught to end there.
+        keep_near: see `Example`.
+        think_newlines: "authors" turns the one newline after `</think>` into two, as their
+            `custom_dataset.py` does; "keep" trains what was sampled.
 
     Raises:
         InputError: the prompt is not a prefix of the example token by token, or a `<think>` that
             the template or the response opens is left unclosed (or the reverse).
     """
+    if think_newlines == "authors":
+        response = _CLOSE_AND_ONE_NEWLINE.sub(f"{THINK_CLOSE}\n\n", response)
     prompt = tokenizer.prompt_ids(instruction)
     token_ids = prompt + tokenizer.response_ids(response, ended)
     check_prefix(prompt, token_ids, id)
     if dangling := _dangling_think(tokenizer, token_ids, ended):
         raise InputError(f"row {id!r}: {dangling}")
     mask = np.arange(len(token_ids)) >= len(prompt)
-    return Example(id, np.asarray(token_ids, np.int32), mask)
+    return Example(id, np.asarray(token_ids, np.int32), mask, keep_near)
 
 
 def build_examples(
-    tokenizer: ChatTokenizer, rows: Iterable[Mapping[str, Any]], max_length: int
+    tokenizer: ChatTokenizer, rows: Iterable[Mapping[str, Any]], config: TrainingConfig
 ) -> tuple[list[Example], dict[str, int]]:
     """Examples of the rows of `dataset/train.jsonl`, in their order.
 
-    Rows longer than `max_length` tokens, or with an unbalanced `<think>`, are left out and counted,
-    never cut.
+    Rows with an unbalanced `<think>` are left out and counted. Rows longer than `max_length` tokens
+    are, too; with `too_long: truncate` their end is cut instead, and each is named in the log with
+    what it lost. Nothing is kept between runs, so no change of a template can leave stale tokens.
 
     Args:
-        rows: mappings with `id`, `instruction`, `response`, and `finish_reason` "length" where the
-            response was cut.
-        max_length: tokens of prompt and response together.
+        rows: mappings with `id`, `instruction`, `response`, `finish_reason` "length" where the
+            response was cut, and `prompt_label` where the objective asks for it.
+        config: `max_length` of prompt and response together, `too_long`, `objective`,
+            `think_newlines`.
 
     Returns:
-        The examples, and how many rows were `kept`, `too_long` and `dangling_think`.
+        The examples, and how many rows were `kept`, `too_long`, `dangling_think` and, among those
+        kept, `truncated`, with the `tokens_cut` from them.
+
+    Raises:
+        InputError: the objective tells benign rows from harmful ones, and a row does not.
     """
     examples: list[Example] = []
-    counts = {"kept": 0, "too_long": 0, "dangling_think": 0}
+    counts: dict[str, int] = dict.fromkeys(
+        ("kept", "too_long", "dangling_think", "truncated", "tokens_cut"), 0
+    )
     for row in rows:
+        keep_near = config.objective == "ce+kl" and _label(row) == "benign"
         try:
-            ended = row.get("finish_reason") != "length"
-            id, instruction, response = str(row["id"]), row["instruction"], row["response"]
-            example = build_example(tokenizer, instruction, response, id, ended)
+            example = build_example(
+                tokenizer,
+                row["instruction"],
+                row["response"],
+                str(row["id"]),
+                row.get("finish_reason") != "length",
+                keep_near=keep_near,
+                think_newlines=config.think_newlines,
+            )
         except InputError as error:
             _log.warning("not trained: %s", error)
             counts["dangling_think"] += 1
             continue
-        if len(example) > max_length:
-            counts["too_long"] += 1
-            continue
+        if len(example) > config.max_length:
+            shorter = _truncate(example, config.max_length)
+            if config.too_long == "drop" or shorter is None:
+                counts["too_long"] += 1
+                continue
+            counts["truncated"] += 1
+            counts["tokens_cut"] += len(example) - len(shorter)
+            example = shorter
         counts["kept"] += 1
         examples.append(example)
     return examples, counts
+
+
+def _label(row: Mapping[str, Any]) -> str:
+    """harmful or benign; nothing else passes, so that no KL is silently left out (paper.md D20)."""
+    label = row.get("prompt_label")
+    if label not in ("harmful", "benign"):
+        raise InputError(
+            f"row {row.get('id')!r}: prompt_label is {label!r}; training.objective ce+kl needs "
+            "harmful or benign in every row"
+        )
+    return label
+
+
+def _truncate(example: Example, length: int) -> Example | None:
+    """The first `length` tokens; None where the prompt alone fills them."""
+    mask = example.loss_mask[:length]
+    if not mask.any():
+        return None
+    lost = len(example) - length
+    _log.warning(
+        "row %r: %d tokens; its last %d are cut, its answer's end and end-of-turn among them",
+        example.id,
+        len(example),
+        lost,
+    )
+    return Example(example.id, example.token_ids[:length], mask, example.keep_near)
 
 
 def check_prefix(prompt_ids: Sequence[int], token_ids: Sequence[int], id: str = "") -> None:

@@ -1,17 +1,24 @@
 """One optimiser step: accumulate over true denominators, clip, AdamW, skip what is not finite."""
 
 from collections.abc import Callable
-from math import ceil
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from thinksafe_jax.config import TrainingConfig
-from thinksafe_jax.models import LoraConfig, ModelConfig, forward, head_kernel
+from thinksafe_jax.models import (
+    LoraConfig,
+    ModelConfig,
+    abstract_params,
+    forward,
+    head_kernel,
+    init_adapter,
+)
 from thinksafe_jax.training.batches import Batch
-from thinksafe_jax.training.losses import chunked_cross_entropy
+from thinksafe_jax.training.losses import chunked_loss, divergence_of
+from thinksafe_jax.training.optimizer import learning_rate, make_optimizer
+from thinksafe_jax.training.placement import Placement
 
 Tree = Any  # nested dict of arrays
 
@@ -24,10 +31,23 @@ class TrainState(NamedTuple):
     step: jax.Array  # i32 scalar: steps taken, skipped ones included
 
 
+class Sums(NamedTuple):
+    """What a step adds up over its forward passes; the weights are the true denominators."""
+
+    loss: jax.Array
+    cross_entropy: jax.Array
+    kl: jax.Array
+    weight: jax.Array
+    kl_weight: jax.Array  # the part of `weight` that is on rows with KL
+    tokens: jax.Array  # i32: targets
+
+
 class Metrics(NamedTuple):
     """Scalars of one step."""
 
-    loss: jax.Array  # nats per response token, over the whole step
+    loss: jax.Array  # nats a target, over the whole step
+    cross_entropy: jax.Array  # over the rows that have it; NaN where none has
+    kl: jax.Array  # likewise
     tokens: jax.Array  # response tokens
     grad_norm: jax.Array  # before clipping
     learning_rate: jax.Array
@@ -35,45 +55,8 @@ class Metrics(NamedTuple):
 
 
 StepFn = Callable[[TrainState, Tree, Batch, jax.Array], tuple[TrainState, Metrics]]
-# (trainable, frozen, batch, key) -> (sum of losses, response tokens, sum of gradients)
-GradientFn = Callable[[Tree, Tree, Batch, jax.Array], tuple[jax.Array, jax.Array, Tree]]
-
-
-def warmup_steps(config: TrainingConfig, total_steps: int) -> int:
-    """Steps of linear warm-up, rounded up as transformers does."""
-    return ceil(config.warmup_ratio * total_steps)
-
-
-def learning_rate(config: TrainingConfig, step: jax.Array, total_steps: int) -> jax.Array:
-    """Linear warm-up from zero, then cosine to zero (HF `get_cosine_schedule_with_warmup`).
-
-    Step 0 of a run with a warm-up has rate 0, as it has there.
-    """
-    warmup = warmup_steps(config, total_steps)
-    now = step.astype(jnp.float32)
-    rising = now / max(1, warmup)
-    progress = (now - warmup) / max(1, total_steps - warmup)
-    falling = 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
-    return config.learning_rate * jnp.where(step < warmup, rising, falling)
-
-
-def make_optimizer(config: TrainingConfig) -> optax.GradientTransformation:
-    """Clip by global norm, then AdamW (0.9, 0.999, 1e-8) at rate -1; the step scales by the rate.
-
-    Weight decay leaves norms and biases alone, as transformers does.
-    """
-    return optax.chain(
-        optax.clip_by_global_norm(config.clip_norm),
-        optax.adamw(1.0, 0.9, 0.999, 1e-8, weight_decay=config.weight_decay, mask=_decayed),
-    )
-
-
-def _decayed(tree: Tree) -> Tree:
-    def decays(path: tuple[Any, ...], _: Any) -> bool:
-        name = jax.tree_util.keystr(path[-1:], simple=True)
-        return name != "bias" and not name.endswith("norm")
-
-    return jax.tree_util.tree_map_with_path(decays, tree)
+# (trainable, frozen, batch, key) -> (sums, sum of gradients)
+GradientFn = Callable[[Tree, Tree, Batch, jax.Array], tuple[Sums, Tree]]
 
 
 def init_state(trainable: Tree, config: TrainingConfig) -> TrainState:
@@ -82,17 +65,35 @@ def init_state(trainable: Tree, config: TrainingConfig) -> TrainState:
 
 
 def make_gradient(
-    model_cfg: ModelConfig, config: TrainingConfig, lora: LoraConfig | None
+    model_cfg: ModelConfig,
+    config: TrainingConfig,
+    lora: LoraConfig | None,
+    placement: Placement | None = None,
 ) -> GradientFn:
     """The function that sums loss and gradient over the forward passes of a step.
 
     Sums, not means of means: with uneven masks those would weigh tokens by the pass they are in
     (paper.md D28, D29). With `lora` None the parameters themselves are differentiated.
     """
+    where = {}
+    if placement is not None:
+        where = {"attention": placement.attention, "constrain": placement.constrain}
+    divergence = divergence_of(config.kl, config.kl_top_k)
+
+    def reference_states(params: Tree, one: Batch) -> jax.Array:
+        """Hidden states of the same weights with the adapter off; zeros where no row asks."""
+
+        def run() -> jax.Array:
+            return forward(params, model_cfg, one.tokens, one.positions, one.segments, **where)
+
+        shape = jax.eval_shape(run)
+        return jax.lax.cond(
+            jnp.any(one.keep_near), run, lambda: jnp.zeros(shape.shape, shape.dtype)
+        )
 
     def loss_sum(
         trainable: Tree, frozen: Tree, one: Batch, key: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
+    ) -> tuple[jax.Array, Sums]:
         params, adapter = (trainable, None) if lora is None else (frozen, trainable)
         hidden = forward(
             params,
@@ -104,38 +105,47 @@ def make_gradient(
             lora=lora,
             dropout_key=key if lora is not None and lora.dropout > 0 else None,
             remat=config.remat,
+            **where,
         )
-        flat = hidden.reshape(-1, hidden.shape[-1])
         kernel = head_kernel(params, model_cfg)
-        return chunked_cross_entropy(flat, kernel, one.targets.ravel(), one.weights.ravel())
+        more, weights, kl_weight = {}, one.weights, jnp.float32(0)
+        if config.objective == "ce+kl":
+            near = jnp.where(one.keep_near, one.weights, 0.0)
+            weights, kl_weight = one.weights - near, jnp.sum(near)
+            more = {"reference": reference_states(params, one), "divergence": divergence}
+            more |= {"kl_weights": config.kl_weight * near}
+        sums = chunked_loss(hidden, kernel, one.targets, weights, **more)
+        tokens = jnp.count_nonzero(one.weights).astype(jnp.int32)
+        return sums.loss, Sums(*sums, jnp.sum(one.weights), kl_weight, tokens)
 
     differentiate = jax.value_and_grad(loss_sum, has_aux=True)
 
-    def gradient(
-        trainable: Tree, frozen: Tree, batch: Batch, key: jax.Array
-    ) -> tuple[jax.Array, jax.Array, Tree]:
-        def one_pass(index: jax.Array) -> tuple[jax.Array, jax.Array, Tree]:
+    def gradient(trainable: Tree, frozen: Tree, batch: Batch, key: jax.Array) -> tuple[Sums, Tree]:
+        def one_pass(index: jax.Array) -> tuple[Sums, Tree]:
             arrays = (jax.lax.dynamic_index_in_dim(x, index, keepdims=False) for x in batch[:-1])
             one = Batch(*arrays, passes=1)
-            own_key = jax.random.fold_in(key, index)
-            (loss, weight), grads = differentiate(trainable, frozen, one, own_key)
-            return loss, weight, grads
+            (_, sums), grads = differentiate(trainable, frozen, one, jax.random.fold_in(key, index))
+            return sums, grads
 
         if batch.tokens.shape[0] == 1:
             return one_pass(jnp.int32(0))
-        start = (jnp.float32(0), jnp.float32(0), jax.tree.map(jnp.zeros_like, trainable))
+        zeros = Sums(*(jnp.float32(0) for _ in range(5)), tokens=jnp.int32(0))
         return jax.lax.fori_loop(
             jnp.int32(0),
             jnp.asarray(batch.passes),
             lambda index, sums: jax.tree.map(jnp.add, sums, one_pass(index)),
-            start,
+            (zeros, jax.tree.map(jnp.zeros_like, trainable)),
         )
 
     return gradient
 
 
 def make_step(
-    model_cfg: ModelConfig, config: TrainingConfig, lora: LoraConfig | None, total_steps: int
+    model_cfg: ModelConfig,
+    config: TrainingConfig,
+    lora: LoraConfig | None,
+    total_steps: int,
+    placement: Placement | None = None,
 ) -> StepFn:
     """The compiled step: `step(state, frozen, batch, key) -> (state, metrics)`.
 
@@ -144,22 +154,22 @@ def make_step(
         config: optimiser and memory settings.
         lora: the adapter's shape; None trains the parameters themselves.
         total_steps: length of the learning-rate schedule.
+        placement: on a mesh; default one device.
 
     Returns:
         A jitted function that donates its state. `frozen` is the base for LoRA, None without;
         `key` is the run's dropout key, folded with step and pass, so a resumed run draws the same.
     """
     optimizer = make_optimizer(config)
-    gradient = make_gradient(model_cfg, config, lora)
+    gradient = make_gradient(model_cfg, config, lora, placement)
 
     def train_step(
         state: TrainState, frozen: Tree, batch: Batch, key: jax.Array
     ) -> tuple[TrainState, Metrics]:
-        key = jax.random.fold_in(key, state.step)
-        loss, tokens, grads = gradient(state.trainable, frozen, batch, key)
-        grads = jax.tree.map(lambda g: g / tokens, grads)
+        sums, grads = gradient(state.trainable, frozen, batch, jax.random.fold_in(key, state.step))
+        grads = jax.tree.map(lambda g: g / sums.weight, grads)
         norm = jnp.sqrt(sum(jnp.sum(jnp.square(g)) for g in jax.tree.leaves(grads)))
-        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+        finite = jnp.isfinite(sums.loss) & jnp.isfinite(norm)
         with jax.numpy_dtype_promotion("standard"):  # optax raises a float to its integer count
             updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
         rate = learning_rate(config, state.step, total_steps)
@@ -173,6 +183,29 @@ def make_step(
             jax.tree.map(keep, opt_state, state.opt_state),
             state.step + 1,
         )
-        return new_state, Metrics(loss / tokens, tokens, norm, rate, finite)
+        metrics = Metrics(
+            sums.loss / sums.weight,
+            sums.cross_entropy / (sums.weight - sums.kl_weight),
+            sums.kl / (config.kl_weight * sums.kl_weight),
+            sums.tokens,
+            norm,
+            rate,
+            finite,
+        )
+        return new_state, metrics
 
-    return jax.jit(train_step, donate_argnums=0)
+    if placement is None:
+        return jax.jit(train_step, donate_argnums=0)
+    # results lie as the arguments do, or the state could not be donated
+    lies = placement.trainable(lora)
+    shapes = abstract_trainable(model_cfg, lora)
+    where: Any = placement.everywhere
+    out = TrainState(lies, placement.opt_state(shapes, config, lora), where)
+    return jax.jit(train_step, donate_argnums=0, out_shardings=(out, where))
+
+
+def abstract_trainable(model_cfg: ModelConfig, lora: LoraConfig | None) -> Tree:
+    """Shapes of what is trained, float32."""
+    if lora is None:
+        return abstract_params(model_cfg, jnp.dtype(jnp.float32))
+    return jax.eval_shape(lambda: init_adapter(model_cfg, lora, jax.random.key(0)))

@@ -1,8 +1,13 @@
 """Accounting of a training run: the line of metrics of each step, and the totals at its end."""
 
+import math
+import resource
+import sys
 import time
 from dataclasses import dataclass, field
 from typing import Any
+
+import jax
 
 from thinksafe_jax.training.batches import Step
 
@@ -14,6 +19,7 @@ class Tally:
     """Totals of this process; the skipped steps are those of the whole run."""
 
     steps_per_epoch: int
+    compiles: int = 0
     skipped: int = 0
     skipped_in_a_row: int = 0
     losses: list[float] = field(default_factory=list)
@@ -43,6 +49,7 @@ class Tally:
         self.tokens += item.tokens
         self.capacity += item.capacity
         if compiling:
+            self.compiles += 1
             self.compile_seconds += seconds
         else:
             self.seconds += seconds
@@ -57,6 +64,7 @@ class Tally:
             "step": step,
             "epoch": round(step / self.steps_per_epoch, 4),
             "loss": values["loss"],
+            **{k: values[k] for k in ("cross_entropy", "kl") if not math.isnan(values[k])},
             "grad_norm": values["grad_norm"],
             "learning_rate": values["learning_rate"],
             "tokens": item.tokens,
@@ -64,6 +72,7 @@ class Tally:
             "padding": round(1 - item.tokens / item.capacity, 4),
             "seconds": round(seconds, 4),
             "tokens_per_second": round(item.tokens / seconds, 1),
+            "memory_bytes": peak_memory(),
         }
 
     def summary(self) -> dict[str, Any]:
@@ -76,6 +85,16 @@ class Tally:
             "seconds": round(self.seconds, 3),
             "tokens_per_second": rate,
             "padding": round(1 - self.tokens / self.capacity, 4) if self.capacity else None,
+            "compiles": self.compiles,
             "compile_seconds": round(self.compile_seconds, 3),
             "checkpoint_seconds": round(self.checkpoint_seconds, 3),
         }
+
+
+def peak_memory() -> int:
+    """Most bytes in use so far: of the first device, or of the process where it does not count."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    if "peak_bytes_in_use" in stats:
+        return stats["peak_bytes_in_use"]
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

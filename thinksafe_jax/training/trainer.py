@@ -3,7 +3,8 @@
 import dataclasses
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,19 +12,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from thinksafe_jax.config import TrainingConfig
+from thinksafe_jax.config import HARMLESS_KEYS, TrainingConfig
 from thinksafe_jax.errors import ConfigError, InputError, Terminated
 from thinksafe_jax.models import LoraConfig, ModelConfig, init_adapter
-from thinksafe_jax.training.batches import Batches, Step
+from thinksafe_jax.training.batches import Batch, Batches, Step
 from thinksafe_jax.training.checkpoints import CheckpointStore, describe_differences
 from thinksafe_jax.training.examples import Example
-from thinksafe_jax.training.step import Metrics, Tree, init_state, make_step
+from thinksafe_jax.training.placement import Placement
+from thinksafe_jax.training.step import Metrics, TrainState, Tree, init_state, make_step
 from thinksafe_jax.training.tally import Tally
 
 _log = logging.getLogger(__name__)
+Evaluate = Callable[[int, Tree], Mapping[str, float]]  # (steps taken, trainable) -> values to log
 MAX_SKIPPED_IN_A_ROW = 5
-# settings that may change between two parts of one run: they do not change what is learnt
-_FREE = ("checkpoint_every", "keep_checkpoints")
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class TrainResult:
         lora: the adapter's shape; None in full fine-tuning.
         summary: steps, epochs, rows, dropped_rows, loss (mean of this process's last 20 steps),
             skipped_steps, seconds (without the first step, which compiles), tokens_per_second,
-            padding, compile_seconds, checkpoint_seconds.
+            padding, compiles, compile_seconds, checkpoint_seconds (of waiting for them).
     """
 
     trainable: Tree
@@ -46,7 +47,11 @@ class TrainResult:
 def lora_config(config: TrainingConfig) -> LoraConfig:
     """The adapter's shape as the recipe has it."""
     return LoraConfig(
-        config.lora_r, config.lora_alpha, config.lora_dropout, tuple(config.lora_targets)
+        config.lora_r,
+        config.lora_alpha,
+        config.lora_dropout,
+        tuple(config.lora_targets),
+        config.lora_rslora,
     )
 
 
@@ -60,6 +65,9 @@ def train(
     checkpoint_dir: str | Path | None = None,
     log: Callable[..., None] = lambda **values: None,
     check_stop: Callable[[], None] = lambda: None,
+    placement: Placement | None = None,
+    evaluate: Evaluate | None = None,
+    evaluate_every: int = 100,
 ) -> TrainResult:
     """Trains a LoRA adapter, or all parameters, on `examples` (paper section 5.1).
 
@@ -73,15 +81,31 @@ def train(
         log: called once a step, as `log(step=…, loss=…, …)` or, where the step was skipped because
             its loss or gradient was not finite, as `log(step=…, skipped=True, rows=[…])`.
         check_stop: polled each step; when it raises Terminated, a checkpoint is written first.
+        placement: the mesh; `params` are moved there unless they lie there. Default: one device.
+        evaluate: called with (steps taken, trainable) every `evaluate_every` steps and at the end;
+            what it returns is logged.
 
     Raises:
         InputError: nothing to train on; a checkpoint of another configuration; five steps in a row
             without a finite loss and gradient.
         ConfigError: full fine-tuning of parameters that are not float32.
-        EnvironmentFault: a checkpoint could not be written.
+        EnvironmentFault: a checkpoint could not be written; said at the latest a step after.
     """
-    loop = _Loop(params, model_cfg, config, examples, seed, checkpoint_dir, log, check_stop)
-    return loop.run()
+    hooks = _Hooks(log, check_stop, evaluate, evaluate_every)
+    loop = _Loop(params, model_cfg, config, examples, seed, checkpoint_dir, hooks, placement)
+    try:
+        return loop.run()
+    finally:  # whatever happens, the checkpoint in flight gets finished
+        if loop.store is not None:
+            loop.store.wait()
+
+
+@dataclass(frozen=True)
+class _Hooks:
+    log: Callable[..., None]
+    check_stop: Callable[[], None]
+    evaluate: Evaluate | None
+    evaluate_every: int
 
 
 class _Loop:
@@ -93,14 +117,20 @@ class _Loop:
         examples: Sequence[Example],
         seed: int,
         checkpoint_dir: str | Path | None,
-        log: Callable[..., None],
-        check_stop: Callable[[], None],
+        hooks: _Hooks,
+        placement: Placement | None,
     ):
         kept = [example for example in examples if len(example) <= config.max_length]
         self.dropped = len(examples) - len(kept)
-        self.config, self.seed, self.log, self.check_stop = config, seed, log, check_stop
+        self.config, self.seed, self.hooks, self.placement = config, seed, hooks, placement
         self.batches = Batches(
-            kept, config.batch_size, config.micro_batch_size, model_cfg.hidden_size, seed
+            kept,
+            config.batch_size,
+            config.micro_batch_size,
+            model_cfg.hidden_size,
+            seed,
+            ways=1 if placement is None else placement.ways,
+            weighting=config.weighting,
         )
         self.rows = len(kept)
         self.total = config.epochs * self.batches.steps_per_epoch
@@ -111,10 +141,12 @@ class _Loop:
             self.frozen, trainable = None, jax.tree.map(jnp.copy, params)  # the step donates it
         else:
             self.frozen, trainable = params, init_adapter(model_cfg, self.lora, init_key)
-        self.state = init_state(trainable, config)
-        self.step_fn = make_step(model_cfg, config, self.lora, self.total)
+        self.state = self._place(trainable)
+        self.step_fn = make_step(model_cfg, config, self.lora, self.total, placement)
         self.tally = Tally(self.batches.steps_per_epoch)
         self.done, self.saved = 0, -1  # steps taken, steps in the newest checkpoint
+        self.saved_at = time.monotonic()
+        self.shapes: set[tuple[int, ...]] = set()  # of batches that the step is compiled for
         self.pending: tuple[int, Step, Metrics] | None = None
         self.identity = _identity(config, model_cfg, kept, seed)
         self.store = None
@@ -122,23 +154,59 @@ class _Loop:
             self.store = CheckpointStore(checkpoint_dir, config.keep_checkpoints)
             self._resume(self.store)
 
+    def _place(self, trainable: Tree) -> TrainState:
+        """The first state, and the base model, where they belong."""
+        if self.placement is None:
+            return init_state(trainable, self.config)
+        if self.frozen is not None:
+            self.frozen = jax.device_put(self.frozen, self.placement.params())
+        trainable = jax.device_put(trainable, self.placement.trainable(self.lora))
+        state = init_state(trainable, self.config)
+        where = self.placement.opt_state(trainable, self.config, self.lora)
+        return TrainState(
+            trainable,
+            jax.device_put(state.opt_state, where),
+            jax.device_put(state.step, self.placement.everywhere),
+        )
+
     def run(self) -> TrainResult:
-        first = self.done
         self.tally.lap()  # reading a checkpoint is not training time
-        for step in range(first, self.total):
+        for step in range(self.done, self.total):
             self._poll_stop()
             item = self.batches[step]
-            self.state, metrics = self.step_fn(self.state, self.frozen, item.batch, self.key)
-            self._settle()  # the previous step's numbers, while this one runs
-            self.pending, self.done = (step, item, metrics), step + 1
-            if step == first:
+            new = item.batch.tokens.shape not in self.shapes
+            if new:  # the time of compiling must not fall into the step before
+                self._settle()
+            self._take(step, item)
+            if new:
+                self.shapes.add(item.batch.tokens.shape)
                 self._settle(compiling=True)
-            if self.done % self.config.checkpoint_every == 0 or self.done == self.total:
-                self._save()
+            self._evaluate()
+            self._save_when_due()
         self._settle()
         counts = {"steps": self.done, "epochs": self.config.epochs}
         counts |= {"rows": self.rows, "dropped_rows": self.dropped}
         return TrainResult(self.state.trainable, self.lora, counts | self.tally.summary())
+
+    def _take(self, step: int, item: Step) -> None:
+        batch = item.batch
+        if self.placement is not None:
+            batch = Batch(
+                *jax.device_put(batch[:-1], self.placement.batch()),
+                passes=jax.device_put(batch.passes, self.placement.everywhere),
+            )
+        self.state, metrics = self.step_fn(self.state, self.frozen, batch, self.key)
+        self._settle()  # the previous step's numbers, while this one runs
+        self.pending, self.done = (step, item, metrics), step + 1
+
+    def _evaluate(self) -> None:
+        if self.hooks.evaluate is None:
+            return
+        if self.done % self.hooks.evaluate_every == 0 or self.done == self.total:
+            self._settle()
+            values = self.hooks.evaluate(self.done, self.state.trainable)
+            self.hooks.log(step=self.done, **values)
+            self.tally.lap()  # not training time
 
     def _settle(self, compiling: bool = False) -> None:
         """Waits for the step in flight and accounts for it."""
@@ -146,7 +214,7 @@ class _Loop:
             return
         (step, item, metrics), self.pending = self.pending, None
         values = {name: value.item() for name, value in jax.device_get(metrics)._asdict().items()}
-        self.log(**self.tally.add(step + 1, item, values, compiling))
+        self.hooks.log(**self.tally.add(step + 1, item, values, compiling))
         if not values["finite"]:
             self._warn_skipped(step + 1, item, values)
 
@@ -163,14 +231,28 @@ class _Loop:
 
     def _poll_stop(self) -> None:
         try:
-            self.check_stop()
+            self.hooks.check_stop()
         except Terminated:
-            self._save()
+            self._save(wait=True)
             raise
 
-    def _save(self) -> None:
+    def _save_when_due(self) -> None:
+        if self.store is None:
+            return
+        self.store.check()
+        last = self.done == self.total
+        minutes = (time.monotonic() - self.saved_at) / 60
+        if last or self.done % self.config.checkpoint_every == 0:
+            self._save(wait=last)
+        elif minutes >= self.config.checkpoint_minutes:
+            self._save(wait=False)
+
+    def _save(self, wait: bool) -> None:
         """Writes a checkpoint of the steps done, unless this process just did."""
-        if self.store is None or self.done == self.saved:
+        if self.store is None:
+            return
+        if self.done == self.saved:
+            self.store.wait()
             return
         self._settle()
         self.tally.lap()
@@ -183,8 +265,8 @@ class _Loop:
             "skipped": self.tally.skipped,
             "skipped_in_a_row": self.tally.skipped_in_a_row,
         }
-        self.store.save(self.done, self.state, meta)
-        self.saved = self.done
+        self.store.save(self.done, self.state, meta, wait=wait)
+        self.saved, self.saved_at = self.done, time.monotonic()
         self.tally.checkpoint_seconds += self.tally.lap()
 
     def _resume(self, store: CheckpointStore) -> None:
@@ -217,13 +299,15 @@ def _identity(
 ) -> dict[str, str]:
     """What must be equal for a checkpoint to be continued, as flat text."""
     settings = dataclasses.asdict(config)
-    facts = {f"training.{k}": str(v) for k, v in settings.items() if k not in _FREE}
+    facts = {f"training.{k}": str(v) for k, v in settings.items()}
+    facts = {k: v for k, v in facts.items() if k not in HARMLESS_KEYS}
     facts |= {f"model.{k}": str(v) for k, v in dataclasses.asdict(model_cfg).items()}
     digest = hashlib.sha256()
     for example in examples:
         digest.update(f"{example.id}\0{len(example)}\0".encode())
         digest.update(example.token_ids.tobytes())
         digest.update(example.loss_mask.tobytes())
+        digest.update(bytes([example.keep_near]))
     return {**facts, "data sha256": digest.hexdigest()[:16], "seed": str(seed)}
 
 

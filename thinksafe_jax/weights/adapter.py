@@ -93,7 +93,7 @@ def export_adapter(
         "fan_in_fan_out": False,
         "init_lora_weights": True,
         "inference_mode": True,
-        "use_rslora": False,
+        "use_rslora": lora.rslora,
     }
     with written_by_first(Path(out), arrays) as gathered:
         if jax.process_index() == 0:
@@ -201,5 +201,5 @@ def _parse_lora(file: Path, cfg: ModelConfig, keys: Iterable[str]) -> LoraConfig
             f"{file}: targets {sorted(targets - set(order)) or named}; an adapter can change "
             f"{', '.join(_ALL)}"
         )
-    scale = r**0.5 if raw.get("use_rslora") else 1.0  # alpha / sqrt(r) instead of alpha / r
-    return LoraConfig(r, alpha * scale, raw.get("lora_dropout", 0.0), tuple(order))
+    dropout, rslora = raw.get("lora_dropout", 0.0), bool(raw.get("use_rslora"))
+    return LoraConfig(r, float(alpha), dropout, tuple(order), rslora)

@@ -1,0 +1,249 @@
+"""What a training step costs, beside transformers + peft on the same rows and the same machine.
+
+    python scripts/bench/train.py --json scripts/bench/results/train.json
+
+A random Qwen3 of 33 M parameters (the real vocabulary, 24 small layers), LoRA r 32 on q_proj and
+v_proj with dropout 0.05, float32, rows with lognormal lengths (mean about 250 tokens, at most
+1,024), a quarter of each the prompt. The baseline trains as the authors do: rows padded in
+micro-batches of 2, accumulation 4, gradient checkpointing. Both make the same optimiser steps of 8
+rows; each side in a process of its own, the first step, which compiles, outside the time. TRL's
+SFTTrainer is measured too where installed.
+
+    useful_tokens_ratio   our tokens of rows per second / the baseline's
+    peak_memory_ratio     our peak resident memory / the baseline's, interpreters included
+    packing_efficiency    tokens of rows / tokens computed
+    compiles              shapes that the step was compiled for
+    checkpoint_share      of our wall time spent waiting for checkpoints, one every 5 steps
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from machine import machine
+
+MODEL = {
+    "vocab_size": 151936,  # of the real tokenizer
+    "hidden_size": 160,
+    "intermediate_size": 640,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 5,
+    "num_key_value_heads": 1,
+    "head_dim": 32,
+    "max_position_embeddings": 2048,
+    "tie_word_embeddings": True,
+}
+BOUNDS = {
+    "useful_tokens_ratio": (">=", 2.0),
+    "peak_memory_ratio": ("<=", 0.6),
+    "packing_efficiency": (">=", 0.97),
+    "compiles": ("<=", 1),
+    "checkpoint_share": ("<=", 0.03),
+}
+BATCH, MICRO, LONGEST = 8, 2, 1024
+
+
+def make_rows(steps: int) -> list[np.ndarray]:
+    """Token ids of `steps` x 8 rows."""
+    rng = np.random.default_rng(0)
+    lengths = rng.lognormal(np.log(250) - 0.9**2 / 2, 0.9, steps * BATCH)
+    lengths = np.clip(lengths, 16, LONGEST).astype(int)
+    return [rng.integers(0, MODEL["vocab_size"], n) for n in lengths]
+
+
+def prompt_length(row: np.ndarray) -> int:
+    return len(row) // 4
+
+
+def measure_ours(folder: Path, steps: int, remat: str) -> dict:
+    import jax.numpy as jnp
+
+    from thinksafe_jax.config import TrainingConfig
+    from thinksafe_jax.models import load_config
+    from thinksafe_jax.training import Example, train
+    from thinksafe_jax.weights import load_params
+
+    cfg = load_config(folder)
+    rows = make_rows(steps)
+    examples = [
+        Example(str(i), row, np.arange(len(row)) >= prompt_length(row))
+        for i, row in enumerate(rows)
+    ]
+    config = TrainingConfig(
+        epochs=1, micro_batch_size=BATCH // 2, max_length=LONGEST, remat=remat, checkpoint_every=5
+    )
+    with tempfile.TemporaryDirectory() as checkpoints:
+        params = load_params(folder, cfg, jnp.float32)
+        done = train(params, cfg, config, examples, seed=0, checkpoint_dir=checkpoints).summary
+    wall = done["seconds"] + done["checkpoint_seconds"]
+    return {
+        "tokens_per_second": done["tokens_per_second"],
+        "packing_efficiency": 1 - done["padding"],
+        "compiles": done["compiles"],
+        "compile_seconds": done["compile_seconds"],
+        "checkpoint_share": round(done["checkpoint_seconds"] / wall, 4),
+        "remat": remat,
+    }
+
+
+def measure_peft(folder: Path, steps: int) -> dict:
+    """A plain loop, without the Trainer's own costs."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    lora = LoraConfig(r=32, lora_alpha=16, lora_dropout=0.05, target_modules=["q_proj", "v_proj"])
+    model = get_peft_model(model, lora)
+    model.train()
+    weights = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(weights, lr=1e-5, weight_decay=0.0)
+    rows, start, tokens = make_rows(steps), 0.0, 0
+    for step in range(steps):
+        if step == 1:
+            start = time.perf_counter()
+        batch = rows[step * BATCH : (step + 1) * BATCH]
+        targets = sum(len(row) - prompt_length(row) for row in batch)
+        for i in range(0, BATCH, MICRO):
+            ids, mask, labels = padded(batch[i : i + MICRO])
+            out = model(
+                input_ids=torch.tensor(ids),
+                attention_mask=torch.tensor(mask),
+                labels=torch.tensor(labels),
+                num_items_in_batch=targets,
+            )
+            out.loss.backward()
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        tokens += sum(map(len, batch)) if step else 0
+    return {"tokens_per_second": round(tokens / (time.perf_counter() - start), 1)}
+
+
+def padded(rows: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """ids, attention mask and labels `[rows, longest]`."""
+    shape = (len(rows), max(map(len, rows)))
+    ids, mask, labels = np.zeros(shape, int), np.zeros(shape, int), np.full(shape, -100)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)], mask[i, : len(row)] = row, 1
+        labels[i, prompt_length(row) : len(row)] = row[prompt_length(row) :]
+    return ids, mask, labels
+
+
+def measure_trl(folder: Path, steps: int) -> dict | None:
+    """The authors' trainer on the same rows; None where it is not installed."""
+    try:
+        from trl import SFTConfig, SFTTrainer
+    except ImportError:
+        return None
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import AutoModelForCausalLM
+
+    rows = make_rows(steps)
+    data = Dataset.from_list(
+        [
+            {
+                "input_ids": row.tolist(),
+                "completion_mask": [int(i >= prompt_length(row)) for i in range(len(row))],
+            }
+            for row in rows
+        ]
+    )
+    with tempfile.TemporaryDirectory() as out:
+        config = SFTConfig(
+            out,
+            num_train_epochs=1,
+            per_device_train_batch_size=MICRO,
+            gradient_accumulation_steps=BATCH // MICRO,
+            gradient_checkpointing=True,
+            max_length=None,
+            use_cpu=True,
+            bf16=False,
+            report_to=[],
+            save_strategy="no",
+        )
+        lora = LoraConfig(r=32, lora_alpha=16, target_modules=["q_proj", "v_proj"])
+        model = AutoModelForCausalLM.from_pretrained(folder)
+        trainer = SFTTrainer(model, config, train_dataset=data, peft_config=lora)
+        start = time.perf_counter()
+        trainer.train()
+    seconds = time.perf_counter() - start
+    return {"tokens_per_second": round(sum(map(len, rows)) / seconds, 1)}
+
+
+def in_own_process(side: str, folder: Path, args: argparse.Namespace) -> dict | None:
+    command = [sys.executable, __file__, "--side", side, "--folder", str(folder)]
+    command += ["--steps", str(args.steps), "--remat", args.remat]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def make_model(folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, Qwen3Config
+
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(Qwen3Config(**MODEL)).save_pretrained(folder)
+
+
+def measure(side: str, folder: Path, args: argparse.Namespace) -> dict | None:
+    if side == "model":
+        make_model(folder)
+        return None
+    if side == "ours":
+        result = measure_ours(folder, args.steps, args.remat)
+    else:
+        result = {"peft": measure_peft, "trl": measure_trl}[side](folder, args.steps)
+    if result is None:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return result | {"peak_memory_mib": round(peak)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument("--steps", type=int, default=16, help="optimiser steps of 8 rows")
+    parser.add_argument("--remat", default="none", help="of our side: none, dots, attention, layer")
+    parser.add_argument("--side", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.side:
+        print(json.dumps(measure(args.side, args.folder, args)))
+        return
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        in_own_process("model", folder, args)
+        sides = {side: in_own_process(side, folder, args) for side in ("ours", "peft", "trl")}
+    ours, peft = sides["ours"], sides["peft"]
+    assert ours and peft
+    figures = {
+        "useful_tokens_ratio": round(ours["tokens_per_second"] / peft["tokens_per_second"], 3),
+        "peak_memory_ratio": round(ours["peak_memory_mib"] / peft["peak_memory_mib"], 3),
+        **{name: ours[name] for name in ("packing_efficiency", "compiles", "checkpoint_share")},
+    }
+    print_table(figures, sides)
+    if args.json:
+        result = {"machine": machine(), "steps": args.steps, "figures": figures, "sides": sides}
+        args.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def print_table(figures: dict, sides: dict) -> None:
+    for name, side in sides.items():
+        print(f"{name:<6}", "not installed" if side is None else side)
+    for name, (sign, bound) in BOUNDS.items():
+        met = figures[name] >= bound if sign == ">=" else figures[name] <= bound
+        print(f"{name:<22}{figures[name]:>8}   {sign} {bound}   {'met' if met else 'NOT met'}")
+
+
+if __name__ == "__main__":
+    main()

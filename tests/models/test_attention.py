@@ -1,0 +1,129 @@
+"""One attention, four implementations: equal where they run, refused with a reason where not."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import export
+
+from thinksafe_jax.models.attention import Call, attention_table, causal_attention
+from thinksafe_jax.models.block_attention import block_attention, plain_attention
+
+
+def inputs(lengths, total, heads=4, kv_heads=2, head_dim=8, dtype=jnp.float32):
+    """Random q, k, v and segment ids: two sequences, the second packed the other way round."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    shapes = [(2, total, n, head_dim) for n in (heads, kv_heads, kv_heads)]
+    qkv = [jax.random.normal(k, s, dtype) for k, s in zip(keys, shapes, strict=True)]
+    segments = np.zeros((2, total), np.int32)
+    for row, order in enumerate((lengths, lengths[::-1])):
+        ids = np.repeat(np.arange(1, len(order) + 1), order)
+        segments[row, : len(ids)] = ids
+    return *qkv, jnp.asarray(segments)
+
+
+def value_and_gradients(attention, q, k, v, segments):
+    """Of a sum over the tokens that are no padding."""
+    real = (segments > 0)[..., None, None]
+    mix = jnp.cos(jnp.arange(q.size).reshape(q.shape))
+
+    def total(q, k, v):
+        return jnp.sum(jnp.where(real, attention(q, k, v, segments) * mix, 0.0))
+
+    return jax.jit(jax.value_and_grad(total, (0, 1, 2)))(q, k, v)
+
+
+@pytest.mark.parametrize("lengths", [[64], [5, 30, 1, 20], [16, 16, 16], [3]])
+def test_blocks_equal_one_score_matrix(lengths):
+    """Rows within a block, over several, at their edges, and blocks of padding alone."""
+    args = inputs(lengths, 64)
+    want = value_and_gradients(plain_attention, *args)
+    have = value_and_gradients(lambda *a: block_attention(*a, block=16), *args)
+    for a, b in zip(jax.tree.leaves(have), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5)
+
+
+def test_a_length_that_is_no_multiple_of_the_block():
+    args = inputs([20, 17], 41)
+    want = value_and_gradients(plain_attention, *args)
+    have = value_and_gradients(lambda *a: block_attention(*a, block=16), *args)
+    for a, b in zip(jax.tree.leaves(have), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5)
+
+
+def test_bfloat16_stays_near_float32():
+    q, k, v, segments = inputs([20, 17], 64)
+    want = block_attention(q, k, v, segments, block=16)
+    low = (x.astype(jnp.bfloat16) for x in (q, k, v))
+    have = block_attention(*low, segments, block=16)
+    assert have.dtype == jnp.bfloat16
+    np.testing.assert_allclose(have[:, :37].astype(jnp.float32), want[:, :37], atol=0.05)
+
+
+def test_packed_rows_do_not_see_each_other():
+    q, k, v, segments = inputs([20, 17], 64)
+    before = block_attention(q, k, v, segments, block=16)
+    changed = v.at[0, :20].set(jnp.nan)  # the first row of the first sequence
+    after = block_attention(q, k, changed, segments, block=16)
+    assert jnp.isnan(after[0, :20]).all()
+    # NaN x 0 is NaN: blocks that hold the other row as well would spread it, if they were read
+    np.testing.assert_array_equal(after[0, 48:], before[0, 48:])
+    np.testing.assert_array_equal(after[1], before[1])
+
+
+def test_at_16384_tokens_nothing_quadratic_exists_forward_or_backward():
+    length = 16384
+    q = jax.ShapeDtypeStruct((1, length, 2, 64), jnp.bfloat16)
+    k = jax.ShapeDtypeStruct((1, length, 1, 64), jnp.bfloat16)
+    segments = jax.ShapeDtypeStruct((1, length), jnp.int32)
+
+    def loss(q, k, v, segments):
+        return jnp.sum(causal_attention(q, k, v, segments).astype(jnp.float32))
+
+    compiled = jax.jit(jax.grad(loss, (0, 1, 2))).lower(q, k, k, segments).compile()
+    largest = max(
+        np.prod([int(n) for n in dims.split(",")])
+        for dims in re.findall(r"[a-z]\d+\[([\d,]+)\]", compiled.as_text())
+    )
+    assert largest <= 4 * length * 2 * 64  # some inputs joined
+    assert compiled.memory_analysis().temp_size_in_bytes < 64 * 2**20
+
+
+@pytest.mark.parametrize(
+    ("call", "first", "refusals"),
+    [
+        (Call("cpu", 4096, 128, "float32"), "blocks", {"splash": "not cpu", "cudnn": "not cpu"}),
+        (Call("cpu", 200, 128, "float32"), "plain", {"blocks": "length 200 is one block"}),
+        (Call("tpu", 4096, 128, "bfloat16"), "splash", {"cudnn": "not tpu"}),
+        (Call("tpu", 4100, 128, "bfloat16"), "blocks", {"splash": "no multiple of 128"}),
+        (Call("tpu", 4096, 64, "bfloat16"), "blocks", {"splash": "head_dim 64"}),
+        (Call("gpu", 4096, 128, "bfloat16"), "cudnn", {"splash": "not gpu"}),
+        (Call("gpu", 4096, 128, "float32"), "blocks", {"cudnn": "not float32"}),
+        (Call("gpu", 16384, 128, "bfloat16"), "blocks", {"cudnn": "16384 x 16384 is too large"}),
+    ],
+)
+def test_the_table_says_which_runs_and_why_the_others_do_not(call, first, refusals):
+    table = attention_table(call)
+    assert next(name for name, refused in table.items() if not refused) == first
+    for name, words in refusals.items():
+        assert words in table[name]
+
+
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+def test_it_lowers_for_platforms_that_are_not_here(platform):
+    """On TPU to the splash kernel, forward and backward; cuDNN itself must be there to be lowered,
+    so on a GPU this is the blockwise form."""
+    dtype = jnp.bfloat16 if platform == "tpu" else jnp.float32
+    q = jax.ShapeDtypeStruct((1, 512, 4, 128), dtype)
+    k = jax.ShapeDtypeStruct((1, 512, 2, 128), dtype)
+    segments = jax.ShapeDtypeStruct((1, 512), jnp.int32)
+
+    def loss(q, k, v, segments):
+        name = {"cuda": "gpu"}.get(platform, platform)
+        return jnp.sum(causal_attention(q, k, v, segments, platform=name).astype(jnp.float32))
+
+    lowered = export.export(jax.jit(jax.grad(loss, (0, 1, 2))), platforms=[platform])
+    kernels = lowered(q, k, k, segments).mlir_module().count("tpu_custom_call")
+    assert kernels == (3 if platform == "tpu" else 0)  # forward, d_q, d_k and d_v
