@@ -127,7 +127,7 @@ def make_student(out: Path, scratch: Path, seed: int, rows: int) -> None:
         {"id": str(n), "instruction": row["prompt"], "response": row["response"]}
         for n, row in enumerate(read)
     ]
-    examples, _ = build_examples(ChatTokenizer(scratch), named, CONTEXT)
+    examples, _ = build_examples(ChatTokenizer(scratch), named, TrainingConfig(max_length=CONTEXT))
     params = fit("student", STUDENT, examples, batch=16, rate=3e-3, seed=seed)
     save_checkpoint(out, params, parse_config(STUDENT), STUDENT, tokenizer_from=scratch)
 
