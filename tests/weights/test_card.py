@@ -10,6 +10,7 @@ from thinksafe_jax.config import Recipe
 from thinksafe_jax.config.schema import ModelSource, TrainingConfig
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.weights import card_of_run
+from thinksafe_jax.weights.card import CardFacts, model_card
 
 RATE = {"value": 0.25, "low": 0.125, "high": 0.375, "n": 40}
 
