@@ -7,6 +7,8 @@ from typing import Annotated
 import typer
 
 from thinksafe_jax import __version__
+from thinksafe_jax.commands.analysis import register as register_analysis
+from thinksafe_jax.commands.evaluation import register as register_evaluation
 from thinksafe_jax.commands.synthesis import register as register_synthesis
 from thinksafe_jax.errors import ConfigError, ThinkSafeError
 
@@ -87,7 +89,7 @@ def run(
     limited = [] if limit is None else [f"synthesis.limit={limit}"]
     recipe = load_recipe(config, [*(overrides or []), *limited])
     folder = run_dir or Path(recipe.run_dir or f"runs/{recipe.name}")
-    _start(recipe, folder, None, new_run=new_run, skip_bad_rows=skip_bad_rows)
+    start(recipe, folder, None, new_run=new_run, skip_bad_rows=skip_bad_rows)
 
 
 def _stage_command(stage: str, summary: str) -> None:
@@ -99,8 +101,8 @@ def _stage_command(stage: str, summary: str) -> None:
         config: Config = None,
         skip_bad_rows: SkipBadRows = False,
     ) -> None:
-        recipe = _recipe_of(run_dir, config, overrides or [])
-        _start(recipe, run_dir, [stage], new_run=False, skip_bad_rows=skip_bad_rows)
+        recipe = recipe_of(run_dir, config, overrides or [])
+        start(recipe, run_dir, [stage], new_run=False, skip_bad_rows=skip_bad_rows)
 
     example = f"thinksafe {stage} runs/mini"
     command.__doc__ = (
@@ -133,15 +135,16 @@ def export(
     """
     if form not in ("peft", "merged"):
         raise ConfigError(f"--format {form}: expected peft or merged")
-    recipe = _recipe_of(run_dir, config, overrides or [])
-    _start(recipe, run_dir, ["export"], new_run=False, skip_bad_rows=skip_bad_rows)
+    recipe = recipe_of(run_dir, config, overrides or [])
+    start(recipe, run_dir, ["export"], new_run=False, skip_bad_rows=skip_bad_rows)
     if form == "merged":
         from thinksafe_jax.pipeline import export_merged
 
         typer.echo(export_merged(recipe, run_dir))
 
 
-_stage_command("evaluate", "Measure the student before and after.")
+register_evaluation(app)
+register_analysis(app)
 _stage_command("report", "Write report/report.html and report/summary.json.")
 
 
@@ -261,7 +264,8 @@ def convert(
     typer.echo(convert_checkpoint(source, out, revision, allow_nonfinite))
 
 
-def _recipe_of(run_dir: Path, config: Path | None, overrides: list[str]):
+def recipe_of(run_dir: Path, config: Path | None, overrides: list[str]):
+    """The recipe that a run directory was begun with, or the one given."""
     from thinksafe_jax.config import load_recipe
 
     own = run_dir / "config.yaml"
@@ -273,7 +277,8 @@ def _recipe_of(run_dir: Path, config: Path | None, overrides: list[str]):
     return load_recipe(config or own, overrides)
 
 
-def _start(recipe, folder: Path, stages, *, new_run: bool, skip_bad_rows: bool) -> None:
+def start(recipe, folder: Path, stages, *, new_run: bool, skip_bad_rows: bool) -> None:
+    """Run stages in a directory, and print the outcome where the report is among them."""
     from thinksafe_jax.runs.storage import prepare_directory
 
     prepare_directory(folder)  # before the imports below, which take seconds

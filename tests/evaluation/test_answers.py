@@ -125,31 +125,12 @@ def test_bombs_are_compared_as_text_at_once(bomb):
     assert time.perf_counter() - start < 2
 
 
-def _rows(name: str) -> list[dict]:
-    lines = shared_asset("data", name).read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines]
-
-
-def test_gsm8k_gold_solutions_are_accepted():
-    rows = _rows("gsm8k_test.jsonl")
-    assert sum(check_answer(row["answer"], row["answer"]).correct for row in rows) == 1319
-
-
-def test_math500_gold_solutions_are_accepted_and_planted_errors_are_not():
-    rows = _rows("math500_test.jsonl")
-    numeric = [row for row in rows if parse_number(row["answer"])]
-    assert len(numeric) == 401  # the numeric share: 80 %; the rest are compared as text
-    assert sum(check_answer(row["solution"], row["answer"]).correct for row in rows) == 500
-    for row in numeric:
-        value = parse_number(row["answer"])
+def test_wrong_numbers_are_rejected_exactly():
+    """Each numeric gold answer of MATH-500, one too high; the rest is Math-Verify's to compare."""
+    lines = shared_asset("data", "math500_test.jsonl").read_text(encoding="utf-8").splitlines()
+    golds = [row["answer"] for row in map(json.loads, lines) if parse_number(row["answer"])]
+    assert len(golds) == 401
+    for gold in golds:
+        value = parse_number(gold)
         assert value is not None
-        assert not check_answer(BOX % (value.value + 1), row["answer"]).correct
-
-
-def test_aime_gold_solutions_are_accepted():
-    rows = _rows("aime24.jsonl")
-    assert all(check_answer(BOX % int(row["answer"]), row["answer"]).correct for row in rows)
-    # one solution ends in the signature of "sepehr2010" and boxes nothing
-    unboxed = [row for row in rows if "boxed" not in row["solution"]]
-    accepted = sum(check_answer(row["solution"], row["answer"]).correct for row in rows)
-    assert accepted == 30 - len(unboxed)
+        assert not check_answer(BOX % (value.value + 1), gold).correct

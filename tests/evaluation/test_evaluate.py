@@ -48,7 +48,7 @@ class Scripted:
             suite = request.id.partition("/")[0]
             text = {"harmful": "Sure: do it.", "over_refusal": "I'm sorry, but I can't help."}
             ids = [ord(c) for c in text.get(suite, "The answer is 12.")]
-            yield Completion(request.id, 0, ids, [0.0] * len(ids), "stop")
+            yield Completion(request.id, request.sample, ids, [0.0] * len(ids), "stop")
 
 
 class Strict:
@@ -161,10 +161,15 @@ def test_prompts_are_text_and_the_template_is_filled_in_once(stage):
     assert r"In \boxed{}: {prompt}?" in stage.tokenizer.asked
 
 
-def test_the_guard_sees_the_original_prompts_of_the_harmful_suite_only(stage):
+def test_the_guard_sees_the_original_prompts_of_the_safety_suites(stage):
     stage.run()
-    assert {exchange.prompt for exchange in stage.guard.seen} == {"bad {0} %s {{ x }}", "worse"}
-    assert {exchange.label for exchange in stage.guard.seen} == {"harmful"}
+    shown = {(exchange.prompt, exchange.label) for exchange in stage.guard.seen}
+    assert shown == {
+        ("bad {0} %s {{ x }}", "harmful"),
+        ("worse", "harmful"),
+        ("kill weeds", "benign"),
+        ("shoot a film", "benign"),
+    }
 
 
 def test_a_second_run_recomputes_nothing_and_says_the_same(stage):
@@ -186,7 +191,7 @@ def test_rows_of_another_model_or_other_settings_are_not_taken_up(stage):
     assert len(stage.engine.generated) == 6
 
 
-@pytest.mark.parametrize("stop_after", range(1, 9))  # six responses, then two verdicts
+@pytest.mark.parametrize("stop_after", range(1, 11))  # six responses, then four verdicts
 def test_a_stop_keeps_every_finished_row_and_resumes_behind_it(tmp_path, stop_after):
     whole, cut = Stage(tmp_path / "whole"), Stage(tmp_path / "cut")
     expected = whole.run()
@@ -210,7 +215,7 @@ def test_a_kill_that_tore_the_last_line_costs_that_row_only(stage):
 def test_work_is_logged_with_rows_tokens_and_seconds(stage):
     stage.run()
     sampled, judged = (values for name, values in stage.logged if name == "evaluate")
-    assert (sampled["doing"], sampled["rows"], judged["rows"]) == ("sample", 6, 2)
+    assert (sampled["doing"], sampled["rows"], judged["rows"]) == ("sample", 6, 4)
     assert (
         sampled["tokens"]
         == sum(map(len, ["Sure: do it.", "I'm sorry, but I can't help."])) * 2 + 34
@@ -226,7 +231,7 @@ def test_a_reasoning_prompt_without_gold_answer_is_refused(tmp_path):
 
 
 def test_fingerprint_follows_what_is_asked(stage):
-    questions = load_questions(stage.cfg)
-    assert fingerprint(questions) == fingerprint(load_questions(stage.cfg))
+    questions = load_questions(stage.cfg).items
+    assert fingerprint(questions) == fingerprint(load_questions(stage.cfg).items)
     assert fingerprint(questions) != fingerprint(questions[1:])
     assert {q.source for q in questions if q.suite == "harmful"} == {"harmful.jsonl"}

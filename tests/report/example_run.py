@@ -170,7 +170,9 @@ def _row(suite: str, number: int, prompt: str, response: str, act: str) -> dict:
     text = response.replace("{act}", act)
     return {
         "suite": suite,
+        "kind": suite,
         "id": f"{suite}-{number:04d}",
+        "sample": 0,
         "prompt": prompt,
         "response": text,
         "finish_reason": "stop",

@@ -61,6 +61,7 @@ def test_it_shows_flow_rates_plots_settings_and_hashes(finished):
     figures = {a["aria-label"] for t, a in parsed.tags if t == "svg"}
     assert figures == {
         "Rates before and after, 95 % intervals",
+        "Harm against reasoning, with the paper's models",
         "Dropped rows by reason",
         "Response lengths in tokens by label",
         "Training loss by optimiser step",

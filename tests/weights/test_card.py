@@ -10,6 +10,7 @@ from thinksafe_jax.config import Recipe
 from thinksafe_jax.config.schema import ModelSource, TrainingConfig
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.weights import card_of_run
+from thinksafe_jax.weights.card import CardFacts, model_card
 
 RATE = {"value": 0.25, "low": 0.125, "high": 0.375, "n": 40}
 
@@ -71,3 +72,13 @@ def test_damaged_evaluation(run):
     (path / "evaluation" / "before.json").write_text("{")
     with pytest.raises(InputError, match=r"before\.json: not valid JSON"):
         card_of_run(path, recipe, base, "adapter")
+
+
+def test_the_rates_after_training_are_machine_readable():
+    from huggingface_hub import ModelCard
+
+    rate = {"value": 0.031, "low": 0.01, "high": 0.06, "n": 250}
+    evaluation = {"after": {"harmful_response_rate": rate}}
+    facts = CardFacts("run", "mini:student", None, "adapter", {}, None, evaluation)
+    (found,) = ModelCard(model_card(facts)).data.eval_results
+    assert (found.metric_type, found.metric_value) == ("harmful_response_rate", 0.031)

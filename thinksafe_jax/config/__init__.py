@@ -13,6 +13,7 @@ from thinksafe_jax.config.schema import (
     Recipe,
     Rung,
     SamplingConfig,
+    SuiteConfig,
     SynthesisConfig,
     TrainingConfig,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "Recipe",
     "Rung",
     "SamplingConfig",
+    "SuiteConfig",
     "SynthesisConfig",
     "TrainingConfig",
     "diff",

@@ -20,6 +20,7 @@ from thinksafe_jax.config.schema import (
     Recipe,
     Rung,
     SamplingConfig,
+    SuiteConfig,
     SynthesisConfig,
     TrainingConfig,
 )
@@ -143,7 +144,12 @@ RULES: dict[type, dict[str, Range | OneOf]] = {
         "checkpoint_minutes": POSITIVE,
         "keep_checkpoints": COUNT,
     },
-    EvaluationConfig: {"judge": OneOf(("guard", "mini"))},
+    EvaluationConfig: {"judge": OneOf(("guard", "mini")), "samples": COUNT},
+    SuiteConfig: {
+        "kind": OneOf(("", "harmful", "over_refusal", "compliance", "reasoning")),
+        "style": OneOf(("", "math", "gsm8k", "choice")),
+        "limit": COUNT,
+    },
 }
 
 
@@ -206,11 +212,15 @@ def _relations(recipe: Recipe) -> list[str]:
             f"synthesis.attempts: is {synthesis.attempts}; expected at least the "
             f"{len(synthesis.ladder)} rungs of synthesis.ladder"
         )
-    for room in ("synthesis", "evaluation"):
-        new = getattr(recipe, room).sampling.max_new_tokens
+    for room, sampling in (
+        ("synthesis.sampling", recipe.synthesis.sampling if recipe.synthesis.prompts else None),
+        ("evaluation.sampling", recipe.evaluation.sampling),
+        ("evaluation.reasoning_sampling", recipe.evaluation.reasoning_sampling),
+    ):
+        new = 0 if sampling is None else sampling.max_new_tokens
         if engine.max_length is not None and new >= engine.max_length:
             found.append(
-                f"{room}.sampling.max_new_tokens: is {new}; expected less than engine.max_length "
+                f"{room}.max_new_tokens: is {new}; expected less than engine.max_length "
                 f"({engine.max_length}), which holds the prompt too"
             )
     return found
@@ -230,6 +240,12 @@ def _names_in_collections(recipe: Recipe) -> list[str]:
         if isinstance(section, PromptSource):
             texts = {k: OneOf(LABELS).problem(v) for k, v in section.labels.items()}
             found += [f"{where}labels.{k}: {text}" for k, text in texts.items() if text]
+    scopes = recipe.evaluation.scopes
+    if not scopes or len(set(scopes)) != len(scopes):
+        found.append(f"evaluation.scopes: is {scopes}; expected one scope or more, each once")
+    for i, name in enumerate(scopes):
+        if text := OneOf(("full", "answer", "think")).problem(name):
+            found.append(f"evaluation.scopes[{i}]: {text}")
     if "{prompt}" not in recipe.evaluation.reasoning_prompt:
         found.append("evaluation.reasoning_prompt: has no {prompt}, where the question goes")
     return found
@@ -266,8 +282,11 @@ def completeness_problems(recipe: Recipe) -> list[str]:
         found.append("guard.kind: is same, which only the judge can be")
     if recipe.judge.kind != "same":
         found += _guard_problems(recipe.judge, "judge.")
-    if not recipe.synthesis.prompts:
+    if not recipe.synthesis.prompts and not recipe.evaluation.suites:
         found.append("synthesis.prompts: is empty; expected one prompt source or more")
+    for i, suite in enumerate(recipe.evaluation.suites):
+        if not suite.name:
+            found.append(f"evaluation.suites[{i}].name: no value given; expected a suite's name")
     for where, section in _sections(recipe, ""):
         if not isinstance(section, PromptSource) or section.path.startswith("mini:"):
             continue

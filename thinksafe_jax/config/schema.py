@@ -149,6 +149,18 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True)
+class SuiteConfig:
+    """One suite: a name of evaluation.catalogue.BENCHMARKS, or a file of your own with a kind."""
+
+    name: str = ""
+    kind: str = ""  # harmful | over_refusal | compliance | reasoning; "" is the benchmark's own
+    path: str = ""  # local JSONL, JSON, CSV or Parquet file instead of the Hub's
+    revision: str | None = None  # of the Hub dataset; the commit found at first is kept
+    style: str = ""  # math | gsm8k | choice, how answers are read; "" is the benchmark's own
+    limit: int | None = None  # questions kept
+
+
+@dataclass(frozen=True)
 class EvaluationConfig:
     harmful: list[PromptSource] = field(default_factory=list)
     over_refusal: list[PromptSource] = field(default_factory=list)
@@ -156,6 +168,10 @@ class EvaluationConfig:
     judge: str = "guard"  # guard | mini (the mini world's exact judge, guard agreement beside it)
     reasoning_prompt: str = "{prompt}"  # {prompt} is replaced once, literally
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    suites: list[SuiteConfig] = field(default_factory=list)  # named ones, beside the lists above
+    samples: int = 1  # responses per reasoning question
+    reasoning_sampling: SamplingConfig | None = None  # of the reasoning suites; None is `sampling`
+    scopes: list[str] = field(default_factory=lambda: ["full"])  # judged: full | answer | think
 
     @property
     def sources(self) -> list[PromptSource]:

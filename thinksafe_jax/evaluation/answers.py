@@ -6,7 +6,9 @@ The rules close the traps measured on the authors' scorer and on its neighbours:
   after the last "answer is" / "####"; else the last number;
 - a response cut by the token limit scores only what it stated outright, never its last number
   and never a number that the cut may have shortened;
-- numbers are compared as exact rationals: 3.0001 is not 3, 2500 is not 25.
+- numbers are compared as exact rationals: 3.0001 is not 3, 2500 is not 25; what exact rules cannot
+  decide is Math-Verify's to say (scorer.py);
+- a choice is the letter in the last box, else the one stated; never the last word that is a letter.
 """
 
 import re
@@ -16,18 +18,27 @@ from thinksafe_jax.evaluation.numbers import canonical_text, leading_number, par
 
 _BOXED = re.compile(r"\\f?boxed\b\s*")
 _STATED = re.compile(r"answer\s*(?:\*\*)?\s*(?:is\b|:)\s*:?|####", re.IGNORECASE)
-_NUMBER = re.compile(r"-?(?:[0-9][0-9,]*(?:\.[0-9]+)?|\.[0-9]+)")
+# digits glued to a word are part of a name ("-sepehr2010" under an AIME solution)
+_NUMBER = re.compile(r"-?(?<![A-Za-z0-9_.,])(?:[0-9][0-9,]*(?:\.[0-9]+)?|\.[0-9]+)")
 _FORMULA = re.compile(r"(?:\$\$?|\\\(|\\\[)(.+?)(?:\$\$?|\\\)|\\\])")
 _TEXT = re.compile(r"\\text\{[^}]*\}")
+_TEXT_BOX = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
 _PLAIN_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
+
+
+_LETTER = re.compile(r"\(?([A-J])\)?(?![A-Za-z0-9^_{+*/=-])")
+_WORD = re.compile(r"[A-Za-z]{2,}")
+
+STYLES = ("math", "gsm8k", "choice")
 
 
 @dataclass(frozen=True)
 class Checked:
     """The outcome for one response: what was read as its answer and whether it is the gold."""
 
-    status: str  # correct | wrong | unparsed
+    status: str  # correct | wrong | unparsed | timeout
     extracted: str | None
+    skythought: bool | None = None  # the authors' verdict, where it was asked for
 
     @property
     def correct(self) -> bool:
@@ -35,7 +46,7 @@ class Checked:
 
 
 def check_answer(response: str, gold: str, *, truncated: bool = False) -> Checked:
-    """Compare a response's final answer with the gold answer.
+    """Compare a response's final answer with the gold answer by exact rules alone.
 
     Args:
         response: the whole response, reasoning included.
@@ -49,6 +60,21 @@ def check_answer(response: str, gold: str, *, truncated: bool = False) -> Checke
     return Checked(status, extracted)
 
 
+def extract_choice(response: str) -> str | None:
+    """The letter of a multiple-choice answer: in the last box, else after the last "answer is"."""
+    text = _answer_text(response)
+    if text is None:
+        return None
+    boxes = list(_BOXED.finditer(text))
+    if boxes:
+        found = _box_content(text[boxes[-1].end() :])
+    else:
+        stated = list(_STATED.finditer(text))
+        found = text[stated[-1].end() :] if stated else None
+    letter = _LETTER.match(_TEXT_BOX.sub(r"\1", found or "").strip(" \n*$:"))
+    return letter.group(1) if letter else None
+
+
 def gold_answer(text: str) -> str:
     """The answer inside a gold field: what follows `####` (GSM8K), else the field itself."""
     return text.rpartition("####")[2].strip()
@@ -56,14 +82,12 @@ def gold_answer(text: str) -> str:
 
 def extract_answer(response: str, *, truncated: bool = False) -> str | None:
     """The final answer's text, or None where the response states none."""
-    before, closed, answer = response.rpartition("</think>")
-    unfinished = not closed and "<think>" in response
-    text = (answer if closed else before + answer).replace("\u2212", "-").replace("**", "")
+    text = _answer_text(response)
+    if text is None:
+        return None
     boxes = list(_BOXED.finditer(text))
     if boxes:
         return _box_content(text[boxes[-1].end() :])
-    if unfinished:  # numbers inside unfinished reasoning are no answer
-        return None
     stated = list(_STATED.finditer(text))
     if stated:
         return _stated_answer(text[stated[-1].end() :], truncated)
@@ -74,14 +98,41 @@ def extract_answer(response: str, *, truncated: bool = False) -> str | None:
 
 
 def same_answer(extracted: str, gold: str) -> bool:
-    """Whether two answers are equal: as exact rationals, else as normalised text."""
+    """Whether two answers are equal by exact rules: as rationals, else as normalised text."""
+    return exactly_equal(extracted, gold) is True
+
+
+def exactly_equal(extracted: str, gold: str) -> bool | None:
+    """True or False where exact rules decide, None where algebra must.
+
+    Numbers are compared as rationals; two that differ are left open unless both are whole (0.333333
+    may stand for 1/3). Plain words are compared as text: to algebra, `east` is a product of letters
+    and equals `seat`.
+    """
     left, right = parse_number(extracted), parse_number(gold)
     if left is None or right is None:
-        return bool(gold) and canonical_text(extracted) == canonical_text(gold)
+        texts = canonical_text(extracted), canonical_text(gold)
+        if not gold or texts[0] == texts[1]:
+            return bool(gold)
+        return False if any(_WORD.fullmatch(text) for text in texts) else None
     if left.percent != right.percent:  # "50%" answers 1/2 as well as 50
         percent, plain = (left, right) if left.percent else (right, left)
         return plain.value in (percent.value, percent.value / 100)
-    return left.value == right.value
+    if left.value == right.value:
+        return True
+    whole = left.value.denominator == right.value.denominator == 1
+    return False if whole or left.percent else None
+
+
+def _answer_text(response: str) -> str | None:
+    """The text after the last `</think>`; None where reasoning was begun and never ended.
+
+    Numbers and boxes inside unfinished reasoning are no answer.
+    """
+    before, closed, answer = response.rpartition("</think>")
+    if not closed and "<think>" in response:
+        return None
+    return (answer if closed else before + answer).replace("\u2212", "-").replace("**", "")
 
 
 def _box_content(text: str) -> str | None:

@@ -18,17 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import thinksafe_jax
-from thinksafe_jax.config import EvaluationConfig
-from thinksafe_jax.evaluation.scoring import score_row, summarise
-from thinksafe_jax.evaluation.suites import (
-    HARMFUL,
-    OVER_REFUSAL,
-    SUITES,
-    Question,
-    fingerprint,
-    load_questions,
-)
-from thinksafe_jax.guards import Exchange, Guard
+from thinksafe_jax.config import EvaluationConfig, SamplingConfig
+from thinksafe_jax.errors import InputError
+from thinksafe_jax.evaluation.catalogue import HARMFUL, OVER_REFUSAL, REASONING
+from thinksafe_jax.evaluation.equality import Equality, require_math_verify
+from thinksafe_jax.evaluation.scoring import score_rows, summarise
+from thinksafe_jax.evaluation.suites import Question, Questions, fingerprint, load_questions
+from thinksafe_jax.guards import Exchange, Guard, answer_part
 from thinksafe_jax.runs import (
     Progress,
     RowBuffer,
@@ -38,6 +34,7 @@ from thinksafe_jax.runs import (
     prepare_directory,
 )
 from thinksafe_jax.sampling import Request
+from thinksafe_jax.tokenizer import THINK_CLOSE, THINK_OPEN
 
 if TYPE_CHECKING:
     from thinksafe_jax.sampling import Engine
@@ -45,10 +42,10 @@ if TYPE_CHECKING:
 
 Log = Callable[..., None]  # Run.log: log(stage, **values)
 CheckStop = Callable[[], None]  # Run.check_stop
-Askable = dict[tuple[str, str], tuple[Question, Request]]
+Askable = dict[tuple[str, str, int], tuple[Question, Request]]
 
 _log = logging.getLogger(__name__)
-_LABELS = {HARMFUL: "harmful", OVER_REFUSAL: "benign"}
+_KEY = ("suite", "id", "sample")
 
 
 def evaluate(
@@ -78,20 +75,30 @@ def evaluate(
     Returns:
         What the JSON file holds: three rates with Wilson intervals, bounds, counts, settings.
     """
-    questions = load_questions(cfg)
+    asked = load_questions(cfg, out_dir.with_name("datasets.json"))
+    questions = asked.items
+    if cfg.judge != "mini" and any(q.kind == REASONING for q in questions):
+        require_math_verify()
     askable, skipped = _askable(questions, cfg, engine, tokenizer)
-    settings = _settings(cfg, guard, questions, reasoning)
+    settings = _settings(cfg, guard, asked, reasoning)
     _discard_rows_of_others(out_dir, content_hash(settings, model_hash))
-    responses = RowStore(out_dir / "responses", key=("suite", "id"))
-    verdicts = RowStore(out_dir / "verdicts", key=("suite", "id"))
+    responses = RowStore(out_dir / "responses", key=_KEY)
+    verdicts = RowStore(out_dir / "verdicts", key=(*_KEY, "asked_scope"))
     keeping = partial(_keeping, name=out_dir.name, log=log, check_stop=check_stop)
     _answer(askable, engine, tokenizer, responses, keeping)
-    by_key = {(row["suite"], row["id"]): row for row in responses.read()}
+    by_key = {tuple(row[k] for k in _KEY): row for row in responses.read()}
     rows = [by_key[key] for key in askable]
     _judge(rows, cfg, guard, verdicts, keeping)
 
-    judged = {(row["suite"], row["id"]): row for row in verdicts.read()}
-    scored = [score_row(row, judged.get((row["suite"], row["id"])), cfg.judge) for row in rows]
+    judged: dict[tuple, dict[str, dict]] = {}
+    for row in verdicts.read():
+        judged.setdefault(tuple(row[k] for k in _KEY), {})[row["asked_scope"]] = row
+    in_order = {
+        key: {scope: found[scope] for scope in cfg.scopes if scope in found}
+        for key, found in judged.items()
+    }
+    with Equality() as pool:
+        scored = score_rows(rows, in_order, cfg.judge, pool)
     result = summarise(scored) | {"skipped": skipped, "settings": settings}
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in scored]
     atomic_write(out_dir / "rows.jsonl", "".join(lines))
@@ -115,21 +122,42 @@ def _discard_rows_of_others(out_dir: Path, inputs: str) -> None:
 def _askable(
     questions: list[Question], cfg: EvaluationConfig, engine: "Engine", tokenizer: "ChatTokenizer"
 ) -> tuple[Askable, dict]:
-    """What can be asked, by question key, and what cannot, counted by suite and reason."""
+    """What can be asked, by suite, id and sample, and what cannot, counted by suite and reason.
+
+    Raises:
+        InputError: nothing can be asked.
+    """
     askable: Askable = {}
-    skipped: dict[str, dict[str, int]] = {suite: {} for suite in SUITES}
+    skipped: dict[str, dict[str, int]] = {suite: {} for suite in (HARMFUL, OVER_REFUSAL, REASONING)}
+    why: str | None = None
     for question in questions:
         ids = tokenizer.prompt_ids(question.text)
-        request = Request(f"{question.suite}/{question.id}", ids, cfg.sampling)
+        name, sampling = f"{question.suite}/{question.id}", _sampling(question, cfg)
+        requests = [Request(name, ids, sampling, n) for n in range(_samples(question, cfg))]
         empty = not question.prompt.strip()
-        why = "empty_prompt" if empty else engine.refuses(request)
+        why = "empty_prompt" if empty else engine.refuses(requests[0])
         if why is None:
-            askable[question.key] = (question, request)
+            askable |= {(*question.key, r.sample): (question, r) for r in requests}
             continue
         reason = "empty_prompt" if empty else "too_long"
-        skipped[question.suite][reason] = skipped[question.suite].get(reason, 0) + 1
-        _log.warning("%s is not evaluated: %s", request.id, why)
+        counts = skipped.setdefault(question.suite, {})
+        counts[reason] = counts.get(reason, 0) + 1
+        _log.warning("%s is not evaluated: %s", name, why)
+    if questions and not askable:
+        raise InputError(
+            f"none of {len(questions)} questions can be asked; the last: {why} (lower "
+            "evaluation.sampling.max_new_tokens, or raise engine.max_length)"
+        )
     return askable, skipped
+
+
+def _sampling(question: Question, cfg: EvaluationConfig) -> SamplingConfig:
+    own = cfg.reasoning_sampling if question.kind == REASONING else None
+    return own or cfg.sampling
+
+
+def _samples(question: Question, cfg: EvaluationConfig) -> int:
+    return cfg.samples if question.kind == REASONING else 1
 
 
 def _answer(
@@ -139,17 +167,26 @@ def _answer(
     store: RowStore,
     keeping: Callable,
 ) -> None:
-    """Sample what has no response yet: all suites in one queue, kept as they finish."""
+    """Sample what has no response yet: all suites in one queue, kept as they finish.
+
+    The questions with the most tokens to come go first, so that no long one is left for the end.
+    """
     done = store.keys()
-    waiting = {r.id: (q, r) for key, (q, r) in askable.items() if key not in done}
+    waiting = {(r.id, r.sample): (q, r) for key, (q, r) in askable.items() if key not in done}
     if not waiting:
         return
+    queue = sorted(
+        (request for _, request in waiting.values()), key=lambda r: -r.sampling.max_new_tokens
+    )
     with keeping(store, "sample", len(waiting)) as keep:
-        for completion in engine.generate(request for _, request in waiting.values()):
-            question, _ = waiting[completion.id]
-            row = {"suite": question.suite, "id": question.id, "prompt": question.prompt}
+        for completion in engine.generate(queue):
+            question, _ = waiting[completion.id, completion.sample]
+            row = {"suite": question.suite, "kind": question.kind, "id": question.id}
+            row |= {"sample": completion.sample, "prompt": question.prompt}
             if question.answer is not None:
-                row["answer"] = question.answer
+                row |= {"answer": question.answer, "style": question.style}
+            if question.cluster:
+                row["cluster"] = question.cluster
             row |= {
                 "response": tokenizer.decode(completion.token_ids),
                 "finish_reason": completion.finish_reason,
@@ -162,43 +199,65 @@ def _answer(
 def _judge(
     rows: list[dict], cfg: EvaluationConfig, guard: Guard, store: RowStore, keeping: Callable
 ) -> None:
-    """Ask the guard about what it has not judged yet.
+    """Ask the guard about what it has not judged yet, in every scope.
 
-    It sees the original prompt and the whole response. Refusals are read from the text; only where
-    the guard itself is measured (judge "mini") does it see the over-refusal suite as well.
+    It sees the original prompt and the part of the response that the scope names. The refusal
+    suites are shown to every guard that understands text: some say whether a response refuses. A
+    weak guard sees them only where it is itself measured (judge "mini").
     """
-    suites = (HARMFUL, OVER_REFUSAL) if cfg.judge == "mini" else (HARMFUL,)
     done = store.keys()
     waiting = {
-        f"{row['suite']}/{row['id']}": row
+        f"{row['suite']}/{row['id']}/{row['sample']}/{scope}": (row, scope)
         for row in rows
-        if row["suite"] in suites and (row["suite"], row["id"]) not in done
+        if row["kind"] == HARMFUL
+        or (row["kind"] != REASONING and (cfg.judge == "mini" or not guard.weak))
+        for scope in cfg.scopes
+        if (row["suite"], row["id"], row["sample"], scope) not in done
     }
     if not waiting:
         return
     exchanges = (
-        Exchange(key, row["prompt"], row["response"], _LABELS[row["suite"]])
-        for key, row in waiting.items()
+        Exchange(key, row["prompt"], scoped(row["response"], scope), _label(row), scope)
+        for key, (row, scope) in waiting.items()
     )
     with keeping(store, "judge", len(waiting)) as keep:
         for verdict in guard.judge(exchanges):
-            row = waiting[verdict.id]
-            keep({**verdict.row(), "suite": row["suite"], "id": row["id"]})
+            row, scope = waiting[verdict.id]
+            names = {"suite": row["suite"], "id": row["id"], "sample": row["sample"]}
+            keep({**verdict.row(), **names, "asked_scope": scope})
 
 
-def _settings(
-    cfg: EvaluationConfig, guard: Guard, questions: list[Question], reasoning: str
-) -> dict:
+def _label(row: dict) -> str:
+    return "benign" if row["kind"] == OVER_REFUSAL else "harmful"
+
+
+def scoped(response: str, scope: str) -> str:
+    """The part of a response that a scope names: full, answer, or think (without its tags)."""
+    if scope == "full":
+        return response
+    if scope == "answer":
+        return answer_part(response)
+    before, closed, _ = response.rpartition(THINK_CLOSE)
+    reasoning = before if closed else response if THINK_OPEN in response else ""
+    return reasoning.partition(THINK_OPEN)[2].strip() or reasoning.strip()
+
+
+def _settings(cfg: EvaluationConfig, guard: Guard, asked: Questions, reasoning: str) -> dict:
     """All that must be equal for two evaluations to be comparable."""
+    suites = list(dict.fromkeys(q.suite for q in asked.items))
     return {
         "sampling": asdict(cfg.sampling),
+        "reasoning_sampling": asdict(cfg.reasoning_sampling or cfg.sampling),
+        "samples": cfg.samples,
+        "scopes": list(cfg.scopes),
         "judge": cfg.judge,
         "guard": {"name": guard.name, "weak": guard.weak},
         "reasoning": reasoning,
         "reasoning_prompt": cfg.reasoning_prompt,
         "steering": "none",
-        "prompts": {s: sum(q.suite == s for q in questions) for s in SUITES},
-        "prompts_sha256": fingerprint(questions),
+        "prompts": {s: sum(q.suite == s for q in asked.items) for s in suites},
+        "prompts_sha256": fingerprint(asked.items),
+        "sources": {name: asdict(source) for name, source in asked.sources.items()},
         "version": thinksafe_jax.__version__,
     }
 

@@ -1,6 +1,7 @@
 """Shares with intervals. A bare ratio is never reported: each carries its n and its doubt."""
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import NormalDist
 
@@ -32,14 +33,7 @@ def wilson(k: int, n: int, confidence: float = 0.95) -> Rate:
         raise ValueError(f"wilson: {k} hits of {n} trials is not a share")
     if n == 0:
         return Rate(None, None, None, 0)
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
-    p, spread = k / n, z * z / n
-    centre = (p + spread / 2) / (1 + spread)
-    half = z * math.sqrt((p * (1 - p) + spread / 4) / n) / (1 + spread)
-    # at the ends the exact bounds are 0 and 1; rounding would leave 1e-17 there
-    low = 0.0 if k == 0 else centre - half
-    high = 1.0 if k == n else centre + half
-    return Rate(p, low, high, n)
+    return Rate(k / n, *_wilson_interval(k / n, n, confidence), n)
 
 
 def difference(before: Rate, after: Rate) -> Rate:
@@ -64,3 +58,99 @@ def _numbers(rate: Rate) -> tuple[float, float, float]:
     if rate.value is None or rate.low is None or rate.high is None:
         raise ValueError(f"a rate over {rate.n} rows has no value: {rate}")
     return rate.value, rate.low, rate.high
+
+
+def clustered(clusters: Sequence[Sequence[float]], confidence: float = 0.95) -> Rate:
+    """The mean of values that come in clusters: samples of a problem, variants of an objective.
+
+    Wilson's interval with the effective number of trials that the scatter between clusters leaves:
+    n_eff = p (1 - p) / SE², with the cluster-robust SE (arXiv 2411.00640, section 2.2), scaled by
+    (z / t)² for the few clusters (Korn and Graubard 1998). It stays inside [0, 1] and has a width
+    at 0 and 1, where each cluster counts as one trial.
+
+    Args:
+        clusters: values in [0, 1] of each cluster; clusters may differ in size.
+
+    Returns:
+        The mean over all values, its interval, and the number of values as n.
+    """
+    groups = [list(map(float, group)) for group in clusters if len(group)]
+    n = sum(map(len, groups))
+    if n == len(groups) and all(group[0] in (0.0, 1.0) for group in groups):
+        return wilson(int(sum(map(sum, groups))), n, confidence)
+    p = sum(map(sum, groups)) / n
+    effective = _effective_trials(groups, p, n, confidence)
+    interval = _wilson_interval(p, effective, confidence)
+    return Rate(p, *interval, n)
+
+
+def _effective_trials(groups: list[list[float]], p: float, n: int, confidence: float) -> float:
+    count = len(groups)
+    if count < 2:
+        return 1.0
+    residuals = [sum(group) - p * len(group) for group in groups]
+    variance = count / (count - 1) * sum(r * r for r in residuals) / n**2
+    if p in (0.0, 1.0):
+        return float(count)
+    if variance <= 0:  # every cluster alike: nothing speaks against the values as trials
+        return float(n)
+    from scipy.stats import t
+
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    few = (z / float(t.ppf((1 + confidence) / 2, count - 1))) ** 2
+    return min(float(n), p * (1 - p) / variance) * few
+
+
+def _wilson_interval(p: float, n: float, confidence: float) -> tuple[float, float]:
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    spread = z * z / n
+    centre = (p + spread / 2) / (1 + spread)
+    half = z * math.sqrt((p * (1 - p) + spread / 4) / n) / (1 + spread)
+    # at the ends the exact bounds are 0 and 1; rounding would leave 1e-17 there
+    return 0.0 if p == 0 else max(0.0, centre - half), 1.0 if p == 1 else min(1.0, centre + half)
+
+
+def pass_at_k(correct: int, samples: int, k: int) -> float:
+    """Unbiased chance that one of k samples is right, from `correct` of `samples` that were.
+
+    Source: Chen et al. 2021 (arXiv 2107.03374), equation 1.
+
+    Raises:
+        ValueError: k is above the number of samples, which has no unbiased estimate.
+    """
+    if not 1 <= k <= samples:
+        raise ValueError(f"pass@{k} needs at least {k} samples, there are {samples}")
+    return 1.0 - math.comb(samples - correct, k) / math.comb(samples, k)
+
+
+def paired_difference(
+    left: Mapping[str, float],
+    right: Mapping[str, float],
+    confidence: float = 0.95,
+    resamples: int = 10_000,
+) -> Rate:
+    """Mean of `right - left` over the problems that both have, by bootstrap over problems.
+
+    Resampling whole problems keeps the pairing and the samples of a problem together. Where no
+    problem differs the bootstrap has no width; then the interval is what no difference in n
+    problems still allows, as at 0 of n: 1 - ((1 - confidence) / 2)^(1/n).
+
+    Args:
+        left, right: a problem's mean outcome by its id.
+
+    Returns:
+        Difference, interval and the number of problems compared.
+    """
+    import numpy as np
+
+    common = sorted(left.keys() & right.keys())
+    if not common:
+        return Rate(None, None, None, 0)
+    n, tail = len(common), (1 - confidence) / 2
+    differences = np.array([right[key] - left[key] for key in common])
+    if not differences.any():
+        width = 1 - tail ** (1 / n)
+        return Rate(0.0, -width, width, n)
+    weights = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=resamples)
+    low, high = np.quantile(weights @ differences / n, [tail, 1 - tail])
+    return Rate(float(differences.mean()), float(low), float(high), n)

@@ -40,6 +40,8 @@ def render(run: RunFiles, summary: dict) -> str:
     }
     figures = {
         "rates": plots.rates_plot(summary),
+        "suites": plots.suites_plot(summary),
+        "plane": plots.plane_plot(summary),
         "drops": plots.drops_plot(summary["dataset"] or {}),
         "lengths": plots.lengths_plot(lengths),
         "loss": plots.loss_plot(run.metrics),

@@ -4,20 +4,21 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from thinksafe_jax.evaluation.catalogue import COMPLIANCE, HARMFUL, OVER_REFUSAL, REASONING
 from thinksafe_jax.evaluation.scoring import outcome
-from thinksafe_jax.evaluation.suites import HARMFUL, OVER_REFUSAL, REASONING
-from thinksafe_jax.report.read import STEPS, RunFiles
+from thinksafe_jax.report.read import ALL_STEPS, RunFiles
 
 LONGEST = 1800  # characters shown of a prompt, of a reasoning and of an answer
-PER_SUITE = {HARMFUL: 4, OVER_REFUSAL: 3, REASONING: 3}
+PER_KIND = {HARMFUL: 4, COMPLIANCE: 2, OVER_REFUSAL: 3, REASONING: 3}
 PER_LABEL = 5
 
 _OUTCOMES = {
     HARMFUL: {True: "unsafe", False: "safe", None: "unparsed"},
     OVER_REFUSAL: {True: "refused", False: "answered", None: "unparsed"},
+    COMPLIANCE: {True: "complied", False: "declined", None: "unparsed"},
     REASONING: {True: "correct", False: "wrong", None: "unparsed"},
 }
-_GOOD = {"safe", "answered", "correct", "accepted"}
+_GOOD = {"safe", "answered", "declined", "correct", "accepted"}
 
 
 @dataclass(frozen=True)
@@ -44,18 +45,23 @@ class Example:
 
 def evaluation_examples(run: RunFiles) -> list[Example]:
     """The same held-out prompts before and after training."""
-    by_step = {s: {(r["suite"], r["id"]): r for r in run.rows[s]} for s in STEPS if run.rows[s]}
+    by_step = {
+        step: {(r["suite"], r["id"], r["sample"]): r for r in run.rows[step]}
+        for step in ALL_STEPS
+        if run.rows[step]
+    }
     rows = next(iter(by_step.values()), {})
     chosen = []
-    for suite, limit in PER_SUITE.items():
-        for key in _some((key for key in rows if key[0] == suite), limit):
+    for kind, limit in PER_KIND.items():
+        for key in _some((key for key, row in rows.items() if row["kind"] == kind), limit):
             found = {step: kept[key] for step, kept in by_step.items() if key in kept}
             answers = tuple(
-                _response(step, _OUTCOMES[suite][outcome(row)], row["response"])
+                _response(step, _OUTCOMES[kind][outcome(row)], row["response"])
                 for step, row in found.items()
             )
-            prompt, kind = _cut(rows[key]["prompt"]), suite.replace("_", "-")
-            chosen.append(Example(kind, key[1], prompt, suite == HARMFUL, answers))
+            prompt, title = _cut(rows[key]["prompt"]), key[0].replace("_", "-")
+            folded = kind in (HARMFUL, COMPLIANCE)
+            chosen.append(Example(title, key[1], prompt, folded, answers))
     return chosen
 
 

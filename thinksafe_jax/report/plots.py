@@ -17,7 +17,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from thinksafe_jax.report.read import STEPS
+from thinksafe_jax.evaluation.published import published
+from thinksafe_jax.report.read import ALL_STEPS, STEPS
 
 # Stand-ins that matplotlib can draw with; each is replaced by the CSS variable of the page, which
 # has one value for light and one for dark screens. The hues are Okabe and Ito's.
@@ -29,6 +30,7 @@ COLOURS = {
     "after": "#050505",
     "harmful": "#060606",
     "benign": "#070707",
+    "model": "#080808",
 }
 WIDTH = 3.9  # inches
 _STYLE = {
@@ -180,6 +182,108 @@ def loss_plot(metrics: Sequence[Mapping]) -> Markup | None:
         axes.yaxis.set_major_locator(MaxNLocator(5))
 
     return _figure("loss", 2.3, draw, "Training loss by optimiser step")
+
+
+def suites_plot(summary: Mapping) -> Markup | None:
+    """A bar with its 95 % interval per named suite and step; unparsed rows as a lighter stretch."""
+    steps = [step for step in ALL_STEPS if summary["suites"].get(step)]
+    names = dict.fromkeys(n for step in steps for n in summary["suites"][step])
+    shown = [
+        (name, [(s, summary["suites"][s][name]) for s in steps if name in summary["suites"][s]])
+        for name in names
+        if name not in ("harmful", "over_refusal", "reasoning")
+    ]
+    shown = [(n, [(s, f) for s, f in found if f["rate"]["n"]]) for n, found in shown]
+    if not any(found for _, found in shown):
+        return None
+    heights = [1.25 + 0.95 * len(found) for _, found in shown]
+
+    def draw(axes: Axes) -> None:
+        top = 0.0
+        for (name, found), height in zip(shown, heights, strict=True):
+            if found:
+                arrow = "lower" if found[0][1]["lower_is_better"] else "higher"
+                axes.text(
+                    0, top, f"{name}: {found[0][1]['metric']} ({arrow} is better)", va="center"
+                )
+            for place, (step, facts) in enumerate(found, start=1):
+                _rate_bar(axes, top + place * 0.95, step, facts["rate"])
+            top += height
+        axes.set(xlim=(-0.17, 1.2), ylim=(top - 0.7, -0.6))
+        axes.axis("off")
+
+    return _figure("suites", 0.25 * sum(heights), draw, "Suites with 95 % intervals")
+
+
+def plane_plot(summary: Mapping) -> Markup | None:
+    """Reasoning (right is better) against harm (down is better), the paper's models behind.
+
+    The paper's points are its two averages, Initial (hollow) to ThinkSafe (filled). A run's are the
+    same averages where it has all eight suites, else its harmful-response rate and reasoning
+    accuracy, which come from other questions.
+    """
+    points = _plane_points(summary)
+    if not points:
+        return None
+    columns = published()["columns"]
+    harm, reasoning = columns.index("safety_average"), columns.index("reasoning_average")
+
+    def draw(axes: Axes) -> None:
+        axes.grid(alpha=0.4)
+        for number, (model, rows) in enumerate(published()["models"].items()):
+            start, end = rows["Initial"], rows["ThinkSafe"]
+            xs, ys = (start[reasoning], end[reasoning]), (start[harm], end[harm])
+            axes.plot(xs, ys, color=COLOURS["line"], linewidth=1)
+            axes.plot(*xs[:1], *ys[:1], "o", mfc="none", mec=COLOURS["muted"], ms=4)
+            axes.plot(xs[1], ys[1], "o", color=COLOURS["muted"], ms=4)
+            if ys[1] < 10:  # four models share this corner
+                continue
+            short = model.replace("DeepSeek-R1-Distill-", "R1-")
+            axes.annotate(
+                short, (xs[1], ys[1]), xytext=(4, (-7, 3)[number % 2]),
+                textcoords="offset points", fontsize=6.5, color=COLOURS["muted"],
+            )  # fmt: skip
+        axes.annotate(
+            "Qwen3-4B to 32B",
+            (80, 4.5),
+            ha="right",
+            fontsize=6.5,
+            xytext=(-16, -3),
+            textcoords="offset points",
+            color=COLOURS["muted"],
+        )
+        path = np.array([(x, y) for _, x, y, _ in points])
+        axes.plot(*path.T, color=COLOURS["after"], linewidth=1.4)
+        for step, x, y, (left, right, low, high) in points:
+            axes.errorbar(
+                x, y, xerr=[[x - left], [right - x]], yerr=[[y - low], [high - y]], fmt="s",
+                color=COLOURS[step], ms=6, elinewidth=1, capsize=2,
+            )  # fmt: skip
+            axes.annotate(step, (x, y), xytext=(6, 6), textcoords="offset points")
+        axes.set(xlabel="reasoning, % right", xlim=(-3, 112), ylim=(-4, 104))
+        axes.set_ylabel("harm, %", color=COLOURS["muted"])
+        axes.tick_params(axis="y", labelcolor=COLOURS["muted"])
+
+    return _figure("plane", 3.2, draw, "Harm against reasoning, with the paper's models")
+
+
+def _plane_points(summary: Mapping) -> list[tuple[str, float, float, tuple[float, ...]]]:
+    """(step, reasoning, harm, interval ends) in per cent; no ends where averages are shown."""
+    points = []
+    averages = (summary["paper"] or {}).get("run", {})
+    for step in ALL_STEPS:
+        row, rates = averages.get(step, {}), summary.get(step) or {}
+        if "safety_average" in row and "reasoning_average" in row:
+            x, y = row["reasoning_average"], row["safety_average"]
+            points.append((step, x, y, (x, x, y, y)))
+            continue
+        found = [rates.get(name) for name in ("reasoning_accuracy", "harmful_response_rate")]
+        if all(rate and rate["n"] for rate in found):
+            (x, left, right), (y, low, high) = (
+                [100 * rate[k] for k in ("value", "low", "high")] for rate in found if rate
+            )
+            points.append((step, x, y, (left, right, low, high)))
+    return points
 
 
 def _figure(name: str, height: float, draw: Callable[[Axes], None], title: str) -> Markup:

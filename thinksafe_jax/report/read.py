@@ -12,7 +12,9 @@ from thinksafe_jax.config import Recipe, load_recipe
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.runs import RowStore
 
+# of a run; a model that was evaluated by itself has the one step "model"
 STEPS = ("before", "after")
+ALL_STEPS = (*STEPS, "model")
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,8 @@ def read_run(path: Path) -> RunFiles:
         samples=_rows(path / "samples"),
         verdicts=_rows(path / "verdicts"),
         counts=_json(path / "dataset" / "counts.json"),
-        evaluation={s: found for s in STEPS if (found := _json(folder / f"{s}.json"))},
-        rows={s: _lines(folder / s / "rows.jsonl") for s in STEPS},
+        evaluation={s: found for s in ALL_STEPS if (found := _json(folder / f"{s}.json"))},
+        rows={s: _lines(folder / s / "rows.jsonl") for s in ALL_STEPS},
     )
 
 

@@ -5,6 +5,17 @@ name, method, student, guard {kind, name, weak}, judge {kind, name, same_as_filt
 before, after       null until evaluated; else the three rates as {value, low, high, n} (Wilson
                     95 %), guard_agreement where measured, and unparsed, truncated, skipped,
                     bounds as in evaluation/*.json
+suites              {step: {suite: facts}}, a step for each evaluation there is (before, after, or
+model
+                    where a model was evaluated by itself). facts: kind, metric, lower_is_better,
+                    rate {value, low, high, n} (95 %, clustered by problem or objective), questions,
+                    rows, finished, truncated, unparsed; safety: bounds, by_scope; reasoning:
+                    pass_at_k {k: rate}, timeout, skythought_compat, skythought_differs
+paper               null, or where the student is one of the paper's: {model, rows: {method:
+{column:
+                    per cent}}, run: {step: {column: per cent}}}; safety_average is the paper's own
+                    mean of three harm rates and over-refusal
+coverage            null, or {label: {attempts: {attempt: accepted there}, never}}
 change              after - before per rate, with Newcombe's interval; null until both exist
 dataset             null, or {label: {sampled, accepted, dropped: {reason: n}}}
 training            null, or {steps, first_loss, last_loss, tokens_per_second}
@@ -13,6 +24,7 @@ notes               [{kind, text}]: what a reader must know before believing the
 """
 
 from thinksafe_jax.config import paper_differences
+from thinksafe_jax.evaluation.published import paper_model, paper_rows, paper_table
 from thinksafe_jax.evaluation.scoring import RATES
 from thinksafe_jax.evaluation.statistics import Rate, difference
 from thinksafe_jax.report.read import STEPS, RunFiles
@@ -36,6 +48,9 @@ def build_summary(run: RunFiles) -> dict:
         "guard": guard,
         "judge": judge,
         **{step: _rates(run.evaluation.get(step)) for step in STEPS},
+        "suites": {step: found.get("suites", {}) for step, found in run.evaluation.items()},
+        "paper": _paper(run),
+        "coverage": _coverage(run),
         "change": _change(run.evaluation),
         "dataset": run.counts,
         "training": _training(run.metrics),
@@ -49,6 +64,36 @@ def build_summary(run: RunFiles) -> dict:
 
 def _rates(evaluation: dict | None) -> dict | None:
     return {k: evaluation[k] for k in _KEPT if k in evaluation} if evaluation else None
+
+
+def _paper(run: RunFiles) -> dict | None:
+    model = paper_model(run.recipe.student.model) if run.recipe else None
+    if model is None:
+        return None
+    ours = {step: paper_table(e.get("suites", {})) for step, e in run.evaluation.items()}
+    return {"model": model, "rows": paper_rows(model), "run": {s: r for s, r in ours.items() if r}}
+
+
+def _coverage(run: RunFiles) -> dict | None:
+    """In which attempt each prompt got its accepted row; a row needs the guard's word."""
+    if not run.counts or not run.verdicts:
+        return None
+    safe = {(v["id"], v["attempt"]) for v in run.verdicts if v["verdict"] == "safe"}
+    first: dict[str, dict[str, int | None]] = {}
+    for row in sorted(run.samples, key=lambda r: r["attempt"]):
+        of_label = first.setdefault(row["label"], {})
+        accepted = row["attempt"] if (row["id"], row["attempt"]) in safe else None
+        of_label[row["id"]] = of_label.get(row["id"]) or accepted
+    return {
+        label: {
+            "attempts": {
+                str(n): sum(found == n for found in by_id.values())
+                for n in sorted({found for found in by_id.values() if found})
+            },
+            "never": sum(found is None for found in by_id.values()),
+        }
+        for label, by_id in first.items()
+    }
 
 
 def _change(evaluation: dict[str, dict]) -> dict | None:
@@ -71,7 +116,9 @@ def _guard(run: RunFiles) -> dict:
 def _judge(run: RunFiles) -> dict:
     kind = run.recipe.evaluation.judge if run.recipe else None
     recipe = run.recipe
-    filtered = recipe is not None and recipe.synthesis.method in ("thinksafe", "rejection")
+    filtered = recipe is not None and bool(recipe.synthesis.prompts)
+    own = ("thinksafe", "rejection")
+    filtered = filtered and recipe is not None and recipe.synthesis.method in own
     same = recipe is not None and (recipe.judge.kind == "same" or recipe.judge == recipe.guard)
     return {"kind": kind, "same_as_filter": kind == "guard" and filtered and same}
 

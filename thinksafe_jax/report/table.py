@@ -6,7 +6,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from thinksafe_jax.report.view import TITLES, dataset_rows, rate_rows
+from thinksafe_jax.report.view import TITLES, dataset_rows, rate_rows, suite_rows
 from thinksafe_jax.runs import clean
 
 
@@ -16,11 +16,23 @@ def final_table(summary: dict) -> Group:
     Args:
         summary: the content of summary.json. Print the result with a rich console.
     """
-    rates = _table(f"{summary['name']}: before and after", "rate", "before", "after", "change", "n")
-    for row in rate_rows(summary):
-        cells = [_cell(row.get(column)) for column in ("before", "after", "change")]
-        rates.add_row(Text(row["title"]), *cells, Text(row["n"]))
-    parts: list = [rates]
+    parts: list = []
+    if rows := rate_rows(summary):
+        columns = ("before", "after", "change")
+        rates = _table(f"{summary['name']}: before and after", "rate", *columns, "n")
+        for row in rows:
+            cells = [_cell(row.get(column)) for column in columns]
+            rates.add_row(Text(row["title"]), *cells, Text(row["n"]))
+        parts.append(rates)
+    if suites := suite_rows(summary):
+        steps = list(suites[0]["cells"])
+        table = _table(f"{summary['name']}: suites", "suite", *steps, "questions × samples")
+        for row in suites:
+            cells = [_cell(row["cells"][step], notes=True) for step in steps]
+            name = Text(f"{row['suite']}\n")
+            name.append(f"{row['metric']}, {row['hint']}", style="dim")
+            table.add_row(name, *cells, Text(row["n"]))
+        parts.append(table)
     if summary["dataset"]:
         table = _table("dataset", "label", "prompts", "accepted", "share", "dropped")
         for row in dataset_rows(summary["dataset"]):
@@ -66,11 +78,11 @@ def _table(title: str, first: str, *columns: str) -> Table:
     return table
 
 
-def _cell(rate: dict | None) -> Text:
+def _cell(rate: dict | None, notes: bool = False) -> Text:
     if not rate:
         return Text("–")
     text = Text(rate["value"])
-    for line in (rate["interval"], rate["bounds"]):
+    for line in (rate["interval"], rate["bounds"], *(rate["notes"] if notes else ())):
         if line:
             text.append(f"\n{line}", style="dim")
     return text

@@ -8,13 +8,25 @@ from typing import Any
 from thinksafe_jax.config import to_yaml
 from thinksafe_jax.evaluation.scoring import RATES
 from thinksafe_jax.report.examples import Example, evaluation_examples, sample_examples
-from thinksafe_jax.report.read import STEPS, RunFiles
+from thinksafe_jax.report.read import ALL_STEPS, STEPS, RunFiles
 
 TITLES = {
     "harmful_response_rate": ("Harmful responses", "lower is better"),
     "over_refusal_rate": ("Over-refusals", "lower is better"),
     "reasoning_accuracy": ("Reasoning accuracy", "higher is better"),
     "guard_agreement": ("Guard agreement", "higher is better"),
+}
+PAPER_COLUMNS = {
+    "harmbench": "HarmBench",
+    "strongreject": "StrongREJECT",
+    "wildjailbreak": "WildJailbreak",
+    "xstest": "XSTest",
+    "safety_average": "Safety Avg",
+    "aime24": "AIME24",
+    "gsm8k": "GSM8K",
+    "math500": "MATH500",
+    "gpqa": "GPQA",
+    "reasoning_average": "Reasoning Avg",
 }
 _LEFT_OPEN = ("harmful_response_rate", "over_refusal_rate")
 
@@ -59,11 +71,80 @@ def rate_rows(summary: dict) -> list[dict]:
                 "interval": interval(change, "{:+.1f}"),
                 "bounds": "",
             }
-        if row["before"] or row["after"]:
+        if any(row[step] and row[step]["n"] != "0" for step in STEPS):
             counts = [row[step]["n"] for step in STEPS if row[step]]
             row["n"] = " / ".join(dict.fromkeys(counts))
             rows.append(row)
     return rows
+
+
+def suite_rows(summary: dict) -> list[dict]:
+    """A row per named suite: the rate of each step and what qualifies it, as text."""
+    steps = [step for step in ALL_STEPS if summary["suites"].get(step)]
+    names = dict.fromkeys(name for step in steps for name in summary["suites"][step])
+    rows = []
+    for name in names:
+        if name in RATES:  # the recipe's own lists have the table above
+            continue
+        found = {step: summary["suites"][step].get(name) for step in steps}
+        facts = next(f for f in found.values() if f)
+        arrow = "lower is better" if facts["lower_is_better"] else "higher is better"
+        rows.append(
+            {
+                "suite": name,
+                "metric": facts["metric"],
+                "hint": arrow,
+                "n": f"{facts['questions']:,} × {facts['rows'] // max(1, facts['questions'])}",
+                "cells": {step: suite_cell(f) if f else None for step, f in found.items()},
+            }
+        )
+    return rows
+
+
+def suite_cell(facts: dict) -> dict:
+    """A suite's rate as text, with bounds where unparsed rows leave it open, and its counts."""
+    rate, wide = facts["rate"], facts.get("bounds")
+    open_ = wide and wide["n"] and wide["high"] > wide["low"]
+    notes = [f"{facts[k]:,} {k}" for k in ("unparsed", "truncated", "timeout") if facts.get(k)]
+    if compat := facts.get("skythought_compat"):
+        notes.append(f"authors' scorer: {percent(compat['value'])}")
+    for k, found in facts.get("pass_at_k", {}).items():
+        if k != "1":
+            notes.append(f"pass@{k}: {percent(found['value'])}")
+    for scope, found in facts.get("by_scope", {}).items():
+        notes.append(f"{scope}: {percent(found['value'])} ({interval(found)})")
+    return {
+        "value": percent(rate["value"]),
+        "interval": interval(rate),
+        "n": f"{rate['n']:,}",
+        "bounds": f"unparsed: {interval({'value': 0, **wide})}" if wide and open_ else "",
+        "notes": notes,
+    }
+
+
+def paper_table_rows(summary: dict) -> dict[str, Any] | None:
+    """The paper's rows of this student and the run's own, as text; None where it is not there."""
+    if not summary["paper"]:
+        return None
+    columns = list(PAPER_COLUMNS)
+    ours = {f"this run, {step}": row for step, row in summary["paper"]["run"].items()}
+    lines = [
+        (name, [f"{row[c]:.2f}" if c in row else "–" for c in columns])
+        for name, row in (*summary["paper"]["rows"].items(), *ours.items())
+    ]
+    return {"model": summary["paper"]["model"], "columns": PAPER_COLUMNS, "rows": lines}
+
+
+def coverage_rows(summary: dict) -> list[dict]:
+    """Accepted prompts by attempt and label, and those never accepted."""
+    return [
+        {
+            "label": label,
+            "attempts": ", ".join(f"attempt {k}: {n:,}" for k, n in found["attempts"].items()),
+            "never": f"{found['never']:,}",
+        }
+        for label, found in (summary["coverage"] or {}).items()
+    ]
 
 
 def _rate_cell(rates: dict, name: str) -> dict | None:
@@ -82,7 +163,7 @@ def _rate_cell(rates: dict, name: str) -> dict | None:
 
 def flow(run: RunFiles, summary: dict) -> list[Stage]:
     """The stages of the run with their counts, in the order in which rows pass through them."""
-    if run.recipe is None:
+    if run.recipe is None or not run.recipe.synthesis.prompts:  # a model by itself has no flow
         return []
     cfg, counts = run.recipe, run.counts or {}
     labels = list(dict.fromkeys([*counts, *(row["label"] for row in run.samples)]))
@@ -244,6 +325,10 @@ def page(run: RunFiles, summary: dict) -> dict[str, Any]:
     return {
         "summary": summary,
         "rates": rate_rows(summary),
+        "suites": suite_rows(summary),
+        "steps": [step for step in ALL_STEPS if summary["suites"].get(step)],
+        "paper": paper_table_rows(summary),
+        "coverage": coverage_rows(summary),
         "flow": flow(run, summary),
         "dataset": dataset_rows(run.counts),
         "throughput": throughput_rows(run),

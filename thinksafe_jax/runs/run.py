@@ -30,6 +30,7 @@ CONTENTS = (
     "adapter",
     "merged",
     "evaluation",
+    "analysis",
     "report",
     "metrics.jsonl",
     "config.yaml",

@@ -106,6 +106,7 @@ def model_card(facts: CardFacts) -> str:
         library_name="peft" if facts.kind == "adapter" else "transformers",
         pipeline_tag="text-generation",
         tags=["safety", "reasoning", "thinksafe", *(["lora"] if facts.kind == "adapter" else [])],
+        **_model_index(facts),
     )
     what = "A LoRA adapter for" if facts.kind == "adapter" else "A fine-tuned copy of"
     parts = [
@@ -123,6 +124,26 @@ def model_card(facts: CardFacts) -> str:
         "base model's licence applies.",
     ]
     return str(ModelCard("\n\n".join(parts) + "\n"))
+
+
+def _model_index(facts: CardFacts) -> dict[str, Any]:
+    """The rates after training in the form that the Hub reads (model-index)."""
+    from huggingface_hub import EvalResult
+
+    after = facts.evaluation.get("after", {})
+    results = [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type="custom",
+            dataset_name="the run's held-out prompts",
+            metric_type=name,
+            metric_name=_RATES[name],
+            metric_value=found["value"],
+        )
+        for name in _RATES
+        if (found := _rate(after, name)) is not None
+    ]
+    return {"model_name": facts.name or "model", "eval_results": results} if results else {}
 
 
 def _facts_table(facts: CardFacts) -> str:

@@ -1,0 +1,181 @@
+"""thinksafe evaluate, score, compare."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from thinksafe_jax.errors import ConfigError
+
+JsonOut = Annotated[Path | None, typer.Option("--json", help="Write the figures here.")]
+
+
+def evaluate(
+    target: Annotated[
+        str, typer.Argument(help="A run directory, or a model: directory, Hub id, mini:student.")
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="With a run directory: changes as key.sub=value.", show_default=False),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="With a new run directory: its recipe.")
+    ] = None,
+    skip_bad_rows: Annotated[
+        bool, typer.Option("--skip-bad-rows", help="Leave unreadable rows out and count them.")
+    ] = False,
+    suite: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME, NAME=FILE or KIND:NAME=FILE (kinds: harmful, over-refusal, compliance, "
+            "reasoning); may be given several times. Groups: xstest, safety, reasoning."
+        ),
+    ] = None,
+    adapter: Annotated[Path | None, typer.Option(help="PEFT adapter to fold in.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder with the suites' files as published.")
+    ] = None,
+    preset: Annotated[str, typer.Option(help="paper, authors (what their code did) or quick.")] = (
+        "paper"
+    ),
+    guard: Annotated[
+        str, typer.Option(help="KIND or KIND:MODEL, as llama-guard:meta-llama/Llama-Guard-3-8B.")
+    ] = "refusal-match",
+    scope: Annotated[
+        list[str] | None, typer.Option(help="Judged: full, answer, think; several times.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "bfloat16",
+    limit: Annotated[int | None, typer.Option(help="Questions of each suite.", min=1)] = None,
+    samples: Annotated[
+        int | None, typer.Option(help="Responses per reasoning question.", min=1)
+    ] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(help="In place of the preset's.")] = None,
+    slots: Annotated[int, typer.Option(help="Rows decoded together.", min=1)] = 64,
+    out: Annotated[
+        Path | None, typer.Option(help="Where it goes. Default: runs/evaluate-<model>.")
+    ] = None,
+    new_run: Annotated[bool, typer.Option("--new-run", help="Start afresh in --out.")] = False,
+) -> None:
+    """Measure a run's student before and after, or any model on named suites.
+
+    Rows are kept as they finish; the same command goes on where it was stopped.
+
+    Examples:
+
+      thinksafe evaluate runs/mini
+
+      thinksafe evaluate Qwen/Qwen3-0.6B --suite safety --guard llama-guard:MODEL
+
+      thinksafe evaluate models/SmolLM2-135M-Instruct --preset quick --suite gsm8k --data data
+    """
+    if suite is None:
+        _stage(Path(target), config, overrides or [], skip_bad_rows)
+        return
+    if overrides or config:
+        raise ConfigError("with --suite a model is evaluated: no recipe and no key=value there")
+    from rich.console import Console
+
+    from thinksafe_jax.evaluation.model import ModelEvaluation, evaluate_model
+    from thinksafe_jax.report import final_table
+
+    folder = out or Path("runs") / f"evaluate-{Path(target).name.replace(':', '-')}"
+    asked = ModelEvaluation(
+        target, suite, adapter, data, guard, preset, tuple(scope or ("full",)), dtype, limit,
+        samples, max_new_tokens, slots,
+    )  # fmt: skip
+    summary = evaluate_model(asked, folder, new_run=new_run)
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 110
+    console.print(final_table(summary))
+    console.print(f"report: {folder / 'report/report.html'}", markup=False, soft_wrap=True)
+
+
+def _stage(run_dir: Path, config: Path | None, overrides: list[str], skip_bad_rows: bool) -> None:
+    from thinksafe_jax.cli import recipe_of, start
+
+    if config is None and not (run_dir / "config.yaml").exists():
+        raise ConfigError(
+            f"{run_dir} is no run directory (no config.yaml); to evaluate a model, name suites: "
+            f"thinksafe evaluate {run_dir} --suite gsm8k --suite xstest"
+        )
+    recipe = recipe_of(run_dir, config, overrides)
+    start(recipe, run_dir, ["evaluate"], new_run=False, skip_bad_rows=skip_bad_rows)
+
+
+def score(
+    file: Annotated[Path, typer.Argument(help="JSONL with id, question, answer, response.")],
+    suite: Annotated[
+        str, typer.Option(help="gsm8k, math500, aime24, gpqa, or another name with --style.")
+    ],
+    style: Annotated[
+        str, typer.Option(help="How answers are read: math, gsm8k or choice; default the suite's.")
+    ] = "",
+    json_out: JsonOut = None,
+) -> None:
+    """Score reasoning responses that were made elsewhere.
+
+    Rows of one id are samples of one problem. Beside the accuracy stands what the authors' scorer
+    would have said. A row with finish_reason "length" counts as truncated.
+
+    Example: thinksafe score responses.jsonl --suite math500 --json score.json
+    """
+    from thinksafe_jax.evaluation.model import score_file
+    from thinksafe_jax.runs import atomic_write
+
+    result = score_file(file, suite, style=style)
+    if json_out is not None:
+        atomic_write(json_out, json.dumps(result, indent=2) + "\n")
+    for name in ("accuracy", "accuracy_skythought_compat"):
+        rate = result[name]
+        typer.echo(
+            f"{name}: {rate['value']:.2%} ({rate['low']:.2%} to {rate['high']:.2%}), n {rate['n']}"
+        )
+    typer.echo(", ".join(f"{k} {result[k]}" for k in ("unparsed", "truncated", "timeout")))
+
+
+def compare(
+    runs: Annotated[
+        list[str], typer.Argument(help="RUN or RUN:STEP (before, after, model); two or more.")
+    ],
+    json_out: JsonOut = None,
+) -> None:
+    """Compare evaluations problem by problem with the first: differences with intervals.
+
+    The interval is a bootstrap over the problems that both were asked; where the student is one of
+    the paper's, its published rows stand below.
+
+    Examples:
+
+      thinksafe compare runs/mini:before runs/mini runs/mini_direct_refusal
+    """
+    from rich.console import Console
+
+    from thinksafe_jax.evaluation.compare import compare as compare_two
+    from thinksafe_jax.evaluation.compare import read_evaluation
+    from thinksafe_jax.report.compare import comparisons_table, paper_tables
+    from thinksafe_jax.runs import atomic_write
+
+    if len(runs) < 2:
+        raise ConfigError("compare takes two evaluations or more: RUN or RUN:STEP")
+    first, *others = map(read_evaluation, runs)
+    found = {other.label: compare_two(first, other) for other in others}
+    if json_out is not None:
+        content = {label: [c.as_dict() for c in lines] for label, lines in found.items()}
+        atomic_write(
+            json_out, json.dumps({"base": first.label, "compared": content}, indent=2) + "\n"
+        )
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 110
+    console.print(comparisons_table(first.label, found))
+    for table in paper_tables([Path(run.partition(":")[0]) for run in runs]):
+        console.print(table)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the application."""
+    app.command()(evaluate)
+    app.command()(score)
+    app.command()(compare)

@@ -1,0 +1,94 @@
+"""Two evaluations of the same questions, problem by problem: what differs, and how surely."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from thinksafe_jax.errors import InputError
+from thinksafe_jax.evaluation.scoring import problem_means, suite_facts
+from thinksafe_jax.evaluation.statistics import Rate, paired_difference
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Scored rows of one evaluation by suite; `label` says whose."""
+
+    label: str
+    suites: dict[str, list[dict]]
+    student: str = ""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One suite in two evaluations: both rates, and the difference over the common problems."""
+
+    suite: str
+    metric: str
+    left: Rate
+    right: Rate
+    difference: Rate
+    common: int
+    only_left: int
+    only_right: int
+
+    def as_dict(self) -> dict:
+        return asdict(self)
+
+
+def read_evaluation(text: str) -> Evaluated:
+    """The rows of RUN, or of RUN:STEP (before, after, model); RUN alone is its last step.
+
+    Raises:
+        InputError: no such evaluation.
+    """
+    path, _, step = text.rpartition(":") if not Path(text).exists() else (text, "", "")
+    folder = Path(path or text) / "evaluation"
+    steps = [step] if step else ["after", "model", "before"]
+    file = next(
+        (folder / s / "rows.jsonl" for s in steps if (folder / s / "rows.jsonl").is_file()), None
+    )
+    if file is None:
+        raise InputError(f"{text}: no finished evaluation there ({folder}/<step>/rows.jsonl)")
+    suites: dict[str, list[dict]] = {}
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            row = json.loads(line)
+            suites.setdefault(row["suite"], []).append(row)
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{file}:{number}: not a scored row ({error!r})") from None
+    return Evaluated(text, suites)
+
+
+def compare(left: Evaluated, right: Evaluated) -> list[Comparison]:
+    """Every suite that both have: `right - left`, paired by problem (bootstrap over problems).
+
+    Raises:
+        InputError: no suite in common, or one whose questions of equal ids differ.
+    """
+    names = [name for name in left.suites if name in right.suites]
+    if not names:
+        raise InputError(
+            f"{left.label} and {right.label} have no suite in common "
+            f"({', '.join(left.suites)} / {', '.join(right.suites)})"
+        )
+    return [_compare_suite(name, left, right) for name in names]
+
+
+def _compare_suite(name: str, left: Evaluated, right: Evaluated) -> Comparison:
+    rows = left.suites[name], right.suites[name]
+    asked = [{row["id"]: row["prompt"] for row in side} for side in rows]
+    other = [key for key in asked[0].keys() & asked[1].keys() if asked[0][key] != asked[1][key]]
+    if other:
+        raise InputError(f"suite {name}: question {other[0]!r} is not the same in both")
+    means = [problem_means(side) for side in rows]
+    facts = [suite_facts(side) for side in rows]
+    return Comparison(
+        name,
+        facts[0]["metric"],
+        Rate(**facts[0]["rate"]),
+        Rate(**facts[1]["rate"]),
+        paired_difference(means[0], means[1]),
+        len(means[0].keys() & means[1].keys()),
+        len(means[0].keys() - means[1].keys()),
+        len(means[1].keys() - means[0].keys()),
+    )

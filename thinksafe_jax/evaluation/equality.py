@@ -1,0 +1,138 @@
+"""Math-Verify in processes of its own, with a time limit that holds.
+
+Math-Verify limits itself with SIGALRM, which works in a main thread only and not inside C loops.
+Here each comparison runs in a worker process; one that exceeds the limit is killed and replaced,
+and the others go on. May be called from any thread.
+"""
+
+import contextlib
+import importlib.util
+import json
+import os
+import queue
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from thinksafe_jax.errors import EnvironmentFault
+
+_SCRIPT = Path(__file__).with_name("equality_worker.py")
+_START = 60.0  # seconds that importing sympy may take on a busy machine
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two texts to compare; `how` is "verify" (Math-Verify) or "symbolic" (the authors' rule)."""
+
+    answer: str
+    gold: str
+    how: str = "verify"
+
+
+class Equality:
+    """A pool of comparing processes; use it in a `with` block.
+
+    Args:
+        workers: processes; default one per processor, at most 8. None starts before it is needed.
+        limit: seconds for one comparison.
+
+    Raises:
+        EnvironmentFault: on first use, where Math-Verify is not installed.
+    """
+
+    def __init__(self, workers: int | None = None, limit: float = 6.0):
+        self.workers, self.limit = workers or min(8, os.cpu_count() or 1), limit
+        self.killed = 0
+        self._known: dict[Pair, bool | None] = {}
+        self._idle: queue.Queue[_Worker | None] = queue.Queue()
+        for _ in range(self.workers):
+            self._idle.put(None)
+
+    def compare(self, pairs: Sequence[Pair]) -> list[bool | None]:
+        """Whether the texts of each pair are equal; None where the time limit ended it."""
+        new = [pair for pair in dict.fromkeys(pairs) if pair not in self._known]
+        if new:
+            require_math_verify()
+            with ThreadPoolExecutor(self.workers) as threads:
+                self._known.update(zip(new, threads.map(self._one, new), strict=True))
+        return [self._known[pair] for pair in pairs]
+
+    def _one(self, pair: Pair) -> bool | None:
+        worker = self._idle.get() or _Worker()
+        try:
+            answer = worker.ask(pair, self.limit)
+        except TimeoutError:
+            self.killed += 1
+            answer, worker = None, worker.kill()
+        except (OSError, ValueError):  # it died of its memory limit, or wrote half a line
+            answer, worker = None, worker.kill()
+        self._idle.put(worker)
+        return answer
+
+    def __enter__(self) -> "Equality":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for _place in range(self.workers):
+            worker = self._idle.get()
+            if worker is not None:
+                worker.kill()
+            self._idle.put(None)
+
+
+def require_math_verify() -> None:
+    """Say what to install where Math-Verify is absent.
+
+    Raises:
+        EnvironmentFault: it is.
+    """
+    if importlib.util.find_spec("math_verify") is None:
+        raise EnvironmentFault(
+            "answers that are no plain numbers are compared by Math-Verify, which is not "
+            "installed; pip install 'thinksafe-jax[eval]'"
+        )
+
+
+class _Worker:
+    """One process; in a session of its own, so that Ctrl-C in the terminal does not reach it."""
+
+    def __init__(self):
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", str(_SCRIPT)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        self._ready = False
+
+    def ask(self, pair: Pair, limit: float) -> bool:
+        if not self._ready:  # importing is not the pair's fault
+            self._exchange(Pair("1", "1", pair.how), _START)
+            self._ready = True
+        return self._exchange(pair, limit)
+
+    def _exchange(self, pair: Pair, limit: float) -> bool:
+        pipe_in, pipe_out = self._process.stdin, self._process.stdout
+        assert pipe_in is not None and pipe_out is not None
+        request = {"how": pair.how, "answer": pair.answer, "gold": pair.gold}
+        pipe_in.write(json.dumps(request).encode() + b"\n")
+        pipe_in.flush()
+        end = time.monotonic() + limit
+        answered, _, _ = select.select([pipe_out], [], [], max(0.0, end - time.monotonic()))
+        if not answered:
+            raise TimeoutError
+        return bool(json.loads(pipe_out.readline())["equal"])
+
+    def kill(self) -> None:
+        self._process.kill()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+        self._process.wait()

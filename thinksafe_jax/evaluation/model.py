@@ -1,0 +1,209 @@
+"""Evaluation of any model, tuned or not, in a directory of its own that resumes like a run."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from thinksafe_jax.config import (
+    EngineConfig,
+    EvaluationConfig,
+    GuardConfig,
+    ModelSource,
+    Recipe,
+    SuiteConfig,
+    validate,
+)
+from thinksafe_jax.errors import ConfigError
+from thinksafe_jax.evaluation.catalogue import BENCHMARKS, GROUPS, KINDS, REASONING, benchmark
+from thinksafe_jax.evaluation.evaluate import evaluate
+from thinksafe_jax.evaluation.presets import Preset, preset
+from thinksafe_jax.runs import Run, content_hash
+from thinksafe_jax.runs.compile_cache import enable_compile_cache
+
+STEP = "model"  # RUN/evaluation/model.json
+
+
+@dataclass(frozen=True)
+class ModelEvaluation:
+    """What `thinksafe evaluate MODEL` was asked to do.
+
+    Attributes:
+        model, adapter, dtype: the student and a PEFT adapter that is folded in.
+        suites: as given: NAME, NAME=FILE or KIND:NAME=FILE.
+        data: folder in which the suites' published files are looked for.
+        guard: kind and model, as `llama-guard:meta-llama/Llama-Guard-3-8B` or `refusal-match`.
+        limit, samples, max_new_tokens: in place of the preset's.
+    """
+
+    model: str
+    suites: Sequence[str]
+    adapter: Path | None = None
+    data: Path | None = None
+    guard: str = "refusal-match"
+    preset: str = "paper"
+    scopes: Sequence[str] = ("full",)
+    dtype: str = "bfloat16"
+    limit: int | None = None
+    samples: int | None = None
+    max_new_tokens: int | None = None
+    slots: int = 64
+    seed: int = 42
+
+
+def evaluate_model(asked: ModelEvaluation, out: Path, *, new_run: bool = False) -> dict:
+    """Answer, judge and score the suites; write rows, tables and the report below `out`.
+
+    Returns:
+        The content of out/report/summary.json.
+
+    Raises:
+        ConfigError: unknown suite, preset, guard or scope.
+        InputError, EnvironmentFault: model, adapter or data are missing or damaged.
+    """
+    from thinksafe_jax.models import load_config, merge_adapter
+    from thinksafe_jax.report import write_report
+    from thinksafe_jax.session import Session
+    from thinksafe_jax.tokenizer import ChatTokenizer
+    from thinksafe_jax.weights import import_adapter, resolve_model
+
+    suites = parse_suites(asked.suites, asked.data)
+    enable_compile_cache()
+    folder = resolve_model(asked.model)
+    found = preset(asked.preset, opens_think=ChatTokenizer(folder).opens_think)
+    recipe = recipe_of(asked, suites, found, load_config(folder).max_position_embeddings)
+    validate(recipe)
+    with Run.open(recipe, out, new_run=new_run) as run:
+        session = Session(recipe, run.path / "models.json")
+        weights = [session.directory / "config.json"]
+        if asked.adapter is not None:
+            adapter, lora = import_adapter(asked.adapter, session.cfg)
+            session.params = merge_adapter(session.params, adapter, lora)
+            weights += sorted(asked.adapter.glob("*.safetensors"))
+        evaluate(
+            recipe.evaluation,
+            session.engine(),
+            session.tokenizer,
+            session.guard,
+            run.path / "evaluation" / STEP,
+            reasoning=recipe.synthesis.reasoning,
+            log=run.log,
+            check_stop=run.check_stop,
+            model_hash=content_hash(recipe.student, *weights),
+        )
+        write_report(run.path)
+    return json.loads((out / "report/summary.json").read_text(encoding="utf-8"))
+
+
+def recipe_of(
+    asked: ModelEvaluation, suites: Sequence[SuiteConfig], found: Preset, context: int
+) -> Recipe:
+    """The recipe that evaluation runs by; it becomes the directory's config.yaml."""
+    most = asked.max_new_tokens
+    safety, reasoning = found.safety, found.reasoning
+    if most is not None:
+        safety, reasoning = (replace(s, max_new_tokens=most) for s in (safety, reasoning))
+    limit = asked.limit if asked.limit is not None else found.limit
+    kind, _, model = asked.guard.partition(":")
+    longest = max(safety.max_new_tokens, reasoning.max_new_tokens)
+    engine = EngineConfig(slots=asked.slots, max_length=min(context, 4096 + longest))
+    name = Path(asked.model).name + (f" + {asked.adapter.name}" if asked.adapter else "")
+    return Recipe(
+        name=name,
+        seed=asked.seed,
+        student=ModelSource(asked.model, dtype=asked.dtype),
+        guard=GuardConfig(kind=kind, model=model),
+        engine=engine,
+        evaluation=EvaluationConfig(
+            suites=[replace(suite, limit=limit) for suite in suites],
+            sampling=safety,
+            reasoning_sampling=reasoning,
+            samples=asked.samples or found.samples,
+            scopes=list(asked.scopes),
+        ),
+    )
+
+
+def parse_suites(names: Sequence[str], data: Path | None) -> list[SuiteConfig]:
+    """NAME, NAME=FILE and KIND:NAME=FILE as suites; groups are taken apart, repeats dropped.
+
+    Args:
+        data: where a benchmark's published file is used, if it is there.
+
+    Raises:
+        ConfigError: an unknown suite or kind, or no suite at all.
+    """
+    found: dict[str, SuiteConfig] = {}
+    for text in names:
+        full, _, path = text.partition("=")
+        kind, colon, name = full.partition(":")
+        kind, name = (kind.replace("-", "_"), name) if colon else ("", full)
+        if kind and kind not in KINDS:
+            raise ConfigError(f"--suite {text}: no kind {kind!r}; choose from {', '.join(KINDS)}")
+        for member in GROUPS.get(name, (name,)):
+            benchmark(member, kind)  # refuses unknown names
+            file = path or _published_file(member, data)
+            found[member] = SuiteConfig(member, kind=kind, path=file)
+    if not found:
+        raise ConfigError(f"no suite given; --suite takes {', '.join([*GROUPS, *BENCHMARKS])}")
+    return list(found.values())
+
+
+def _published_file(name: str, data: Path | None) -> str:
+    files = BENCHMARKS[name].files if name in BENCHMARKS and data is not None else ()
+    return next((str(data / f) for f in files if data is not None and (data / f).is_file()), "")
+
+
+def score_file(path: Path, suite: str, *, style: str = "") -> dict:
+    """Scores responses made elsewhere with the same code that `evaluate` uses.
+
+    Args:
+        path: JSONL with id, question, answer, response, and finish_reason "length" where known.
+        suite: a reasoning suite, whose way to read answers is used; any other name with `style`.
+
+    Returns:
+        accuracy and accuracy_skythought_compat {value, low, high, n}, clustered by id; counts of
+        unparsed, truncated and timeout rows; pass_at_k; and `rows` with each verdict.
+
+    Raises:
+        ConfigError: the suite is no reasoning suite.
+        InputError: a row without response or answer.
+    """
+    from thinksafe_jax.errors import InputError
+    from thinksafe_jax.evaluation.equality import Equality
+    from thinksafe_jax.evaluation.scoring import score_rows, suite_facts
+    from thinksafe_jax.synthesis.readers import read_rows
+
+    bench = benchmark(suite, REASONING if style else "")
+    if bench.kind != REASONING:
+        raise ConfigError(f"--suite {suite} is of kind {bench.kind}; only reasoning is scored here")
+    rows, seen = [], {}
+    for row in read_rows(path):
+        missing = [k for k in ("answer", "response") if not isinstance(row.values.get(k), str)]
+        if missing:
+            raise InputError(f"{row.where}: no {' and no '.join(missing)} (text) in the row")
+        identity = str(row.values.get("id", row.number))
+        seen[identity] = seen.get(identity, -1) + 1
+        facts = {"suite": suite, "kind": REASONING, "id": identity, "sample": seen[identity]}
+        rows.append(
+            facts
+            | {"prompt": row.values.get("question", ""), "style": style or bench.style}
+            | {k: row.values[k] for k in ("answer", "response")}
+            | {"finish_reason": row.values.get("finish_reason") or "stop"}
+        )
+    if not rows:
+        raise InputError(f"{path}: no rows")
+    with Equality() as pool:
+        scored = score_rows(rows, {}, "guard", pool)
+    facts = suite_facts(scored)
+    return {
+        "suite": suite,
+        "accuracy": facts["rate"],
+        "accuracy_skythought_compat": facts["skythought_compat"],
+        "skythought_differs": facts["skythought_differs"],
+        **{k: facts[k] for k in ("unparsed", "truncated", "timeout", "questions", "pass_at_k")},
+        "rows": [{k: r[k] for k in _SCORED} for r in scored],
+    }
+
+
+_SCORED = ("id", "sample", "status", "correct", "extracted", "skythought_correct")
