@@ -55,7 +55,7 @@ def block_attention(
     scaled: Any = (q * head_dim**-0.5).reshape(batch, length, kv_heads, heads // kv_heads, head_dim)
     by_head = split(scaled).transpose(0, 1, 3, 4, 2, 5)  # [blocks, B, K, G, block, H]
     keys, values = (split(x).swapaxes(2, 3) for x in (k, v))  # [blocks, B, K, block, H]
-    out = _attend(saved_names, by_head, keys, values, split(segment_ids))
+    out: Any = _attend(saved_names, by_head, keys, values, split(segment_ids))
     out = out.transpose(1, 0, 4, 2, 3, 5).reshape(batch, length + pad, heads, head_dim)
     return out[:, :length]
 

@@ -3,6 +3,6 @@
 from thinksafe_jax.sampling.engine import Engine
 from thinksafe_jax.sampling.memory import peak_memory_bytes
 from thinksafe_jax.sampling.requests import Completion, Request
-from thinksafe_jax.sampling.scheduler import EngineStats
+from thinksafe_jax.sampling.stats import EngineStats
 
 __all__ = ["Completion", "Engine", "EngineStats", "Request", "peak_memory_bytes"]

@@ -22,7 +22,8 @@ from thinksafe_jax.sampling.device import ModelDevice
 from thinksafe_jax.sampling.layout import ONE_DEVICE, Layout, default_strategy
 from thinksafe_jax.sampling.memory import default_pool_tokens
 from thinksafe_jax.sampling.requests import Completion, Request
-from thinksafe_jax.sampling.scheduler import EngineStats, Scheduler, prefill_lengths
+from thinksafe_jax.sampling.scheduler import Scheduler, prefill_lengths
+from thinksafe_jax.sampling.stats import EngineStats
 
 _log = logging.getLogger(__name__)
 

@@ -1,0 +1,50 @@
+"""What a run of the sampler counts."""
+
+from dataclasses import dataclass
+
+
+@dataclass
+class EngineStats:
+    """Counters of one `generate` call; tokens are useful ones, after-the-end steps not counted."""
+
+    completions: int = 0
+    tokens: int = 0
+    windows: int = 0
+    slot_steps: int = 0  # slots x decode steps
+    prefill_calls: int = 0
+    prompt_tokens: int = 0
+    padded_prompt_tokens: int = 0
+    preemptions: int = 0
+    recomputed_tokens: int = 0
+    live_tokens: int = 0  # in the KV cache, summed over windows
+    pool_tokens: int = 0  # that the KV cache holds, summed over windows
+    active: int = 0  # slots busy now
+    seconds: float = 0.0
+    waiting_seconds: float = 0.0  # of the host for the device; the rest is not all overlapped
+    compiles: int = 0
+    compile_seconds: float = 0.0
+
+    @property
+    def occupancy(self) -> float:
+        """Share of slot-steps that produced a token that was kept."""
+        return self.tokens / max(1, self.slot_steps)
+
+    @property
+    def pool_use(self) -> float:
+        """Mean share of the KV cache that holds live tokens."""
+        return self.live_tokens / max(1, self.pool_tokens)
+
+    @property
+    def padding(self) -> float:
+        """Prefilled tokens over prompt tokens."""
+        return self.padded_prompt_tokens / max(1, self.prompt_tokens)
+
+    def __str__(self) -> str:
+        """One line for people."""
+        rate = self.tokens / self.seconds if self.seconds else 0.0
+        return (
+            f"{self.tokens:,} tokens in {self.seconds:.0f} s ({rate:,.0f}/s), "
+            f"occupancy {self.occupancy:.2f}, KV cache {self.pool_use:.0%} live, "
+            f"prompt padding {self.padding:.2f}, {self.preemptions} preemptions, "
+            f"{self.compiles} programs compiled in {self.compile_seconds:.0f} s"
+        )
