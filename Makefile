@@ -14,7 +14,7 @@ demo: $(VENV)/installed-base
 	$(VENV)/bin/python scripts/check_demo.py runs/mini runs/mini_direct_refusal
 
 test: $(VENV)/installed-test
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 lint: $(VENV)/installed-dev
 	$(VENV)/bin/ruff format --check .

@@ -12,3 +12,8 @@ import jax
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_collection_modifyitems(items):
+    """The file that takes longest comes first, so that no worker is left alone with it."""
+    items.sort(key=lambda item: item.path.name != "test_pipeline.py")

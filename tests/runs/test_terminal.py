@@ -56,7 +56,7 @@ def test_off_a_terminal_there_is_a_line_every_thirty_seconds_and_one_at_the_end(
             bar.advance(2, loss=0.123456)
     lines = text.getvalue().splitlines()
     assert lines == [
-        "sample: 70/100 rows, 30 s, 2/s, loss 0.1235",
+        "sample: 70/100 rows, 30 s, 2/s, 15 s left, loss 0.1235",
         "sample: 100/100 rows, 45 s, 2/s, loss 0.1235 (done)",
     ]
 
