@@ -112,7 +112,41 @@ def _stage_command(stage: str, summary: str) -> None:
     app.command(stage)(command)
 
 
-_stage_command("sample", "Steer harmful prompts and let the student answer all of them.")
+@app.command()
+def sample(
+    run_dir: RunDirectory,
+    overrides: Overrides = None,
+    config: Config = None,
+    skip_bad_rows: SkipBadRows = False,
+    part: Annotated[
+        str | None,
+        typer.Option(
+            help="Of several hosts, this one: 0/8 to 7/8. Then once without, for the rest."
+        ),
+    ] = None,
+) -> None:
+    """Steer harmful prompts and let the student answer all of them.
+
+    The recipe is the one the directory was begun with; --config begins a new directory. Several
+    hosts that see the same directory can share the work: each runs a part, in any order, stopped
+    and resumed with any number of parts; the command without --part then checks and completes.
+
+    Examples:
+
+      thinksafe sample runs/mini
+
+      thinksafe sample runs/big --config configs/recipes/qwen3-8b.yaml --part 2/8
+    """
+    recipe = recipe_of(run_dir, config, overrides or [])
+    if part is None:
+        start(recipe, run_dir, ["sample"], new_run=False, skip_bad_rows=skip_bad_rows)
+        return
+    from thinksafe_jax.pipeline import run_part
+    from thinksafe_jax.runs import Part
+
+    run_part(recipe, run_dir, Part.parse(part), skip_bad_rows=skip_bad_rows)
+
+
 _stage_command("filter", "Let the guard judge the samples and write the dataset.")
 _stage_command("train", "Train the LoRA adapter on the dataset.")
 

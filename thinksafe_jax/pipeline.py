@@ -17,7 +17,7 @@ from thinksafe_jax.evaluation import evaluate
 from thinksafe_jax.guards import check_one_template, check_unparsed
 from thinksafe_jax.models import Params
 from thinksafe_jax.report import write_report
-from thinksafe_jax.runs import Progress, Run, atomic_write, content_hash
+from thinksafe_jax.runs import Part, Progress, Run, atomic_write, content_hash
 from thinksafe_jax.runs.compile_cache import enable_compile_cache
 from thinksafe_jax.session import Session, exported, exported_weights
 from thinksafe_jax.synthesis import (
@@ -82,6 +82,20 @@ def run_pipeline(
         return json.loads(summary.read_text(encoding="utf-8")) if summary.exists() else None
 
 
+def run_part(recipe: Recipe, run_dir: Path, part: Part, *, skip_bad_rows: bool = False) -> None:
+    """Samples a part of the prompts, beside other hosts that sample theirs.
+
+    No host waits for another. The stage itself is done when `sample` is run as a whole afterwards:
+    it reads the rows of all parts, samples what is missing, and counts each row once.
+
+    Raises:
+        ConfigError: the same part, or the whole, is being worked on by another process.
+    """
+    enable_compile_cache()
+    with Run.open(recipe, run_dir, skip_bad_rows=skip_bad_rows, part=part) as run:
+        sample(run, Session(recipe, run.path / "models.json"))
+
+
 def sample(run: Run, session: Session) -> dict[str, Any]:
     """Steer harmful prompts, let the student answer all of them (paper section 1, steps 1-3).
 
@@ -89,7 +103,7 @@ def sample(run: Run, session: Session) -> dict[str, Any]:
     """
     cfg = run.recipe.synthesis
     found = synthesis_prompts(run.recipe)
-    rounds = _rounds(run, session, found.prompts)
+    rounds = _rounds(run, session, [prompt for prompt in found.prompts if prompt.id in run.part])
     if cfg.method not in SAMPLED:
         rounds.fixed()
         return found.facts
@@ -130,7 +144,8 @@ def _rounds(run: Run, session: Session, prompts: Sequence[Prompt]) -> Rounds:
     cfg = run.recipe.synthesis
     samples, verdicts = (run.store(name, ("id", "attempt")) for name in ("samples", "verdicts"))
     ledger = Ledger(cfg.reasoning, guarded=cfg.method in SAMPLED)
-    ledger.read(samples.rows(), verdicts.rows())
+    own = ((row for row in store.rows() if row["id"] in run.part) for store in (samples, verdicts))
+    ledger.read(*own)
     return Rounds(cfg, prompts, session.author.tokenizer, samples, verdicts, ledger, run.check_stop)
 
 

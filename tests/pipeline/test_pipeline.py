@@ -55,7 +55,8 @@ def finished(tmp_path_factory, environment):
 
 def rows(folder: Path) -> list[str]:
     """Every row below a folder, sorted: the order of finishing is not part of the result."""
-    return sorted(line for file in folder.rglob("*.jsonl") for line in file.read_text().split("\n"))
+    files = folder.rglob("*.jsonl")
+    return sorted(line for file in files for line in file.read_text().split("\n") if line)
 
 
 def result(run_dir: Path) -> dict:
@@ -167,5 +168,31 @@ def test_sigterm_saves_and_says_so(finished, environment, tmp_path, sign):
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 143, errors
     assert "run the same command again to resume" in errors
+    run(folder, environment)
+    assert result(folder) == result(finished)
+
+
+def test_parts_of_several_hosts_end_as_one_run(finished, environment, tmp_path):
+    """Two at once, killed; gone on with as one of three; then the whole completes the rest."""
+    folder = tmp_path / "parts"
+
+    def part(name):
+        recipe = str(REPOSITORY / "configs/recipes/mini.yaml")
+        script = [sys.executable, "-m", "thinksafe_jax.cli", "sample", str(folder), "--config"]
+        return subprocess.Popen(
+            [*script, recipe, "--part", name, *SMALL], env=environment, stderr=subprocess.PIPE
+        )
+
+    hosts = [part("0/2"), part("1/2")]
+    deadline = time.monotonic() + 120
+    while len(list(folder.glob("samples/part-*of2-*"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for host in hosts:
+        host.kill()
+        host.communicate()
+    third = part("1/3")
+    _, errors = third.communicate()
+    assert third.returncode == 0, errors.decode()
+    assert len({p.name.split("-")[1] for p in folder.glob("samples/part-*")}) >= 2
     run(folder, environment)
     assert result(folder) == result(finished)

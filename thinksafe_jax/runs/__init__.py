@@ -2,6 +2,7 @@
 
 from thinksafe_jax.runs.buffer import RowBuffer
 from thinksafe_jax.runs.manifest import content_hash
+from thinksafe_jax.runs.part import WHOLE, Part
 from thinksafe_jax.runs.progress import Progress
 from thinksafe_jax.runs.run import Run
 from thinksafe_jax.runs.storage import atomic_write, atomic_writer, prepare_directory
@@ -9,6 +10,8 @@ from thinksafe_jax.runs.store import RowStore
 from thinksafe_jax.runs.terminal import clean, console, setup_logging
 
 __all__ = [
+    "WHOLE",
+    "Part",
     "Progress",
     "RowBuffer",
     "RowStore",

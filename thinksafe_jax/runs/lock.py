@@ -16,24 +16,31 @@ log = logging.getLogger(__name__)
 
 
 class RunLock:
-    """An exclusive lock on RUN/lock, released by the kernel even when the process is killed.
+    """A lock on RUN/lock, released by the kernel even when the process is killed.
+
+    Args:
+        shared: beside others that share it; who holds it is then not written down.
 
     Raises:
         ConfigError: another process holds it; names its pid, host and start.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, *, shared: bool = False):
+        self._shared = shared
         with storage_errors(path):
             self._file = path.open("a+b")
             try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(
+                    self._file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB
+                )
             except BlockingIOError:
                 message = f"{path.parent} is in use by {describe(holder(path))}"
                 self._file.close()
                 raise ConfigError(
                     f"{message}; wait for it, stop it, or choose another --run-dir"
                 ) from None
-            self._take_over(path)
+            if not shared:
+                self._take_over(path)
 
     def _take_over(self, path: Path) -> None:
         if left := holder(path):
@@ -46,7 +53,8 @@ class RunLock:
     def release(self) -> None:
         """Empty the file and let go; the file itself stays, since deleting it would race."""
         if not self._file.closed:
-            self._file.truncate(0)
+            if not self._shared:
+                self._file.truncate(0)
             self._file.close()
 
 

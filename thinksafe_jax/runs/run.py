@@ -1,9 +1,10 @@
 """The run directory as one object: opened, locked, checked against its config, and closed."""
 
 import logging
+import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from thinksafe_jax.errors import ConfigError
 from thinksafe_jax.runs.jsonl import drop_torn_tail, to_line
 from thinksafe_jax.runs.lock import RunLock
 from thinksafe_jax.runs.manifest import Manifest, content_hash, now
+from thinksafe_jax.runs.part import WHOLE, Part
 from thinksafe_jax.runs.signals import StopSignals
 from thinksafe_jax.runs.storage import atomic_write, prepare_directory, storage_errors
 from thinksafe_jax.runs.store import RowStore
@@ -44,12 +46,19 @@ class Run:
         path: the directory.
         recipe: what runs in it, as resolved.
         manifest: its manifest.json.
+        part: the rows that this process works on; others may work on the rest at the same time.
     """
 
     def __init__(
-        self, recipe: Recipe, path: Path, manifest: Manifest, stop: StopSignals, skip_bad_rows: bool
+        self,
+        recipe: Recipe,
+        path: Path,
+        manifest: Manifest,
+        stop: StopSignals,
+        skip_bad_rows: bool,
+        part: Part,
     ):
-        self.recipe, self.path, self.manifest = recipe, path, manifest
+        self.recipe, self.path, self.manifest, self.part = recipe, path, manifest, part
         self._stop, self._skip_bad_rows = stop, skip_bad_rows
         with storage_errors(self._metrics):
             drop_torn_tail(self._metrics)
@@ -57,7 +66,12 @@ class Run:
     @staticmethod
     @contextmanager
     def open(
-        recipe: Recipe, path: Path | str, *, new_run: bool = False, skip_bad_rows: bool = False
+        recipe: Recipe,
+        path: Path | str,
+        *,
+        new_run: bool = False,
+        skip_bad_rows: bool = False,
+        part: Part = WHOLE,
     ) -> Iterator["Run"]:
         """Take hold of a run directory, new or begun before.
 
@@ -67,6 +81,7 @@ class Run:
         Args:
             new_run: delete what an earlier run left in the directory (only names a run writes).
             skip_bad_rows: for the stores made by `store`.
+            part: of several processes in the same directory; the whole shuts out all parts.
 
         Raises:
             EnvironmentFault: the directory cannot be made or written.
@@ -74,21 +89,22 @@ class Run:
                 files that are no run.
         """
         path = prepare_directory(Path(path))
-        lock = RunLock(path / "lock")
-        try:
+        with ExitStack() as locks:
+            locks.callback(RunLock(path / "lock", shared=bool(part.name)).release)
+            if part.name:
+                locks.callback(RunLock(path / f"lock-{part.name}").release)
             _refuse_foreign(path)
             if new_run:
                 clear(path)
             _settle_config(recipe, path)
             manifest = Manifest(path / "manifest.json", _recipe_hash(recipe))
             with StopSignals() as stop:
-                yield Run(recipe, path, manifest, stop, skip_bad_rows)
-        finally:
-            lock.release()
+                yield Run(recipe, path, manifest, stop, skip_bad_rows, part)
 
     def store(self, name: str, key: tuple[str, ...] = ("id",)) -> RowStore:
         """The rows beneath a folder of the run, as `store("samples", ("id", "attempt"))`."""
-        return RowStore(self.path / name, key, skip_bad_rows=self._skip_bad_rows)
+        writer, skip = self.part.name, self._skip_bad_rows
+        return RowStore(self.path / name, key, skip_bad_rows=skip, writer=writer)
 
     def log(self, stage: str, **values: Any) -> None:
         """Append a line to metrics.jsonl; NaN becomes null, arrays of one number become it.
@@ -121,12 +137,15 @@ class Run:
 
     @property
     def _metrics(self) -> Path:
-        return self.path / "metrics.jsonl"
+        return self.path / (
+            f"metrics-{self.part.name}.jsonl" if self.part.name else "metrics.jsonl"
+        )
 
 
 def clear(path: Path) -> None:
     """Delete a run's contents and nothing else that may lie beside them."""
     present = [path / name for name in CONTENTS if (path / name).exists()]
+    present[:0] = path.glob("metrics-*of*.jsonl")
     if present:
         log.warning("%s: starting afresh, deleting the earlier run", path)
     with storage_errors(path):
@@ -138,7 +157,9 @@ def _refuse_foreign(path: Path) -> None:
     if (path / "config.yaml").exists():
         return
     known = {*CONTENTS, "lock"}
-    others = sorted(p.name for p in path.iterdir() if p.name not in known and p.name[0] != ".")
+    ours = re.compile(r"\..*|lock-\d+of\d+")
+    found = (p.name for p in path.iterdir())
+    others = sorted(name for name in found if name not in known and not ours.fullmatch(name))
     if others:
         raise ConfigError(
             f"{path} holds other files ({', '.join(others[:3])}) and no run; choose a new --run-dir"

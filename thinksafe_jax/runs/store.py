@@ -2,6 +2,8 @@
 
 import logging
 import os
+import re
+import sys
 from collections.abc import Hashable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,13 +14,14 @@ from thinksafe_jax.runs.jsonl import drop_torn_tail, parse, sound_length, to_lin
 from thinksafe_jax.runs.storage import prepare_directory, storage_errors, sync_folder
 
 log = logging.getLogger(__name__)
-Location = tuple[int, int]  # (number of the shard, byte offset of the line)
+Location = tuple[str, int]  # (file name of the shard, byte offset of the line)
 
 
 class RowStore:
     """A folder of `part-00000.jsonl` shards with rows that have a key.
 
-    One process writes (the run's lock sees to it); any may read meanwhile. A torn last line is
+    One process writes, or one for each name of a writer (the run's locks see to it); any may read
+    meanwhile. A torn last line is
     ignored by readers and cut off before the first append. Rows whose key was seen before are
     left out and counted: the first one stands.
 
@@ -27,6 +30,7 @@ class RowStore:
         key: the fields that name a row; with several, keys are tuples.
         skip_bad_rows: count unreadable lines instead of stopping at the first.
         shard_bytes: a shard that has reached this size is followed by a new one.
+        writer: of several that write at the same time, each has shards `part-WRITER-00000.jsonl`.
 
     Attributes:
         duplicates, bad_rows: counts of the last complete reading.
@@ -39,9 +43,11 @@ class RowStore:
         *,
         skip_bad_rows: bool = False,
         shard_bytes: int = 256 * 2**20,
+        writer: str = "",
     ):
         self.folder, self.key, self._fields = Path(folder), key, frozenset(key)
         self.skip_bad_rows, self.shard_bytes = skip_bad_rows, shard_bytes
+        self._prefix = f"part-{writer}-" if writer else "part-"
         self.duplicates = self.bad_rows = 0
         self._shard: Path | None = None  # the one being written, once repaired
 
@@ -78,11 +84,11 @@ class RowStore:
 
     def row_at(self, location: Location) -> dict[str, Any]:
         """The row at a place that `located` gave."""
-        number, offset = location
-        with self._part(number).open("rb") as file:
+        name, offset = location
+        with (self.folder / name).open("rb") as file:
             file.seek(offset)
             row = parse(file.readline())
-        assert row is not None, f"{self._part(number)}: no row at byte {offset}"
+        assert row is not None, f"{self.folder / name}: no row at byte {offset}"
         return row
 
     def located(self) -> Iterator[tuple[Location, dict[str, Any]]]:
@@ -90,7 +96,7 @@ class RowStore:
         seen: set[Hashable] = set()
         duplicates = bad = 0
         for shard in self.shards():
-            number = int(shard.stem.removeprefix("part-"))
+            name = sys.intern(shard.name)  # one text for all the places in a shard
             for line, offset, row in _complete_lines(shard):
                 if row is None or not self._fields <= row.keys():
                     bad += 1
@@ -100,7 +106,7 @@ class RowStore:
                 duplicates += key in seen
                 if key not in seen:
                     seen.add(key)
-                    yield (number, offset), row
+                    yield (name, offset), row
         self.duplicates, self.bad_rows = duplicates, bad
         if duplicates or bad:
             log.warning("%s: %d duplicate and %d bad rows left out", self.folder, duplicates, bad)
@@ -127,17 +133,18 @@ class RowStore:
     def _writable_shard(self) -> Path:
         if self._shard is None:
             prepare_directory(self.folder)
-            existing = self.shards()
+            own = re.compile(re.escape(self._prefix) + r"\d{5}\.jsonl")
+            existing = [shard for shard in self.shards() if own.fullmatch(shard.name)]
             with storage_errors(self.folder):
                 for shard in existing:
                     drop_torn_tail(shard)
             self._shard = existing[-1] if existing else self._part(0)
         elif self._shard.stat().st_size >= self.shard_bytes:
-            self._shard = self._part(int(self._shard.stem.removeprefix("part-")) + 1)
+            self._shard = self._part(int(self._shard.stem.removeprefix(self._prefix)) + 1)
         return self._shard
 
     def _part(self, number: int) -> Path:
-        return self.folder / f"part-{number:05d}.jsonl"
+        return self.folder / f"{self._prefix}{number:05d}.jsonl"
 
 
 def _append_synced(shard: Path, data: bytes) -> None:
