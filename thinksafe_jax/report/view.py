@@ -179,8 +179,10 @@ def flow(run: RunFiles, summary: dict) -> list[Stage]:
     asked = [len(rows) for rows in run.rows.values() if rows]
     training = summary["training"]
     return [
-        Stage("Prompts", _count(run.samples), _each(by_label, len)),
-        Stage("Steer", _count(by_label.get("harmful", [])) if not fixed else "–", (steering,)),
+        Stage("Prompts", _count(_ids(run.samples)), _each(by_label, lambda rows: len(_ids(rows)))),
+        Stage(
+            "Steer", _count(_ids(by_label.get("harmful", []))) if not fixed else "–", (steering,)
+        ),
         Stage(
             "Sample",
             f"{sum(r['tokens'] for r in run.samples):,} tokens" if run.samples else "–",
@@ -207,7 +209,7 @@ _ORDER = ("sample", "filter", "train", "export", "evaluate")
 _JUDGED = ("unsafe", "unparsed")
 
 
-def _count(rows: Sequence) -> str:
+def _count(rows: Sequence | set) -> str:
     return f"{len(rows):,}" if rows else "–"
 
 
@@ -217,6 +219,11 @@ def _each(groups: dict[str, list], value: Any) -> tuple[str, ...]:
         for label, rows in groups.items()
         if rows
     )
+
+
+def _ids(rows: Sequence[dict]) -> set[str]:
+    """A prompt that was asked several times counts once."""
+    return {row["id"] for row in rows}
 
 
 def _mean(values: Sequence[float]) -> float:
