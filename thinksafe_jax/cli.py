@@ -327,14 +327,11 @@ def start(recipe, folder: Path, stages, *, new_run: bool, skip_bad_rows: bool) -
 
 def _print_outcome(folder: Path, summary: dict) -> None:
     """Before and after as a table, and where the report lies."""
-    from rich.console import Console
-
     from thinksafe_jax.report import final_table
+    from thinksafe_jax.runs.terminal import output
     from thinksafe_jax.synthesis.coverage import coverage_table
 
-    console = Console(highlight=False)
-    if not console.is_terminal:  # a file has no width; 80 columns would break the intervals
-        console.width = 100
+    console = output(100)
     if summary["dataset"]:
         console.print(coverage_table(summary["dataset"]))
     console.print(final_table(summary))

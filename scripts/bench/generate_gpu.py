@@ -79,7 +79,7 @@ def attention(cfg: ModelConfig, bandwidth: float, points: tuple) -> list[dict]:
         )  # fmt: skip
         live_bytes = 2 * slots * live * cfg.num_kv_heads * cfg.head_dim * dtype.itemsize
         for one in IMPLEMENTATIONS:
-            reason = one.refuses(Case(platform, cfg.head_dim, page, dtype.itemsize))
+            reason = one.refuses(Case(platform, cfg.head_dim, page))
             row = {"implementation": one.name, "slots": slots, "live": live, "refused": reason}
             if reason is None:
                 run = jax.jit(one.attend)

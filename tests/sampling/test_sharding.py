@@ -115,6 +115,11 @@ def test_a_mesh_with_other_axes_needs_rules(folder):
         engine(folder, other)
 
 
+def test_replicas_that_are_neither_apart_nor_together_are_refused(folder):
+    with pytest.raises(ConfigError, match=r"engine\.replicas is 'both'; choose apart or together"):
+        engine(folder, replicas="both")
+
+
 def test_a_mesh_file_decides_where_everything_lies(folder):
     plan = load_mesh("cpu-8").generate.for_model(load_config(folder))
     cfg, params = load_config(folder), load_params(folder, load_config(folder), jnp.float32)

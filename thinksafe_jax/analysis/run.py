@@ -11,8 +11,8 @@ from thinksafe_jax.config import ModelSource, Recipe, load_recipe
 from thinksafe_jax.errors import ConfigError, InputError
 from thinksafe_jax.evaluation.catalogue import REASONING
 from thinksafe_jax.evaluation.compare import read_evaluation
-from thinksafe_jax.evaluation.suites import file_rows
 from thinksafe_jax.session import Session
+from thinksafe_jax.synthesis.readers import read_rows
 
 _TEXTS = {
     "instruction": ("instruction", "prompt", "question"),
@@ -81,7 +81,7 @@ def _rows(of: Target) -> list[dict[str, Any]]:
     if file is None or not file.exists():
         raise InputError(f"{file}: no dataset there yet; run the filter stage, or give --data FILE")
     rows = []
-    for row in file_rows(file):
+    for row in read_rows(file):
         found = {
             name: next((row.values[c] for c in columns if c in row.values), None)
             for name, columns in _TEXTS.items()

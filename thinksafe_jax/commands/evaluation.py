@@ -74,10 +74,9 @@ def evaluate(
         return
     if overrides or config:
         raise ConfigError("with --suite a model is evaluated: no recipe and no key=value there")
-    from rich.console import Console
-
     from thinksafe_jax.evaluation.model import ModelEvaluation, evaluate_model
     from thinksafe_jax.report import final_table
+    from thinksafe_jax.runs.terminal import output
 
     folder = out or Path("runs") / f"evaluate-{Path(target).name.replace(':', '-')}"
     asked = ModelEvaluation(
@@ -85,9 +84,7 @@ def evaluate(
         samples, max_new_tokens, slots,
     )  # fmt: skip
     summary = evaluate_model(asked, folder, new_run=new_run)
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 110
+    console = output(110)
     console.print(final_table(summary))
     console.print(f"report: {folder / 'report/report.html'}", markup=False, soft_wrap=True)
 
@@ -150,12 +147,11 @@ def compare(
 
       thinksafe compare runs/mini:before runs/mini runs/mini_direct_refusal
     """
-    from rich.console import Console
-
     from thinksafe_jax.evaluation.compare import compare as compare_two
     from thinksafe_jax.evaluation.compare import read_evaluation
     from thinksafe_jax.report.compare import comparisons_table, paper_tables
     from thinksafe_jax.runs import atomic_write
+    from thinksafe_jax.runs.terminal import output
 
     if len(runs) < 2:
         raise ConfigError("compare takes two evaluations or more: RUN or RUN:STEP")
@@ -166,9 +162,7 @@ def compare(
         atomic_write(
             json_out, json.dumps({"base": first.label, "compared": content}, indent=2) + "\n"
         )
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 110
+    console = output(110)
     console.print(comparisons_table(first.label, found))
     for table in paper_tables([Path(run.partition(":")[0]) for run in runs]):
         console.print(table)

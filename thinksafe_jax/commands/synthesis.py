@@ -41,11 +41,10 @@ def probe(
 
     Example: thinksafe probe --config configs/recipes/mini.yaml --prompts 100
     """
-    from rich.console import Console
-
     from thinksafe_jax.config import load_recipe
     from thinksafe_jax.runs.compile_cache import enable_compile_cache
     from thinksafe_jax.runs.storage import prepare_directory
+    from thinksafe_jax.runs.terminal import output
 
     if config is None:
         raise ConfigError("no recipe given; try: thinksafe probe -c configs/recipes/mini.yaml")
@@ -60,9 +59,7 @@ def probe(
     found = run_probe(
         recipe, Session(recipe), folder, templates=templates, prompts=prompts, samples=samples
     )
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 150
+    console = output(150)
     console.print(probe_table(found))
     if any(arm.odds_ratio is not None and arm.odds_ratio.corrected for arm in found.arms):
         console.print("* one side accepted all or nothing: half a response added to each cell")

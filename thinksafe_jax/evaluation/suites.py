@@ -113,7 +113,7 @@ def _named(suite: SuiteConfig, pins: Path | None) -> tuple[list[Question], Sourc
     if suite.style:
         bench = replace(bench, style=suite.style)
     if suite.path:
-        rows: Iterator[Row] = file_rows(Path(suite.path))
+        rows: Iterator[Row] = read_rows(suite.path)
         source = Source.of_file(Path(suite.path))
     elif bench.hub is None:
         names = " or ".join(bench.files) or "a file"
@@ -134,21 +134,6 @@ def _named(suite: SuiteConfig, pins: Path | None) -> tuple[list[Question], Sourc
                 f"{source.name}: id {question.id!r} is there twice; ids must be unique"
             )
     return questions, source
-
-
-def file_rows(file: Path) -> Iterator[Row]:
-    """Rows of a JSONL, CSV or Parquet file, or of a JSON file that is one list of objects."""
-    if file.suffix.lower() != ".json":
-        yield from read_rows(file)
-        return
-    try:
-        content = json.loads(file.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file}: not readable as JSON ({error})") from None
-    if not isinstance(content, list) or not all(isinstance(row, dict) for row in content):
-        raise InputError(f"{file}: expected a list of objects")
-    for number, row in enumerate(content, start=1):
-        yield Row(number, f"{file}: item {number}", row)
 
 
 def _keep(row: Row, bench: Benchmark) -> bool:

@@ -32,6 +32,18 @@ def console() -> Console:
     return Console(stderr=True, highlight=False)
 
 
+def output(width: int) -> Console:
+    """A console on stdout for tables.
+
+    Args:
+        width: columns where stdout is no terminal; a file has none, and 80 would break intervals.
+    """
+    found = Console(highlight=False)
+    if not found.is_terminal:
+        found.width = width
+    return found
+
+
 def print_line(text: object, style: str | None = None) -> None:
     """One cleaned line on stderr; square brackets are text, not markup."""
     console().print(clean(text), style=style, markup=False, soft_wrap=True)

@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from thinksafe_jax.config import EngineConfig
-from thinksafe_jax.errors import InputError
+from thinksafe_jax.errors import ConfigError, InputError
 from thinksafe_jax.models.config import ModelConfig
 from thinksafe_jax.models.params import Params, unstack_layers
 from thinksafe_jax.parallel import Rules, param_shardings, replica_meshes
@@ -42,7 +42,8 @@ class Engine:
             over the mesh's axis "dp", and heads, mlp and vocabulary over "tp".
 
     Raises:
-        ConfigError: the rules do not fit the model, or `config.attention` cannot run here.
+        ConfigError: the rules do not fit the model, `config.attention` cannot run here, or
+            `config.replicas` is unknown.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class Engine:
         )
         # XLA:CPU widens a whole bfloat16 pool to float32 and back for every write
         kv_dtype = params["embed"].dtype if jax.default_backend() != "cpu" else jnp.dtype("float32")
-        self.attention = self._choose_attention(kv_dtype)
+        self.attention = self._choose_attention()
         if mesh is not None and rules is None:
             mesh, rules = default_strategy(mesh, cfg.num_kv_heads)
         layouts = _layouts(mesh, rules, config.replicas)
@@ -175,10 +176,8 @@ class Engine:
             raise InputError(reason)
         return request
 
-    def _choose_attention(self, kv_dtype: jnp.dtype) -> str:
-        case = Case(
-            jax.default_backend(), self.cfg.head_dim, self.config.page_size, kv_dtype.itemsize
-        )
+    def _choose_attention(self) -> str:
+        case = Case(jax.default_backend(), self.cfg.head_dim, self.config.page_size)
         chosen = choose(case, self.config.attention).name
         for name, reason in refusals(case).items():
             _log.debug("decode attention %s: %s", name, reason or "can run")
@@ -208,6 +207,8 @@ class Engine:
 
 def _layouts(mesh: Mesh | None, rules: Rules | None, replicas: str) -> list[Layout]:
     """One layout for each device program: one a replica, or one over all of them."""
+    if replicas not in ("apart", "together"):
+        raise ConfigError(f"engine.replicas is {replicas!r}; choose apart or together")
     if mesh is None or rules is None:
         return [ONE_DEVICE]
     if replicas == "together":

@@ -29,7 +29,6 @@ class Case:
     platform: str  # cpu | tpu | gpu
     head_dim: int
     page_size: int
-    kv_bytes: int  # of one number in the pool: 2 or 4
 
 
 @dataclass(frozen=True)
