@@ -6,10 +6,11 @@ from pathlib import Path
 
 import jax.numpy as jnp
 
-from thinksafe_jax.config import Recipe
+from thinksafe_jax.config import GuardConfig, Recipe
 from thinksafe_jax.errors import ConfigError
 from thinksafe_jax.guards import Guard, load_guard
 from thinksafe_jax.models import ModelConfig, Params, load_config, merge_adapter
+from thinksafe_jax.parallel import ModelMesh
 from thinksafe_jax.sampling import Engine
 from thinksafe_jax.tokenizer import ChatTokenizer
 from thinksafe_jax.training import Placement, TrainResult
@@ -47,13 +48,19 @@ class Session:
 
     @cached_property
     def params(self) -> Params:
-        """The untouched student, layers stacked."""
-        return load_params(self.directory, self.cfg, self._dtype)
+        """The untouched student, layers stacked, as the sampler has it."""
+        return self._load(self.directory)
+
+    @cached_property
+    def generating(self) -> ModelMesh | None:
+        """Where the sampler's arrays lie; None on one device."""
+        mesh = self.recipe.mesh
+        return None if mesh is None else ModelMesh.generating(mesh, self.cfg)
 
     @cached_property
     def placement(self) -> Placement | None:
         """Where training's arrays lie; None on one device."""
-        mesh = self.recipe.training.mesh
+        mesh = self.recipe.mesh
         return None if mesh is None else Placement.load(mesh, self.cfg)
 
     @property
@@ -65,17 +72,18 @@ class Session:
 
     @cached_property
     def guard(self) -> Guard:
-        return load_guard(self.recipe.guard, self._pins)
+        return self._load_guard(self.recipe.guard)
 
     @cached_property
     def judge(self) -> Guard:
         """The guard of the evaluation; the filter's own where the recipe names no other."""
         cfg = self.recipe.judge
         return (
-            self.guard
-            if cfg.kind == "same" or cfg == self.recipe.guard
-            else load_guard(cfg, self._pins)
+            self.guard if cfg.kind == "same" or cfg == self.recipe.guard else self._load_guard(cfg)
         )
+
+    def _load_guard(self, cfg: GuardConfig) -> Guard:
+        return load_guard(cfg, self._pins, self.recipe.mesh)
 
     @cached_property
     def author(self) -> "Session":
@@ -89,14 +97,15 @@ class Session:
         """A sampler of the student, or of what the run directory `tuned` has made of it."""
         self._check_top_k()
         params = self.params if tuned is None else self.tuned(tuned)
-        recipe = self.recipe
+        recipe, where = self.recipe, self.generating
         return Engine(
             self.cfg,
             params,
-            None,
+            where and where.mesh,
             recipe.engine,
             eos_ids=self.tokenizer.eos_ids,
             seed=recipe.seed,
+            rules=where and where.rules,
         )
 
     def _check_top_k(self) -> None:
@@ -113,11 +122,15 @@ class Session:
     def _dtype(self) -> jnp.dtype:
         return jnp.dtype(self.recipe.student.dtype)
 
+    def _load(self, directory: Path) -> Params:
+        where = self.generating
+        return load_params(directory, self.cfg, self._dtype, where and where.params())
+
     def tuned(self, run_path: Path) -> Params:
         """The weights as exported: what is evaluated is what users get."""
         source = exported(run_path)
         if source.name == "merged":
-            return load_params(source, load_config(source), self._dtype)
+            return self._load(source)
         adapter, lora = import_adapter(source, self.cfg)
         return merge_adapter(self.params, adapter, lora)
 

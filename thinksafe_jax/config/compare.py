@@ -8,14 +8,15 @@ import yaml
 
 from thinksafe_jax.config.schema import Recipe
 
-# Changing these between two starts of one run directory cannot change any row or weight.
+# Changing these between two starts of one run directory cannot change any row or weight; another
+# mesh only their last bits.
 HARMLESS_KEYS = (
     "name",
     "run_dir",
+    "mesh",
     "training.checkpoint_every",
     "training.checkpoint_minutes",
     "training.keep_checkpoints",
-    "training.mesh",
     "training.trackers",
 )
 

@@ -28,6 +28,7 @@ class GuardModel:
     dtype: str = "bfloat16"
     max_length: int = 16384  # tokens of guard input; only the response is cut, keeping its end
     batch_tokens: int = 16384  # padded tokens per forward pass
+    mesh: str | None = None  # a mesh of its own, as where its heads need one; default: the recipe's
     authors_compat: bool = False  # the authors' double BOS (llama-guard), for comparison
     url: str = ""  # of an OpenAI-compatible server, as http://localhost:8000/v1; "" runs it here
     served_name: str = ""  # the server's name for the model; default `model`
@@ -141,7 +142,6 @@ class TrainingConfig:
     lora_targets: list[str] = field(default_factory=lambda: ["q_proj", "v_proj"])
     full_finetune: bool = False
     remat: str = "layer"  # what is computed again: none | dots | attention | layer
-    mesh: str | None = None  # a file, or a name in configs/mesh; default: one device
     checkpoint_every: int = 100  # optimiser steps
     checkpoint_minutes: float = 30.0  # and at least so often
     keep_checkpoints: int = 2
@@ -184,6 +184,7 @@ class Recipe:
     name: str = ""
     run_dir: str = ""
     seed: int = 42
+    mesh: str | None = None  # a file, or a name in configs/mesh; default: one device
     student: ModelSource = field(default_factory=ModelSource)
     guard: GuardConfig = field(default_factory=GuardConfig)  # filters what is trained on
     judge: GuardConfig = field(default_factory=lambda: GuardConfig(kind="same"))  # evaluates

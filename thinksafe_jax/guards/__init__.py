@@ -25,11 +25,14 @@ __all__ = [
 ]
 
 
-def load_guard(cfg: GuardConfig | GuardModel, pins: Path | None = None) -> Guard:
+def load_guard(
+    cfg: GuardConfig | GuardModel, pins: Path | None = None, mesh: str | None = None
+) -> Guard:
     """The guard of a recipe: loaded, connected to, or put together from its members.
 
     Args:
         pins: file of the run that keeps the commits of its models, see `resolve_model`.
+        mesh: of a guard that names none itself; see `NativeGuard.from_directory`.
 
     Raises:
         ConfigError: unknown kind or dtype.
@@ -39,7 +42,7 @@ def load_guard(cfg: GuardConfig | GuardModel, pins: Path | None = None) -> Guard
     if isinstance(cfg, GuardConfig) and cfg.kind == "majority":
         from thinksafe_jax.guards.majority import Majority
 
-        return Majority([load_guard(member, pins) for member in cfg.members])
+        return Majority([load_guard(member, pins, mesh) for member in cfg.members])
     if cfg.kind == "refusal-match":
         return RefusalMatch()
     from thinksafe_jax.guards.formats import FORMATS
@@ -67,6 +70,7 @@ def load_guard(cfg: GuardConfig | GuardModel, pins: Path | None = None) -> Guard
         resolve_model(cfg.model, cfg.revision, pins),
         FORMATS[cfg.kind],
         dtype=dtypes[cfg.dtype],
+        mesh=cfg.mesh or mesh,
         name=cfg.model,
         max_length=cfg.max_length,
         batch_tokens=cfg.batch_tokens,

@@ -27,7 +27,7 @@ from thinksafe_jax.guards.formats import GuardFormat, Slot
 from thinksafe_jax.guards.protocol import Exchange, Verdict
 from thinksafe_jax.guards.template import GuardInput, GuardTemplate
 from thinksafe_jax.models import ModelConfig, Params, forward, load_config, logits
-from thinksafe_jax.parallel import Strategy, build_mesh, param_shardings
+from thinksafe_jax.parallel import ModelMesh
 from thinksafe_jax.tokenizer import ChatTokenizer
 from thinksafe_jax.weights import load_params
 
@@ -69,13 +69,14 @@ class NativeGuard:
     """A guard of one format on one decoder.
 
     Args:
-        params, model_cfg: the guard's decoder; the parameters may lie on a mesh.
+        params, model_cfg: the guard's decoder.
         tokenizer: the guard's own.
         fmt: how it is asked and answers, one of `FORMATS`.
         name: shown beside every verdict.
         max_length: tokens of guard input; never more than the model's context.
         batch_tokens: padded tokens per forward pass.
         authors_compat: the authors' double BOS (Llama-Guard only), for comparison.
+        where: the mesh on which the parameters lie.
 
     Raises:
         InputError: template, tokenizer, weights and format do not belong together.
@@ -94,6 +95,7 @@ class NativeGuard:
         max_length: int,
         batch_tokens: int,
         authors_compat: bool = False,
+        where: ModelMesh | None = None,
     ):
         self.name, self.format, self.stats = name, fmt, GuardStats()
         self.prompt = fmt.template(tokenizer, authors_compat)
@@ -101,6 +103,7 @@ class NativeGuard:
         self.template = template_hash(self.prompt, self.form)
         self.max_length = min(max_length, model_cfg.max_position_embeddings)
         self._params, self._cfg, self._batch_tokens = params, model_cfg, batch_tokens
+        self._where = where
         self._buckets = bucket_lengths(self.max_length)
         largest = int(self.form.answer({}).word_ids.max())
         if largest >= model_cfg.vocab_size:
@@ -117,20 +120,20 @@ class NativeGuard:
         fmt: GuardFormat,
         *,
         dtype: Any,
-        strategy: Strategy | None = None,
+        mesh: str | None = None,
         **settings: Any,
     ) -> "NativeGuard":
         """The guard of a Hugging Face checkpoint directory, its weights cast to `dtype`.
 
         Args:
-            strategy: how its weights lie on the mesh, as for the student (`Phase.for_model`);
-                default: one device.
+            mesh: a mesh file or the name of one, whose generate phase says how rows and weights
+                lie on this process's devices; default: one device.
             settings: the keyword arguments of the class.
         """
         cfg = load_config(directory)
-        shardings = strategy and param_shardings(cfg, build_mesh(strategy), strategy.rules)
-        params = load_params(directory, cfg, dtype, shardings)
-        return cls(params, cfg, ChatTokenizer(directory), fmt, **settings)
+        where = ModelMesh.generating(mesh, cfg) if mesh else None
+        params = load_params(directory, cfg, dtype, where and where.params())
+        return cls(params, cfg, ChatTokenizer(directory), fmt, where=where, **settings)
 
     def judge(self, exchanges: Iterable[Exchange]) -> Iterator[Verdict]:
         """Verdicts in the order of the exchanges, judged in windows of 1,024."""
@@ -184,13 +187,15 @@ class NativeGuard:
     ) -> list[np.ndarray]:
         """Probability of each word at each blank, and of everything else: float32 `[S, W + 1]`."""
         found: list[np.ndarray] = [np.empty(0)] * len(inputs)
-        batches = make_batches(inputs, self._buckets, self._batch_tokens)
+        ways = self._where.ways if self._where else 1
+        batches = make_batches(inputs, self._buckets, self._batch_tokens, ways)
         results = []  # every batch is dispatched before the first result is waited for
         for batch in batches:
-            slots, words = self._places(batch.lengths, [answers[row] for row in batch.rows])
-            results.append(
-                _score(self._params, batch.tokens, batch.lengths, slots, words, cfg=self._cfg)
-            )
+            places = self._places(batch.lengths, [answers[row] for row in batch.rows])
+            arrays = (batch.tokens, batch.lengths, *places)
+            if self._where:
+                arrays = jax.device_put(arrays, self._where.leading())
+            results.append(_score(self._params, *arrays, cfg=self._cfg, where=self._where))
         for batch, result in zip(batches, results, strict=True):
             for row, values in zip(batch.rows, np.asarray(result), strict=False):
                 found[row] = values
@@ -261,7 +266,7 @@ def read_slot(
     return best, bad / total, mass
 
 
-@jax.jit(static_argnames="cfg")
+@jax.jit(static_argnames=("cfg", "where"))
 def _score(
     params: Params,
     tokens: jax.Array,
@@ -270,11 +275,13 @@ def _score(
     words: jax.Array,
     *,
     cfg: ModelConfig,
+    where: ModelMesh | None,
 ) -> jax.Array:
     """float32 `[B, S, W + 1]` from tokens `[B, T]`, slots `[B, S]` and words `[B, S, W]`."""
     positions = jax.lax.broadcasted_iota(jnp.int32, tokens.shape, 1)
     segments = (positions < lengths[:, None]).astype(jnp.int32)
-    hidden = forward(params, cfg, tokens, positions, segments)  # [B, T, D]
+    spread = {} if where is None else {"attention": where.attention, "constrain": where.constrain}
+    hidden = forward(params, cfg, tokens, positions, segments, **spread)  # [B, T, D]
     seen = jnp.take_along_axis(hidden, slots[:, :, None], axis=1)  # [B, S, D]
     scores = logits(params, cfg, seen)  # [B, S, V]
     said = jnp.take_along_axis(scores, jnp.maximum(words, 0), axis=2)  # [B, S, W]

@@ -1,6 +1,7 @@
 """Sharding as data: mesh files, rule tables, and the plan of a model on a mesh."""
 
 from thinksafe_jax.parallel.mesh_file import load_mesh
+from thinksafe_jax.parallel.model_mesh import ModelMesh
 from thinksafe_jax.parallel.rules import (
     LOGICAL_AXES,
     Rules,
@@ -14,6 +15,7 @@ from thinksafe_jax.parallel.shardings import (
     batch_sharding,
     build_mesh,
     hidden_sharding,
+    on_devices,
     optimizer_shardings,
     param_shardings,
     replica_meshes,
@@ -23,6 +25,7 @@ from thinksafe_jax.parallel.strategy import MeshConfig, Phase, Topology
 __all__ = [
     "LOGICAL_AXES",
     "MeshConfig",
+    "ModelMesh",
     "Phase",
     "Rules",
     "Strategy",
@@ -32,6 +35,7 @@ __all__ = [
     "build_mesh",
     "hidden_sharding",
     "load_mesh",
+    "on_devices",
     "optimizer_shardings",
     "param_shardings",
     "partition_spec",

@@ -152,6 +152,26 @@ def replica_meshes(mesh: Mesh, rules: Rules) -> list[Mesh]:
     ]
 
 
+def on_devices(tree: Tree, shardings: Tree) -> Tree:
+    """The arrays of `tree` on other devices; what lies there already is shared, not copied.
+
+    A replica's part of parameters that all replicas hold is such a case.
+    """
+    return jax.tree.map(_on_devices, tree, shardings)
+
+
+def _on_devices(array: jax.Array, sharding: NamedSharding) -> jax.Array:
+    if not isinstance(array, jax.Array):
+        return jax.device_put(array, sharding)
+    here = {(s.device, str(s.index)): s.data for s in array.addressable_shards}
+    wanted = sharding.addressable_devices_indices_map(array.shape)
+    places = [(device, str(index)) for device, index in wanted.items()]
+    if any(place not in here for place in places):
+        return jax.device_put(array, sharding)
+    shards = [here[place] for place in places]
+    return jax.make_array_from_single_device_arrays(array.shape, sharding, shards)
+
+
 def _check(cfg: ModelConfig, mesh: Mesh, rules: Rules, lora: LoraConfig | None) -> None:
     strategy = Strategy(dict(mesh.shape), {k: tuple(v) for k, v in rules.items()})
     problems = strategy_problems(cfg, strategy, lora)

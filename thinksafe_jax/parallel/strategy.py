@@ -29,6 +29,7 @@ import dataclasses
 import math
 from dataclasses import dataclass, field
 
+from thinksafe_jax.errors import ConfigError
 from thinksafe_jax.models.config import ModelConfig
 from thinksafe_jax.parallel.rules import Strategy
 
@@ -78,6 +79,25 @@ class Phase:
     def with_axes(self, axes: dict[str, int]) -> "Phase":
         """The same rules on other axis sizes."""
         return dataclasses.replace(self, axes=axes)
+
+    def of_host(self, hosts: int) -> "Phase":
+        """One host's part, where each of `hosts` drives replicas of its own.
+
+        Raises:
+            ConfigError: the replicas do not divide over the hosts.
+        """
+        axes, left = dict(self.axes), hosts
+        for name in self.rules["batch"]:
+            taken = math.gcd(left, axes[name])
+            axes[name] //= taken
+            left //= taken
+        if left > 1:
+            replicas = math.prod(self.axes[name] for name in self.rules["batch"])
+            raise ConfigError(
+                f"generate: {replicas} replica(s) do not divide over {hosts} processes; a replica "
+                "must not leave its host: make the batch's axes a multiple of the processes"
+            )
+        return self.with_axes(axes)
 
     def shrink(self, devices: int) -> "Phase":
         """The same axes on at most `devices` devices; the largest axis gives way first."""

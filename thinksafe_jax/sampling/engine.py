@@ -14,7 +14,7 @@ from thinksafe_jax.config import EngineConfig
 from thinksafe_jax.errors import ConfigError, InputError
 from thinksafe_jax.models.config import ModelConfig
 from thinksafe_jax.models.params import Params, unstack_layers
-from thinksafe_jax.parallel import Rules, param_shardings, replica_meshes
+from thinksafe_jax.parallel import Rules, on_devices, param_shardings, replica_meshes
 from thinksafe_jax.sampling.attention import Case, choose, refusals, table_pages
 from thinksafe_jax.sampling.cache import PageAllocator
 from thinksafe_jax.sampling.compiles import compiles_so_far
@@ -201,7 +201,7 @@ class Engine:
         if layout.mesh is None or rules is None:
             params = layout.put(params)
         elif not isinstance(params["layers"], tuple):
-            params = jax.device_put(params, param_shardings(self.cfg, layout.mesh, rules))
+            params = on_devices(params, param_shardings(self.cfg, layout.mesh, rules))
         return params if isinstance(params["layers"], tuple) else unstack_layers(params)
 
 
