@@ -32,7 +32,10 @@ class CountingDevice:
     def make_idle(self, slots: Sequence[int]) -> None:
         self._left[list(slots)] = 0
 
-    def window(self, table: np.ndarray) -> np.ndarray:
+    def width(self, busy: int) -> int:
+        return len(self._left)
+
+    def window(self, table: np.ndarray, which: np.ndarray) -> np.ndarray:
         tokens = np.where(self._steps < self._left, 1, -1)
         self._left = np.maximum(0, self._left - len(self._steps))
         return tokens

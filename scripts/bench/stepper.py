@@ -29,6 +29,7 @@ class Stepper:
         for slot in range(len(allocator.table)):
             assert allocator.reserve(slot, live + 2 * engine.config.window)
         self.table = allocator.table
+        self.slots = np.arange(len(self.table), dtype=np.int32)
 
     def seconds(self) -> float:
         """Of one decode step, the mean of a window."""
@@ -36,7 +37,7 @@ class Stepper:
         for first in range(0, len(self.table), PLACE_ROWS):
             self.device.place(self._placement(first))
         jax.block_until_ready(self.device._slots.left)
-        return timed(lambda: self.device.read(self.device.window(self.table))) / window
+        return timed(lambda: self.device.read(self.device.window(self.table, self.slots))) / window
 
     def _placement(self, first: int) -> Placement:
         """PLACE_ROWS slots from `first` on; those beyond the last are ignored."""

@@ -102,6 +102,21 @@ def test_a_freed_slot_is_refilled_while_others_run(model):
     assert sampler.stats.occupancy > 0.8
 
 
+def test_a_tail_of_few_rows_is_decoded_in_narrower_windows(model):
+    """After so many steps that the other program is worth compiling; the text stays the same."""
+    batch = [
+        Request(f"r{n}", [3, 4, 5 + n], SamplingConfig(1.0, 1.0, 0, 0.0, length))
+        for n, length in enumerate([200, 180, 90, 20, 20, 20, 20, 20])
+    ]
+    wide, narrow = (engine(model, eos=(), slots=8) for _ in range(2))
+    narrow.warm_up(16)
+    whole = run(wide, batch[:3]) | run(engine(model, eos=(), slots=3), batch[3:])
+    assert run(narrow, batch) == whole
+    assert narrow.stats.compiles == 0 and narrow.stats.occupancy > 0.75
+    assert run(wide, batch[:3]) == {key: whole[key] for key in ("r0", "r1", "r2")}
+    assert wide.stats.occupancy > 0.4  # in windows of eight slots it would be 0.29
+
+
 def test_what_cannot_fit_is_refused_by_name_before_anything_runs(model):
     sampler = engine(model)
     fits, too_long = requests(2)[0], Request("huge", [1] * 230, RANDOM)

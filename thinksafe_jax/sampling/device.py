@@ -20,6 +20,7 @@ from thinksafe_jax.sampling.layout import Layout
 from thinksafe_jax.sampling.programs import admit, decode, empty_slots, prefill
 
 PLACE_ROWS = 32  # requests that enter slots in one call
+WORTH_COMPILING = 128  # decode steps with half of the slots idle, before fewer are decoded
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,9 @@ class Device(Protocol):
 
     def make_idle(self, slots: Sequence[int]) -> None: ...
 
-    def window(self, table: np.ndarray) -> Any: ...
+    def width(self, busy: int) -> int: ...
+
+    def window(self, table: np.ndarray, which: np.ndarray) -> Any: ...
 
     def read(self, window: Any) -> tuple[np.ndarray, np.ndarray]: ...
 
@@ -79,6 +82,8 @@ class ModelDevice:
         self.layout, self.attention = layout, attention
         self.cfg, self.params, self.steps, self.eos_ids = cfg, params, steps, eos_ids
         self._count = slots
+        self.widths = layout.widths(slots)
+        self._compiled, self._idle_steps = {slots}, 0
         self._pools = new_pools(
             cfg, layout.shards * pages, page_size, kv_dtype, layout.sharding(layout.pool)
         )
@@ -122,13 +127,29 @@ class ModelDevice:
             left=self._slots.left * self.layout.put(keep, self.layout.rows)
         )
 
-    def window(self, table: np.ndarray) -> tuple[jax.Array, jax.Array]:
-        """Dispatches one window of decode steps; returns at once."""
+    def width(self, busy: int) -> int:
+        """Slots of the next window, of which `busy` have work: one of `Layout.widths`.
+
+        A narrower window is another program; it is compiled once enough steps did without.
+        """
+        fitting = min(width for width in self.widths if width >= busy)
+        if fitting not in self._compiled:
+            self._idle_steps += self.steps
+            if self._idle_steps < WORTH_COMPILING:
+                return min(width for width in self._compiled if width >= busy)
+            self._idle_steps = 0
+        return fitting
+
+    def window(self, table: np.ndarray, which: np.ndarray) -> tuple[jax.Array, jax.Array]:
+        """Dispatches one window of decode steps for the slots `which`; returns at once."""
+        self._compiled.add(len(which))
+        some = None if len(which) == self._count else self.layout.put(which)
         self._pools, self._slots, tokens, logprobs = decode(
             self.params,
             self._pools,
             self._slots,
-            self.layout.put(table, self.layout.rows),
+            self.layout.put(table[which], self.layout.rows),
+            some,
             cfg=self.cfg,
             steps=self.steps,
             eos_ids=self.eos_ids,

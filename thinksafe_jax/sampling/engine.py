@@ -120,7 +120,9 @@ class Engine:
                 pages = np.zeros((shards, length // size), np.int32)
                 device.prefill(tokens, np.zeros(shards, np.int32), pages)
             device.warm_up_slots()
-            device.read(device.window(self._allocator(device).table))
+            table = self._allocator(device).table
+            for width in device.widths:
+                device.read(device.window(table, np.arange(width, dtype=np.int32)))
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
         """Samples every request; completions come in the order in which they finish.

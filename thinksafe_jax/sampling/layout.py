@@ -89,6 +89,17 @@ class Layout:
         alone = self.mesh is None and jax.default_backend() == "cpu"
         return contract_few_rows if alone and rows <= FEW_ROWS else contract
 
+    def widths(self, slots: int) -> list[int]:
+        """Numbers of slots that a window may have, `slots` first; the text is the same in each.
+
+        A step of an accelerator reads the weights, however many rows there are. On a CPU each row
+        costs, and `contract_few_rows` gives a row the same bits beside any others, but not alone.
+        """
+        found = [slots]
+        while self.product(slots) is contract_few_rows and found[-1] > 2:
+            found.append(-(-found[-1] // 2))
+        return found
+
     def island(self, fn: Callable, in_specs: Any, out_specs: Any) -> Callable:
         """`fn` on each device's own part."""
         if self.mesh is None:

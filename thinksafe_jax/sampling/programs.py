@@ -125,6 +125,7 @@ def decode(
     pools: tuple[Pool, ...],
     slots: Slots,
     table: jax.Array,
+    which: jax.Array | None = None,
     *,
     cfg: ModelConfig,
     steps: int,
@@ -132,14 +133,17 @@ def decode(
     layout: Layout = ONE_DEVICE,
     attention: str = "xla",
 ) -> tuple[tuple[Pool, ...], Slots, jax.Array, jax.Array]:
-    """`steps` decode steps for every slot.
+    """`steps` decode steps for every slot, or for the slots `which` i32 `[W]`.
+
+    Args:
+        table: pages of those slots, i32 `[W, pages]`.
 
     A fixed number of steps without a look at who has finished: an early exit would cost a
     reduction each step and save almost nothing while the queue is not empty.
 
     Returns:
-        pools and slots, and for the window the tokens i32 `[steps, B]` (-1 where the slot was
-        idle) with their log-probabilities float32 `[steps, B]`.
+        pools and slots, and for the window the tokens i32 `[steps, B or W]` (-1 where the slot
+        was idle) with their log-probabilities, float32 of the same shape.
     """
 
     def draw_own(logits: jax.Array, slots: Slots) -> tuple[jax.Array, jax.Array]:
@@ -165,8 +169,11 @@ def decode(
         new = Slots(token, slots.position + moved, left, slots.key, slots.options)
         return (pools, new), (jnp.where(active, token, -1), logprob)
 
-    (pools, slots), (tokens, logprobs) = jax.lax.scan(step, (pools, slots), length=steps)
-    return pools, slots, tokens, logprobs
+    mine = slots if which is None else jax.tree.map(lambda x: x[which], slots)
+    (pools, mine), (tokens, logprobs) = jax.lax.scan(step, (pools, mine), length=steps)
+    if which is not None:
+        mine = jax.tree.map(lambda x, new: x.at[which].set(new), slots, mine)
+    return pools, mine, tokens, logprobs
 
 
 def _decode_one(

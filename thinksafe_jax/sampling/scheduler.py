@@ -85,7 +85,7 @@ class Scheduler:
         self.eos_ids, self.waiting, self.stats = frozenset(eos_ids), requests, stats
         self.preempted: deque[_Running] = deque()
         self.slots: list[_Running | None] = [None] * len(pages.table)
-        self.in_flight: tuple[Any, list[_Running | None]] | None = None
+        self.in_flight: tuple[Any, list[tuple[int, _Running | None]]] | None = None
         self.admitted = 0
         longest = pages.table.shape[1] * config.page_size
         self._lengths = prefill_lengths(config.page_size, longest)
@@ -240,16 +240,22 @@ class Scheduler:
         self.pages.release(running.slot)
         self.slots[running.slot] = None
 
-    def _dispatch(self) -> tuple[Any, list[_Running | None]]:
-        window = self.device.window(self.pages.table.copy())
+    def _dispatch(self) -> tuple[Any, list[tuple[int, _Running | None]]]:
+        which = self._which()
+        window = self.device.window(self.pages.table, which)
         for slot in self.slots:
             if slot is not None:
                 slot.cursor = min(slot.cursor + self.config.window, slot.limit)
                 self.stats.live_tokens += slot.cursor
         self.stats.windows += 1
         self.stats.pool_tokens += self.pages.pages * self.config.page_size
-        self.stats.slot_steps += self.config.window * len(self.slots)
-        return window, list(self.slots)
+        self.stats.slot_steps += self.config.window * len(which)
+        return window, [(slot, self.slots[slot]) for slot in which.tolist()]
+
+    def _which(self) -> np.ndarray:
+        """The slots of the next window, i32 `[W]`: all, or fewer where half of them are idle."""
+        busy_first = sorted(range(len(self.slots)), key=lambda n: self.slots[n] is None)
+        return np.sort(busy_first[: self.device.width(self.active)]).astype(np.int32)
 
     def _read(self) -> list[Completion]:
         """Takes the tokens of the window in flight; returns what it finished."""
@@ -262,13 +268,13 @@ class Scheduler:
         self.stats.waiting_seconds += time.perf_counter() - began
         counts = (values >= 0).sum(axis=0)
         finished = []
-        for slot, running in enumerate(owners):
+        for column, (slot, running) in enumerate(owners):
             # a slot that changed hands since was idle here for its new owner
-            if running is None or self.slots[slot] is not running or not counts[slot]:
+            if running is None or self.slots[slot] is not running or not counts[column]:
                 continue
-            running.tokens += values[: counts[slot], slot].tolist()
-            running.logprobs += scores[: counts[slot], slot].tolist()
-            self.stats.tokens += int(counts[slot])
+            running.tokens += values[: counts[column], column].tolist()
+            running.logprobs += scores[: counts[column], column].tolist()
+            self.stats.tokens += int(counts[column])
             reason = self._finish_reason(running)
             if reason:
                 self._vacate(running)

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from thinksafe_jax.sampling.cache import Pool
 
 BLOCK_TOKENS = 128
-_CPU_BLOCK_TOKENS = 32  # short contexts dominate on a CPU, and a step of its loop costs little
+_CPU_BLOCK_TOKENS = 64  # short contexts dominate on a CPU, and a step of its loop costs little
+_CPU_GROUP = 4  # slots of like length that walk together
 
 
 def paged_attention(q: jax.Array, pool: Pool, table: jax.Array, lengths: jax.Array) -> jax.Array:
@@ -26,10 +27,23 @@ def paged_attention(q: jax.Array, pool: Pool, table: jax.Array, lengths: jax.Arr
     Returns:
         `[B, N, H]` in q's dtype.
     """
+    if jax.default_backend() != "cpu":
+        return _attend(q, pool, table, lengths, BLOCK_TOKENS)
+    order = jnp.argsort(lengths)
+    back = jnp.argsort(order)
+    q, table, lengths = q[order], table[order], lengths[order]
+    groups = [slice(first, first + _CPU_GROUP) for first in range(0, len(q), _CPU_GROUP)]
+    parts = [_attend(q[g], pool, table[g], lengths[g], _CPU_BLOCK_TOKENS) for g in groups]
+    return jnp.concatenate(parts)[back]
+
+
+def _attend(
+    q: jax.Array, pool: Pool, table: jax.Array, lengths: jax.Array, block_tokens: int
+) -> jax.Array:
+    """`paged_attention` of slots that all go as far as the longest of them."""
     keys, values = pool
     kv_heads, _, page_size, head_dim = keys.shape
     batch, heads, _ = q.shape
-    block_tokens = _CPU_BLOCK_TOKENS if jax.default_backend() == "cpu" else BLOCK_TOKENS
     per_block = max(1, block_tokens // page_size)
     tokens = per_block * page_size
     grouped = q.reshape(batch, kv_heads, heads // kv_heads, head_dim).astype(keys.dtype)
