@@ -3,7 +3,8 @@
 
     rivals      vs_transformers_generate, vs_transformers_continuous: useful tokens a second of the
                 long-tailed workload T over transformers `generate` in static batches (best of batch
-                sizes and threads) and over its continuous batching, the sides by turns
+                sizes and threads) and over its continuous batching, the sides by turns;
+                vs_tunix with --tunix: over google-tunix's own sampler, best of its batch sizes
     floor       step_over_floor_b1, _b4, _b8: a decode step of workload W over the time in which
                 this machine reads the weights and the live keys and values
     programs    raggedness, temp_over_cache, alias_over_cache, sampling_share
@@ -63,6 +64,20 @@ def section(name: str, scratch: Path) -> dict:
     return json.loads(out.read_text())
 
 
+def tunix(python: Path, scratch: Path, ours: float) -> dict:
+    """google-tunix, in its own environment, on what the section `rivals` left there."""
+    script = Path(__file__).with_name("rival_tunix.py")
+    command = [python, script, scratch / "T", scratch / "requests.json"]
+    done = subprocess.run(list(map(str, command)), check=True, stdout=subprocess.PIPE, text=True)
+    rates = json.loads(done.stdout.splitlines()[-1])
+    batch = max(rates, key=lambda size: rates[size])
+    return {
+        "vs_tunix": ours / rates[batch],
+        "tunix_tokens_per_s": rates[batch],
+        "tunix_batch": int(batch),
+    }
+
+
 def table(results: dict) -> str:
     """Every figure with its aim."""
     lines = [f"{'metric':32s} {'measured':>10s}  aim"]
@@ -83,12 +98,16 @@ def main() -> None:
     )
     parser.add_argument("--json", type=Path, help="where to keep the results")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS)
+    parser.add_argument("--tunix", type=Path, help="a Python that has google-tunix")
     args = parser.parse_args()
     before, results = machine(), {}
     with tempfile.TemporaryDirectory() as scratch:
         for name in args.only:
             print(f"{name} ...", file=sys.stderr, flush=True)
             results |= section(name, Path(scratch))
+        if args.tunix and "rivals" in args.only:
+            print("tunix ...", file=sys.stderr, flush=True)
+            results |= tunix(args.tunix, Path(scratch), results["tokens_per_s"])
     print(table(results))
     if args.json:
         kept = {}

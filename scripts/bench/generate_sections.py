@@ -54,6 +54,10 @@ def rivals(scratch: Path) -> dict:
     requests = long_tail(64, cfg.vocab_size)
     engine = Engine(cfg, params, None, SHAPE_T, eos_ids=())
     engine.warm_up(64)
+    asked = [
+        {"prompt_ids": r.prompt_ids, "max_new_tokens": r.sampling.max_new_tokens} for r in requests
+    ]
+    (scratch / "requests.json").write_text(json.dumps(asked))
     model = transformers.load(scratch / "T")
     static = {
         (batch, threads): transformers.generate(model, requests, batch, threads)
