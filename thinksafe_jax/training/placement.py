@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from thinksafe_jax.config import TrainingConfig
@@ -45,3 +46,12 @@ class Placement(ModelMesh):
         """Of token arrays `[passes, sequences, length]`."""
         rows = partition_spec(("batch", "sequence"), self.rules)
         return NamedSharding(self.mesh, PartitionSpec(None, *rows))
+
+    def gather_head(self, kernel: jax.Array) -> jax.Array:
+        """The LM head `[V, D]` with its width whole, gathered once a pass.
+
+        The loss walks over slices of the positions and needs the head in each: left to the compiler
+        it is gathered again for every slice.
+        """
+        spec = PartitionSpec(*partition_spec(("vocab",), self.rules), None)
+        return jax.lax.with_sharding_constraint(kernel, NamedSharding(self.mesh, spec))

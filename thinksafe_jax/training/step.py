@@ -16,7 +16,7 @@ from thinksafe_jax.models import (
     init_adapter,
 )
 from thinksafe_jax.training.batches import Batch
-from thinksafe_jax.training.losses import chunked_loss, divergence_of
+from thinksafe_jax.training.losses import chunked_loss, default_chunk, divergence_of
 from thinksafe_jax.training.optimizer import learning_rate, make_optimizer
 from thinksafe_jax.training.placement import Placement
 
@@ -75,9 +75,10 @@ def make_gradient(
     Sums, not means of means: with uneven masks those would weigh tokens by the pass they are in
     (paper.md D28, D29). With `lora` None the parameters themselves are differentiated.
     """
-    where = {}
+    where, ways, whole_head = {}, 1, lambda kernel: kernel
     if placement is not None:
         where = {"attention": placement.attention, "constrain": placement.constrain}
+        ways, whole_head = placement.ways, placement.gather_head
     divergence = divergence_of(config.kl, config.kl_top_k)
 
     def reference_states(params: Tree, one: Batch) -> jax.Array:
@@ -107,14 +108,16 @@ def make_gradient(
             remat=config.remat,
             **where,
         )
-        kernel = head_kernel(params, model_cfg)
+        kernel = whole_head(head_kernel(params, model_cfg))
+        # as many positions at a time on each device as on one alone
+        chunk = ways * default_chunk(one.tokens.size // ways, model_cfg.vocab_size)
         more, weights, kl_weight = {}, one.weights, jnp.float32(0)
         if config.objective == "ce+kl":
             near = jnp.where(one.keep_near, one.weights, 0.0)
             weights, kl_weight = one.weights - near, jnp.sum(near)
             more = {"reference": reference_states(params, one), "divergence": divergence}
             more |= {"kl_weights": config.kl_weight * near}
-        sums = chunked_loss(hidden, kernel, one.targets, weights, **more)
+        sums = chunked_loss(hidden, kernel, one.targets, weights, chunk=chunk, **more)
         tokens = jnp.count_nonzero(one.weights).astype(jnp.int32)
         return sums.loss, Sums(*sums, jnp.sum(one.weights), kl_weight, tokens)
 
