@@ -47,11 +47,15 @@ class Placement(ModelMesh):
         rows = partition_spec(("batch", "sequence"), self.rules)
         return NamedSharding(self.mesh, PartitionSpec(None, *rows))
 
-    def gather_head(self, kernel: jax.Array) -> jax.Array:
-        """The LM head `[V, D]` with its width whole, gathered once a pass.
+    def gather_vocabulary(self, params: Tree) -> Tree:
+        """The parameters, embedding and LM head `[V, D]` with their width whole: once a pass.
 
         The loss walks over slices of the positions and needs the head in each: left to the compiler
-        it is gathered again for every slice.
+        it is gathered again for every slice. And of an embedding that is cut both ways the
+        compiler can look up nothing without replicating what it has looked up, of every row.
         """
         spec = PartitionSpec(*partition_spec(("vocab",), self.rules), None)
-        return jax.lax.with_sharding_constraint(kernel, NamedSharding(self.mesh, spec))
+        whole = NamedSharding(self.mesh, spec)
+        names = [name for name in ("embed", "lm_head") if name in params]
+        gathered = {n: jax.lax.with_sharding_constraint(params[n], whole) for n in names}
+        return {**params, **gathered}

@@ -75,10 +75,10 @@ def make_gradient(
     Sums, not means of means: with uneven masks those would weigh tokens by the pass they are in
     (paper.md D28, D29). With `lora` None the parameters themselves are differentiated.
     """
-    where, ways, whole_head = {}, 1, lambda kernel: kernel
+    where, ways, gather = {}, 1, lambda params: params
     if placement is not None:
         where = {"attention": placement.attention, "constrain": placement.constrain}
-        ways, whole_head = placement.ways, placement.gather_head
+        ways, gather = placement.ways, placement.gather_vocabulary
     divergence = divergence_of(config.kl, config.kl_top_k)
 
     def reference_states(params: Tree, one: Batch) -> jax.Array:
@@ -96,6 +96,7 @@ def make_gradient(
         trainable: Tree, frozen: Tree, one: Batch, key: jax.Array
     ) -> tuple[jax.Array, Sums]:
         params, adapter = (trainable, None) if lora is None else (frozen, trainable)
+        params = gather(params)
         hidden = forward(
             params,
             model_cfg,
@@ -108,7 +109,7 @@ def make_gradient(
             remat=config.remat,
             **where,
         )
-        kernel = whole_head(head_kernel(params, model_cfg))
+        kernel = head_kernel(params, model_cfg)
         # as many positions at a time on each device as on one alone
         chunk = ways * default_chunk(one.tokens.size // ways, model_cfg.vocab_size)
         more, weights, kl_weight = {}, one.weights, jnp.float32(0)
