@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from thinksafe_jax import __version__
+from thinksafe_jax import __version__, hosts
 from thinksafe_jax.commands.analysis import register as register_analysis
 from thinksafe_jax.commands.evaluation import register as register_evaluation
 from thinksafe_jax.commands.synthesis import register as register_synthesis
@@ -45,13 +45,45 @@ AllowNonfinite = Annotated[
 RunDirectory = Annotated[Path, typer.Argument(help="A run directory.", show_default=False)]
 
 
+SEVERAL = "Several processes (Cloud TPU, GKE and Slurm: found by itself)"
+# commands that several processes run together; the others work in one
+TOGETHER = {"run", "sample", "filter", "train", "export", "evaluate", "report"}
+
+
 @app.callback(invoke_without_command=True)
 def _options(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    coordinator: Annotated[
+        str | None,
+        typer.Option(
+            envvar="THINKSAFE_COORDINATOR",
+            help="HOST:PORT of process 0; the next port is used as well.",
+            rich_help_panel=SEVERAL,
+        ),
+    ] = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            envvar="THINKSAFE_PROCESSES",
+            help="How many there are; 1 runs this one alone.",
+            min=1,
+            rich_help_panel=SEVERAL,
+        ),
+    ] = None,
+    process: Annotated[
+        int | None,
+        typer.Option(
+            envvar="THINKSAFE_PROCESS", help="Which this is, from 0.", rich_help_panel=SEVERAL
+        ),
+    ] = None,
 ) -> None:
     if version:
         typer.echo(__version__)
         raise typer.Exit
+    asked_for_help = {"-h", "--help"} & set(sys.argv)
+    if context.invoked_subcommand in TOGETHER and not asked_for_help:
+        hosts.join(coordinator, processes, process)
 
 
 @app.command()
@@ -344,10 +376,26 @@ def main() -> None:
 
     setup_logging()
     try:
-        app()
+        _run_app()
+        hosts.leave()
     except ThinkSafeError as error:
         print_line(f"error: {error}", style="red")
+        hosts.fail(str(error), error.exit_code)
         sys.exit(error.exit_code)
+    except SystemExit as end:
+        hosts.fail("ended early; its own message says why", int(end.code or 0))
+        raise
+    except BaseException:
+        hosts.fail("failed; its own message says why", 1)
+        raise
+
+
+def _run_app() -> None:
+    try:
+        app()
+    except SystemExit as end:
+        if end.code:
+            raise
 
 
 if __name__ == "__main__":

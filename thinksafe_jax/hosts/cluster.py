@@ -1,0 +1,125 @@
+"""Which process of how many this one is: as told, as Slurm says, or as the TPU's host says.
+
+Nothing here starts JAX; `join` hands what was found to `jax.distributed.initialize`.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from urllib.request import Request, urlopen
+
+from thinksafe_jax.errors import ConfigError
+
+PORT = 8470  # where processes meet; JAX's own service takes the next free one
+_METADATA = "http://metadata.google.internal/computeMetadata/v1/instance/attributes/"
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """One process among several.
+
+    Attributes:
+        host, port: where process 0 can be reached by all.
+        count, index: processes, and which of them this is.
+        found_by: what said so, for messages.
+        local_devices: of a machine that several processes share, those of this one; None: all.
+    """
+
+    host: str
+    port: int
+    count: int
+    index: int
+    found_by: str
+    local_devices: tuple[int, ...] | None = None
+
+
+def find_cluster(
+    coordinator: str | None = None, processes: int | None = None, process: int | None = None
+) -> Cluster | None:
+    """The cluster of this process; None where it is alone.
+
+    Args:
+        coordinator: HOST:PORT of process 0, given together with the next two.
+        processes: how many there are; 1 alone switches the search off.
+        process: which this is, from 0.
+
+    Raises:
+        ConfigError: the three do not fit together.
+    """
+    if processes == 1:
+        return None
+    given = {"--coordinator": coordinator, "--processes": processes, "--process": process}
+    missing = [name for name, value in given.items() if value is None]
+    if len(missing) == 3:
+        return from_slurm(os.environ) or _on_tpu()
+    if coordinator is None or processes is None or process is None:
+        raise ConfigError(
+            f"{' and '.join(missing)} missing: several processes need --coordinator HOST:PORT "
+            "(of process 0), --processes N and --process 0 to N-1; or none of them on Cloud TPU, "
+            "GKE and Slurm"
+        )
+    if not 0 <= process < processes:
+        raise ConfigError(f"--process {process}: with --processes {processes}, 0 to {processes - 1}")
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdecimal():
+        raise ConfigError(f"--coordinator {coordinator}: expected HOST:PORT, as 10.0.0.2:{PORT}")
+    return Cluster(host.strip("[]"), int(port), processes, process, "--coordinator")
+
+
+def from_slurm(env: Mapping[str, str]) -> Cluster | None:
+    """From the variables that `srun` sets for each task."""
+    names = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID")
+    if any(name not in env for name in names):
+        return None
+    job, nodes, count, index = (env[name] for name in names)
+    if int(count) < 2:
+        return None
+    shared = int(count) > int(env.get("SLURM_STEP_NUM_NODES", count))
+    local = (int(env["SLURM_LOCALID"]),) if shared and "SLURM_LOCALID" in env else None
+    port = PORT + int(job) % 4096  # jobs that share a node do not meet
+    return Cluster(first_node(nodes), port, int(count), int(index), "Slurm", local)
+
+
+def first_node(nodes: str) -> str:
+    """`tpu01` of `tpu[01-04,07],gpu3`, as Slurm abbreviates lists."""
+    prefix, bracket, rest = nodes.partition("[")
+    if not bracket or "," in prefix:
+        return nodes.split(",")[0]
+    inside, _, after = rest.partition("]")
+    return prefix + inside.replace("-", ",").split(",")[0] + after.split(",")[0]
+
+
+def _on_tpu() -> Cluster | None:
+    if "TPU_WORKER_HOSTNAMES" in os.environ:
+        return from_tpu(os.environ)
+    chips = any(Path("/dev").glob("accel*")) or any(Path("/dev").glob("vfio/[0-9]*"))
+    if not chips or find_spec("libtpu") is None or "TPU_SKIP_MDS_QUERY" in os.environ:
+        return None
+    try:
+        workers = [w.split(":")[-1] for w in _metadata("worker-network-endpoints").split(",")]
+        lines = [line.partition(":") for line in _metadata("tpu-env").splitlines()]
+        facts = {name.strip(): value.strip().strip("'") for name, _, value in lines}
+        facts |= {"TPU_WORKER_HOSTNAMES": ",".join(workers)}
+        return from_tpu(facts | {"TPU_WORKER_ID": _metadata("agent-worker-number")})
+    except OSError:  # not on Google Cloud
+        return None
+
+
+def from_tpu(env: Mapping[str, str]) -> Cluster | None:
+    """From the variables of GKE, which a Cloud TPU VM has as metadata; several slices included."""
+    workers = env.get("TPU_WORKER_HOSTNAMES", "").split(",")
+    slices = int(env.get("MEGASCALE_NUM_SLICES") or 1)
+    count = len(workers) * slices
+    if count < 2:
+        return None
+    index = int(env["TPU_WORKER_ID"]) + int(env.get("MEGASCALE_SLICE_ID") or 0) * len(workers)
+    first = env.get("MEGASCALE_COORDINATOR_ADDRESS") or workers[0]
+    return Cluster(first.split(":")[0], PORT, count, index, "the TPU's environment")
+
+
+def _metadata(name: str) -> str:
+    asked = Request(_METADATA + name, headers={"Metadata-Flavor": "Google"})
+    with urlopen(asked, timeout=10) as answer:
+        return answer.read().decode().strip()

@@ -1,0 +1,43 @@
+"""What must be equal on all hosts before work begins, and who differs where it is not."""
+
+from collections.abc import Mapping
+
+from thinksafe_jax.errors import ConfigError
+from thinksafe_jax.hosts.group import Group, majority
+
+_SHOWN = 5  # differences
+
+
+def compare_hosts(group: Group, what: str, facts: Mapping[str, str]) -> None:
+    """Every process calls this with its own facts, as {"seed": "42"}.
+
+    Args:
+        what: of what kind they are, as "config", for the message.
+
+    Raises:
+        ConfigError: they differ; the same message on every process, naming host, fact and values.
+    """
+    every = group.gather(f"compare {what}", dict(facts))
+    names = sorted({name for own in every for name in own})
+    lines = []
+    for name in names:
+        values = [own.get(name, "absent") for own in every]
+        usual = majority(values)
+        lines += [
+            f"{name} is {value} on {group.describe(index)}, {usual} on {_others(group, values)}"
+            for index, value in enumerate(values)
+            if value != usual
+        ]
+    if lines:
+        more = [f"and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
+        raise ConfigError(
+            f"the hosts differ in their {what}: {'; '.join(lines[:_SHOWN] + more)}. Give all of "
+            "them the same command, code and files"
+        )
+
+
+def _others(group: Group, values: list[str]) -> str:
+    """Who has the usual value: named where it is one process, counted where several."""
+    usual = majority(values)
+    same = [index for index, value in enumerate(values) if value == usual]
+    return group.describe(same[0]) if len(same) == 1 else f"{len(same)} others"

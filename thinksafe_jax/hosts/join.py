@@ -1,0 +1,102 @@
+"""Joining: before anything else of JAX, once a process."""
+
+import logging
+import sys
+from pathlib import Path
+
+from thinksafe_jax.errors import EnvironmentFault
+from thinksafe_jax.hosts.cluster import Cluster, find_cluster
+from thinksafe_jax.hosts.compare import compare_hosts
+from thinksafe_jax.hosts.group import Group, Hosts
+from thinksafe_jax.hosts.hub import Hub
+from thinksafe_jax.hosts.limits import Limits
+
+_log = logging.getLogger(__name__)
+_PACKAGE = Path(__file__).parents[1]
+_joined: Group | None = None
+
+
+def current() -> Group:
+    """The group of this process: what `join` made, or one of its own.
+
+    Raises:
+        EnvironmentFault: JAX was started on several processes without `join`.
+    """
+    if _joined is not None:
+        return _joined
+    jax = sys.modules.get("jax")  # that is imported late, so that refusals come at once
+    if jax is not None and jax.distributed.is_initialized() and jax.process_count() > 1:
+        raise EnvironmentFault(
+            f"JAX runs on {jax.process_count()} processes that have not met: call "
+            "thinksafe_jax.hosts.join instead of jax.distributed.initialize"
+        )
+    return _ALONE
+
+
+def join(
+    coordinator: str | None = None, processes: int | None = None, process: int | None = None
+) -> Group:
+    """Finds the other processes, starts `jax.distributed`, and compares code and versions.
+
+    Does nothing where this process is alone. Must come before anything that starts a JAX back end,
+    and before signal handlers are set (`Run.open`), which JAX replaces.
+
+    Args:
+        coordinator, processes, process: see `find_cluster`.
+
+    Raises:
+        ConfigError: the arguments do not fit together; the processes run different code.
+        EnvironmentFault: not all processes came in time: which, and what to look at.
+    """
+    global _joined
+    cluster = find_cluster(coordinator, processes, process)
+    if cluster is None:
+        limits = Limits.from_environment(alone=True)
+        _joined = Group(limits) if limits.step else None
+        return current()
+    limits = Limits.from_environment(alone=False)
+    hub = Hub(cluster, limits) if cluster.index == 0 else None
+    hosts = _joined = Hosts(cluster, limits, hub)
+    _start_jax(cluster, hosts, limits)
+    from thinksafe_jax.runs.manifest import content_hash, versions  # that room needs this one
+
+    compare_hosts(hosts, "code", {"source": content_hash(*sorted(_PACKAGE.rglob("*.py")))})
+    compare_hosts(hosts, "versions", versions())
+    if hosts.first:
+        _log.info("%d processes, found by %s: %s", hosts.count, cluster.found_by, _names(hosts))
+    return hosts
+
+
+def _start_jax(cluster: Cluster, hosts: Hosts, limits: Limits) -> None:
+    import jax
+
+    jax.distributed.initialize(
+        hosts.jax_address,
+        cluster.count,
+        cluster.index,
+        local_device_ids=cluster.local_devices,
+        cluster_detection_method="deactivate",
+        initialization_timeout=int(max(60, limits.start)),
+        # the hub notices first, and says more
+        heartbeat_timeout_seconds=int(max(100, 2 * limits.silence)),
+        shutdown_timeout_seconds=60,
+    )
+
+
+def leave() -> None:
+    """The run is done: waits for the others."""
+    if _joined is not None:
+        _joined.leave()
+
+
+def fail(why: str, code: int) -> None:
+    """This process ends early with an exit code; with several, it does so here and now."""
+    if _joined is not None:
+        _joined.fail(why, code)
+
+
+def _names(hosts: Group) -> str:
+    return ", ".join(dict.fromkeys(hosts.names))
+
+
+_ALONE = Group()
