@@ -109,10 +109,87 @@ def save_tiny(name: str, directory: Path, dtype: str = "float32", **overrides):
 
 
 _JOIN = """
-import sys, jax
+import sys
+from thinksafe_jax import hosts
 ARGUMENTS = sys.argv[4:]
-jax.distributed.initialize(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+hosts.join(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
 """
+
+
+def free_port() -> int:
+    """Two free ports in a row, the first of them, below those that the kernel hands out itself.
+
+    Each worker of a parallel test run has a range of its own.
+    """
+    import os
+    import socket
+
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 10
+    first = 20_000 + 1000 * worker
+    for offset in range(os.getpid() % 100 * 10, 1000, 2):
+        with socket.socket() as one, socket.socket() as two:
+            try:
+                one.bind(("", first + offset))
+                two.bind(("", first + offset + 1))
+            except OSError:
+                continue
+            return first + offset
+    raise RuntimeError(f"no free port from {first} on")
+
+
+def start_processes(command: list[str], count: int, devices: int, **environment) -> list:
+    """Starts a command in several processes; they run in sessions of their own.
+
+    Args:
+        command: each {address}, {count} and {index} in it is replaced.
+        devices: of each process.
+        environment: variables beside those of this process.
+    """
+    import os
+    import subprocess
+
+    address = f"127.0.0.1:{free_port()}"
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    more = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, **environment}
+    return [
+        subprocess.Popen(
+            [part.format(address=address, count=count, index=n) for part in command],
+            env={**os.environ, **more},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        for n in range(count)
+    ]
+
+
+def finish_processes(
+    processes: list, timeout: float = 120, patience: float = 10
+) -> list[tuple[int, str, str]]:
+    """(exit code, stdout, stderr) of each.
+
+    Args:
+        timeout: seconds after which all are killed.
+        patience: seconds that the others have after one ended with an error.
+    """
+    import time
+    from concurrent.futures import ThreadPoolExecutor
+
+    # all are read at once, or one that fills its pipe would keep the others waiting
+    with ThreadPoolExecutor(len(processes)) as threads:
+        texts = [threads.submit(process.communicate) for process in processes]
+        deadline = time.monotonic() + timeout
+        while not all(text.done() for text in texts):
+            if any(process.poll() for process in processes):
+                deadline = min(deadline, time.monotonic() + patience)
+            if time.monotonic() > deadline:
+                for process in processes:
+                    process.kill()
+            time.sleep(0.05)
+    return [
+        (process.returncode, *text.result()) for process, text in zip(processes, texts, strict=True)
+    ]
 
 
 def run_processes(script: str, count: int, *arguments, devices: int) -> list[str]:
@@ -122,31 +199,12 @@ def run_processes(script: str, count: int, *arguments, devices: int) -> list[str
         script: finds `arguments` as the strings ARGUMENTS.
         devices: of each process.
     """
-    import os
-    import socket
-    import subprocess
     import sys
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    flags = f"--xla_force_host_platform_device_count={devices}"
-    command = [sys.executable, "-c", _JOIN + script, address, str(count)]
-    processes = [
-        subprocess.Popen(
-            [*command, str(n), *map(str, arguments)],
-            env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for n in range(count)
-    ]
-    try:
-        results = [process.communicate(timeout=120) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    failed = [errors for p, (_, errors) in zip(processes, results, strict=True) if p.returncode]
+    places = ["{address}", "{count}", "{index}"]
+    whole = (_JOIN + script + "\nhosts.leave()\n").replace("{", "{{").replace("}", "}}")
+    command = [sys.executable, "-c", whole, *places, *map(str, arguments)]
+    results = finish_processes(start_processes(command, count, devices))
+    failed = [errors for code, _, errors in results if code != 0]
     assert not failed, "\n\n".join(failed)
-    return [output for output, _ in results]
+    return [output for _, output, _ in results]

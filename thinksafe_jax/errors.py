@@ -36,4 +36,4 @@ class Terminated(ThinkSafeError):
 
     def __init__(self, signum: int):
         super().__init__(f"stopped by signal {signum}; run the same command again to resume")
-        self.exit_code = 128 + signum
+        self.signum, self.exit_code = signum, 128 + signum

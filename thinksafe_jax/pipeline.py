@@ -12,13 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from thinksafe_jax.config import Recipe
+from thinksafe_jax.config.compare import flat
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.evaluation import evaluate
 from thinksafe_jax.guards import check_one_template, check_unparsed
+from thinksafe_jax.hosts import compare_hosts, current
 from thinksafe_jax.models import Params
 from thinksafe_jax.report import write_report
-from thinksafe_jax.runs import Part, Progress, Run, atomic_write, content_hash
+from thinksafe_jax.runs import Part, Progress, RowStore, Run, atomic_write, content_hash
 from thinksafe_jax.runs.compile_cache import enable_compile_cache
+from thinksafe_jax.runs.merge import wait_for_rows
 from thinksafe_jax.session import Session, exported, exported_weights
 from thinksafe_jax.synthesis import (
     SAMPLED,
@@ -66,18 +69,22 @@ def run_pipeline(
         The content of report/summary.json, where the run has come that far.
     """
     enable_compile_cache()
+    compare_hosts(current(), "config", {key: repr(value) for key, value in flat(recipe).items()})
     with Run.open(recipe, run_dir, new_run=new_run, skip_bad_rows=skip_bad_rows) as run:
         session = Session(recipe, run.path / "models.json")
+        session.meet(run.group, training=bool({"train", "export"} & set(stages or STAGES)))
         for name in stages or STAGES:
-            if stages:  # all of them together come in order
+            if stages and run.group.first:  # all of them together come in order
                 _require_earlier(run, name)
-            if _is_done(run, name):
+            if run.group.decide(f"is {name} done", run.group.first and _is_done(run, name)):
                 log.info("%s: already done", name)
                 continue
             run.check_stop()
+            run.group.beat(name)
             inputs = content_hash(*STAGES[name].inputs(recipe, run.path))
             facts = STAGES[name].work(run, session)
             run.mark_done(name, inputs, **(facts or {}))
+            run.group.barrier(f"{name} done", run.check_stop)
         summary = run.path / "report/summary.json"
         return json.loads(summary.read_text(encoding="utf-8")) if summary.exists() else None
 
@@ -106,6 +113,7 @@ def sample(run: Run, session: Session) -> dict[str, Any]:
     rounds = _rounds(run, session, [prompt for prompt in found.prompts if prompt.id in run.part])
     if cfg.method not in SAMPLED:
         rounds.fixed()
+        _wait_for_all(run, rounds.samples)
         return found.facts
     engine = session.author.engine()
     totals: Counter[str] = Counter()
@@ -116,16 +124,32 @@ def sample(run: Run, session: Session) -> dict[str, Any]:
             stats = {**asdict(engine.stats), "occupancy": round(engine.stats.occupancy, 4)}
             run.log("sample", attempt=attempt.number, rows=engine.stats.completions, **stats)
             totals.update({k: v for k, v in stats.items() if k not in ("active", "occupancy")})
+    _wait_for_all(run, rounds.samples)
+    every, totals = run.group.gather("sampled", totals), Counter()
+    for own in every:
+        totals.update(own)
     share = round(totals["tokens"] / max(1, totals["slot_steps"]), 4)
     return {**totals, "occupancy": share, **found.facts} if totals else found.facts
 
 
+def _wait_for_all(run: Run, store: RowStore) -> None:
+    """Until every process has written its rows of a stage."""
+    wait_for_rows(run.group, store, lambda key: key[0] in run.part, run.check_stop)
+
+
 def filter_samples(run: Run, session: Session) -> dict[str, Any]:
-    """Ask the guard about every well-formed answer, keep what it finds safe (steps 4-6)."""
+    """Ask the guard about every well-formed answer, keep what it finds safe (steps 4-6).
+
+    Each process asks about its own rows; the first writes the dataset from all of them.
+    """
     recipe, guarded = run.recipe, run.recipe.synthesis.method in SAMPLED
     guard, rounds = session.guard, _rounds(run, session, ())
     if guarded:
         rounds.judge(guard)
+        _wait_for_all(run, rounds.verdicts)
+    if not run.group.first:
+        return {}
+    if guarded:
         found = Counter((row["verdict"], row["template"]) for row in rounds.verdicts.rows())
         check_one_template((template for _, template in found), guard.name)
         words = Counter[str]()
@@ -212,16 +236,17 @@ def evaluate_both(run: Run, session: Session) -> None:
             check_stop=run.check_stop,
             model_hash=content_hash(run.recipe.student, *weights[name]),
         )
-    folder = exported(run.path)  # its card has a table now
-    atomic_write(
-        folder / "README.md", card_of_run(run.path, run.recipe, session.directory, folder.name)
-    )
+    if run.group.first:
+        folder = exported(run.path)  # its card has a table now
+        card = card_of_run(run.path, run.recipe, session.directory, folder.name)
+        atomic_write(folder / "README.md", card)
 
 
 def report(run: Run, session: Session) -> None:
     """RUN/report: what happened, for people and for programs."""
     del session
-    write_report(run.path)
+    if run.group.first:
+        write_report(run.path)
 
 
 def _trained(run: Run, session: Session) -> TrainResult:
@@ -239,7 +264,7 @@ def _train(run: Run, session: Session) -> TrainResult:
         raise InputError(f"no row can be trained on: {counts}; see training.max_length")
     total = cfg.epochs * -(-len(examples) // cfg.batch_size)
     with (
-        tracking(cfg.trackers, run.path) as trackers,
+        tracking(cfg.trackers if run.group.first else [], run.path) as trackers,
         Progress("train", total, unit="steps") as bar,
     ):
 

@@ -4,14 +4,18 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 
 from thinksafe_jax.config import GuardConfig, Recipe
 from thinksafe_jax.errors import ConfigError
 from thinksafe_jax.guards import Guard, load_guard
+from thinksafe_jax.hosts import Group, compare_hosts
 from thinksafe_jax.models import ModelConfig, Params, load_config, merge_adapter
 from thinksafe_jax.parallel import ModelMesh
+from thinksafe_jax.runs import content_hash
 from thinksafe_jax.sampling import Engine
+from thinksafe_jax.synthesis import source_hashes
 from thinksafe_jax.tokenizer import ChatTokenizer
 from thinksafe_jax.training import Placement, TrainResult
 from thinksafe_jax.weights import import_adapter, load_params, resolve_model
@@ -31,6 +35,48 @@ class Session:
     def __init__(self, recipe: Recipe, pins: Path | None = None):
         self.recipe, self._pins = recipe, pins
         self.trained: TrainResult | None = None
+
+    def meet(self, group: Group, *, training: bool) -> None:
+        """Finds models and data on all hosts, the first process before the others, and compares.
+
+        Args:
+            training: whether the run will train, which takes a mesh over all processes.
+
+        Raises:
+            ConfigError: they differ, or the mesh is not one over all processes.
+        """
+        if group.count == 1:
+            return
+        recipe = self.recipe
+        folders = group.in_turn("models", self._folders)
+        if training:
+            self._require_whole_mesh(group.count)
+        sources = [*recipe.synthesis.prompts, *recipe.evaluation.sources]
+        compare_hosts(group, "data", group.in_turn("data", lambda: source_hashes(sources)))
+        facts = {name: checkpoint_hash(folder) for name, folder in folders.items()}
+        compare_hosts(group, "models", facts)
+
+    def _require_whole_mesh(self, processes: int) -> None:
+        devices = jax.device_count()
+        if self.placement is None:
+            raise ConfigError(
+                f"{processes} processes train on one mesh over all their {devices} devices; name "
+                "it: mesh=v5e-16, or a file of your own"
+            )
+        if self.placement.mesh.size != devices:
+            raise ConfigError(
+                f"mesh {self.recipe.mesh}: its train phase has {self.placement.mesh.size} devices, "
+                f"the {processes} processes have {devices}; all must take part"
+            )
+
+    def _folders(self) -> dict[str, Path]:
+        """Every checkpoint that the recipe names."""
+        recipe = self.recipe
+        sources = [recipe.student, recipe.synthesis.teacher]
+        for guard in (recipe.guard, recipe.judge):
+            sources += [guard, *guard.members]
+        named = [source for source in sources if source.model]
+        return {s.model: resolve_model(s.model, s.revision, self._pins) for s in named}
 
     @cached_property
     def directory(self) -> Path:
@@ -133,6 +179,19 @@ class Session:
             return self._load(source)
         adapter, lora = import_adapter(source, self.cfg)
         return merge_adapter(self.params, adapter, lora)
+
+
+def checkpoint_hash(folder: Path) -> str:
+    """sha256 over names and sizes of its files and the content of the small ones.
+
+    The weights themselves are too large to be read for this; their index and size tell most.
+    """
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix in _DECISIVE)
+    sizes = {p.relative_to(folder).as_posix(): p.stat().st_size for p in files}
+    return content_hash(sizes, *(p for p in files if p.suffix != ".safetensors"))
+
+
+_DECISIVE = {".json", ".safetensors", ".jinja", ".model"}
 
 
 def exported(run_path: Path) -> Path:

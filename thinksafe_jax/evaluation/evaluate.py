@@ -25,7 +25,9 @@ from thinksafe_jax.evaluation.equality import Equality, require_math_verify
 from thinksafe_jax.evaluation.scoring import score_rows, summarise
 from thinksafe_jax.evaluation.suites import Question, Questions, fingerprint, load_questions
 from thinksafe_jax.guards import Exchange, Guard, answer_part
+from thinksafe_jax.hosts import current
 from thinksafe_jax.runs import (
+    Part,
     Progress,
     RowBuffer,
     RowStore,
@@ -33,6 +35,7 @@ from thinksafe_jax.runs import (
     content_hash,
     prepare_directory,
 )
+from thinksafe_jax.runs.merge import wait_for_rows
 from thinksafe_jax.sampling import Request
 from thinksafe_jax.tokenizer import THINK_CLOSE, THINK_OPEN
 
@@ -72,23 +75,41 @@ def evaluate(
         check_stop: raises `Terminated` when the run was asked to stop; what is done is kept.
         model_hash: names the weights in `engine`; rows of other weights are not taken up.
 
+    Of several processes (`hosts.join`) each answers and judges its part, the first scores all.
+
     Returns:
-        What the JSON file holds: three rates with Wilson intervals, bounds, counts, settings.
+        What the JSON file holds: three rates with Wilson intervals, bounds, counts, settings; of
+        several processes, nothing but in the first.
     """
-    asked = load_questions(cfg, out_dir.with_name("datasets.json"))
+    group = current()
+    part = Part(group.index, group.count)
+    asked = group.in_turn(
+        "questions", lambda: load_questions(cfg, out_dir.with_name("datasets.json"))
+    )
     questions = asked.items
     if cfg.judge != "mini" and any(q.kind == REASONING for q in questions):
         require_math_verify()
     askable, skipped = _askable(questions, cfg, engine, tokenizer)
     settings = _settings(cfg, guard, asked, reasoning)
-    _discard_rows_of_others(out_dir, content_hash(settings, model_hash))
-    responses = RowStore(out_dir / "responses", key=_KEY)
-    verdicts = RowStore(out_dir / "verdicts", key=(*_KEY, "asked_scope"))
+    if group.first:
+        _discard_rows_of_others(out_dir, content_hash(settings, model_hash))
+    group.barrier(f"{out_dir.name} begins")
+    responses = RowStore(out_dir / "responses", key=_KEY, writer=part.name)
+    verdicts = RowStore(out_dir / "verdicts", key=(*_KEY, "asked_scope"), writer=part.name)
     keeping = partial(_keeping, name=out_dir.name, log=log, check_stop=check_stop)
-    _answer(askable, engine, tokenizer, responses, keeping)
+
+    def mine(key: tuple) -> bool:
+        return f"{key[0]}/{key[1]}" in part
+
+    own = {key: found for key, found in askable.items() if mine(key)}
+    _answer(own, engine, tokenizer, responses, keeping)
+    wait_for_rows(group, responses, mine, check_stop)
     by_key = {tuple(row[k] for k in _KEY): row for row in responses.read()}
+    _judge([by_key[key] for key in own], cfg, guard, verdicts, keeping)
+    wait_for_rows(group, verdicts, mine, check_stop)
+    if not group.first:
+        return {}
     rows = [by_key[key] for key in askable]
-    _judge(rows, cfg, guard, verdicts, keeping)
 
     judged: dict[tuple, dict[str, dict]] = {}
     for row in verdicts.read():

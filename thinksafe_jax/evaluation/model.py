@@ -75,6 +75,7 @@ def evaluate_model(asked: ModelEvaluation, out: Path, *, new_run: bool = False) 
     validate(recipe)
     with Run.open(recipe, out, new_run=new_run) as run:
         session = Session(recipe, run.path / "models.json")
+        session.meet(run.group, training=False)
         weights = [session.directory / "config.json"]
         if asked.adapter is not None:
             adapter, lora = import_adapter(asked.adapter, session.cfg)
@@ -91,7 +92,9 @@ def evaluate_model(asked: ModelEvaluation, out: Path, *, new_run: bool = False) 
             check_stop=run.check_stop,
             model_hash=content_hash(recipe.student, *weights),
         )
-        write_report(run.path)
+        if run.group.first:
+            write_report(run.path)
+        run.group.barrier("report", run.check_stop)
     return json.loads((out / "report/summary.json").read_text(encoding="utf-8"))
 
 

@@ -61,7 +61,9 @@ def find_cluster(
             "GKE and Slurm"
         )
     if not 0 <= process < processes:
-        raise ConfigError(f"--process {process}: with --processes {processes}, 0 to {processes - 1}")
+        raise ConfigError(
+            f"--process {process}: with --processes {processes}, 0 to {processes - 1}"
+        )
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdecimal():
         raise ConfigError(f"--coordinator {coordinator}: expected HOST:PORT, as 10.0.0.2:{PORT}")

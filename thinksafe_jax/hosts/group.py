@@ -8,7 +8,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from thinksafe_jax.errors import EnvironmentFault, RetryLater
 from thinksafe_jax.hosts.cluster import Cluster
@@ -17,6 +17,7 @@ from thinksafe_jax.hosts.limits import Limits
 from thinksafe_jax.hosts.watchdog import EXIT_CODE, Watchdog, give_up
 from thinksafe_jax.hosts.wire import Wire
 
+T = TypeVar("T")
 _log = logging.getLogger(__name__)
 # What a process still gets done by itself after another is lost: its rows reach the disk.
 _GRACE = 5.0
@@ -66,6 +67,15 @@ class Group:
     def decide(self, name: str, value: Any = None) -> Any:
         """The value of process 0; the others' is ignored."""
         return self.gather(name, value if self.first else None)[0]
+
+    def in_turn(self, name: str, work: Callable[[], T]) -> T:
+        """`work` in process 0, then in the others, which find what it left behind."""
+        if not self.first:
+            self.barrier(name)
+            return work()
+        done = work()
+        self.barrier(name)
+        return done
 
     def beat(self, doing: str | None = None) -> None:
         """Progress was made; see `Watchdog.beat`."""
@@ -137,7 +147,7 @@ class Hosts(Group):
         self._turns[name] += 1
         key = f"{name}, {self._turns[name]}" if self._turns[name] > 1 else name
         self.check()
-        self._wire.send("meet", name=key, value=value)
+        self._wire.send("meet", name=key, value=value, doing=self.watchdog.doing)
         with self.watchdog.waiting(), self._news:
             while not self._news.wait_for(lambda: key in self._values or self._end, 0.5):
                 poll()
@@ -147,7 +157,9 @@ class Hosts(Group):
 
     def check(self) -> None:
         if self._end is not None:
-            raise RetryLater(f"{self._end['line']}; {_AGAIN}")
+            error = RetryLater(_with_advice(self._end))
+            error.exit_code = self._end["code"]
+            raise error
 
     def leave(self) -> None:
         import jax
@@ -166,7 +178,9 @@ class Hosts(Group):
     def fail(self, why: str, code: int) -> NoReturn:
         """Tells the others, and ends: JAX's own end would wait for them."""
         unforeseen = code == 1
-        if unforeseen and self._hear_end() and self._end:  # then a collective broke, and that is why
+        if (
+            unforeseen and self._hear_end() and self._end
+        ):  # then a collective broke, and that is why
             self._say_end()
             code = self._end["code"]
         elif self._end is None:
@@ -203,7 +217,7 @@ class Hosts(Group):
             self._say_end()
             time.sleep(_PATIENCE if end["patient"] else _GRACE)
         self._let_others_go()
-        give_up(f"{end['line']}; {_AGAIN}", end["code"], stacks=end["stuck"])
+        give_up(_with_advice(end), end["code"], stacks=end["stuck"])
 
     def _say_end(self) -> None:
         if self._end is not None and not self._end.get("said"):
@@ -234,6 +248,10 @@ class Hosts(Group):
 
 def _in_background(work: Callable[[], None]) -> None:
     threading.Thread(target=work, name=f"hosts {work.__name__}", daemon=True).start()
+
+
+def _with_advice(end: dict[str, Any]) -> str:
+    return f"{end['line']}; {_AGAIN}" if end["code"] == EXIT_CODE else end["line"]
 
 
 _AGAIN = "run the same command again on all hosts to resume"

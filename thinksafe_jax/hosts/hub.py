@@ -115,7 +115,7 @@ class Hub:
 
     def _on_meet(self, peer: _Peer, message: dict[str, Any]) -> None:
         name = message["name"]
-        peer.doing, peer.stalled = f"waiting at {name!r}", 0.0
+        peer.doing, peer.stalled = message["doing"], 0.0
         values = self._meetings.setdefault(name, {})
         values[peer.index] = message["value"]
         if len(values) == self._cluster.count:

@@ -64,17 +64,23 @@ def versions() -> dict[str, str]:
 class Manifest:
     """RUN/manifest.json, rewritten whole and atomically at every change.
 
+    Args:
+        recipe_hash: of the recipe that goes on in this directory.
+        read_only: as it is, for a process beside the one that writes it.
+
     Raises:
         InputError: the file is not what this class writes.
     """
 
-    def __init__(self, path: Path, recipe_hash: str):
+    def __init__(self, path: Path, recipe_hash: str, *, read_only: bool = False):
         self.path = path
         self.content = self._load() or {
             "schema_version": SCHEMA_VERSION,
             "created": now(),
             "stages": {},
         }
+        if read_only:
+            return
         before, current = self.content.get("versions"), versions()
         if before and before != current:
             changed = [

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from thinksafe_jax.config import HARMLESS_KEYS, Recipe, diff, load_recipe, to_yaml
-from thinksafe_jax.errors import ConfigError
+from thinksafe_jax.errors import ConfigError, EnvironmentFault
+from thinksafe_jax.hosts import Group, current
 from thinksafe_jax.runs.jsonl import drop_torn_tail, to_line
 from thinksafe_jax.runs.lock import RunLock
 from thinksafe_jax.runs.manifest import Manifest, content_hash, now
@@ -47,6 +48,7 @@ class Run:
         recipe: what runs in it, as resolved.
         manifest: its manifest.json.
         part: the rows that this process works on; others may work on the rest at the same time.
+        group: the processes that work on it together. The first alone writes manifest and metrics.
     """
 
     def __init__(
@@ -60,8 +62,10 @@ class Run:
     ):
         self.recipe, self.path, self.manifest, self.part = recipe, path, manifest, part
         self._stop, self._skip_bad_rows = stop, skip_bad_rows
-        with storage_errors(self._metrics):
-            drop_torn_tail(self._metrics)
+        self.group = current()
+        if self.group.first:
+            with storage_errors(self._metrics):
+                drop_torn_tail(self._metrics)
 
     @staticmethod
     @contextmanager
@@ -75,8 +79,8 @@ class Run:
     ) -> Iterator["Run"]:
         """Take hold of a run directory, new or begun before.
 
-        Starts no JAX and loads no model, so every refusal comes within a second. On a pod, call
-        `jax.distributed.initialize` first: it replaces signal handlers.
+        Starts no JAX and loads no model, so every refusal comes within a second. Of several
+        processes that have joined (`hosts.join`) the first does so for all, and each gets its part.
 
         Args:
             new_run: delete what an earlier run left in the directory (only names a run writes).
@@ -88,10 +92,19 @@ class Run:
             ConfigError: in use by another process; begun with another configuration; or full of
                 files that are no run.
         """
+        group = current()
+        if group.count > 1:
+            part = Part(group.index, group.count)
+            if not group.first:
+                with StopSignals() as stop:
+                    manifest = _shared_manifest(group, Path(path), _recipe_hash(recipe))
+                    yield Run(recipe, Path(path), manifest, stop, skip_bad_rows, part)
+                return
         path = prepare_directory(Path(path))
         with ExitStack() as locks:
-            locks.callback(RunLock(path / "lock", shared=bool(part.name)).release)
-            if part.name:
+            apart = bool(part.name) and group.count == 1
+            locks.callback(RunLock(path / "lock", shared=apart).release)
+            if apart:
                 locks.callback(RunLock(path / f"lock-{part.name}").release)
             _refuse_foreign(path)
             if new_run:
@@ -99,6 +112,7 @@ class Run:
             _settle_config(recipe, path)
             manifest = Manifest(path / "manifest.json", _recipe_hash(recipe))
             with StopSignals() as stop:
+                group.decide("run directory", content_hash(manifest.path))
                 yield Run(recipe, path, manifest, stop, skip_bad_rows, part)
 
     def store(self, name: str, key: tuple[str, ...] = ("id",)) -> RowStore:
@@ -109,8 +123,11 @@ class Run:
     def log(self, stage: str, **values: Any) -> None:
         """Append a line to metrics.jsonl; NaN becomes null, arrays of one number become it.
 
-        After a resume the steps since the last checkpoint appear twice; the later line counts.
+        After a resume the steps since the last checkpoint appear twice; the later line counts. Of
+        several processes the first writes; what the others log is dropped.
         """
+        if not self.group.first:
+            return
         line = to_line({"time": now(), "stage": stage, **values})
         with storage_errors(self._metrics), self._metrics.open("ab") as file:
             file.write(line)
@@ -121,7 +138,8 @@ class Run:
 
     def mark_done(self, stage: str, inputs_hash: str, **facts: Any) -> None:
         """Record a finished stage; its outputs must be on the disk by now."""
-        self.manifest.mark_done(stage, inputs_hash, facts)
+        if self.group.first:
+            self.manifest.mark_done(stage, inputs_hash, facts)
 
     def facts(self, stage: str) -> dict[str, Any]:
         """What `mark_done` recorded for a stage; empty before."""
@@ -132,14 +150,16 @@ class Run:
 
         Raises:
             Terminated: after SIGTERM or Ctrl-C.
+            RetryLater: another process was lost.
         """
         self._stop.check()
+        self.group.check()
+        self.group.beat()
 
     @property
     def _metrics(self) -> Path:
-        return self.path / (
-            f"metrics-{self.part.name}.jsonl" if self.part.name else "metrics.jsonl"
-        )
+        apart = self.part.name and self.group.count == 1
+        return self.path / (f"metrics-{self.part.name}.jsonl" if apart else "metrics.jsonl")
 
 
 def clear(path: Path) -> None:
@@ -151,6 +171,19 @@ def clear(path: Path) -> None:
     with storage_errors(path):
         for item in present:
             shutil.rmtree(item) if item.is_dir() else item.unlink()
+
+
+def _shared_manifest(group: Group, path: Path, recipe_hash: str) -> Manifest:
+    """The manifest that the first process has just opened, as this one sees it."""
+    opened = group.decide("run directory")
+    file = path / "manifest.json"
+    if content_hash(file) != opened:
+        raise EnvironmentFault(
+            f"{path} of {group.describe(group.index)} is not the directory that "
+            f"{group.describe(0)} has opened; a run of several hosts needs one that all of them "
+            "see: NFS, or a bucket"
+        )
+    return Manifest(file, recipe_hash, read_only=True)
 
 
 def _refuse_foreign(path: Path) -> None:

@@ -24,6 +24,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from thinksafe_jax.errors import EnvironmentFault, InputError
+from thinksafe_jax.hosts import current
 
 _log = logging.getLogger(__name__)
 _PREFIX, _PARTIAL = "step_", ".partial-"
@@ -31,6 +32,9 @@ _PREFIX, _PARTIAL = "step_", ".partial-"
 
 class CheckpointStore:
     """The checkpoints of one training run.
+
+    Several processes (`hosts.join`) call its methods together: each writes and reads the slices
+    that its devices hold, the first does the rest.
 
     Args:
         directory: made on the first save.
@@ -40,6 +44,7 @@ class CheckpointStore:
     def __init__(self, directory: str | Path, keep: int = 2):
         self.directory = Path(directory).absolute()
         self.keep = max(1, keep)
+        self._group = current()
         self._writer: Thread | None = None
         self._error: EnvironmentFault | None = None
 
@@ -74,6 +79,8 @@ class CheckpointStore:
         def finish() -> None:
             with writing:
                 writing.wait_until_finished()
+            if not self._group.first:
+                return
             _write_json(partial / "meta.json", {**meta, "step": step, "tree": tree})
             _write_json(partial / "manifest.json", _hash_files(partial))
             shutil.rmtree(self.path(step), ignore_errors=True)
@@ -86,13 +93,20 @@ class CheckpointStore:
                 finish()
 
         with self._reported(step, partial):
-            self._make_room(sum(array.nbytes for array in arrays.values()))
-            partial.mkdir()
+            if self._group.first:
+                self._make_room(sum(array.nbytes for array in arrays.values()))
+                partial.mkdir()
+        self.check()
+        self._group.barrier("checkpoint begins")
+        with self._reported(step, partial):
             writing.save(partial / "state", arrays)  # returns when the arrays are copied
         if self._error is None:
             self._writer = Thread(target=in_background, name=f"checkpoint {step}")
             self._writer.start()
-        self.wait() if wait else self.check()
+        if wait:
+            self.wait()
+            self._group.barrier("checkpoint counts")
+        self.check()
 
     def check(self) -> None:
         """Raises what went wrong in the background; call it at every step."""
@@ -128,6 +142,9 @@ class CheckpointStore:
 
     def newest(self) -> dict[str, Any] | None:
         """The facts saved with the newest checkpoint that verifies, `step` among them, or None."""
+        return self._group.decide("newest", self._newest() if self._group.first else None)
+
+    def _newest(self) -> dict[str, Any] | None:
         for step in reversed(self.steps()):
             problem = verify(self.path(step))
             if not problem:

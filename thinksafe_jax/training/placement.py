@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from thinksafe_jax.config import TrainingConfig
@@ -14,6 +15,7 @@ from thinksafe_jax.parallel import (
     optimizer_shardings,
     partition_spec,
 )
+from thinksafe_jax.training.batches import Batch
 from thinksafe_jax.training.optimizer import make_optimizer
 
 Tree = Any
@@ -59,3 +61,30 @@ class Placement(ModelMesh):
         names = [name for name in ("embed", "lm_head") if name in params]
         gathered = {n: jax.lax.with_sharding_constraint(params[n], whole) for n in names}
         return {**params, **gathered}
+
+    def put(self, tree: Tree, shardings: Tree) -> Tree:
+        """Arrays that every process has whole, on the mesh: each device takes its part.
+
+        `shardings` is a tree like it, or one for all.
+        """
+        if self.mesh.is_multi_process:
+            if isinstance(shardings, NamedSharding):
+                return jax.tree.map(lambda leaf: _put(leaf, shardings), tree)
+            return jax.tree.map(_put, tree, shardings)
+        return jax.device_put(tree, shardings)
+
+    def feed(self, batch: Batch) -> Batch:
+        """One step's arrays; of several processes each hands over what its own devices hold."""
+        arrays = self.put(batch[:-1], self.batch())
+        return Batch(*arrays, passes=self.put(batch.passes, self.everywhere))
+
+
+def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:
+    if isinstance(leaf, jax.Array):
+        if leaf.sharding.is_equivalent_to(sharding, leaf.ndim):
+            return leaf
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            data = _put(jax.random.key_data(leaf), sharding)
+            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+    whole = np.asarray(leaf)
+    return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ import jax.numpy as jnp
 
 from thinksafe_jax.config import HARMLESS_KEYS, TrainingConfig
 from thinksafe_jax.errors import ConfigError, InputError, Terminated
+from thinksafe_jax.hosts import compare_hosts, current
 from thinksafe_jax.models import LoraConfig, ModelConfig, init_adapter
-from thinksafe_jax.training.batches import Batch, Batches, Step
+from thinksafe_jax.training.batches import Batches, Step
 from thinksafe_jax.training.checkpoints import CheckpointStore, describe_differences
 from thinksafe_jax.training.examples import Example
 from thinksafe_jax.training.placement import Placement
@@ -80,7 +82,8 @@ def train(
         checkpoint_dir: where to save, and to resume from; None saves nothing.
         log: called once a step, as `log(step=…, loss=…, …)` or, where the step was skipped because
             its loss or gradient was not finite, as `log(step=…, skipped=True, rows=[…])`.
-        check_stop: polled each step; when it raises Terminated, a checkpoint is written first.
+        check_stop: polled each step; when it raises Terminated in one process, all of them write a
+            checkpoint first and stop.
         placement: the mesh; `params` are moved there unless they lie there. Default: one device.
         evaluate: called with (steps taken, trainable) every `evaluate_every` steps and at the end;
             what it returns is logged.
@@ -90,6 +93,10 @@ def train(
             without a finite loss and gradient.
         ConfigError: full fine-tuning of parameters that are not float32.
         EnvironmentFault: a checkpoint could not be written; said at the latest a step after.
+        RetryLater: another process was lost.
+
+    Several processes (`hosts.join`) call this with the same arguments and a mesh over all of their
+    devices; each feeds what its devices hold, and `checkpoint_dir` is the same for all.
     """
     hooks = _Hooks(log, check_stop, evaluate, evaluate_every)
     loop = _Loop(params, model_cfg, config, examples, seed, checkpoint_dir, hooks, placement)
@@ -123,6 +130,7 @@ class _Loop:
         kept = [example for example in examples if len(example) <= config.max_length]
         self.dropped = len(examples) - len(kept)
         self.config, self.seed, self.hooks, self.placement = config, seed, hooks, placement
+        self.group = current()
         self.batches = Batches(
             kept,
             config.batch_size,
@@ -135,7 +143,8 @@ class _Loop:
         self.rows = len(kept)
         self.total = config.epochs * self.batches.steps_per_epoch
         self.lora = None if config.full_finetune else lora_config(config)
-        init_key, self.key = jax.random.split(jax.random.key(seed))
+        init_key, key = jax.random.split(jax.random.key(seed))
+        self.key = key if placement is None else placement.put(key, placement.everywhere)
         if self.lora is None:
             _require_float32(params)
             self.frozen, trainable = None, jax.tree.map(jnp.copy, params)  # the step donates it
@@ -149,6 +158,7 @@ class _Loop:
         self.shapes: set[tuple[int, ...]] = set()  # of batches that the step is compiled for
         self.pending: tuple[int, Step, Metrics] | None = None
         self.identity = _identity(config, model_cfg, kept, seed)
+        compare_hosts(self.group, "training", self.identity)
         self.store = None
         if checkpoint_dir is not None:
             self.store = CheckpointStore(checkpoint_dir, config.keep_checkpoints)
@@ -158,21 +168,23 @@ class _Loop:
         """The first state, and the base model, where they belong."""
         if self.placement is None:
             return init_state(trainable, self.config)
+        place = self.placement
         if self.frozen is not None:
-            self.frozen = jax.device_put(self.frozen, self.placement.params())
-        trainable = jax.device_put(trainable, self.placement.trainable(self.lora))
-        state = init_state(trainable, self.config)
-        where = self.placement.opt_state(trainable, self.config, self.lora)
-        return TrainState(
-            trainable,
-            jax.device_put(state.opt_state, where),
-            jax.device_put(state.step, self.placement.everywhere),
+            self.frozen = place.put(self.frozen, place.params())
+        where = place.trainable(self.lora)
+        trainable = place.put(trainable, where)
+        lies = TrainState(
+            where, place.opt_state(trainable, self.config, self.lora), place.everywhere
         )
+        init = partial(init_state, config=self.config)
+        start = jax.jit(init, donate_argnums=0, out_shardings=lies)
+        return start(trainable)
 
     def run(self) -> TrainResult:
         self.tally.lap()  # reading a checkpoint is not training time
         for step in range(self.done, self.total):
-            self._poll_stop()
+            self.group.beat(f"train, step {step + 1}")
+            self._heed_orders()
             item = self.batches[step]
             new = item.batch.tokens.shape not in self.shapes
             if new:  # the time of compiling must not fall into the step before
@@ -189,12 +201,7 @@ class _Loop:
         return TrainResult(self.state.trainable, self.lora, counts | self.tally.summary())
 
     def _take(self, step: int, item: Step) -> None:
-        batch = item.batch
-        if self.placement is not None:
-            batch = Batch(
-                *jax.device_put(batch[:-1], self.placement.batch()),
-                passes=jax.device_put(batch.passes, self.placement.everywhere),
-            )
+        batch = item.batch if self.placement is None else self.placement.feed(item.batch)
         self.state, metrics = self.step_fn(self.state, self.frozen, batch, self.key)
         self._settle()  # the previous step's numbers, while this one runs
         self.pending, self.done = (step, item, metrics), step + 1
@@ -229,23 +236,33 @@ class _Loop:
                 "Look for non-finite weights, or lower training.learning_rate"
             )
 
-    def _poll_stop(self) -> None:
+    def _heed_orders(self) -> None:
+        """Stops or saves where one process wants to: all of them, before the same step.
+
+        Their clocks and the signals they get differ, so they agree; for that they meet each step.
+        """
+        asked = None
         try:
             self.hooks.check_stop()
-        except Terminated:
+        except Terminated as error:
+            asked = error
+        minutes = (time.monotonic() - self.saved_at) / 60
+        due = self.done > max(self.saved, 0) and minutes >= self.config.checkpoint_minutes
+        orders = self.group.gather("train", {"stop": asked and asked.signum, "save": due})
+        signals = [order["stop"] for order in orders if order["stop"]]
+        if signals:
             self._save(wait=True)
-            raise
+            raise asked or Terminated(signals[0])
+        if orders[0]["save"]:
+            self._save(wait=False)
 
     def _save_when_due(self) -> None:
         if self.store is None:
             return
         self.store.check()
         last = self.done == self.total
-        minutes = (time.monotonic() - self.saved_at) / 60
         if last or self.done % self.config.checkpoint_every == 0:
             self._save(wait=last)
-        elif minutes >= self.config.checkpoint_minutes:
-            self._save(wait=False)
 
     def _save(self, wait: bool) -> None:
         """Writes a checkpoint of the steps done, unless this process just did."""

@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from thinksafe_jax.errors import EnvironmentFault
+from thinksafe_jax.hosts import current
 
 
 def on_host(leaf: Any, layer: int | None = None) -> np.ndarray:
@@ -74,9 +75,7 @@ def agree(done: bool, out: Path) -> None:
     Raises:
         EnvironmentFault: this one did well, another did not.
     """
-    from jax.experimental.multihost_utils import process_allgather
-
-    outcomes = np.asarray(process_allgather(np.asarray(done)))
+    outcomes = current().gather(f"written: {out.name}", done)
     failed = [index for index, ok in enumerate(outcomes) if not ok]
     if failed and done:
         names = ", ".join(map(str, failed))

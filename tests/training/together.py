@@ -1,0 +1,116 @@
+"""Training in one of several processes, as the tests start it: `python -m tests.training.together`.
+
+Each task prints one line of JSON with what this process saw.
+"""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from tests.training import kit
+from thinksafe_jax import hosts
+from thinksafe_jax.errors import Terminated, ThinkSafeError
+from thinksafe_jax.models import init_params
+from thinksafe_jax.parallel import load_mesh
+from thinksafe_jax.training import CheckpointStore, Placement, train
+from thinksafe_jax.weights.together import on_host
+
+# without dropout: its draw follows the shape of the arrays, which a mesh may change
+SETTINGS = {"epochs": 2, "lora_dropout": 0.0, "checkpoint_every": 2, "checkpoint_minutes": 1e9}
+AXES = {"data": 2, "fsdp": 2, "tensor": 1}
+
+
+def run(folder=None, **more):
+    """(adapter by name, losses, steps done before) on the mesh of all processes."""
+    lines = []
+    changes = {**SETTINGS, **more.pop("settings", {})}
+    log = more.pop("log", lambda **values: lines.append(values))
+    result = train(
+        init_params(kit.CONFIG, jax.random.key(1), scale=kit.PARAMS_SCALE),
+        kit.CONFIG,
+        kit.settings(**changes),
+        kit.rows(12),
+        seed=3,
+        log=log,
+        checkpoint_dir=folder,
+        placement=Placement.of_phase(load_mesh("cpu-8").train.with_axes(AXES), kit.CONFIG),
+        **more,
+    )
+    adapter = jax.tree.map(on_host, result.trainable)
+    return kit.flat(adapter), [line["loss"] for line in lines], result
+
+
+def whole(folder: Path) -> dict:
+    """From the first step to the last."""
+    adapter, losses, _ = run()
+    np.savez(folder / f"adapter-{jax.process_count()}-{jax.process_index()}.npz", **adapter)
+    return {"losses": losses}
+
+
+def stopped(folder: Path) -> dict:
+    """Only the last process is asked to stop, and only the first has the time for checkpoints."""
+    left = 4
+
+    def check_stop():
+        nonlocal left
+        left -= 1
+        if left == 0 and hosts.current().index == hosts.current().count - 1:
+            raise Terminated(signal.SIGTERM)
+
+    minutes = 1e-9 if hosts.current().first else 1e9
+    settings = {"checkpoint_minutes": minutes, "checkpoint_every": 100, "keep_checkpoints": 9}
+    try:
+        run(folder, settings=settings, check_stop=check_stop)
+    except Terminated as error:
+        return {"stopped": error.signum, "steps": CheckpointStore(folder).steps()}
+    return {}
+
+
+def resumed(folder: Path) -> dict:
+    """Goes on where the checkpoints in `folder` end."""
+    before = CheckpointStore(folder).newest()
+    _, losses, result = run(folder)
+    return {"from": before and before["step"], "losses": losses, "steps": result.summary["steps"]}
+
+
+def struck(folder: Path, blow: int) -> dict:
+    """The last process strikes itself after the third step."""
+    group = hosts.current()
+
+    def log(step, **_):
+        if step == 3 and group.index == group.count - 1:
+            os.kill(os.getpid(), blow)
+
+    run(folder, log=log)
+    return {}
+
+
+TASKS = {
+    "whole": lambda folder: whole(folder),
+    "stopped": lambda folder: stopped(folder / "stopped"),
+    "resumed": lambda folder: resumed(folder / "killed"),
+    "killed": lambda folder: struck(folder / "killed", signal.SIGKILL),
+    "frozen": lambda folder: struck(folder / "frozen", signal.SIGSTOP),
+}
+
+
+def main(address: str, count: str, index: str, folder: str, *tasks: str) -> None:
+    hosts.join(address, int(count), int(index))
+    try:
+        for task in tasks:
+            print(json.dumps({"task": task, **TASKS[task](Path(folder))}), flush=True)
+        hosts.leave()
+    except ThinkSafeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        hosts.fail(str(error), error.exit_code)
+    except Exception:
+        hosts.fail("failed", 1)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
