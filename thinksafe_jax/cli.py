@@ -353,7 +353,8 @@ def start(recipe, folder: Path, stages, *, new_run: bool, skip_bad_rows: bool) -
     summary = run_pipeline(
         recipe, folder, stages=stages, new_run=new_run, skip_bad_rows=skip_bad_rows
     )
-    if summary is not None and (stages is None or "report" in stages):
+    shown = stages is None or "report" in stages
+    if summary is not None and shown and hosts.current().first:
         _print_outcome(folder, summary)
 
 

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from thinksafe_jax import hosts
 from thinksafe_jax.errors import ConfigError
 
 JsonOut = Annotated[Path | None, typer.Option("--json", help="Write the figures here.")]
@@ -84,6 +85,8 @@ def evaluate(
         samples, max_new_tokens, slots,
     )  # fmt: skip
     summary = evaluate_model(asked, folder, new_run=new_run)
+    if not hosts.current().first:
+        return
     console = output(110)
     console.print(final_table(summary))
     console.print(f"report: {folder / 'report/report.html'}", markup=False, soft_wrap=True)

@@ -1,8 +1,8 @@
 """The processes of a run as each of them sees them: meeting points, signs of life, a common end."""
 
-import logging
 import os
 import socket
+import sys
 import threading
 import time
 import traceback
@@ -14,11 +14,10 @@ from thinksafe_jax.errors import EnvironmentFault, RetryLater
 from thinksafe_jax.hosts.cluster import Cluster
 from thinksafe_jax.hosts.hub import Hub
 from thinksafe_jax.hosts.limits import Limits
-from thinksafe_jax.hosts.watchdog import EXIT_CODE, Watchdog, give_up
+from thinksafe_jax.hosts.watchdog import EXIT_CODE, Watchdog, dump_stacks, give_up
 from thinksafe_jax.hosts.wire import Wire
 
 T = TypeVar("T")
-_log = logging.getLogger(__name__)
 # What a process still gets done by itself after another is lost: its rows reach the disk.
 _GRACE = 5.0
 _PATIENCE = 30.0  # after another was asked to stop, which is no hurry
@@ -139,8 +138,8 @@ class Hosts(Group):
         end = self._end or {"line": f"process 0 does not answer at {_place(self._cluster)}"}
         error = EnvironmentFault(end["line"])
         error.exit_code = end.get("code", error.exit_code)
-        self._left = True
         self._let_others_go()
+        self.close()
         raise error
 
     def gather(self, name: str, value: Any = None, poll: Callable[[], None] = _nothing) -> list:
@@ -154,6 +153,11 @@ class Hosts(Group):
         if key not in self._values:
             self.check()
         return self._values.pop(key)
+
+    def beat(self, doing: str | None = None) -> None:
+        super().beat(doing)
+        if doing:
+            self._wire.send("beat", doing=doing, stalled=0.0)
 
     def check(self) -> None:
         if self._end is not None:
@@ -169,6 +173,12 @@ class Hosts(Group):
         jax.distributed.shutdown()  # a barrier of its own, with a time limit
         self._wire.send("leave", code=0)
         self._let_others_go()
+        self.close()
+
+    def close(self) -> None:
+        """Cuts the connection: to the others this process is gone, unless it has left before."""
+        self._left = True
+        self._wire.close()
 
     def _hear_end(self) -> bool:
         """Whether a process was lost, or is just now."""
@@ -178,23 +188,26 @@ class Hosts(Group):
     def fail(self, why: str, code: int) -> NoReturn:
         """Tells the others, and ends: JAX's own end would wait for them."""
         unforeseen = code == 1
-        if (
-            unforeseen and self._hear_end() and self._end
-        ):  # then a collective broke, and that is why
-            self._say_end()
-            code = self._end["code"]
-        elif self._end is None:
+        if unforeseen:
+            self._hear_end()  # a collective breaks where another process is lost
+        if self._end is None:
             if unforeseen:
                 traceback.print_exc()
             self._left = True
             self._wire.send("leave", code=code, why=why)
-            self._hear_end()  # all are told
+            self._hear_end()  # so all are told
+            unforeseen = False
         self._let_others_go()
+        sys.stdout.flush()
+        if unforeseen and self._end:
+            give_up(_with_advice(self._end), self._end["code"])
         os._exit(code)
 
     def _listen(self) -> None:
         for message in self._wire.messages():
             self._heard = time.monotonic()
+            if message["kind"] == "end" and message["stuck"]:
+                dump_stacks()  # before the main thread moves on
             with self._news:
                 if message["kind"] == "all":
                     self._all = message
@@ -207,22 +220,16 @@ class Hosts(Group):
                 self._wind_up(message)
         if not self._left and self._end is None and self._all is not None:
             # JAX's service was in that process as well, and its client is about to abort this one
-            give_up(f"process 0 ({self._all['names'][0]}) is gone; {_AGAIN}", stacks=False)
+            give_up(f"process 0 ({self._all['names'][0]}) is gone; {_AGAIN}")
 
     def _wind_up(self, end: dict[str, Any]) -> None:
         """Gives the main thread a moment to end by itself, unless it hangs in a collective."""
         if self._all is None or self._left:
             return  # the main thread is in `_roll_call`, or has told the others why it ends
         if not end["stuck"]:
-            self._say_end()
             time.sleep(_PATIENCE if end["patient"] else _GRACE)
         self._let_others_go()
-        give_up(_with_advice(end), end["code"], stacks=end["stuck"])
-
-    def _say_end(self) -> None:
-        if self._end is not None and not self._end.get("said"):
-            self._end["said"] = True
-            _log.error("%s; this process ends", self._end["line"])
+        give_up(_with_advice(end), end["code"])
 
     def _let_others_go(self) -> None:
         if self._hub is not None:
@@ -233,10 +240,10 @@ class Hosts(Group):
             stalled = self.watchdog.stalled()
             self._wire.send("beat", doing=self.watchdog.doing, stalled=stalled)
             if time.monotonic() - self._heard > self._limits.silence and self._end is None:
+                dump_stacks()
                 give_up(
                     f"process 0 ({self.names[0]}) has been silent for {self._limits.silence:.0f} s;"
-                    f" this process was at: {self.watchdog.doing}. {_AGAIN}",
-                    stacks=True,
+                    f" this process was at: {self.watchdog.doing}. {_AGAIN}"
                 )
             time.sleep(1.0)
 

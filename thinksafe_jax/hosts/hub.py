@@ -9,6 +9,7 @@ JAX has a service of its own for this, but it ends a process by SIGABRT and name
 no public way to exchange a word with a time limit.
 """
 
+import contextlib
 import socket
 import threading
 import time
@@ -61,9 +62,21 @@ class Hub:
         for work in (self._accept, self._watch):
             threading.Thread(target=work, name=f"hosts {work.__name__}", daemon=True).start()
 
+    def close(self) -> None:
+        """Stops listening; whoever is connected sees process 0 gone."""
+        self._ended = True
+        with contextlib.suppress(OSError):
+            self._server.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts
+        self._server.close()
+        for peer in self._peers.values():
+            peer.wire.close()
+
     def _accept(self) -> None:
         while True:
-            connection, address = self._server.accept()
+            try:
+                connection, address = self._server.accept()
+            except OSError:  # closed
+                return
             wire = Wire(connection)
             serve = threading.Thread(target=self._serve, args=(wire, address[0]), daemon=True)
             serve.start()
@@ -76,6 +89,7 @@ class Hub:
             return
         peer = self._admit(hello, wire, address)
         if peer is None:
+            wire.close()
             return
         reactions = {"beat": self._on_beat, "meet": self._on_meet, "leave": self._on_leave}
         for message in messages:
@@ -83,6 +97,7 @@ class Hub:
                 peer.heard = time.monotonic()
                 reactions[message["kind"]](peer, message)
         peer.connected = False
+        wire.close()
         if not peer.left:
             self._end(f"{peer.name} is gone; it was last seen at: {peer.doing}", _RETRY)
 
@@ -147,6 +162,7 @@ class Hub:
     def _look_at(self, peer: _Peer, now: float) -> None:
         silent = now - peer.heard
         if silent > self._limits.silence:
+            peer.connected = False  # nobody waits for it
             self._end(
                 f"{peer.name} has been silent for {silent:.0f} s; it was last seen at: "
                 f"{peer.doing}. It is stopped, out of memory or cut off",

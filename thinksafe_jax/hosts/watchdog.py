@@ -50,23 +50,22 @@ class Watchdog:
         while (stalled := self.stalled()) <= self._limit:
             time.sleep(min(1.0, self._limit / 4))
         line = f"made no progress for {stalled:.0f} s at: {self.doing}"
+        dump_stacks()
         self._bark(line)
         give_up(
             f"watchdog: this process {line}. The stacks of its threads stand above. Run the same "
-            "command again to resume; THINKSAFE_STEP_LIMIT=SECONDS allows more, 0 any time",
-            stacks=True,
+            "command again to resume; THINKSAFE_STEP_LIMIT=SECONDS allows more, 0 any time"
         )
 
 
-def give_up(line: str, code: int = EXIT_CODE, *, stacks: bool) -> NoReturn:
-    """Ends the process at once, whatever its other threads wait for.
+def dump_stacks() -> None:
+    """Where every thread is, to stderr."""
+    with contextlib.suppress(Exception):  # stderr may be no file, or closed
+        faulthandler.dump_traceback(sys.__stderr__ or 2, all_threads=True)
 
-    Args:
-        stacks: of all threads, to stderr before the line.
-    """
-    if stacks:
-        with contextlib.suppress(Exception):  # stderr may be no file, or closed
-            faulthandler.dump_traceback(sys.__stderr__ or 2, all_threads=True)
+
+def give_up(line: str, code: int = EXIT_CODE) -> NoReturn:
+    """Says why and ends the process at once, whatever its other threads wait for."""
     shown = "".join(c if c.isprintable() else "?" for c in line)  # part of it came over a network
     with contextlib.suppress(OSError):
         os.write(2, f"error: {shown}\n".encode("utf-8", "replace"))

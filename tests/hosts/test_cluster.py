@@ -1,0 +1,79 @@
+"""Which process of how many: as told, and as Slurm and Cloud TPU say."""
+
+import pytest
+
+from thinksafe_jax.errors import ConfigError
+from thinksafe_jax.hosts import Cluster, find_cluster
+from thinksafe_jax.hosts.cluster import PORT, first_node, from_slurm, from_tpu
+
+
+def test_explicit_addresses():
+    found = find_cluster("10.0.0.2:8470", 4, 3)
+    assert found == Cluster("10.0.0.2", 8470, 4, 3, "--coordinator")
+    assert find_cluster("[fd00::1]:8470", 2, 0).host == "fd00::1"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("host:1", 2, None), "--process missing"),
+        ((None, 2, 0), "--coordinator missing"),
+        (("host", 2, 0), "expected HOST:PORT"),
+        (("host:1", 2, 2), "--processes 2, 0 to 1"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(given, message):
+    with pytest.raises(ConfigError, match=message):
+        find_cluster(*given)
+
+
+def test_one_process_is_alone_whatever_the_environment_says(monkeypatch):
+    monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "a,b")
+    monkeypatch.setenv("TPU_WORKER_ID", "1")
+    assert find_cluster().index == 1
+    assert find_cluster(processes=1) is None
+    monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "localhost")
+    assert find_cluster() is None
+
+
+SLURM = {
+    "SLURM_JOB_ID": "4100",
+    "SLURM_STEP_NODELIST": "gpu[07-10],login1",
+    "SLURM_NTASKS": "4",
+    "SLURM_PROCID": "2",
+    "SLURM_LOCALID": "0",
+    "SLURM_STEP_NUM_NODES": "4",
+}
+
+
+def test_slurm_tasks():
+    assert from_slurm(SLURM) == Cluster("gpu07", PORT + 4, 4, 2, "Slurm")
+    two_a_node = SLURM | {"SLURM_STEP_NUM_NODES": "2", "SLURM_LOCALID": "1"}
+    assert from_slurm(two_a_node).local_devices == (1,)
+    assert from_slurm(SLURM | {"SLURM_NTASKS": "1"}) is None
+    assert from_slurm({"SLURM_JOB_ID": "4100"}) is None  # a batch script, not srun
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [
+        ("node001", "node001"),
+        ("node001,host2", "node001"),
+        ("node[001-015],host2", "node001"),
+        ("node[3,7-15]-ib", "node3-ib"),
+        ("a1,b[2-3]", "a1"),
+    ],
+)
+def test_the_first_of_slurms_nodes(nodes, first):
+    assert first_node(nodes) == first
+
+
+def test_tpu_workers_of_one_slice_and_of_several():
+    one = {"TPU_WORKER_HOSTNAMES": "t-0.svc,t-1.svc", "TPU_WORKER_ID": "1"}
+    assert from_tpu(one) == Cluster("t-0.svc", PORT, 2, 1, "the TPU's environment")
+    several = one | {
+        "MEGASCALE_NUM_SLICES": "3",
+        "MEGASCALE_SLICE_ID": "2",
+        "MEGASCALE_COORDINATOR_ADDRESS": "s0-t-0.svc:8080",
+    }
+    assert from_tpu(several) == Cluster("s0-t-0.svc", PORT, 6, 5, "the TPU's environment")

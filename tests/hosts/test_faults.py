@@ -1,0 +1,115 @@
+"""One of several processes fails, stops or hangs: the others end soon, and say why.
+
+They are real processes without JAX, which starts in a fraction of a second.
+"""
+
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from tests.support import finish_processes, start_processes
+
+MEMBER = """
+import os, signal, sys, time
+from thinksafe_jax.errors import InputError, ThinkSafeError
+from thinksafe_jax.hosts.cluster import find_cluster
+from thinksafe_jax.hosts.group import Hosts
+from thinksafe_jax.hosts.hub import Hub
+from thinksafe_jax.hosts.limits import Limits
+
+cluster = find_cluster(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+limits = Limits.from_environment(alone=False)
+group = Hosts(cluster, limits, None if cluster.index else Hub(cluster, limits))
+striker, blow = int(sys.argv[4]), sys.argv[5]
+group.beat("row 1")
+group.barrier("begin")
+group.beat("row 2")
+try:
+    if cluster.index == striker:
+        if blow == "input":
+            raise InputError("prompts.jsonl:7: not JSON")
+        if blow == "bug":
+            raise KeyError("a bug")
+        if blow == "hang":
+            time.sleep(60)
+        os.kill(os.getpid(), getattr(signal, blow))
+    group.barrier("rows of samples")
+except ThinkSafeError as error:
+    print(error, file=sys.stderr, flush=True)
+    group.fail(str(error), error.exit_code)
+except Exception:
+    group.fail("failed; its own message says why", 1)
+"""
+
+
+def strike(index, blow, count=3, **environment):
+    """(exit codes, what each said) after process `index` did something unforeseen."""
+    places = ["{address}", "{count}", "{index}"]
+    command = [sys.executable, "-c", MEMBER.replace("{", "{{").replace("}", "}}"), *places]
+    processes = start_processes([*command, str(index), blow], count, 1, **environment)
+    done = finish_processes(processes, patience=3)
+    return [code for code, _, _ in done], [errors for _, _, errors in done]
+
+
+@pytest.mark.parametrize("index", [0, 2])
+def test_a_killed_process_ends_the_others(index):
+    codes, errors = strike(index, "SIGKILL")
+    assert codes.pop(index) == -9 and codes == [75, 75]
+    for line in errors[:index] + errors[index + 1 :]:
+        assert f"process {index} (" in line and "is gone" in line
+        assert "run the same command again on all hosts to resume" in line
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_stopped_process_is_noticed_by_its_silence(index):
+    codes, errors = strike(index, "SIGSTOP", count=2, THINKSAFE_SILENCE_LIMIT="2")
+    assert codes == [75, -9][:: 1 if index else -1]
+    line = errors[1 - index]
+    assert f"process {index} (" in line and "has been silent for" in line and "row 2" in line
+    assert "most recent call first" in line  # the stacks
+
+
+def test_a_step_that_stops_trips_the_watchdog():
+    codes, errors = strike(1, "hang", count=2, THINKSAFE_STEP_LIMIT="1")
+    assert codes == [75, 75]
+    assert "watchdog: this process made no progress for" in errors[1] and "row 2" in errors[1]
+    assert "most recent call first" in errors[1]  # the stacks
+    assert "process 1 (" in errors[0] and "made no progress" in errors[0]
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_an_error_of_one_has_its_exit_code_everywhere(index):
+    codes, errors = strike(index, "input", count=2)
+    assert codes == [3, 3]
+    assert "prompts.jsonl:7: not JSON" in errors[1 - index]
+
+
+def test_a_bug_in_one_shows_its_traceback_there_and_its_name_elsewhere():
+    codes, errors = strike(1, "bug", count=2)
+    assert codes == [1, 1]
+    assert "KeyError: 'a bug'" in errors[1]
+    assert "process 1 (" in errors[0] and "Traceback" not in errors[0]
+
+
+WATCHED = """
+import time
+from thinksafe_jax.hosts import current, join
+join()
+for step in range(3):
+    current().beat(f"step {step}")
+    time.sleep(0.3)
+time.sleep(30)
+"""
+
+
+def test_the_watchdog_of_one_process_has_to_be_asked_for():
+    environment = {**os.environ, "THINKSAFE_STEP_LIMIT": "0.5"}
+    watched = subprocess.run(
+        [sys.executable, "-c", WATCHED], capture_output=True, text=True, env=environment
+    )
+    assert watched.returncode == 75
+    assert "at: step 2" in watched.stderr and "THINKSAFE_STEP_LIMIT" in watched.stderr
+    assert "watchdog" not in {thread.name for thread in threading.enumerate()}  # nobody asked
