@@ -159,9 +159,10 @@ def sample(
 ) -> None:
     """Steer harmful prompts and let the student answer all of them.
 
-    The recipe is the one the directory was begun with; --config begins a new directory. Several
-    hosts that see the same directory can share the work: each runs a part, in any order, stopped
-    and resumed with any number of parts; the command without --part then checks and completes.
+    The recipe is the one the directory was begun with; --config begins a new directory. Processes
+    that have joined (see `thinksafe --help`) share the rows. Hosts that have not, but see the same
+    directory, can share them by --part: each runs one, in any order, stopped and resumed with any
+    number of parts; the command without --part then checks and completes.
 
     Examples:
 
@@ -173,6 +174,11 @@ def sample(
     if part is None:
         start(recipe, run_dir, ["sample"], new_run=False, skip_bad_rows=skip_bad_rows)
         return
+    if hosts.current().count > 1:
+        raise ConfigError(
+            f"--part {part}: {hosts.current().count} processes have joined and share the rows; "
+            "leave it out, or give --processes 1 before `sample` to have each host run by itself"
+        )
     from thinksafe_jax.pipeline import run_part
     from thinksafe_jax.runs import Part
 

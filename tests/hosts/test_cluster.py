@@ -71,6 +71,8 @@ def test_the_first_of_slurms_nodes(nodes, first):
 def test_tpu_workers_of_one_slice_and_of_several():
     one = {"TPU_WORKER_HOSTNAMES": "t-0.svc,t-1.svc", "TPU_WORKER_ID": "1"}
     assert from_tpu(one) == Cluster("t-0.svc", PORT, 2, 1, "the TPU's environment")
+    with pytest.raises(ConfigError, match="TPU_WORKER_ID does not say which this is"):
+        from_tpu({"TPU_WORKER_HOSTNAMES": "t-0.svc,t-1.svc"})
     several = one | {
         "MEGASCALE_NUM_SLICES": "3",
         "MEGASCALE_SLICE_ID": "2",

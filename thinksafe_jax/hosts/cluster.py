@@ -116,6 +116,11 @@ def from_tpu(env: Mapping[str, str]) -> Cluster | None:
     count = len(workers) * slices
     if count < 2:
         return None
+    if "TPU_WORKER_ID" not in env:
+        raise ConfigError(
+            f"TPU_WORKER_HOSTNAMES names {len(workers)} hosts but TPU_WORKER_ID does not say which "
+            "this is; set it, or give --processes 1 to run this host alone"
+        )
     index = int(env["TPU_WORKER_ID"]) + int(env.get("MEGASCALE_SLICE_ID") or 0) * len(workers)
     first = env.get("MEGASCALE_COORDINATOR_ADDRESS") or workers[0]
     return Cluster(first.split(":")[0], PORT, count, index, "the TPU's environment")
