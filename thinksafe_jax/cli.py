@@ -384,13 +384,13 @@ def main() -> None:
     setup_logging()
     try:
         _run_app()
-        hosts.leave()
     except ThinkSafeError as error:
         print_line(f"error: {error}", style="red")
         hosts.fail(str(error), error.exit_code)
         sys.exit(error.exit_code)
     except SystemExit as end:
-        hosts.fail("ended early; its own message says why", int(end.code or 0))
+        if end.code:
+            hosts.fail("ended early; its own message says why", int(end.code))
         raise
     except BaseException:
         hosts.fail("failed; its own message says why", 1)
@@ -398,11 +398,13 @@ def main() -> None:
 
 
 def _run_app() -> None:
+    """The application, which ends by SystemExit; after success the others are waited for."""
     try:
         app()
     except SystemExit as end:
-        if end.code:
-            raise
+        if not end.code:
+            hosts.leave()
+        raise
 
 
 if __name__ == "__main__":

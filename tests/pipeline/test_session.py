@@ -23,6 +23,16 @@ def test_top_k_above_the_vocabulary_is_refused_by_name(room):
         Session(recipe).engine()
 
 
+@pytest.mark.parametrize(
+    ("mesh", "message"),
+    [("null", "2 processes train on one mesh"), ("v5e-16", "needs more than the 8 devices")],
+)
+def test_several_processes_need_a_mesh_over_all_their_devices(mesh, message):
+    recipe = load_recipe(REPOSITORY / "configs/recipes/mini.yaml", [f"mesh={mesh}"])
+    with pytest.raises(ConfigError, match=message):
+        Session(recipe)._require_whole_mesh(2)
+
+
 def test_the_models_are_loaded_once():
     session = Session(load_recipe(REPOSITORY / "configs/recipes/mini.yaml"))
     assert session.params is session.params
