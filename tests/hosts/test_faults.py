@@ -68,7 +68,9 @@ def test_a_stopped_process_is_noticed_by_its_silence(index):
     codes, errors = strike(index, "SIGSTOP", count=2, THINKSAFE_SILENCE_LIMIT="2")
     assert codes == [75, -9][:: 1 if index else -1]
     line = errors[1 - index]
-    assert f"process {index} (" in line and "has been silent for" in line and "row 2" in line
+    assert f"process {index} (" in line and "has been silent for" in line
+    # what it did last; process 0 may stop before it has told that all are past the first meeting
+    assert "row 2" in line or (index == 0 and "row 1" in line)
     assert "most recent call first" in line  # the stacks
 
 

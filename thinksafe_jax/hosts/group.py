@@ -228,6 +228,8 @@ class Hosts(Group):
             return  # the main thread is in `_roll_call`, or has told the others why it ends
         if not end["stuck"]:
             time.sleep(_PATIENCE if end["patient"] else _GRACE)
+        if self._left:
+            return  # it ended by itself meanwhile
         self._let_others_go()
         give_up(_with_advice(end), end["code"])
 

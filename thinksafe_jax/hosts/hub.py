@@ -57,6 +57,7 @@ class Hub:
         self._peers: dict[int, _Peer] = {}
         self._meetings: dict[str, dict[int, Any]] = {}  # name -> values of those who came
         self._complete = self._ended = False
+        self._last_word: dict[str, Any] | None = None  # of `_end`, for those who come after it
         self._began = time.monotonic()
         self._server = _listen(cluster.port)
         for work in (self._accept, self._watch):
@@ -105,6 +106,9 @@ class Hub:
         index, count = hello["index"], hello["count"]
         peer = _Peer(index, hello["host"], hello["pid"], wire, time.monotonic())
         with self._lock:
+            if self._last_word is not None:
+                wire.send("end", **self._last_word)
+                return None
             wanted = self._cluster.count
             if count != wanted:
                 return self._refuse(
@@ -194,7 +198,8 @@ class Hub:
         with self._lock:
             if not self._ended:
                 self._ended = True
-                self._tell("end", line=line, code=code, stuck=stuck, patient=patient)
+                self._last_word = {"line": line, "code": code, "stuck": stuck, "patient": patient}
+                self._tell("end", **self._last_word)
 
     def wait_for_others(self, seconds: float) -> None:
         """Until process 0 is the last: with it ends JAX's service, which aborts whoever is left."""
