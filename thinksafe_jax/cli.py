@@ -8,6 +8,7 @@ import typer
 
 from thinksafe_jax import __version__, hosts
 from thinksafe_jax.commands.analysis import register as register_analysis
+from thinksafe_jax.commands.arguments import RunDirectory, run_directory
 from thinksafe_jax.commands.evaluation import register as register_evaluation
 from thinksafe_jax.commands.synthesis import register as register_synthesis
 from thinksafe_jax.errors import ConfigError, ThinkSafeError
@@ -42,7 +43,6 @@ SkipBadRows = Annotated[
 AllowNonfinite = Annotated[
     bool, typer.Option("--allow-nonfinite", help="Accept NaN and infinity in the weights.")
 ]
-RunDirectory = Annotated[Path, typer.Argument(help="A run directory.", show_default=False)]
 
 
 SEVERAL = "Several processes (Cloud TPU, GKE and Slurm: found by itself)"
@@ -91,8 +91,11 @@ def run(
     overrides: Overrides = None,
     config: Config = None,
     run_dir: Annotated[
-        Path | None,
-        typer.Option(help="Where everything goes. Default: the recipe's run_dir, or runs/<name>."),
+        str | None,
+        typer.Option(
+            help="Where everything goes: a folder, or gs://bucket/run, s3://bucket/run. "
+            "Default: the recipe's run_dir, or runs/<name>."
+        ),
     ] = None,
     new_run: Annotated[
         bool,
@@ -120,7 +123,7 @@ def run(
         raise ConfigError("no recipe given; try: thinksafe run --config configs/recipes/mini.yaml")
     limited = [] if limit is None else [f"synthesis.limit={limit}"]
     recipe = load_recipe(config, [*(overrides or []), *limited])
-    folder = run_dir or Path(recipe.run_dir or f"runs/{recipe.name}")
+    folder = run_directory(run_dir or recipe.run_dir or f"runs/{recipe.name}")
     start(recipe, folder, None, new_run=new_run, skip_bad_rows=skip_bad_rows)
 
 
@@ -226,7 +229,13 @@ register_synthesis(app)
 @app.command()
 def doctor(
     run_dir: Annotated[
-        Path | None, typer.Argument(help="A run directory to look into.", show_default=False)
+        Path | None,
+        typer.Argument(
+            help="A run directory to look into.",
+            parser=run_directory,
+            metavar="RUN_DIR",
+            show_default=False,
+        ),
     ] = None,
 ) -> None:
     """Print versions, devices, storage, extras and leftovers, and what is missing.

@@ -37,12 +37,15 @@ NEEDED = [
     "jinja2",
     "matplotlib",
     "jaxtyping",
+    "fsspec",
 ]
 # extra -> the module that shows it is there; tpu and cuda show themselves as devices
 EXTRAS = {
     "eval": "math_verify",
     "tensorboard": "tensorboardX",
     "wandb": "wandb",
+    "gcs": "gcsfs",
+    "s3": "s3fs",
     "tpu": "libtpu",
     "cuda": "jax_cuda13_plugin",
     "test": "pytest",

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.object_store import s3_bucket
 from tests.support import REPOSITORY
+from thinksafe_jax.runs.objects import open_store
 
 # a mini run cut down to seconds; the files and the code paths are those of the full one
 SMALL = [
@@ -196,3 +198,33 @@ def test_parts_of_several_hosts_end_as_one_run(finished, environment, tmp_path):
     assert len({p.name.split("-")[1] for p in folder.glob("samples/part-*")}) >= 2
     run(folder, environment)
     assert result(folder) == result(finished)
+
+
+def test_a_run_in_a_bucket_moves_from_machine_to_machine(finished, environment, tmp_path):
+    """Killed while sampling, on another machine killed while training, ended on a third."""
+    with s3_bucket() as bucket:
+        url = f"{bucket}/runs/moved"
+        filesystem, root = open_store(url)
+
+        def machine(name: str) -> dict[str, str]:
+            aws = {k: v for k, v in os.environ.items() if k.startswith("AWS_")}
+            return environment | aws | {"THINKSAFE_CACHE": str(tmp_path / name)}
+
+        done = run(url, machine("one") | {"THINKSAFE_FAULT": "after_write:2"}, check=False)
+        assert done.returncode == -signal.SIGKILL
+        assert filesystem.exists(f"{root}/samples/part-00000.jsonl")
+        second = subprocess.Popen(command(url), env=machine("two"), stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            filesystem.invalidate_cache()
+            if filesystem.glob(f"{root}/checkpoints/*/manifest.json"):
+                break
+            time.sleep(0.05)
+        second.kill()
+        second.wait()
+        third = run(url, machine("three"))
+        assert "sample: already done" in third.stderr
+        assert "resuming at step" in third.stderr
+        (folder,) = (tmp_path / "three/runs").iterdir()
+        assert result(folder) == result(finished)
+        assert not filesystem.exists(f"{root}/lock")

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from thinksafe_jax.commands.arguments import run_directory
+
 
 def analyze(
     kind: Annotated[str, typer.Argument(help="perplexity, projection, shift or lengths.")],
@@ -38,6 +40,8 @@ def analyze(
     from thinksafe_jax.analysis.run import target as target_of
     from thinksafe_jax.runs import atomic_write, clean, prepare_directory
 
+    if data is None:
+        target = str(run_directory(target))
     of = target_of(target, data, prompts=prompts, samples=samples, limit=limit)
     folder = prepare_directory(out or (of.path or Path("runs")) / "analysis")
     found = analyse(kind, of)

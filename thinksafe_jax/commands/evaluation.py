@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from thinksafe_jax import hosts
+from thinksafe_jax.commands.arguments import run_directory
 from thinksafe_jax.errors import ConfigError
 
 JsonOut = Annotated[Path | None, typer.Option("--json", help="Write the figures here.")]
@@ -71,7 +72,7 @@ def evaluate(
       thinksafe evaluate models/SmolLM2-135M-Instruct --preset quick --suite gsm8k --data data
     """
     if suite is None:
-        _stage(Path(target), config, overrides or [], skip_bad_rows)
+        _stage(run_directory(target), config, overrides or [], skip_bad_rows)
         return
     if overrides or config:
         raise ConfigError("with --suite a model is evaluated: no recipe and no key=value there")

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from thinksafe_jax.commands.arguments import RunDirectory
 from thinksafe_jax.errors import ConfigError
 
 dataset = typer.Typer(
@@ -69,7 +70,7 @@ def probe(
 
 @dataset.command()
 def show(
-    run_dir: Annotated[Path, typer.Argument(help="A run directory.", show_default=False)],
+    run_dir: RunDirectory,
     index: Annotated[int, typer.Option(help="Row of dataset/train.jsonl, from 0.", min=0)] = 0,
 ) -> None:
     """Print a row as training sees it: what the loss is on in green, the rest dim.
@@ -87,7 +88,7 @@ def show(
 
 @dataset.command("export")
 def export_dataset(
-    run_dir: Annotated[Path, typer.Argument(help="A run directory.", show_default=False)],
+    run_dir: RunDirectory,
     authors: Annotated[
         Path | None, typer.Option(help="Write the authors' JSON file there: a list of rows.")
     ] = None,

@@ -2,6 +2,7 @@
 
 from thinksafe_jax.runs.buffer import RowBuffer
 from thinksafe_jax.runs.manifest import content_hash
+from thinksafe_jax.runs.mirror import run_folder
 from thinksafe_jax.runs.part import WHOLE, Part
 from thinksafe_jax.runs.progress import Progress
 from thinksafe_jax.runs.run import Run
@@ -22,5 +23,6 @@ __all__ = [
     "console",
     "content_hash",
     "prepare_directory",
+    "run_folder",
     "setup_logging",
 ]

@@ -3,7 +3,8 @@
 import logging
 import re
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,13 +16,21 @@ from thinksafe_jax.hosts import Group, current
 from thinksafe_jax.runs.jsonl import drop_torn_tail, to_line
 from thinksafe_jax.runs.lock import RunLock
 from thinksafe_jax.runs.manifest import Manifest, content_hash, now
+from thinksafe_jax.runs.mirror import mirror_of, run_folder
 from thinksafe_jax.runs.part import WHOLE, Part
 from thinksafe_jax.runs.signals import StopSignals
-from thinksafe_jax.runs.storage import atomic_write, prepare_directory, storage_errors
+from thinksafe_jax.runs.storage import (
+    atomic_write,
+    persist,
+    prepare_directory,
+    refresh,
+    storage_errors,
+)
 from thinksafe_jax.runs.store import RowStore
 
 log = logging.getLogger(__name__)
 
+METRICS_SECONDS = 60.0  # between copies of metrics.jsonl to a bucket: a log goes there whole
 # In this order `clear` deletes: without a manifest nothing counts as done, and the config goes
 # last, so that a kill in between can never mix two configurations.
 CONTENTS = (
@@ -62,6 +71,7 @@ class Run:
     ):
         self.recipe, self.path, self.manifest, self.part = recipe, path, manifest, part
         self._stop, self._skip_bad_rows = stop, skip_bad_rows
+        self._logged = time.monotonic()
         self.group = current()
         if self.group.first:
             with storage_errors(self._metrics):
@@ -83,6 +93,7 @@ class Run:
         processes that have joined (`hosts.join`) the first does so for all, and each gets its part.
 
         Args:
+            path: a folder, or a URL as gs://bucket/run (see `mirror`).
             new_run: delete what an earlier run left in the directory (only names a run writes).
             skip_bad_rows: for the stores made by `store`.
             part: of several processes in the same directory; the whole shuts out all parts.
@@ -92,20 +103,22 @@ class Run:
             ConfigError: in use by another process; begun with another configuration; or full of
                 files that are no run.
         """
-        group = current()
+        path, group = run_folder(path), current()
         if group.count > 1:
             part = Part(group.index, group.count)
             if not group.first:
                 with StopSignals() as stop:
-                    manifest = _shared_manifest(group, Path(path), _recipe_hash(recipe))
-                    yield Run(recipe, Path(path), manifest, stop, skip_bad_rows, part)
+                    manifest = _shared_manifest(group, path, _recipe_hash(recipe))
+                    yield Run(recipe, path, manifest, stop, skip_bad_rows, part)
                 return
-        path = prepare_directory(Path(path))
+        prepare_directory(path)
         with ExitStack() as locks:
             apart = bool(part.name) and group.count == 1
             locks.callback(RunLock(path / "lock", shared=apart).release)
             if apart:
                 locks.callback(RunLock(path / f"lock-{part.name}").release)
+            if mirror := mirror_of(path):
+                locks.enter_context(mirror.held(*_lease(part if apart else WHOLE)))
             _refuse_foreign(path)
             if new_run:
                 clear(path)
@@ -131,6 +144,9 @@ class Run:
         line = to_line({"time": now(), "stage": stage, **values})
         with storage_errors(self._metrics), self._metrics.open("ab") as file:
             file.write(line)
+        if time.monotonic() - self._logged > METRICS_SECONDS:
+            persist(self._metrics)
+            self._logged = time.monotonic()
 
     def is_done(self, stage: str, inputs_hash: str) -> bool:
         """Whether a stage was finished with exactly these inputs; see `content_hash`."""
@@ -138,6 +154,7 @@ class Run:
 
     def mark_done(self, stage: str, inputs_hash: str, **facts: Any) -> None:
         """Record a finished stage; its outputs must be on the disk by now."""
+        persist(self.path)  # before the manifest says so
         if self.group.first:
             self.manifest.mark_done(stage, inputs_hash, facts)
 
@@ -162,6 +179,13 @@ class Run:
         return self.path / (f"metrics-{self.part.name}.jsonl" if apart else "metrics.jsonl")
 
 
+def _lease(part: Part) -> tuple[str, Callable[[str], bool]]:
+    """(name of the lease, which other leases it excludes): the whole shuts out all parts."""
+    if part.name:
+        return f"lock-{part.name}", lambda other: other == "lock"
+    return "lock", lambda other: re.fullmatch(r"lock-\d+of\d+", other) is not None
+
+
 def clear(path: Path) -> None:
     """Delete a run's contents and nothing else that may lie beside them."""
     present = [path / name for name in CONTENTS if (path / name).exists()]
@@ -171,11 +195,13 @@ def clear(path: Path) -> None:
     with storage_errors(path):
         for item in present:
             shutil.rmtree(item) if item.is_dir() else item.unlink()
+    persist(path)
 
 
 def _shared_manifest(group: Group, path: Path, recipe_hash: str) -> Manifest:
     """The manifest that the first process has just opened, as this one sees it."""
     opened = group.decide("run directory")
+    refresh(path)
     file = path / "manifest.json"
     if content_hash(file) != opened:
         raise EnvironmentFault(

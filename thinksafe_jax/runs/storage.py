@@ -3,7 +3,7 @@
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -12,6 +12,32 @@ from thinksafe_jax.errors import EnvironmentFault
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM}
+# folders whose content must survive this machine, and what copies a path of theirs elsewhere
+_mounts: dict[Path, Callable[[Path], None]] = {}
+
+
+def mount(folder: Path, copy: Callable[[Path], None]) -> None:
+    """From now on `persist` copies what lies beneath a folder; see `mirror`."""
+    _mounts[folder] = copy
+
+
+def is_mounted(path: Path) -> bool:
+    """Whether a path lies beneath a mounted folder: then a file there is only ever sent whole."""
+    return any(path.is_relative_to(folder) for folder in _mounts)
+
+
+def persist(path: Path) -> None:
+    """Makes a file or folder that is safe on this disk safe wherever its run directory is kept."""
+    for folder, copy in _mounts.items():
+        if path.is_relative_to(folder) and not path.name.startswith("."):
+            copy(path)
+
+
+def cache_folder() -> Path:
+    """Where copies of remote things are kept: THINKSAFE_CACHE, else one in the user's cache."""
+    own = os.environ.get("THINKSAFE_CACHE")
+    general = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(own) if own else Path(general) / "thinksafe"
 
 
 def atomic_write(path: Path | str, content: str | bytes) -> None:
@@ -48,6 +74,7 @@ def atomic_writer(path: Path | str) -> Iterator[IO[bytes]]:
             temporary.unlink(missing_ok=True)
             raise
         sync_folder(path.parent)
+    persist(path)
 
 
 def sync_folder(folder: Path) -> None:

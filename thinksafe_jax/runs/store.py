@@ -11,7 +11,13 @@ from typing import Any
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.runs import faults
 from thinksafe_jax.runs.jsonl import drop_torn_tail, parse, sound_length, to_line
-from thinksafe_jax.runs.storage import prepare_directory, storage_errors, sync_folder
+from thinksafe_jax.runs.storage import (
+    is_mounted,
+    persist,
+    prepare_directory,
+    storage_errors,
+    sync_folder,
+)
 
 log = logging.getLogger(__name__)
 Location = tuple[str, int]  # (file name of the shard, byte offset of the line)
@@ -29,7 +35,8 @@ class RowStore:
         folder: made on the first append.
         key: the fields that name a row; with several, keys are tuples.
         skip_bad_rows: count unreadable lines instead of stopping at the first.
-        shard_bytes: a shard that has reached this size is followed by a new one.
+        shard_bytes: a shard that has reached this size is followed by a new one; in a bucket, where
+            nothing can be appended to, every append is a shard of its own.
         writer: of several that write at the same time, each has shards `part-WRITER-00000.jsonl`.
 
     Attributes:
@@ -55,7 +62,7 @@ class RowStore:
         return sorted(self.folder.glob("part-*.jsonl"))
 
     def append(self, rows: Iterable[dict[str, Any]]) -> None:
-        """Write a batch of rows and wait until the disk has it.
+        """Write a batch of rows and wait until the disk (and the bucket, for a run in one) has it.
 
         Raises:
             EnvironmentFault: disk full or not writable; the rows before this batch are intact.
@@ -73,6 +80,7 @@ class RowStore:
         with storage_errors(shard):
             _append_synced(shard, data)
         faults.after_write()
+        persist(shard)
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Every row in the order written, one at a time.
@@ -138,8 +146,11 @@ class RowStore:
             with storage_errors(self.folder):
                 for shard in existing:
                     drop_torn_tail(shard)
-            self._shard = existing[-1] if existing else self._part(0)
-        elif self._shard.stat().st_size >= self.shard_bytes:
+            if not existing:
+                self._shard = self._part(0)
+                return self._shard
+            self._shard = existing[-1]
+        if is_mounted(self.folder) or self._shard.stat().st_size >= self.shard_bytes:
             self._shard = self._part(int(self._shard.stem.removeprefix(self._prefix)) + 1)
         return self._shard
 

@@ -25,6 +25,7 @@ import orbax.checkpoint as ocp
 
 from thinksafe_jax.errors import EnvironmentFault, InputError
 from thinksafe_jax.hosts import current
+from thinksafe_jax.runs.storage import persist
 
 _log = logging.getLogger(__name__)
 _PREFIX, _PARTIAL = "step_", ".partial-"
@@ -86,7 +87,9 @@ class CheckpointStore:
             shutil.rmtree(self.path(step), ignore_errors=True)
             os.replace(partial, self.path(step))
             _sync_folder(self.directory)
+            persist(self.path(step))  # an older one is given up only afterwards
             self._prune(step)
+            persist(self.directory)
 
         def in_background() -> None:
             with self._reported(step, partial):
@@ -126,7 +129,7 @@ class CheckpointStore:
         """Keeps a failure for `check`, said in plain words, and cleans up after it."""
         try:
             yield
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError, EnvironmentFault) as error:
             shutil.rmtree(partial, ignore_errors=True)
             fault = EnvironmentFault(
                 f"{self.path(step)}: the checkpoint could not be written: {error}. "

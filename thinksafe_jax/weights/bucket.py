@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from thinksafe_jax.errors import EnvironmentFault, InputError
-from thinksafe_jax.runs.storage import free_bytes, storage_errors
+from thinksafe_jax.runs.objects import identity, list_objects, open_store, store_errors
+from thinksafe_jax.runs.storage import cache_folder, free_bytes, storage_errors
 from thinksafe_jax.weights.hub import PATTERNS
 
 _log = logging.getLogger(__name__)
-# what buckets call the identity of an object's content
-_IDENTITY = ("etag", "ETag", "md5Hash", "crc32c", "generation", "mtime", "LastModified", "created")
-_PACKAGES = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs", "s3a": "s3fs", "az": "adlfs"}
 
 
 def fetch(url: str) -> Path:
@@ -30,9 +28,9 @@ def fetch(url: str) -> Path:
         EnvironmentFault: the package for it is missing, access is refused, or the disk is full.
     """
     files, filesystem = _listing(url)
-    facts = {name: [str(info.get(key)) for key in ("size", *_IDENTITY)] for name, info in files}
+    facts = {name: identity(info) for name, info in files}
     digest = hashlib.sha256(json.dumps([url, facts], sort_keys=True).encode()).hexdigest()
-    target = _cache() / digest[:40]
+    target = cache_folder() / digest[:40]
     if target.is_dir():
         return target
     needed = sum(info["size"] for _, info in files)
@@ -58,22 +56,10 @@ def fetch(url: str) -> Path:
 
 
 def _listing(url: str) -> tuple[list[tuple[str, dict[str, Any]]], Any]:
-    import fsspec
-
-    protocol = url.partition("://")[0]
-    try:
-        filesystem, root = fsspec.core.url_to_fs(url)
-        found = filesystem.find(root, detail=True)
-    except ImportError:
-        package = _PACKAGES.get(protocol, f"the fsspec package for {protocol}")
-        raise EnvironmentFault(f"{url}: needs {package}; pip install {package}") from None
-    except ValueError as error:
-        raise InputError(f"{url}: {error}") from None
-    except OSError as error:
-        raise EnvironmentFault(f"{url}: cannot be read ({error}); are you logged in?") from None
-    root = root.strip("/")
-    names = {path.strip("/").removeprefix(root).strip("/"): path for path in found}
-    files = [(name, found[path]) for name, path in sorted(names.items()) if _wanted(name)]
+    filesystem, root = open_store(url)
+    with store_errors(url):
+        found = list_objects(filesystem, root)
+    files = [(name, info) for name, info in sorted(found.items()) if _wanted(name)]
     if not any(name == "config.json" for name, _ in files):
         raise InputError(f"{url}: no checkpoint there (no config.json)")
     return files, filesystem
@@ -84,9 +70,3 @@ def _wanted(name: str) -> bool:
         return False
     top = "/" not in name and any(fnmatch.fnmatch(name, pattern) for pattern in PATTERNS)
     return top or name.startswith("params/")
-
-
-def _cache() -> Path:
-    own = os.environ.get("THINKSAFE_CACHE")
-    general = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(own) if own else Path(general) / "thinksafe"

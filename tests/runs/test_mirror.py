@@ -1,0 +1,236 @@
+"""Run directories in buckets: what survives a kill, a lost machine and a second writer."""
+
+import json
+import shutil
+import sys
+import threading
+import time
+import uuid
+from dataclasses import replace
+
+import jax.numpy as jnp
+import pytest
+
+from tests.object_store import s3_bucket
+from tests.runs.test_run import RECIPE
+from thinksafe_jax.config import SynthesisConfig
+from thinksafe_jax.errors import ConfigError, EnvironmentFault, InputError
+from thinksafe_jax.runs import Part, RowBuffer, Run, atomic_write, lease, mirror, run_folder
+from thinksafe_jax.runs.objects import list_objects, open_store
+from thinksafe_jax.training.checkpoints import CheckpointStore
+
+
+@pytest.fixture(scope="module", params=["memory", "file", "s3"])
+def bucket(request, tmp_path_factory):
+    if request.param == "s3":
+        with s3_bucket() as url:
+            yield url
+    elif request.param == "file":
+        yield f"file://{tmp_path_factory.mktemp('bucket')}"
+    else:
+        yield "memory://bucket"
+
+
+@pytest.fixture
+def url(bucket, tmp_path, monkeypatch) -> str:
+    """A run directory that nothing was written to yet."""
+    monkeypatch.setenv("THINKSAFE_CACHE", str(tmp_path / "cache"))
+    return f"{bucket}/{uuid.uuid4().hex[:8]}"
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """From the call on this is another machine: nothing of the local copy is there."""
+
+    def move() -> None:
+        shutil.rmtree(tmp_path / "cache")
+        mirror._mirrors.clear()
+
+    return move
+
+
+def objects(url: str) -> set[str]:
+    return set(list_objects(*open_store(url)))
+
+
+def rows(*numbers: int) -> list[dict]:
+    return [{"id": f"r{n}"} for n in numbers]
+
+
+def test_rows_are_numbered_objects_that_are_there_when_append_returns(url, elsewhere):
+    with Run.open(RECIPE, url) as run:
+        store = run.store("samples")
+        store.append(rows(1, 2))
+        store.append(rows(3))
+        assert {"samples/part-00000.jsonl", "samples/part-00001.jsonl"} <= objects(url)
+    elsewhere()
+    with Run.open(RECIPE, url) as run:
+        assert run.store("samples").read() == rows(1, 2, 3)
+        run.store("samples").append(rows(4))
+        assert "samples/part-00002.jsonl" in objects(url)
+
+
+def test_a_bucket_gets_few_large_objects(url):
+    with Run.open(RECIPE, url) as run:
+        with RowBuffer(run.store("samples")) as buffer:
+            for row in rows(*range(2000)):
+                buffer.add(row)
+        assert [n for n in objects(url) if n.startswith("samples/")] == ["samples/part-00000.jsonl"]
+
+
+def test_a_stage_is_done_only_when_the_bucket_has_all_it_made(url, elsewhere):
+    with Run.open(RECIPE, url) as run:
+        (run.path / "adapter").mkdir()
+        (run.path / "adapter/adapter_model.safetensors").write_bytes(b"weights")
+        run.log("export", loss=1.0)
+        run.mark_done("export", "hash")
+    left = objects(url)
+    assert {"config.yaml", "manifest.json", "adapter/adapter_model.safetensors"} <= left
+    assert not any(name.startswith(("lock", ".")) for name in left)
+    elsewhere()
+    with Run.open(RECIPE, url) as run:
+        assert run.is_done("export", "hash")
+        assert (run.path / "adapter/adapter_model.safetensors").read_bytes() == b"weights"
+        assert json.loads((run.path / "metrics.jsonl").read_text())["loss"] == 1.0
+
+
+def test_what_is_deleted_here_is_deleted_there_before_anything_is_written(url, elsewhere):
+    """Else rows of another model could be taken for those of the one noted beside them."""
+    with Run.open(RECIPE, url) as run:
+        folder = run.path / "evaluation/after"
+        run.store("evaluation/after/responses").append(rows(1))
+        shutil.rmtree(folder)
+        folder.mkdir()
+        atomic_write(folder / "inputs.sha256", "another model\n")
+        assert {n for n in objects(url) if n.startswith("evaluation")} == {
+            "evaluation/after/inputs.sha256"
+        }
+
+
+def test_a_new_run_clears_the_bucket_too(url):
+    with Run.open(RECIPE, url) as run:
+        run.store("samples").append(rows(1))
+        run.mark_done("sample", "hash")
+    other = replace(RECIPE, synthesis=SynthesisConfig(method="safepath"))
+    with pytest.raises(ConfigError, match="begun with another configuration"), Run.open(other, url):
+        pass
+    with Run.open(other, url, new_run=True):
+        assert objects(url) == {"config.yaml", "manifest.json", "lock"}
+
+
+def test_a_checkpoint_arrives_whole_and_outlives_a_kill_in_the_next(url, elsewhere, monkeypatch):
+    """Its manifest goes last, and an older one is given up only when the newer is complete."""
+    state = {"w": jnp.arange(6.0)}
+    folder = run_folder(url) / "checkpoints"
+    store = CheckpointStore(folder, keep=1)
+    store.save(1, state, {})
+    send, sent = mirror.Mirror._send, []
+
+    def dies(self, name):
+        sent.append(name)
+        if name.endswith("manifest.json"):
+            raise OSError("killed here")
+        return send(self, name)
+
+    monkeypatch.setattr(mirror.Mirror, "_send", dies)
+    with pytest.raises(EnvironmentFault, match="killed here"):
+        store.save(2, state, {})
+    assert len(sent) > 2 and sent[-1] == "checkpoints/step_00000002/manifest.json"
+    monkeypatch.undo()
+    monkeypatch.setenv("THINKSAFE_CACHE", str(folder.parents[2]))
+    elsewhere()
+    store = CheckpointStore(run_folder(url) / "checkpoints", keep=1)
+    assert store.newest()["step"] == 1
+    assert store.restore(1, state)["w"].tolist() == state["w"].tolist()
+    store.save(3, state, {})
+    assert {n.split("/")[1] for n in objects(url)} == {"step_00000003"}
+
+
+def test_readers_see_what_another_machine_wrote_meanwhile(url, elsewhere):
+    with Run.open(RECIPE, url) as run:
+        run.store("samples").append(rows(1))
+    filesystem, root = open_store(url)
+    filesystem.pipe_file(f"{root}/report/report.html", b"<html>")
+    folder = run_folder(url)
+    assert (folder / "report/report.html").read_text() == "<html>"
+    filesystem.rm_file(f"{root}/report/report.html")
+    assert not (run_folder(url) / "report/report.html").exists()
+
+
+def test_parts_of_several_hosts_meet_in_the_bucket(url, elsewhere):
+    with Run.open(RECIPE, url, part=Part(0, 2)) as run:
+        run.store("samples").append(rows(1))
+    elsewhere()
+    with Run.open(RECIPE, url, part=Part(1, 2)) as run:
+        run.store("samples").append(rows(2))
+    elsewhere()
+    with Run.open(RECIPE, url) as run:
+        assert run.store("samples").keys() == {"r1", "r2"}
+
+
+# --- 14: two runs in one directory -------------------------------------------------------------
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(lease, "RENEW", 0.05)
+    monkeypatch.setattr(lease, "DEAD", 0.6)
+
+
+def held_elsewhere(url: str, name: str = "lock") -> tuple:
+    """A lease as another host holds it: (file system, path, content)."""
+    filesystem, root = open_store(url)
+    content = {"pid": 7, "host": "elsewhere", "time": "noon", "token": "theirs", "renewals": 0}
+    filesystem.pipe_file(f"{root}/{name}", json.dumps(content).encode())
+    return filesystem, f"{root}/{name}", content
+
+
+@pytest.mark.parametrize("theirs, mine", [("lock", Part()), ("lock-0of2", Part()),
+                                          ("lock", Part(1, 2))])  # fmt: skip
+def test_a_lease_that_is_renewed_keeps_others_out(url, quick, theirs, mine):
+    filesystem, path, content = held_elsewhere(url, theirs)
+    stop = threading.Event()
+
+    def renew():
+        while not stop.wait(0.05):
+            content["renewals"] += 1
+            filesystem.pipe_file(path, json.dumps(content).encode())
+
+    thread = threading.Thread(target=renew)
+    thread.start()
+    try:
+        with pytest.raises(ConfigError, match="in use by pid 7 on elsewhere since noon"):
+            Run.open(RECIPE, url, part=mine).__enter__()
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_a_lease_of_a_killed_holder_is_taken_over(url, quick, caplog):
+    held_elsewhere(url)
+    with Run.open(RECIPE, url):
+        assert "taking over from pid 7 on elsewhere" in caplog.text
+    assert "lock" not in objects(url)
+
+
+def test_who_has_lost_the_lease_writes_nothing_more(url, quick):
+    def lose() -> None:
+        with Run.open(RECIPE, url) as run:
+            for _ in range(4):  # a renewal in flight may overwrite the first
+                held_elsewhere(url)
+                time.sleep(0.1)
+            run.store("samples").append(rows(1))
+
+    with pytest.raises(EnvironmentFault, match=r"lease is lost \(taken over by pid 7"):
+        lose()
+    assert not any(name.startswith("samples") for name in objects(url))
+    assert "lock" in objects(url)  # theirs
+
+
+def test_unknown_and_uninstalled_stores_are_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("THINKSAFE_CACHE", str(tmp_path))
+    with pytest.raises(InputError, match="nosuch"):
+        run_folder("nosuch://bucket/run")
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    with pytest.raises(EnvironmentFault, match="pip install gcsfs"):
+        run_folder("gs://bucket/run")
