@@ -1,0 +1,33 @@
+# bash scripts/launch/cloud_tpu.sh NAME ZONE v5litepod-16 gs://BUCKET/RUN configs/recipes/mini.yaml
+#
+# A run on all workers of a Cloud TPU: creates the TPU where there is none of that name, installs
+# this commit on every worker, looks at all hosts, runs. Give the same command again to resume.
+# Further arguments change the recipe (training.epochs=1). A Hugging Face token on this machine
+# (`hf auth login`) is copied to the workers, for gated models. It ends with the exit code of
+# thinksafe, or 255 where a worker was lost. The TPU costs money until it is deleted:
+#     gcloud compute tpus tpu-vm delete NAME --zone=ZONE
+set -euo pipefail
+name=$1 zone=$2 type=$3 run_dir=$4 recipe=$5
+changes=("${@:6}")
+
+# shellcheck source=scripts/launch/tpu_runtime.sh
+. "$(dirname "$0")/tpu_runtime.sh"
+tpu() { gcloud compute tpus tpu-vm "$1" "${@:2}" --zone="$zone"; }
+on_all() { tpu ssh "$name" --worker=all --command="$1"; }
+
+tpu describe "$name" >/dev/null 2>&1 ||
+  tpu create "$name" --accelerator-type="$type" --version="$(tpu_runtime "$type")"
+
+commit=$(mktemp --suffix=.tar.gz)
+git -C "$(dirname "$0")/../.." archive --format=tar.gz --output="$commit" HEAD
+on_all "mkdir -p thinksafe .cache/huggingface"
+tpu scp "$commit" "$name:thinksafe.tar.gz" --worker=all
+token=${HF_HOME:-$HOME/.cache/huggingface}/token
+if [[ -f $token ]]; then tpu scp "$token" "$name:.cache/huggingface/token" --worker=all; fi
+on_all "tar -xzf thinksafe.tar.gz -C thinksafe && cd thinksafe &&
+  python3 -m venv ~/venv && ~/venv/bin/pip install --quiet -e '.[tpu,gcs]'"
+
+# every worker runs the same commands; they find each other
+on_all ". ~/venv/bin/activate && cd thinksafe &&
+  thinksafe doctor --pod --config ${recipe@Q} ${run_dir@Q} &&
+  exec thinksafe run --config ${recipe@Q} --run-dir ${run_dir@Q} ${changes[*]@Q}"

@@ -1,0 +1,18 @@
+# bash scripts/launch/gke_xpk.sh CLUSTER ZONE v5litepod-16 IMAGE gs://BUCKET/RUN RECIPE
+#
+# A workload on a GKE cluster that XPK made (pip install xpk; xpk cluster create --help). IMAGE is
+# built from scripts/launch/tpu.Dockerfile and pushed. SLICES=4 takes four slices. A worker that is
+# preempted, killed or cut off ends the others within a minute, and all start again from the bucket.
+# ENV_FILE names a file with lines as HF_TOKEN=..., for gated models. DRY_RUN=1 only prints.
+set -euo pipefail
+cluster=$1 zone=$2 type=$3 image=$4 run_dir=$5 recipe=$6
+changes=("${@:7}")
+workload=${WORKLOAD:-thinksafe-$(date +%m%d-%H%M)}
+
+xpk workload create \
+  --workload="$workload" --cluster="$cluster" --zone="$zone" \
+  --tpu-type="$type" --num-slices="${SLICES:-1}" --docker-image="$image" \
+  --max-restarts=50 --restart-on-exit-codes=75 --termination-grace-period-seconds=60 \
+  ${ENV_FILE:+--env-file="$ENV_FILE"} ${DRY_RUN:+--dry-run} \
+  --command="thinksafe doctor --pod --config ${recipe@Q} ${run_dir@Q} && \
+exec thinksafe run --config ${recipe@Q} --run-dir ${run_dir@Q} ${changes[*]@Q}"

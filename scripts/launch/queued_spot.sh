@@ -1,0 +1,36 @@
+# bash scripts/launch/queued_spot.sh NAME ZONE v6e-64 gs://BUCKET/RUN configs/recipes/mini.yaml
+#
+# As cloud_tpu.sh, on spot capacity: queues for it, runs, queues again when it is taken away, until
+# the run is done; then the TPU is deleted. What is lost is what was not in the bucket: at most 30 s
+# of rows and the steps since the last checkpoint. Stop it with Ctrl-C; the TPU stays until
+#     gcloud compute tpus queued-resources delete NAME --zone=ZONE --force
+set -euo pipefail
+name=$1 zone=$2 type=$3
+here=$(dirname "$0")
+starts=${STARTS:-50} pause=${PAUSE:-30} # runs begun before giving up; seconds between two looks
+# shellcheck source=scripts/launch/tpu_runtime.sh
+. "$here/tpu_runtime.sh"
+runtime=$(tpu_runtime "$type")
+queue() { gcloud compute tpus queued-resources "$1" "$name" "${@:2}" --zone="$zone"; }
+
+while ((starts > 0)); do
+  state=$(queue describe --format='value(state.state)' 2>/dev/null || echo ABSENT)
+  echo "$(date +%H:%M:%S) $name: $state"
+  case $state in
+    ABSENT)
+      queue create --node-id="$name" --accelerator-type="$type" --runtime-version="$runtime" --spot
+      ;;
+    ACTIVE)
+      starts=$((starts - 1)) status=0
+      bash "$here/cloud_tpu.sh" "$@" || status=$?
+      case $status in
+        0) queue delete --force --quiet; exit 0 ;;
+        2 | 3) exit "$status" ;; # usage or input: starting again would not help
+      esac
+      ;;
+    SUSPENDED | FAILED) queue delete --force --quiet ;;
+  esac
+  sleep "$pause"
+done
+echo "$name: given up after ${STARTS:-50} starts" >&2
+exit 75

