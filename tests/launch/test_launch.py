@@ -189,7 +189,10 @@ def test_spot_runs_are_started_again_until_they_are_done(stand_in, tmp_path, cod
 @pytest.mark.parametrize("code, queued_again", [(0, False), (3, False), (75, True), (143, True)])
 def test_a_slurm_job_is_queued_again_when_that_helps(stand_in, code, queued_again):
     stand_in("sbatch", '#!/bin/bash\necho "$*" > asked\ncat > job\n')
-    stand_in("srun", f'#!/bin/bash\necho "$*" >> steps\ncase "$*" in *run*) exit {code};; esac\n')
+    stand_in(
+        "srun",
+        f'#!/bin/bash\necho "$*" >> steps\ncase "$*" in *"thinksafe run"*) exit {code};; esac\n',
+    )
     stand_in("scontrol", '#!/bin/bash\necho "$*" > queued\n')
     Path(".venv/bin").mkdir(parents=True)
     Path(".venv/bin/activate").write_text("")

@@ -34,7 +34,11 @@ def current() -> Group:
 
 
 def join(
-    coordinator: str | None = None, processes: int | None = None, process: int | None = None
+    coordinator: str | None = None,
+    processes: int | None = None,
+    process: int | None = None,
+    *,
+    compare: bool = True,
 ) -> Group:
     """Finds the other processes, starts `jax.distributed`, and compares code and versions.
 
@@ -43,6 +47,7 @@ def join(
 
     Args:
         coordinator, processes, process: see `find_cluster`.
+        compare: False for who compares the hosts itself, as `pod.examine_pod`.
 
     Raises:
         ConfigError: the arguments do not fit together; the processes run different code.
@@ -58,13 +63,18 @@ def join(
     hub = Hub(cluster, limits) if cluster.index == 0 else None
     hosts = _joined = Hosts(cluster, limits, hub)
     _start_jax(cluster, hosts, limits)
+    if compare:
+        _refuse_differences(hosts)
+    if hosts.first:
+        _log.info("%d processes, found by %s: %s", hosts.count, cluster.found_by, _names(hosts))
+    return hosts
+
+
+def _refuse_differences(hosts: Hosts) -> None:
     from thinksafe_jax.runs.manifest import content_hash, versions  # that room needs this one
 
     compare_hosts(hosts, "code", {"source": content_hash(*sorted(_PACKAGE.rglob("*.py")))})
     compare_hosts(hosts, "versions", versions())
-    if hosts.first:
-        _log.info("%d processes, found by %s: %s", hosts.count, cluster.found_by, _names(hosts))
-    return hosts
 
 
 def _start_jax(cluster: Cluster, hosts: Hosts, limits: Limits) -> None:

@@ -26,6 +26,11 @@ def download(name: str, revision: str | None) -> Path:
     return _patiently(name, revision, allow_patterns=PATTERNS, ignore_patterns=["*/*"])
 
 
+def check_access(name: str, revision: str | None) -> None:
+    """Raises as `download` would, for the price of one small file."""
+    _patiently(name, revision, allow_patterns=["config.json"])
+
+
 def download_dataset(name: str, revision: str | None) -> Path:
     """The snapshot folder of a dataset `owner/name`; its rows and card, never code.
 

@@ -35,7 +35,7 @@ def resolve_model(name: str, revision: str | None = None, pins: Path | None = No
     if Path(name).is_dir():
         return Path(name)
     remote = "://" in name
-    if not remote and (name.count("/") != 1 or name.startswith((".", "/", "~"))):
+    if not remote and not is_hub_id(name):
         raise InputError(f"{name}: no such directory, and not a Hub id (owner/name)")
     pinned = _pinned(pins, name, revision)
     folder = fetch(name) if remote else download(name, pinned or revision)
@@ -49,6 +49,12 @@ def resolve_model(name: str, revision: str | None = None, pins: Path | None = No
         content = {**_read_pins(pins), name: {"revision": revision, "commit": commit}}
         atomic_write(pins, json.dumps(content, indent=2) + "\n")
     return folder
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a model's name is one on the Hub, and not a folder, a bucket or the mini world's."""
+    other = Path(name).is_dir() or name.startswith((".", "/", "~", "mini:")) or "://" in name
+    return name.count("/") == 1 and not other
 
 
 def model_revision(folder: str | Path) -> str | None:
