@@ -22,6 +22,7 @@ from thinksafe_jax.report import write_report
 from thinksafe_jax.runs import Part, Progress, RowStore, Run, atomic_write, content_hash
 from thinksafe_jax.runs.compile_cache import enable_compile_cache
 from thinksafe_jax.runs.merge import wait_for_rows
+from thinksafe_jax.runs.storage import refresh
 from thinksafe_jax.session import Session, exported, exported_weights
 from thinksafe_jax.synthesis import (
     SAMPLED,
@@ -85,6 +86,7 @@ def run_pipeline(
             facts = STAGES[name].work(run, session)
             run.mark_done(name, inputs, **(facts or {}))
             run.group.barrier(f"{name} done", run.check_stop)
+            refresh(run.path)
         summary = run.path / "report/summary.json"
         return json.loads(summary.read_text(encoding="utf-8")) if summary.exists() else None
 

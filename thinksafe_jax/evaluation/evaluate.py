@@ -36,6 +36,7 @@ from thinksafe_jax.runs import (
     prepare_directory,
 )
 from thinksafe_jax.runs.merge import wait_for_rows
+from thinksafe_jax.runs.storage import refresh
 from thinksafe_jax.sampling import Request
 from thinksafe_jax.tokenizer import THINK_CLOSE, THINK_OPEN
 
@@ -94,6 +95,7 @@ def evaluate(
     if group.first:
         _discard_rows_of_others(out_dir, content_hash(settings, model_hash))
     group.barrier(f"{out_dir.name} begins")
+    refresh(out_dir)
     responses = RowStore(out_dir / "responses", key=_KEY, writer=part.name)
     verdicts = RowStore(out_dir / "verdicts", key=(*_KEY, "asked_scope"), writer=part.name)
     keeping = partial(_keeping, name=out_dir.name, log=log, check_stop=check_stop)

@@ -6,6 +6,7 @@ from typing import Any
 
 from thinksafe_jax.errors import EnvironmentFault
 from thinksafe_jax.hosts import Group
+from thinksafe_jax.runs.storage import refresh
 from thinksafe_jax.runs.store import RowStore
 
 _LAG = 60.0  # seconds that a file system over a network may take to show what others wrote
@@ -29,6 +30,7 @@ def wait_for_rows(
         return
     name, own = store.folder.name, sum(map(mine, store.keys()))
     total = sum(group.gather(f"rows of {name}", own, poll))
+    refresh(store.folder)
     deadline = time.monotonic() + _LAG
     while group.first and (seen := len(store.keys())) < total:
         if time.monotonic() > deadline:
@@ -37,4 +39,5 @@ def wait_for_rows(
                 f"sees {seen}; is the run directory on storage that all of them share?"
             )
         time.sleep(1.0)
+        refresh(store.folder)
     group.barrier(f"{name} complete", poll)

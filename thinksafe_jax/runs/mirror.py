@@ -17,10 +17,12 @@ import fcntl
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 from thinksafe_jax.runs.lease import Lease
@@ -48,8 +50,8 @@ def run_folder(name: str | Path) -> Path:
     digest = hashlib.sha256(url.encode()).hexdigest()[:12]
     folder = cache_folder().absolute() / "runs" / f"{url.rpartition('/')[2]}-{digest}"
     if folder not in _mirrors:
-        _mirrors[folder] = Mirror(url, folder)
-        mount(folder, _mirrors[folder].push)
+        _mirrors[folder] = mirror = Mirror(url, folder)
+        mount(folder, mirror.push, mirror.pull)
     if not is_held(folder / "lock"):  # else a run of this machine keeps it up to date
         _mirrors[folder].pull()
     return folder
@@ -73,6 +75,7 @@ class Mirror:
         self.url, self.folder = url, folder
         self.lease: Lease | None = None
         self._store, self._root = open_store(url)
+        self._busy = RLock()  # checkpoints are pushed from a thread
 
     @contextmanager
     def held(self, name: str, excludes: Callable[[str], bool]) -> Iterator[None]:
@@ -102,7 +105,7 @@ class Mirror:
     def pull(self) -> None:
         """Makes the local folder what the bucket holds; files that never were there stay."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with store_errors(self.url):
+        with self._busy, store_errors(self.url):
             index = self._index()  # before the listing: what is noted, it shows
             found = {n: i for n, i in list_objects(self._store, self._root).items() if _travels(n)}
             stale = [n for n, i in found.items() if index.get(n, [""])[0] != identity(i)]
@@ -111,10 +114,10 @@ class Mirror:
                 size = sum(found[name]["size"] for name in stale)
                 log.info("%s: fetching %d files, %.1f MB", self.url, len(stale), size / 1e6)
             entries = self._each(lambda name: self._fetch(name, identity(found[name])), stale)
-        gone = [name for name in index if name not in found]
-        for name in gone:
-            (self.folder / name).unlink(missing_ok=True)
-        self._note(entries | dict.fromkeys(gone))
+            gone = [name for name in index if name not in found]
+            for name in gone:
+                (self.folder / name).unlink(missing_ok=True)
+            self._note(entries | dict.fromkeys(gone))
 
     def push(self, path: Path) -> None:
         """Makes the bucket hold a file or folder as it is here, and forgets what is gone here.
@@ -122,6 +125,10 @@ class Mirror:
         Raises:
             EnvironmentFault: the bucket refuses, or another process has taken the run over.
         """
+        with self._busy:
+            self._push(path)
+
+    def _push(self, path: Path) -> None:
         files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
         names = [name for p in files if _travels(name := p.relative_to(self.folder).as_posix())]
         index = self._index()
@@ -147,7 +154,7 @@ class Mirror:
 
     def _fetch(self, name: str, found: str) -> Entry:
         target = self.folder / name
-        partial = target.with_name(f".{target.name}.partial")
+        partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
         target.parent.mkdir(parents=True, exist_ok=True)
         self._store.get_file(f"{self._root}/{name}", str(partial))
         partial.replace(target)

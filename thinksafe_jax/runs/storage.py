@@ -12,13 +12,13 @@ from thinksafe_jax.errors import EnvironmentFault
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM}
-# folders whose content must survive this machine, and what copies a path of theirs elsewhere
-_mounts: dict[Path, Callable[[Path], None]] = {}
+# folders kept elsewhere as well: what copies a path of theirs there, what brings them up to date
+_mounts: dict[Path, tuple[Callable[[Path], None], Callable[[], None]]] = {}
 
 
-def mount(folder: Path, copy: Callable[[Path], None]) -> None:
-    """From now on `persist` copies what lies beneath a folder; see `mirror`."""
-    _mounts[folder] = copy
+def mount(folder: Path, copy: Callable[[Path], None], fetch: Callable[[], None]) -> None:
+    """From now on `persist` and `refresh` reach what a folder mirrors; see `mirror`."""
+    _mounts[folder] = copy, fetch
 
 
 def is_mounted(path: Path) -> bool:
@@ -28,9 +28,16 @@ def is_mounted(path: Path) -> bool:
 
 def persist(path: Path) -> None:
     """Makes a file or folder that is safe on this disk safe wherever its run directory is kept."""
-    for folder, copy in _mounts.items():
+    for folder, (copy, _) in _mounts.items():
         if path.is_relative_to(folder) and not path.name.startswith("."):
             copy(path)
+
+
+def refresh(path: Path) -> None:
+    """Shows what other hosts have written to the run directory of a path; a disk just does."""
+    for folder, (_, fetch) in _mounts.items():
+        if path.is_relative_to(folder):
+            fetch()
 
 
 def cache_folder() -> Path:

@@ -25,17 +25,21 @@ import orbax.checkpoint as ocp
 
 from thinksafe_jax.errors import EnvironmentFault, InputError
 from thinksafe_jax.hosts import current
-from thinksafe_jax.runs.storage import persist
+from thinksafe_jax.runs.storage import is_mounted, persist, refresh
+from thinksafe_jax.weights.together import on_host
 
 _log = logging.getLogger(__name__)
 _PREFIX, _PARTIAL = "step_", ".partial-"
+_ALL = ocp.options.MultiprocessingOptions()
+_FIRST = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0})
 
 
 class CheckpointStore:
     """The checkpoints of one training run.
 
     Several processes (`hosts.join`) call its methods together: each writes and reads the slices
-    that its devices hold, the first does the rest.
+    that its devices hold, the first does the rest. In a bucket, where each host writes to a disk of
+    its own, the first gathers the arrays (an adapter and its moments are small) and writes all.
 
     Args:
         directory: made on the first save.
@@ -73,11 +77,14 @@ class CheckpointStore:
         """
         self.wait()
         arrays = _named(state)
+        by_first = self._group.count > 1 and is_mounted(self.directory)
+        if by_first:
+            arrays = {name: on_host(array) for name, array in arrays.items()}
+        writes = self._group.first or not by_first
         partial = self.directory / f"{_PARTIAL}{self.path(step).name}"
         tree = {name: _describe(array) for name, array in arrays.items()}
-        writing = ocp.StandardCheckpointer()
 
-        def finish() -> None:
+        def finish(writing: ocp.StandardCheckpointer) -> None:
             with writing:
                 writing.wait_until_finished()
             if not self._group.first:
@@ -91,9 +98,9 @@ class CheckpointStore:
             self._prune(step)
             persist(self.directory)
 
-        def in_background() -> None:
+        def in_background(writing: ocp.StandardCheckpointer) -> None:
             with self._reported(step, partial):
-                finish()
+                finish(writing)
 
         with self._reported(step, partial):
             if self._group.first:
@@ -101,11 +108,14 @@ class CheckpointStore:
                 partial.mkdir()
         self.check()
         self._group.barrier("checkpoint begins")
-        with self._reported(step, partial):
-            writing.save(partial / "state", arrays)  # returns when the arrays are copied
-        if self._error is None:
-            self._writer = Thread(target=in_background, name=f"checkpoint {step}")
-            self._writer.start()
+        if writes:
+            who = _FIRST if by_first else _ALL
+            writing = ocp.StandardCheckpointer(multiprocessing_options=who)
+            with self._reported(step, partial):
+                writing.save(partial / "state", arrays)  # returns when the arrays are copied
+            if self._error is None:
+                self._writer = Thread(target=in_background, args=(writing,), name=f"save {step}")
+                self._writer.start()
         if wait:
             self.wait()
             self._group.barrier("checkpoint counts")
@@ -145,7 +155,9 @@ class CheckpointStore:
 
     def newest(self) -> dict[str, Any] | None:
         """The facts saved with the newest checkpoint that verifies, `step` among them, or None."""
-        return self._group.decide("newest", self._newest() if self._group.first else None)
+        found = self._group.decide("newest", self._newest() if self._group.first else None)
+        refresh(self.directory)
+        return found
 
     def _newest(self) -> dict[str, Any] | None:
         for step in reversed(self.steps()):
