@@ -1,13 +1,13 @@
-"""A run of 40,000 prompts with a fake model: bookkeeping, writers, ladder and guard, nothing else.
+"""A run of 40,000 prompts with a fake model: scheduler, writers, ladder and guard bookkeeping.
 
     taskset -c 0 python scripts/bench/synthesis_scale.py --json OUT
     (kept: scripts/bench/results/synthesis_scale.json)
 
-The fake model answers at once with a text of about the paper's length (600 tokens, 2,700
-characters), its tokenizer knows that one text, and the fake guard accepts nine of ten answers, so
-that three attempts are made. Everything between is the program's own: reading and checking the
-prompts, requests, rows on the disk, verdicts on the disk, the ledger, the dataset in JSONL and
-Parquet.
+The fake model is a device under the real scheduler: 256 slots, windows of 128 steps, every slot
+gives 600 tokens and then the end. Its tokenizer knows one text of about the paper's length (2,700
+characters), and the fake guard accepts nine of ten answers, so that three attempts are made.
+Everything between is the program's own: reading and checking the prompts, requests, slots and
+pages, rows on the disk, verdicts on the disk, the ledger, the dataset in JSONL and Parquet.
 
     rows_per_s      sampled rows over the seconds of the whole run: each is written, judged, its
                     verdict written, and read back into the dataset where it was accepted
@@ -23,24 +23,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
+
+import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 from machine import machine
+from rehearsal import CountingDevice
 
-TOKENS = 600
-
-
-@dataclass
-class Stats:
-    """What the program shows of a sampler."""
-
-    completions: int = 0
-    tokens: int = 0
-    active: int = 0
-    seconds: float = 1.0
-    occupancy: float = 1.0
+TOKENS, PROMPT, END = 600, 100, 2
+SLOTS, WINDOW, PAGE = 256, 128, 64
 
 
 class FakeTokenizer:
@@ -57,25 +49,40 @@ class FakeTokenizer:
         return self.answer
 
 
-@dataclass
-class FakeEngine:
-    """Answers every request with the same reasoning, in slots as the real one takes them."""
+class EndingDevice(CountingDevice):
+    """Every slot produces the token 1, and as the last of its maximum the end."""
 
-    answer: list[int]
-    stats: Stats = field(default_factory=Stats)
+    def window(self, table: np.ndarray, which: np.ndarray) -> np.ndarray:
+        last = self._steps == self._left - 1
+        return np.where(last, END, super().window(table, which))
+
+
+class FakeEngine:
+    """The real scheduler over a device that computes nothing."""
 
     def refuses(self, request) -> str | None:
         return None
 
-    def generate(self, requests: Iterable) -> Iterator:
-        from thinksafe_jax.sampling import Completion
+    def generate(self, requests: Iterator) -> Iterator:
+        from thinksafe_jax.config import EngineConfig
+        from thinksafe_jax.sampling import EngineStats
+        from thinksafe_jax.sampling.cache import PageAllocator
+        from thinksafe_jax.sampling.scheduler import Scheduler
 
-        self.stats = Stats()
-        for request in requests:
-            self.stats.completions += 1
-            self.stats.tokens += len(self.answer)
-            logprobs: list[float] = []
-            yield Completion(request.id, request.sample, self.answer, logprobs, "stop")
+        per_slot = -(-(PROMPT + TOKENS + 1) // PAGE)
+        self.stats = EngineStats()
+        run = Scheduler(
+            EndingDevice(SLOTS, WINDOW),
+            EngineConfig(slots=SLOTS, window=WINDOW, page_size=PAGE),
+            PageAllocator(SLOTS * per_slot + 1, SLOTS, per_slot, PAGE),
+            1,
+            (END,),
+            requests,
+            self.stats,
+        )
+        yield from run.step()
+        while not run.idle:
+            yield from run.step()
 
 
 class FakeGuard:
@@ -147,7 +154,7 @@ def synthesise(folder: Path, count: int) -> tuple[dict, dict[str, int]]:
         sampling=SamplingConfig(max_new_tokens=TOKENS + 1),
     )  # fmt: skip
     recipe = Recipe(name="scale", student=ModelSource("mini:student"), synthesis=cfg)
-    tokenizer, engine, guard = FakeTokenizer(), FakeEngine(list(range(TOKENS))), FakeGuard()
+    tokenizer, engine, guard = FakeTokenizer(), FakeEngine(), FakeGuard()
     with Run.open(recipe, folder / "run") as run:
         samples, verdicts = (run.store(name, ("id", "attempt")) for name in ("samples", "verdicts"))
         rounds = Rounds(

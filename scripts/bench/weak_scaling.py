@@ -1,0 +1,148 @@
+"""1 to 64 replicas without a model: is the work spread evenly, and the memory of a host flat?
+
+    python scripts/bench/weak_scaling.py --json scripts/bench/results/weak_scaling.json
+
+Each replica gets 625 prompts (40,000 for 64) with long-tailed response lengths, by the hash of
+`--part`, and runs them through the real scheduler (128 slots, windows of 32) and a row store of
+its own; only the device is fake: every slot gives a token a step. A step is taken to cost the same
+on every replica, so time is counted in steps.
+
+    imbalance      most tokens of a replica over the mean
+    slowest        steps of the slowest replica over the mean: what the others wait for it
+    efficiency     useful tokens over slots x steps of the slowest x replicas
+    scaling        efficiency over that of one replica
+    tail           share of a replica's steps in which its queue was empty, the mean
+    missing, twice rows of all stores that are absent or there more than once
+    peak_rss_bytes of a host's process, which runs one replica
+    split_40k      imbalance of 40,000 prompts over so many replicas: cut by hash, as here, and
+                   dealt out one by one, so that only their lengths differ; mean of 20 draws
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from machine import machine
+from rehearsal import CountingDevice
+from workloads import chain_of_thought_lengths
+
+from thinksafe_jax.config import EngineConfig, SamplingConfig
+from thinksafe_jax.runs import Part, RowBuffer, RowStore
+from thinksafe_jax.sampling import EngineStats, Request
+from thinksafe_jax.sampling.cache import PageAllocator
+from thinksafe_jax.sampling.scheduler import Scheduler
+
+PER_REPLICA, SLOTS, WINDOW, PAGE, PROMPT = 625, 128, 32, 64, 250
+REPLICAS = (1, 2, 4, 8, 16, 32, 64)
+
+
+def run_replica(part: Part, lengths: np.ndarray, folder: Path) -> dict:
+    """Samples the rows of one part; (tokens, steps, steps with an empty queue)."""
+    own = [n for n in range(len(lengths)) if name(n) in part]
+    queued = 0
+
+    def requests():
+        nonlocal queued
+        for n in own:
+            queued += 1
+            sampling = SamplingConfig(max_new_tokens=int(lengths[n]))
+            yield Request(name(n), range(PROMPT), sampling)
+
+    longest = PROMPT + int(lengths.max())
+    pages = PageAllocator(SLOTS * -(-longest // PAGE) + 1, SLOTS, -(-longest // 512) * 8, PAGE)
+    config, stats = EngineConfig(slots=SLOTS, window=WINDOW, page_size=PAGE), EngineStats()
+    device = CountingDevice(SLOTS, WINDOW)
+    run = Scheduler(device, config, pages, 1, (), requests(), stats)
+    drained = None
+    with RowBuffer(RowStore(folder / "samples", writer=part.name)) as rows:
+        while True:
+            for done in run.step():
+                rows.add({"id": done.id, "tokens": len(done.token_ids)})
+            if queued == len(own) and drained is None:
+                drained = stats.windows
+            if run.idle:
+                break
+    tail = (stats.windows - (drained or 0)) / stats.windows
+    return {"tokens": stats.tokens, "steps": stats.windows * WINDOW, "tail": tail}
+
+
+def name(row: int) -> str:
+    return f"row-{row}"
+
+
+def scale(replicas: int) -> dict:
+    """All replicas of a run, one after another, and what came of them together."""
+    lengths = chain_of_thought_lengths(PER_REPLICA * replicas)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        found = [run_replica(Part(n, replicas), lengths, folder) for n in range(replicas)]
+        store = RowStore(folder / "samples")
+        present = store.keys()
+        twice = store.duplicates
+    tokens, steps = (np.array([one[key] for one in found]) for key in ("tokens", "steps"))
+    return {
+        "replicas": replicas,
+        "prompts": len(lengths),
+        "imbalance": round(float(tokens.max() / tokens.mean()), 4),
+        "slowest": round(float(steps.max() / steps.mean()), 4),
+        "efficiency": round(float(tokens.sum() / (SLOTS * steps.max() * replicas)), 4),
+        "tail": round(float(np.mean([one["tail"] for one in found])), 4),
+        "missing": len(lengths) - len(present),
+        "twice": twice,
+        "peak_rss_bytes": host_memory(replicas),
+    }
+
+
+def host_memory(replicas: int) -> int:
+    """Peak of a process that runs the first of so many replicas."""
+    command = [sys.executable, __file__, "--host-of", str(replicas)]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def split_40k(replicas: int) -> dict[str, float]:
+    """Most tokens of a part over the mean."""
+    parts = [Part(n, replicas) for n in range(replicas)]
+    hashed = np.array([next(p.number for p in parts if name(n) in p) for n in range(40_000)])
+    cuts = {"by_hash": hashed, "dealt": np.arange(40_000) % replicas}
+    ratios: dict[str, list[float]] = {cut: [] for cut in cuts}
+    for seed in range(20):
+        lengths = chain_of_thought_lengths(40_000, seed)
+        for cut, where in cuts.items():
+            tokens = np.bincount(where, lengths, minlength=replicas)
+            ratios[cut].append(tokens.max() / tokens.mean())
+    return {cut: round(float(np.mean(found)), 4) for cut, found in ratios.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--replicas", type=int, nargs="*", default=REPLICAS)
+    parser.add_argument("--host-of", type=int, help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.host_of:
+        lengths = chain_of_thought_lengths(PER_REPLICA * asked.host_of)
+        with tempfile.TemporaryDirectory() as scratch:
+            run_replica(Part(0, asked.host_of), lengths, Path(scratch))
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+        return
+    rows = [scale(count) for count in asked.replicas]
+    for row in rows:
+        row["scaling"] = round(row["efficiency"] / rows[0]["efficiency"], 4)
+        print(json.dumps(row))
+    result = {
+        "rows": rows,
+        "split_40k": {str(n): split_40k(n) for n in (4, 16, 64)},
+        "machine": machine(),
+    }
+    print(json.dumps(result["split_40k"]))
+    if asked.json:
+        asked.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
