@@ -85,6 +85,7 @@ class Scheduler:
         self.eos_ids, self.waiting, self.stats = frozenset(eos_ids), requests, stats
         self.preempted: deque[_Running] = deque()
         self.slots: list[_Running | None] = [None] * len(pages.table)
+        self._busy = [0] * shards  # slots of each shard: counted anew for each row they cost much
         self.in_flight: tuple[Any, list[tuple[int, _Running | None]]] | None = None
         self.admitted = 0
         longest = pages.table.shape[1] * config.page_size
@@ -139,6 +140,7 @@ class Scheduler:
                 continue
             self.pages.reserve(index, running.cursor)
             running.slot, self.slots[index] = index, running
+            self._busy[shard] += 1
             new.append(running)
         for length, rows in self._prefill_calls(new):
             self._prefill(length, rows)
@@ -154,8 +156,7 @@ class Scheduler:
     def _has_room(self, running: _Running, index: int) -> bool:
         """Room for the prompt, two windows, and a page for each of the shard's busy slots."""
         ahead = min(running.cursor + 2 * self.config.window, running.limit)
-        shard = self.pages.shard_of(index)
-        busy = sum(s is not None and self.pages.shard_of(s.slot) == shard for s in self.slots)
+        busy = self._busy[self.pages.shard_of(index)]
         return not busy or self.pages.pages_for(ahead) + busy <= self.pages.free_pages(index)
 
     def _prefill_calls(self, new: list[_Running]) -> Iterator[tuple[int, list[_Running]]]:
@@ -239,6 +240,7 @@ class Scheduler:
     def _vacate(self, running: _Running) -> None:
         self.pages.release(running.slot)
         self.slots[running.slot] = None
+        self._busy[self.pages.shard_of(running.slot)] -= 1
 
     def _dispatch(self) -> tuple[Any, list[tuple[int, _Running | None]]]:
         which = self._which()
