@@ -10,19 +10,13 @@ from pathlib import Path
 import pytest
 
 from tests.object_store import s3_bucket
-from tests.support import REPOSITORY
+from tests.support import REPOSITORY, free_port
 from thinksafe_jax.config import GuardConfig, ModelSource, Recipe, SynthesisConfig
 from thinksafe_jax.hosts import Group
 from thinksafe_jax.pod import examine_pod, print_report
 from thinksafe_jax.pod.examine import hub_models
 
 MINI = str(REPOSITORY / "configs/recipes/mini.yaml")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def doctor(*arguments: str, others: list[dict[str, str]]) -> tuple[list[int], list[str], list[str]]:

@@ -75,7 +75,7 @@ def examine_pod(
         host=socket.gethostname(),
         chips=chips,
         kind=kind,
-        versions={**versions(), "code": content_hash(_PACKAGE)[:12]},
+        versions={**versions(), "code": content_hash(*sorted(_PACKAGE.rglob("*.py")))[:12]},
         free_disk=free_bytes(cache_folder()),
         run_dir=shared,
         models={} if recipe is None else {n: _access(n, r) for n, r in hub_models(recipe)},
