@@ -12,6 +12,7 @@ from pathlib import Path
 import tokenizers
 from transformers import AutoTokenizer
 
+from thinksafe_jax.chat_template import render_chat
 from thinksafe_jax.errors import InputError
 
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
@@ -69,10 +70,13 @@ class ChatTokenizer:
 
     @cached_property
     def _chat_parts(self) -> tuple[str, str]:
-        text = self.hf.apply_chat_template(
-            [{"role": "user", "content": _HOLE}], tokenize=False, add_generation_prompt=True
-        )
-        head, *rest = str(text).split(_HOLE)
+        try:
+            text = render_chat(
+                self.hf, [{"role": "user", "content": _HOLE}], add_generation_prompt=True
+            )
+        except InputError as error:
+            raise InputError(f"{self.directory}: {error}") from None
+        head, *rest = text.split(_HOLE)
         if len(rest) != 1:
             raise InputError(
                 f"{self.directory}: the chat template shows the user's text {len(rest)} times; "

@@ -170,11 +170,14 @@ def test_template_without_the_agents_turn_is_refused(tmp_path):
     [
         "{{ ''.__class__.__mro__[1].__subclasses__() }}",
         "{{ messages.__init__.__globals__ }}",
-        "{% for a in range(10**7) %}{% for b in range(10**7) %}x{% endfor %}{% endfor %}",
+        "{% for a in range(10**7) %}x{% endfor %}",
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+        "{{ 'a' * 2000000000 }}",
     ],
+    ids=["attribute escape", "globals", "long range", "nested loops", "memory bomb"],
 )
 def test_a_hostile_template_is_refused(tmp_path, attack):
-    """Fault 43: attribute escapes and huge ranges of a chat template end in an error."""
+    """Fault 43: escapes end at the sandbox, loops and huge texts at the limits of a process."""
     folder = save_tokenizer(tmp_path, template=attack + TEMPLATE)
     with pytest.raises(InputError, match="chat template"):
         chat_template(ChatTokenizer(folder)).render("a", "b")

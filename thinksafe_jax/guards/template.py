@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 
-from jinja2 import TemplateError
-
+from thinksafe_jax.chat_template import render_chat
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.tokenizer import ChatTokenizer
 
@@ -185,7 +184,7 @@ def _rendered_segments(tokenizer: ChatTokenizer, turns: int, margin: str = "") -
     for form in ("text", "parts"):
         try:
             return _split(_rendered(tokenizer, turns, form, margin), turns)
-        except (TemplateError, TypeError, ValueError, OverflowError, InputError) as error:
+        except InputError as error:
             reasons.append(f"{form}: {error}")
     raise InputError(
         f"{tokenizer.directory}: the chat template does not show {turns} turns once each, in order "
@@ -199,7 +198,7 @@ def _rendered(tokenizer: ChatTokenizer, turns: int, form: str, margin: str) -> s
         text = f"{margin}{_HOLE.format(turn)}{margin}"
         content: object = text if form == "text" else [{"type": "text", "text": text}]
         messages.append({"role": ("user", "assistant")[turn % 2], "content": content})
-    return str(tokenizer.hf.apply_chat_template(messages, tokenize=False))
+    return render_chat(tokenizer.hf, messages)
 
 
 def _split(text: str, turns: int) -> tuple[str, ...]:
