@@ -2,14 +2,18 @@
 
     python scripts/bench/train.py --json scripts/bench/results/train.json
 
-A random Qwen3 of 33 M parameters (the real vocabulary, 24 small layers), LoRA r 32 on q_proj and
-v_proj with dropout 0.05, float32, rows with lognormal lengths (mean about 250 tokens, at most
-1,024), a quarter of each the prompt. The baseline trains as the authors do: rows padded in
-micro-batches of 2, accumulation 4, gradient checkpointing. Both make the same optimiser steps of 8
-rows; each side in a process of its own, the first step, which compiles, outside the time. TRL's
-SFTTrainer is measured too where installed.
+A random Qwen3 of 33 M parameters, LoRA r 32 on q_proj and v_proj with dropout 0.05, float32, rows
+with lognormal lengths (mean about 250 tokens, at most 1,024), a quarter of each the prompt. Two
+shapes have that many parameters: with the real vocabulary three quarters of them are the embedding,
+and most of a step is the loss, which both sides compute; with a small vocabulary most of them are
+in the layers, as in a large model. The baseline trains as the authors do: rows padded in
+micro-batches of 2, accumulation 4, gradient checkpointing. All sides make optimiser steps of the
+same number of rows; each in a process of its own, the first step, which compiles, outside the time.
+TRL's SFTTrainer with the same settings is measured beside them where it is installed; --trl names
+the Python of another environment that has it.
 
     useful_tokens_ratio   our tokens of rows per second / the baseline's
+    trl_tokens_ratio      our tokens of rows per second / TRL's
     peak_memory_ratio     our peak resident memory / the baseline's, interpreters included
     packing_efficiency    tokens of rows / tokens computed
     compiles              shapes that the step was compiled for
@@ -28,16 +32,25 @@ from pathlib import Path
 import numpy as np
 from machine import machine
 
-MODEL = {
-    "vocab_size": 151936,  # of the real tokenizer
-    "hidden_size": 160,
-    "intermediate_size": 640,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 5,
-    "num_key_value_heads": 1,
-    "head_dim": 32,
-    "max_position_embeddings": 2048,
-    "tie_word_embeddings": True,
+SHAPES = {
+    "real vocabulary": {
+        "vocab_size": 151936,
+        "hidden_size": 160,
+        "intermediate_size": 640,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 5,
+        "num_key_value_heads": 1,
+        "head_dim": 32,
+    },
+    "small vocabulary": {
+        "vocab_size": 32768,
+        "hidden_size": 384,
+        "intermediate_size": 1152,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 2,
+        "head_dim": 64,
+    },
 }
 BOUNDS = {
     "useful_tokens_ratio": (">=", 2.0),
@@ -49,12 +62,13 @@ BOUNDS = {
 BATCH, MICRO, LONGEST = 8, 2, 1024
 
 
-def make_rows(steps: int) -> list[np.ndarray]:
-    """Token ids of `steps` x 8 rows."""
+def make_rows(steps: int, folder: Path) -> list[np.ndarray]:
+    """Token ids of `steps` x 8 rows for the model in `folder`."""
+    vocabulary = json.loads((folder / "config.json").read_text())["vocab_size"]
     rng = np.random.default_rng(0)
     lengths = rng.lognormal(np.log(250) - 0.9**2 / 2, 0.9, steps * BATCH)
     lengths = np.clip(lengths, 16, LONGEST).astype(int)
-    return [rng.integers(0, MODEL["vocab_size"], n) for n in lengths]
+    return [rng.integers(0, vocabulary, n) for n in lengths]
 
 
 def prompt_length(row: np.ndarray) -> int:
@@ -70,7 +84,7 @@ def measure_ours(folder: Path, steps: int, remat: str) -> dict:
     from thinksafe_jax.weights import load_params
 
     cfg = load_config(folder)
-    rows = make_rows(steps)
+    rows = make_rows(steps, folder)
     examples = [
         Example(str(i), row, np.arange(len(row)) >= prompt_length(row))
         for i, row in enumerate(rows)
@@ -106,7 +120,7 @@ def measure_peft(folder: Path, steps: int) -> dict:
     model.train()
     weights = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=1e-5, weight_decay=0.0)
-    rows, start, tokens = make_rows(steps), 0.0, 0
+    rows, start, tokens = make_rows(steps, folder), 0.0, 0
     for step in range(steps):
         if step == 1:
             start = time.perf_counter()
@@ -141,63 +155,86 @@ def padded(rows: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def measure_trl(folder: Path, steps: int) -> dict | None:
     """The authors' trainer on the same rows; None where it is not installed."""
     try:
-        from trl import SFTConfig, SFTTrainer
+        import trl
     except ImportError:
         return None
     from datasets import Dataset
     from peft import LoraConfig
-    from transformers import AutoModelForCausalLM
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, TrainerCallback
 
-    rows = make_rows(steps)
-    data = Dataset.from_list(
-        [
-            {
-                "input_ids": row.tolist(),
-                "completion_mask": [int(i >= prompt_length(row)) for i in range(len(row))],
-            }
-            for row in rows
-        ]
+    class Clock(TrainerCallback):
+        seen = (0, 0.0, 0.0)  # steps, when the first ended, when the last did
+
+        def on_step_end(self, args, state, control, **kwargs):
+            now = time.perf_counter()
+            self.seen = (self.seen[0] + 1, self.seen[1] or now, now)
+
+    rows = make_rows(steps, folder)
+    data = [
+        {"input_ids": row.tolist(), "completion_mask": [0] * p + [1] * (len(row) - p)}
+        for row in rows
+        for p in [prompt_length(row)]
+    ]
+    # the rows are ids already; the tokenizer only names what pads them
+    words = Tokenizer(WordLevel({"<pad>": 0, "<eos>": 1}, unk_token="<pad>"))
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="<pad>", eos_token="<eos>"
     )
+    clock = Clock()
     with tempfile.TemporaryDirectory() as out:
-        config = SFTConfig(
+        config = trl.SFTConfig(
             out,
             num_train_epochs=1,
             per_device_train_batch_size=MICRO,
             gradient_accumulation_steps=BATCH // MICRO,
             gradient_checkpointing=True,
             max_length=None,
+            completion_only_loss=True,
             use_cpu=True,
             bf16=False,
             report_to=[],
             save_strategy="no",
+            disable_tqdm=True,
         )
-        lora = LoraConfig(r=32, lora_alpha=16, target_modules=["q_proj", "v_proj"])
-        model = AutoModelForCausalLM.from_pretrained(folder)
-        trainer = SFTTrainer(model, config, train_dataset=data, peft_config=lora)
-        start = time.perf_counter()
+        lora = LoraConfig(
+            r=32, lora_alpha=16, lora_dropout=0.05, target_modules=["q_proj", "v_proj"]
+        )
+        trainer = trl.SFTTrainer(
+            AutoModelForCausalLM.from_pretrained(folder),
+            config,
+            train_dataset=Dataset.from_list(data),
+            processing_class=tokenizer,
+            peft_config=lora,
+            callbacks=[clock],
+        )
         trainer.train()
-    seconds = time.perf_counter() - start
-    return {"tokens_per_second": round(sum(map(len, rows)) / seconds, 1)}
+    done, began, ended = clock.seen
+    tokens = sum(map(len, rows)) * (done - 1) / done  # its order is random: steps alike on average
+    return {"tokens_per_second": round(tokens / (ended - began), 1), "trl": trl.__version__}
 
 
 def in_own_process(side: str, folder: Path, args: argparse.Namespace) -> dict | None:
-    command = [sys.executable, __file__, "--side", side, "--folder", str(folder)]
-    command += ["--steps", str(args.steps), "--remat", args.remat]
+    python = args.trl if side == "trl" and args.trl else sys.executable
+    command = [python, __file__, "--side", side, "--folder", str(folder)]
+    command += ["--steps", str(args.steps), "--remat", args.remat, "--shape", args.shape]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def make_model(folder: Path) -> None:
+def make_model(folder: Path, shape: str) -> None:
     import torch
     from transformers import AutoModelForCausalLM, Qwen3Config
 
     torch.manual_seed(0)
-    AutoModelForCausalLM.from_config(Qwen3Config(**MODEL)).save_pretrained(folder)
+    config = Qwen3Config(**SHAPES[shape], max_position_embeddings=2048, tie_word_embeddings=True)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
 
 
 def measure(side: str, folder: Path, args: argparse.Namespace) -> dict | None:
     if side == "model":
-        make_model(folder)
+        make_model(folder, args.shape)
         return None
     if side == "ours":
         result = measure_ours(folder, args.steps, args.remat)
@@ -211,9 +248,11 @@ def measure(side: str, folder: Path, args: argparse.Namespace) -> dict | None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument("--json", type=Path, help="write the figures here, beside other shapes'")
     parser.add_argument("--steps", type=int, default=16, help="optimiser steps of 8 rows")
-    parser.add_argument("--remat", default="none", help="of our side: none, dots, attention, layer")
+    parser.add_argument("--shape", default="real vocabulary", choices=SHAPES)
+    parser.add_argument("--remat", default="attention", help="of our side: none, dots, attention, layer")
+    parser.add_argument("--trl", help="Python of an environment with TRL; default: this one")
     parser.add_argument("--side", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -224,17 +263,22 @@ def main() -> None:
         folder = Path(name)
         in_own_process("model", folder, args)
         sides = {side: in_own_process(side, folder, args) for side in ("ours", "peft", "trl")}
-    ours, peft = sides["ours"], sides["peft"]
+    ours, peft, trl = sides["ours"], sides["peft"], sides["trl"]
     assert ours and peft
+    rate, peak = ours["tokens_per_second"], ours["peak_memory_mib"]
     figures = {
-        "useful_tokens_ratio": round(ours["tokens_per_second"] / peft["tokens_per_second"], 3),
-        "peak_memory_ratio": round(ours["peak_memory_mib"] / peft["peak_memory_mib"], 3),
+        "useful_tokens_ratio": round(rate / peft["tokens_per_second"], 3),
+        "trl_tokens_ratio": trl and round(rate / trl["tokens_per_second"], 3),
+        "peak_memory_ratio": round(peak / peft["peak_memory_mib"], 3),
         **{name: ours[name] for name in ("packing_efficiency", "compiles", "checkpoint_share")},
     }
     print_table(figures, sides)
     if args.json:
-        result = {"machine": machine(), "steps": args.steps, "figures": figures, "sides": sides}
-        args.json.write_text(json.dumps(result, indent=1) + "\n")
+        kept = json.loads(args.json.read_text()) if args.json.exists() else {}
+        kept[args.shape] = {
+            "machine": machine(), "steps": args.steps, "figures": figures, "sides": sides
+        }  # fmt: skip
+        args.json.write_text(json.dumps(kept, indent=1) + "\n")
 
 
 def print_table(figures: dict, sides: dict) -> None:

@@ -14,7 +14,9 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import CustomVJPPrimal
 
-_LOGITS_BYTES = 64 * 2**20  # default size of the float32 logits that exist at once
+# default size of the float32 logits that exist at once: some hundred positions, so that reading the
+# head for each slice is not what the time goes into
+_LOGITS_BYTES = 256 * 2**20
 
 # (log p_θ, log p_ref), both float32 [..., V] -> [...] in nats
 Divergence = Callable[[jax.Array, jax.Array], jax.Array]
@@ -135,6 +137,14 @@ def _active(facts: Facts) -> jax.Array:
     return (weights + facts["kl_weights"] if "kl_weights" in facts else weights) > 0
 
 
+def _used(states: jax.Array, facts: Facts) -> jax.Array:
+    """Zeros where a position is not in use: infinity there must not make the sum NaN.
+
+    The states are masked and not their logits, which are a thousand times as many.
+    """
+    return jnp.where(_active(facts)[..., None], states, jnp.zeros_like(states))
+
+
 def _logits(states: jax.Array, kernel: jax.Array) -> jax.Array:
     contract = (((2,), (1,)), ((), ()))
     return jax.lax.dot_general(states, kernel, contract, preferred_element_type=jnp.float32)
@@ -144,16 +154,13 @@ def _slice_sums(
     logits: jax.Array, kernel: jax.Array, facts: Facts, divergence: Divergence
 ) -> tuple[jax.Array, LossSums]:
     """Sums over one slice, from its float32 logits `[B, C, V]`; the loss twice, for `jax.vjp`."""
-    active = _active(facts)
-    # where, not a product: an unused position with infinite logits must not make the sum NaN
-    logits = jnp.where(active[..., None], logits, 0.0)
     log_z = jax.nn.logsumexp(logits, axis=-1)
     words = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 2)
     # a masked sum, not a gather, which would collect a vocabulary that lies on several devices
     chosen = jnp.sum(jnp.where(words == facts["targets"][..., None], logits, 0.0), axis=-1)
     entropy, kl = jnp.sum((log_z - chosen) * facts["weights"]), jnp.float32(0)
     if "reference" in facts:
-        ours = jnp.where(active[..., None], _logits(facts["reference"], kernel), 0.0)
+        ours = _logits(_used(facts["reference"], facts), kernel)
         per_position = divergence(logits - log_z[..., None], jax.nn.log_softmax(ours, axis=-1))
         kl = jnp.sum(per_position * facts["kl_weights"])
     return entropy + kl, LossSums(entropy + kl, entropy, kl)
@@ -167,7 +174,8 @@ def _summed(divergence: Divergence) -> Callable[[jax.Array, jax.Array, Facts], L
             states, own = piece
 
             def run() -> LossSums:
-                sums = _slice_sums(_logits(states, kernel), kernel, own, divergence)[1]
+                scores = _logits(_used(states, own), kernel)
+                sums = _slice_sums(scores, kernel, own, divergence)[1]
                 return jax.tree.map(jnp.add, total, sums)
 
             return jax.lax.cond(jnp.any(_active(own)), run, lambda: total), None
@@ -185,11 +193,12 @@ def _summed(divergence: Divergence) -> Callable[[jax.Array, jax.Array, Facts], L
             def run() -> tuple[Any, Any]:
                 total, d_head = carry
                 sums_of = partial(_slice_sums, kernel=head, facts=own, divergence=divergence)
-                _, pull, sums = jax.vjp(sums_of, _logits(states, head), has_aux=True)
+                used = _used(states, own)
+                _, pull, sums = jax.vjp(sums_of, _logits(used, head), has_aux=True)
                 d_logits = pull(jnp.float32(1))[0].astype(head.dtype)
                 d_states = dot(d_logits, head, (((2,), (0,)), ((), ()))).astype(states.dtype)
                 if d_head is not None:
-                    d_head = d_head + dot(d_logits, states, (((0, 1), (0, 1)), ((), ())))
+                    d_head = d_head + dot(d_logits, used, (((0, 1), (0, 1)), ((), ())))
                 return (jax.tree.map(jnp.add, total, sums), d_head), d_states
 
             skip = lambda: (carry, jnp.zeros_like(states))  # noqa: E731
