@@ -1,6 +1,7 @@
 """A served guard: a real `transformers serve` gives the native verdicts; every fault ends well."""
 
 import json
+import math
 import os
 import random
 import signal
@@ -223,6 +224,35 @@ def test_probabilities_are_used_where_the_server_gives_them():
     with serving(unwilling) as (url, _):
         (verdict,) = load_guard(settings(url)).judge(exchanges(1))
     assert (verdict.verdict, verdict.p_unsafe) == ("unsafe", None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "tokens", "likely", "expected"),
+    [
+        ("wildguard",
+         ["Harmful request:", " yes", "\nResponse refusal:", " yes", "\nHarmful response:", " no"],
+         {" no": 0.8, " yes": 0.1, " n": 0.05}, (0.1 / 0.95, 0.05)),
+        ("qwen3guard", ["Safety:", " Un", "safe", "\nCategories: PII", "\nRefusal: No"],
+         {" Un": 0.6, " Safe": 0.2, " Contro": 0.1, " S": 0.05}, (0.7 / 0.95, 0.05)),
+    ],
+)  # fmt: skip
+def test_probabilities_of_longer_answers_are_those_at_the_verdict(kind, tokens, likely, expected):
+    """Of all three formats: " yes" stands in other lines of the answer as well."""
+    at = tokens.index(next(t for t in likely if t in tokens and t != " yes"))
+    tops = [likely if n == at else {token: 1.0} for n, token in enumerate(tokens)]
+    logs = [{token: math.log(p) for token, p in top.items()} for top in tops]
+
+    def answer(body, number):
+        step = [
+            {"token": t, "top_logprobs": [{"token": k, "logprob": v} for k, v in top.items()]}
+            for t, top in zip(tokens, logs, strict=True)
+        ]
+        choice = {"message": {"content": "".join(tokens)}, "logprobs": {"content": step}}
+        return 200, {}, json.dumps({"choices": [choice]}).encode()
+
+    with serving(answer) as (url, _):
+        (verdict,) = load_guard(settings(url, kind=kind)).judge(exchanges(1))
+    assert (verdict.p_unsafe, verdict.other_mass) == pytest.approx(expected)
 
 
 def test_control_tokens_are_broken_before_a_server_can_read_them():

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.guards.kit import VOCAB, save_guard
+from tests.guards.kit import TEMPLATE, VOCAB, save_guard, save_tokenizer
+from tests.support import save_tiny
 from thinksafe_jax.config import GuardConfig
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.guards import Exchange, check_one_template, check_unparsed, load_guard
@@ -114,6 +115,34 @@ def test_a_tie_is_the_graver_word_wherever_it_stands():
     slot = Slot("verdict", "", (" yes", " no"))
     assert read_slot(slot, np.array([0.5, 0.5, 0.0]), frozenset({" yes"}))[0] == " yes"
     assert read_slot(slot, np.array([0.5, 0.5, 0.0]), frozenset({" no"}))[0] == " no"
+
+
+def test_every_category_is_read_as_greedy_generation_writes_them(tmp_path):
+    """A head that was solved for one answer: after each word of it, the next one is certain."""
+    template = TEMPLATE.replace("Task:", "S1: Violence.\nS2: Theft.\nS3: Fraud.\nTask:")
+    folder = save_tokenizer(tmp_path, template, corpus="safe\nunsafe\nS1,S2,S3\n")
+    model = save_tiny(
+        "llama", folder, vocab_size=VOCAB, max_position_embeddings=1024, tie_word_embeddings=False
+    )
+    (exchange,) = exchanges(1)
+    prompt = LLAMA.template(ChatTokenizer(folder), False)
+    turns = (exchange.prompt, exchange.response)
+    asked = prompt.encode(turns, 512).ids
+    ids = prompt.encode(turns, 512, "unsafe\nS3,S1").ids
+    wanted = [*ids[len(asked) :], prompt.tokenizer.hf.eos_token_id]
+    with torch.no_grad():
+        states = model.model(torch.tensor([ids]))[0][0, len(asked) - 1 :]
+        scores = torch.zeros(len(wanted), VOCAB)
+        scores[range(len(wanted)), wanted] = 20.0
+        model.lm_head.weight.copy_((torch.linalg.pinv(states) @ scores).T)
+        said = model.generate(
+            torch.tensor([asked]), max_new_tokens=20, do_sample=False, eos_token_id=wanted[-1]
+        )
+    model.save_pretrained(folder)
+    assert said[0, len(asked) :].tolist() == wanted
+    guard = load_guard(GuardConfig(kind="llama-guard", model=str(folder), dtype="float32"))
+    (verdict,) = guard.judge([exchange])
+    assert (verdict.verdict, verdict.categories) == ("unsafe", ("S3", "S1"))
 
 
 def test_verdicts_do_not_depend_on_the_batch(outspoken):

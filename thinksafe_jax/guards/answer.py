@@ -57,6 +57,28 @@ class AnswerForm:
             self._answers[words] = self._tokenised(words)
         return self._answers[words]
 
+    @property
+    def listing(self) -> Slot | None:
+        """The slot whose blank may hold several words."""
+        return next((slot for slot in self.slots if slot.listing), None)
+
+    def said(self, words: Mapping[str, str], last: Slot) -> str:
+        """The answer filled in with `words`, up to `last` and its word."""
+        upto = self.slots[: self.slots.index(last) + 1]
+        return "".join(slot.lead + words[slot.name] for slot in upto)
+
+    def goes_on(self, said: str, slot: Slot) -> Answer:
+        """What may follow `said`, an answer up to a word of a listing slot: a separator, another.
+
+        Its two blanks are the separator's first token, alone in its row, and the next word.
+        """
+        text = said + slot.listing
+        shared, own = self._split_words(text, slot)
+        whole = self._ids(text + slot.words[0])
+        before = len(self._ids(said))
+        ids = np.array([[whole[before], *[-1] * (len(own) - 1)], own], np.int32)
+        return Answer(text + slot.words[0], len(whole) - shared, (shared - before, 0), ids)
+
     def _tokenised(self, words: tuple[str, ...]) -> Answer:
         text, ends, ids = "", [], []
         for slot, word in zip(self.slots, (*words, ""), strict=True):

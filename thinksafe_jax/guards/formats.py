@@ -37,6 +37,7 @@ class Slot:
         optional: left out where the tokenizer does not tell the words apart by one token; only the
             last slot may be.
         only_after: (slot, word) without which this blank is not part of the answer.
+        listing: what stands before each further word, where the guard may write several.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Slot:
     single: bool = False
     optional: bool = False
     only_after: tuple[str, str] | None = None
+    listing: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,8 @@ class GuardFormat:
     Attributes:
         template: (tokenizer, authors_compat) -> the prompt.
         slots: the blanks, for a prompt; the one named "verdict" decides.
-        unsafe: words of the verdict that mean unsafe.
+        verdicts: the words of the verdict.
+        unsafe: those of them that mean unsafe.
         guess: the words that are expected, by slot; a right guess saves a forward pass.
         read: words by slot, as far as the guard filled them in -> what they mean.
         pattern: the whole answer as generated text, with a group named after each slot.
@@ -72,6 +75,7 @@ class GuardFormat:
     name: str
     template: Callable[[ChatTokenizer, bool], GuardTemplate]
     slots: Callable[[GuardTemplate], tuple[Slot, ...]]
+    verdicts: tuple[str, ...]
     unsafe: frozenset[str]
     guess: Callable[[Exchange], Mapping[str, str]]
     read: Callable[[Mapping[str, str]], Reading]
@@ -80,11 +84,12 @@ class GuardFormat:
 
 def _llama_slots(template: GuardTemplate) -> tuple[Slot, ...]:
     numbers = tuple(re.findall(r"^S(\d+): ", template.segments(2)[0], re.MULTILINE))
-    verdict = Slot("verdict", "", ("safe", "unsafe"), single=True)
+    verdict = Slot("verdict", "", LLAMA_GUARD.verdicts, single=True)
     if len(numbers) < 2:
         return (verdict,)
     after = ("verdict", "unsafe")
-    return (verdict, Slot("category", "\nS", numbers, optional=True, only_after=after))
+    category = Slot("category", "\nS", numbers, optional=True, only_after=after, listing=",S")
+    return (verdict, category)
 
 
 def _llama_read(words: Mapping[str, str]) -> Reading:
@@ -111,10 +116,12 @@ def _qwen_read(words: Mapping[str, str]) -> Reading:
 
 
 _YES_NO = (" yes", " no")
+_QWEN_VERDICTS = (" Safe", " Unsafe", " Controversial")
 LLAMA_GUARD = GuardFormat(
     name="llama-guard",
     template=lambda tokenizer, compat: chat_template(tokenizer, suffix="\n\n", double_bos=compat),
     slots=_llama_slots,
+    verdicts=("safe", "unsafe"),
     unsafe=frozenset({"unsafe"}),
     guess=lambda exchange: {"verdict": "unsafe"},  # the category is then read in the same pass
     read=_llama_read,
@@ -130,6 +137,7 @@ WILDGUARD = GuardFormat(
         Slot("refusal", "\nResponse refusal:", _YES_NO),
         Slot("verdict", "\nHarmful response:", _YES_NO, single=True),
     ),
+    verdicts=_YES_NO,
     unsafe=frozenset({" yes"}),
     guess=_wildguard_guess,
     read=_wildguard_read,
@@ -143,10 +151,11 @@ QWEN3GUARD = GuardFormat(
     name="qwen3guard",
     template=lambda tokenizer, _: chat_template(tokenizer),
     slots=lambda _: (
-        Slot("verdict", "Safety:", (" Safe", " Unsafe", " Controversial")),
-        Slot("category", "\nCategories:", tuple(f" {name}" for name in _QWEN_CATEGORIES)),
+        Slot("verdict", "Safety:", _QWEN_VERDICTS),
+        Slot("category", "\nCategories:", tuple(f" {n}" for n in _QWEN_CATEGORIES), listing=","),
         Slot("refusal", "\nRefusal:", (" Yes", " No")),
     ),
+    verdicts=_QWEN_VERDICTS,
     unsafe=frozenset({" Unsafe", " Controversial"}),
     guess=lambda exchange: {"verdict": " Safe", "category": " None", "refusal": " No"},
     read=_qwen_read,

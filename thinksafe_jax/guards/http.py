@@ -12,7 +12,7 @@ answer that is not the guard's whole form is `unparsed`.
 import logging
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -42,6 +42,14 @@ class _Question:
     body: dict[str, Any]
     truncated: bool = False
     marked: bool = False
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One token of an answer, and the log-probabilities of the likeliest in its place."""
+
+    token: str
+    likely: Mapping[str, float]
 
 
 class HttpGuard:
@@ -119,7 +127,7 @@ class HttpGuard:
         if question.path:
             try:
                 text, steps = _answer_of(self._server.post(question.path, question.body))
-                p_unsafe, other = self._probabilities(steps)
+                p_unsafe, other = self._probabilities(text, steps)
             except Refused as refused:  # of this text: too long, as a rule
                 _log.warning("guard %s refuses %s (%s)", self.name, exchange.id, refused)
         reading = self._read(text)
@@ -179,30 +187,42 @@ class HttpGuard:
         bos = self._prompt.tokenizer.hf.bos_token
         return text.removeprefix(bos) if self._adds_bos and isinstance(bos, str) else text
 
-    def _probabilities(self, steps: list[Mapping[str, float]]) -> tuple[float | None, float | None]:
+    def _probabilities(
+        self, text: str, steps: Sequence[_Step]
+    ) -> tuple[float | None, float | None]:
         """(P(unsafe), mass of everything else) where the verdict's word is chosen.
 
-        It is read at the first place where only words of the verdict come before any other.
+        That is the first step, from the place of the verdict in the answer on, among whose
+        likeliest tokens one begins exactly one of its words.
         """
-        slots = self._format.slots(self._prompt) if self._prompt else None
-        words = next((s.words for s in slots or () if s.name == "verdict"), ("safe", "unsafe"))
-        if self._format.name != "llama-guard":  # the words recur in other lines of the answer
-            return None, None
-        for step in steps:
-            said = {word: math.exp(step[word]) for word in words if word in step}
-            if said:
-                total = sum(said.values())
-                bad = sum(p for word, p in said.items() if word in self._format.unsafe)
-                return bad / total, max(0.0, 1.0 - total)
+        match = self._format.pattern.fullmatch(text)
+        written = 0
+        for step in steps if match else ():
+            written += len(step.token)
+            if match and written > match.start("verdict"):
+                words = self._of_words(step.likely)
+                if total := sum(words.values()):
+                    bad = sum(p for word, p in words.items() if word in self._format.unsafe)
+                    return bad / total, max(0.0, 1.0 - total)
         return None, None
+
+    def _of_words(self, likely: Mapping[str, float]) -> dict[str, float]:
+        """Probability of each word of the verdict, from the tokens that begin it alone."""
+        found: dict[str, float] = {}
+        for token, logprob in likely.items():
+            start = token.strip()
+            begun = [w for w in self._format.verdicts if start and w.strip().startswith(start)]
+            if len(begun) == 1:
+                found[begun[0]] = found.get(begun[0], 0.0) + math.exp(logprob)
+        return found
 
 
 def _broken(match: re.Match[str]) -> str:
     return f"{match[0][0]}\u200b{match[0][1:]}"
 
 
-def _answer_of(reply: Any) -> tuple[str, list[Mapping[str, float]]]:
-    """(text, log-probability of the likeliest tokens at each step) of a reply; "" for garbage."""
+def _answer_of(reply: Any) -> tuple[str, list[_Step]]:
+    """(text, its tokens with the likeliest at each) of a reply; "" for garbage."""
     try:
         choice = reply["choices"][0]
         text = choice["message"]["content"] if "message" in choice else choice["text"]
@@ -212,13 +232,12 @@ def _answer_of(reply: Any) -> tuple[str, list[Mapping[str, float]]]:
         return "", []
     found = choice.get("logprobs") or {}
     try:
-        steps: list[Mapping[str, float]]
         if "content" in found:  # chat
-            steps = [
-                {t["token"]: t["logprob"] for t in s["top_logprobs"]} for s in found["content"]
+            return text, [
+                _Step(s["token"], {t["token"]: t["logprob"] for t in s["top_logprobs"]})
+                for s in found["content"]
             ]
-        else:
-            steps = [dict(step) for step in found.get("top_logprobs") or []]
+        pairs = zip(found.get("tokens") or [], found.get("top_logprobs") or [], strict=False)
+        return text, [_Step(token, dict(likely)) for token, likely in pairs]
     except (KeyError, TypeError):
-        steps = []
-    return text, steps
+        return text, []

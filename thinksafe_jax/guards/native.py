@@ -143,14 +143,14 @@ class NativeGuard:
             left = asked
             while left:
                 left = self._pass(left)
+            self._list_further([one for one in asked if self._may_list(one)])
             yield from map(self._verdict, asked)
 
     def _pass(self, asked: Sequence[_Asked]) -> list[_Asked]:
         """One forward pass of each row; returns those whose guess was wrong."""
         answers = [self.form.answer(one.guess) for one in asked]
         for one, answer in zip(asked, answers, strict=True):
-            turns = (one.exchange.prompt, one.exchange.response)
-            one.item = self.prompt.encode(turns, self.max_length, answer.text, answer.drop)
+            one.item = self._encoded(one.exchange, answer)
         fitting = [n for n, one in enumerate(asked) if one.item.ids is not None]
         scores = self.scores(
             [asked[n].item.ids or [] for n in fitting], [answers[n] for n in fitting]
@@ -182,6 +182,37 @@ class NativeGuard:
         conditions = [slot.only_after for slot in left]
         return any(c is None or words.get(c[0]) in (None, c[1]) for c in conditions)
 
+    def _encoded(self, exchange: Exchange, answer: Answer) -> GuardInput:
+        turns = (exchange.prompt, exchange.response)
+        return self.prompt.encode(turns, self.max_length, answer.text, answer.drop)
+
+    def _may_list(self, one: _Asked) -> bool:
+        named = "verdict" in one.words and self.format.read(one.words).categories
+        return bool(self.form.listing and named)
+
+    def _list_further(self, asked: Sequence[_Asked]) -> None:
+        """Reads on after the first word of a listing blank; each further word costs a pass.
+
+        The guard goes on where the separator is likelier than all else, to a word that it has not
+        said yet. A blank after the list keeps what was read behind the first word.
+        """
+        slot = self.form.listing
+        while asked and slot:
+            answers = [self.form.goes_on(self.form.said(one.words, slot), slot) for one in asked]
+            items = [
+                self._encoded(*pair)
+                for pair in zip((a.exchange for a in asked), answers, strict=True)
+            ]
+            rows = self.scores([item.ids or [0] for item in items], answers)
+            longer = []
+            for one, item, (separator, words) in zip(asked, items, rows, strict=True):
+                word, _, _ = read_slot(slot, words, frozenset())
+                new = word and word not in one.words[slot.name].split(slot.listing)
+                if item.ids is not None and separator[0] > MAX_OTHER_MASS and new:
+                    one.words[slot.name] += f"{slot.listing}{word}"
+                    longer.append(one)
+            asked = longer
+
     def scores(
         self, inputs: Sequence[Sequence[int]], answers: Sequence[Answer]
     ) -> list[np.ndarray]:
@@ -208,7 +239,7 @@ class NativeGuard:
         self, lengths: np.ndarray, answers: Sequence[Answer]
     ) -> tuple[np.ndarray, np.ndarray]:
         """Positions i32 `[B, S]` that predict the blanks, and word ids i32 `[B, S, W]`."""
-        shape = self.form.answer({}).word_ids.shape
+        shape = answers[0].word_ids.shape
         slots = np.zeros((len(lengths), shape[0]), np.int32)
         words = np.zeros((len(lengths), *shape), np.int32)
         for row, answer in enumerate(answers):

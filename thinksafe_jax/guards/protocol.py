@@ -35,8 +35,8 @@ class Verdict:
             no probability or the verdict is unparsed. Kept so that a threshold can be moved later.
         truncated: whether the beginning of the response was cut to fit the guard's context.
         other_mass: probability of the verdict being none of the guard's words; None without one.
-        categories: what the guard names first as violated, in its own terms; empty where it names
-            nothing.
+        categories: what the guard names as violated, in its own terms and order; empty where it
+            names nothing.
         refusal: whether the response refuses, where the guard answers that.
         marked: the texts spell control tokens or lines of the guard's template.
         template: the first 16 hex digits of the sha256 of template and answer form; "" without.
