@@ -37,7 +37,16 @@ from thinksafe_jax.synthesis import (
     synthesis_prompts,
     write_dataset,
 )
-from thinksafe_jax.training import TrainResult, build_examples, track, tracking, train
+from thinksafe_jax.training import (
+    TrainResult,
+    build_examples,
+    heldout_loss,
+    hold_out,
+    lora_config,
+    track,
+    tracking,
+    train,
+)
 from thinksafe_jax.weights import (
     card_of_run,
     export_adapter,
@@ -264,6 +273,12 @@ def _train(run: Run, session: Session) -> TrainResult:
     examples, counts = build_examples(session.tokenizer, rows, cfg)
     if not examples:
         raise InputError(f"no row can be trained on: {counts}; see training.max_length")
+    examples, held = hold_out(examples, cfg.heldout_rows, run.recipe.seed)
+    evaluate = None
+    if held:
+        lora = None if cfg.full_finetune else lora_config(cfg)
+        where = (held, session.placement)
+        evaluate = heldout_loss(session.training_params, session.cfg, cfg, lora, *where)
     total = cfg.epochs * -(-len(examples) // cfg.batch_size)
     with (
         tracking(cfg.trackers if run.group.first else [], run.path) as trackers,
@@ -287,6 +302,8 @@ def _train(run: Run, session: Session) -> TrainResult:
             log=note,
             check_stop=run.check_stop,
             placement=session.placement,
+            evaluate=evaluate,
+            evaluate_every=cfg.evaluate_every,
         )
         bar.done = total
     result.summary["rows_left_out"] = {k: n for k, n in counts.items() if k != "kept"}

@@ -82,3 +82,21 @@ def test_the_rates_after_training_are_machine_readable():
     facts = CardFacts("run", "mini:student", None, "adapter", {}, None, evaluation)
     (found,) = ModelCard(model_card(facts)).data.eval_results
     assert (found.metric_type, found.metric_value) == ("harmful_response_rate", 0.031)
+
+
+def test_named_suites_are_machine_readable_with_the_commit_of_their_dataset():
+    facts = {"metric": "attack success", "lower_is_better": True, "rate": RATE}
+    own = {"harmful": {**facts, "metric": "of the recipe's list: in the rates"}}
+    suites = {"strongreject": facts, "mine": {**facts, "metric": "pass@1"}, **own}
+    sources = {"strongreject": {"name": "walledai/StrongREJECT", "revision": "c" * 40}}
+    after = {"suites": suites, "settings": {"sources": sources}}
+    before = {"suites": {"strongreject": {**facts, "rate": {**RATE, "value": 0.5}}}}
+    evaluation = {"before": before, "after": after}
+    facts = CardFacts("run", "mini:student", None, "adapter", {}, None, evaluation)
+    card = ModelCard(model_card(facts))
+    hub, mine = card.data.eval_results
+    assert (hub.dataset_type, hub.dataset_revision) == ("walledai/StrongREJECT", "c" * 40)
+    assert (hub.metric_type, hub.metric_value) == ("attack_success", 0.25)
+    assert (mine.dataset_type, mine.dataset_name, mine.metric_type) == ("custom", "mine", "pass@1")
+    row = "| strongreject: attack success, lower is better | 50.0% (12.5% to 37.5%, n = 40) | 25.0%"
+    assert row in card.text

@@ -48,20 +48,24 @@ def acceptance(outcomes: Outcomes, confidence: float = 0.95) -> Rate:
 def odds_ratio(steered: Outcomes, plain: Outcomes, confidence: float = 0.95) -> OddsRatio:
     """ω̂ of `steered` over `plain`, on the prompts that both have answered.
 
+    Of one prompt alone it is its draws that vary: Woolf's interval.
+
     Raises:
         ValueError: confidence not inside (0, 1).
     """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence is {confidence}; expected a number inside (0, 1)")
     shared = sorted(id for id in steered if steered[id] and plain.get(id))
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    draws = [(sum(d[id]), len(d[id])) for d in (steered, plain) for id in shared]
     if len(shared) < 2:
-        return OddsRatio(None, None, None, len(shared))
+        few = not shared or min(n for _, n in draws) < 2
+        return OddsRatio(None, None, None, len(shared)) if few else _woolf(*draws, 1, z)
     with_text = [_mean(steered[id]) for id in shared]
     without = [_mean(plain[id]) for id in shared]
     n, a, b = len(shared), _mean(with_text), _mean(without)
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
     if not (0 < a < 1 and 0 < b < 1):
-        return _corrected(a * n, b * n, n, z)
+        return _woolf((a * n, n), (b * n, n), n, z)
     value = math.log(a / (1 - a)) - math.log(b / (1 - b))
     # each prompt's pull on the logarithm of the odds ratio; pairing cancels what both share
     pulls = [
@@ -77,14 +81,21 @@ def expected_acceptance(alpha: float, omega: float) -> float:
     return omega * alpha / (1 + (omega - 1) * alpha)
 
 
-def _corrected(steered: float, plain: float, n: int, z: float) -> OddsRatio:
-    """Both sides as independent, half a response added to each of the four cells (Woolf)."""
-    cells = [steered + 0.5, n - steered + 0.5, plain + 0.5, n - plain + 0.5]
+def _woolf(
+    steered: tuple[float, int], plain: tuple[float, int], prompts: int, z: float
+) -> OddsRatio:
+    """Both sides, as (accepted, drawn), taken as independent (Woolf).
+
+    Where one accepted all or nothing, half a response is added to each of the four cells.
+    """
+    cells = [steered[0], steered[1] - steered[0], plain[0], plain[1] - plain[0]]
+    corrected = min(cells) == 0
+    if corrected:
+        cells = [cell + 0.5 for cell in cells]
     value = math.log(cells[0] * cells[3] / (cells[1] * cells[2]))
     half = z * math.sqrt(sum(1 / cell for cell in cells))
-    return OddsRatio(
-        math.exp(value), math.exp(value - half), math.exp(value + half), n, corrected=True
-    )
+    ends = (math.exp(value + step) for step in (0.0, -half, half))
+    return OddsRatio(*ends, prompts, corrected)
 
 
 def _mean(values: Sequence[float | bool]) -> float:

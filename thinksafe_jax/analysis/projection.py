@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from thinksafe_jax.analysis.acceptance import odds_ratio
 from thinksafe_jax.evaluation.statistics import clustered, wilson
 
 RESAMPLES = 2000
@@ -85,21 +86,27 @@ def _label(draws: Sequence[Draws]) -> dict:
     base = clustered([list(map(float, d.base)) for d in draws]).as_dict()
     source = clustered([list(map(float, d.source)) for d in draws]).as_dict()
     resampled = _resampled_alphas(draws)
-    omega = _with_interval(_odds_ratio(base["value"], source["value"]), _odds_ratio(*resampled))
+    by_prompt = [{str(n): flags for n, flags in enumerate(of)} for of in _sides(draws)]
+    omega = odds_ratio(*by_prompt)
     found = {
         "alpha_ref": base,
         "alpha_source": source,
-        "omega": omega,
+        "omega": omega.as_dict(),
         "minus_log_alpha_ref": _minus_log(base),
         "cost_ratio": _with_interval(_ratio(base["value"], source["value"]), _ratio(*resampled)),
         "excess_kl": _mean_excess(draws),
         "prompts": len(draws),
         "no_estimate": sum(_excess(d) is None for d in draws),
     }
-    if omega["value"]:
-        cost, variance = tilt_ratios(base["value"], omega["value"])
+    if omega.value:
+        cost, variance = tilt_ratios(base["value"], omega.value)
         found |= {"cost_ratio_of_tilt": cost, "variance_ratio_of_tilt": variance}
     return found
+
+
+def _sides(draws: Sequence[Draws]) -> tuple[list[Sequence[bool]], list[Sequence[bool]]]:
+    """(steered, unsteered) outcomes, prompt by prompt."""
+    return [d.source for d in draws], [d.base for d in draws]
 
 
 def _minus_log(rate: dict) -> dict:
@@ -124,12 +131,6 @@ def _resampled_alphas(draws: Sequence[Draws]) -> tuple[np.ndarray, np.ndarray]:
     weights = rng.multinomial(len(draws), np.full(len(draws), 1 / len(draws)), size=RESAMPLES)
     totals = weights @ sums
     return totals[:, 0] / totals[:, 1], totals[:, 2] / totals[:, 3]
-
-
-def _odds_ratio(base, source):
-    with np.errstate(divide="ignore", invalid="ignore"):
-        left, right = np.asarray(base, float), np.asarray(source, float)
-        return right * (1 - left) / ((1 - right) * left)
 
 
 def _ratio(base, source):

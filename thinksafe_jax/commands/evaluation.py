@@ -13,51 +13,67 @@ from thinksafe_jax.errors import ConfigError
 JsonOut = Annotated[Path | None, typer.Option("--json", help="Write the figures here.")]
 
 
-def evaluate(
-    target: Annotated[
-        str, typer.Argument(help="A run directory, or a model: directory, Hub id, mini:student.")
-    ],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(help="With a run directory: changes as key.sub=value.", show_default=False),
-    ] = None,
-    config: Annotated[
-        Path | None, typer.Option("--config", "-c", help="With a new run directory: its recipe.")
-    ] = None,
-    skip_bad_rows: Annotated[
-        bool, typer.Option("--skip-bad-rows", help="Leave unreadable rows out and count them.")
-    ] = False,
-    suite: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="NAME, NAME=FILE or KIND:NAME=FILE (kinds: harmful, over-refusal, compliance, "
-            "reasoning); may be given several times. Groups: xstest, safety, reasoning."
-        ),
-    ] = None,
-    adapter: Annotated[Path | None, typer.Option(help="PEFT adapter to fold in.")] = None,
-    data: Annotated[
-        Path | None, typer.Option(help="Folder with the suites' files as published.")
-    ] = None,
-    preset: Annotated[str, typer.Option(help="paper, authors (what their code did) or quick.")] = (
-        "paper"
+Target = Annotated[
+    str, typer.Argument(help="A run directory, or a model: directory, Hub id, mini:student.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(help="With a run directory: changes as key.sub=value.", show_default=False),
+]
+Config = Annotated[
+    Path | None, typer.Option("--config", "-c", help="With a new run directory: its recipe.")
+]
+SkipBadRows = Annotated[
+    bool, typer.Option("--skip-bad-rows", help="Leave unreadable rows out and count them.")
+]
+Suites = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="NAME, NAME=FILE or KIND:NAME=FILE (kinds: harmful, over-refusal, compliance, "
+        "reasoning); may be given several times. Groups: xstest, safety, reasoning."
     ),
-    guard: Annotated[
-        str, typer.Option(help="KIND or KIND:MODEL, as llama-guard:meta-llama/Llama-Guard-3-8B.")
-    ] = "refusal-match",
-    scope: Annotated[
-        list[str] | None, typer.Option(help="Judged: full, answer, think; several times.")
-    ] = None,
-    dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "bfloat16",
-    limit: Annotated[int | None, typer.Option(help="Questions of each suite.", min=1)] = None,
-    samples: Annotated[
-        int | None, typer.Option(help="Responses per reasoning question.", min=1)
-    ] = None,
-    max_new_tokens: Annotated[int | None, typer.Option(help="In place of the preset's.")] = None,
-    slots: Annotated[int, typer.Option(help="Rows decoded together.", min=1)] = 64,
-    out: Annotated[
-        Path | None, typer.Option(help="Where it goes. Default: runs/evaluate-<model>.")
-    ] = None,
-    new_run: Annotated[bool, typer.Option("--new-run", help="Start afresh in --out.")] = False,
+]
+Adapter = Annotated[Path | None, typer.Option(help="PEFT adapter to fold in.")]
+Data = Annotated[Path | None, typer.Option(help="Folder with the suites' files as published.")]
+PresetName = Annotated[str, typer.Option(help="paper, authors (what their code did) or quick.")]
+Judge = Annotated[
+    str,
+    typer.Option(
+        "--judge",
+        "--guard",
+        help="KIND or KIND:MODEL, as llama-guard:meta-llama/Llama-Guard-3-8B.",
+    ),
+]
+Scopes = Annotated[
+    list[str] | None, typer.Option(help="Judged: full, answer, think; several times.")
+]
+Dtype = Annotated[str, typer.Option(help="float32 or bfloat16.")]
+Limit = Annotated[int | None, typer.Option(help="Questions of each suite.", min=1)]
+Samples = Annotated[int | None, typer.Option(help="Responses per reasoning question.", min=1)]
+MaxNewTokens = Annotated[int | None, typer.Option(help="In place of the preset's.")]
+Slots = Annotated[int, typer.Option(help="Rows decoded together.", min=1)]
+Out = Annotated[Path | None, typer.Option(help="Where it goes. Default: runs/evaluate-<model>.")]
+NewRun = Annotated[bool, typer.Option("--new-run", help="Start afresh in --out.")]
+
+
+def evaluate(
+    target: Target,
+    overrides: Overrides = None,
+    config: Config = None,
+    skip_bad_rows: SkipBadRows = False,
+    suite: Suites = None,
+    adapter: Adapter = None,
+    data: Data = None,
+    preset: PresetName = "paper",
+    judge: Judge = "refusal-match",
+    scope: Scopes = None,
+    dtype: Dtype = "bfloat16",
+    limit: Limit = None,
+    samples: Samples = None,
+    max_new_tokens: MaxNewTokens = None,
+    slots: Slots = 64,
+    out: Out = None,
+    new_run: NewRun = False,
 ) -> None:
     """Measure a run's student before and after, or any model on named suites.
 
@@ -67,7 +83,7 @@ def evaluate(
 
       thinksafe evaluate runs/mini
 
-      thinksafe evaluate Qwen/Qwen3-0.6B --suite safety --guard llama-guard:MODEL
+      thinksafe evaluate Qwen/Qwen3-0.6B --suite safety --judge llama-guard:MODEL
 
       thinksafe evaluate models/SmolLM2-135M-Instruct --preset quick --suite gsm8k --data data
     """
@@ -82,7 +98,7 @@ def evaluate(
 
     folder = out or Path("runs") / f"evaluate-{Path(target).name.replace(':', '-')}"
     asked = ModelEvaluation(
-        target, suite, adapter, data, guard, preset, tuple(scope or ("full",)), dtype, limit,
+        target, suite, adapter, data, judge, preset, tuple(scope or ("full",)), dtype, limit,
         samples, max_new_tokens, slots,
     )  # fmt: skip
     summary = evaluate_model(asked, folder, new_run=new_run)

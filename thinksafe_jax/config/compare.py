@@ -14,6 +14,7 @@ HARMLESS_KEYS = (
     "name",
     "run_dir",
     "mesh",
+    "training.evaluate_every",
     "training.checkpoint_every",
     "training.checkpoint_minutes",
     "training.keep_checkpoints",

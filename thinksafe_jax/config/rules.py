@@ -140,6 +140,8 @@ RULES: dict[type, dict[str, Range | OneOf]] = {
         "kl_weight": POSITIVE,
         "weighting": OneOf(("tokens", "authors")),
         "remat": OneOf(("none", "dots", "attention", "layer")),
+        "heldout_rows": Range(0, LARGEST),
+        "evaluate_every": COUNT,
         "checkpoint_every": COUNT,
         "checkpoint_minutes": POSITIVE,
         "keep_checkpoints": COUNT,

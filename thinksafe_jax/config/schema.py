@@ -142,6 +142,8 @@ class TrainingConfig:
     lora_targets: list[str] = field(default_factory=lambda: ["q_proj", "v_proj"])
     full_finetune: bool = False
     remat: str = "layer"  # what is computed again: none | dots | attention | layer
+    heldout_rows: int = 0  # kept out of training; their loss is measured as it goes on
+    evaluate_every: int = 100  # optimiser steps between those measurements; and at the end
     checkpoint_every: int = 100  # optimiser steps
     checkpoint_minutes: float = 30.0  # and at least so often
     keep_checkpoints: int = 2

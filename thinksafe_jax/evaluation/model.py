@@ -32,7 +32,8 @@ class ModelEvaluation:
         model, adapter, dtype: the student and a PEFT adapter that is folded in.
         suites: as given: NAME, NAME=FILE or KIND:NAME=FILE.
         data: folder in which the suites' published files are looked for.
-        guard: kind and model, as `llama-guard:meta-llama/Llama-Guard-3-8B` or `refusal-match`.
+        judge: kind and model of a guard, as `llama-guard:meta-llama/Llama-Guard-3-8B`, or
+            `refusal-match`.
         limit, samples, max_new_tokens: in place of the preset's.
     """
 
@@ -40,7 +41,7 @@ class ModelEvaluation:
     suites: Sequence[str]
     adapter: Path | None = None
     data: Path | None = None
-    guard: str = "refusal-match"
+    judge: str = "refusal-match"
     preset: str = "paper"
     scopes: Sequence[str] = ("full",)
     dtype: str = "bfloat16"
@@ -107,7 +108,7 @@ def recipe_of(
     if most is not None:
         safety, reasoning = (replace(s, max_new_tokens=most) for s in (safety, reasoning))
     limit = asked.limit if asked.limit is not None else found.limit
-    kind, _, model = asked.guard.partition(":")
+    kind, _, model = asked.judge.partition(":")
     longest = max(safety.max_new_tokens, reasoning.max_new_tokens)
     engine = EngineConfig(slots=asked.slots, max_length=min(context, 4096 + longest))
     name = Path(asked.model).name + (f" + {asked.adapter.name}" if asked.adapter else "")

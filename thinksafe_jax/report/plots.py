@@ -154,11 +154,12 @@ def lengths_plot(lengths: Mapping[str, Sequence[int]]) -> Markup | None:
 
 
 def loss_plot(metrics: Sequence[Mapping]) -> Markup | None:
-    """Training loss by optimiser step: each step faint, the running mean on top."""
+    """Training loss by optimiser step: each step faint, the running mean on top; held-out dots."""
     points = {m["step"]: m["loss"] for m in metrics if m.get("stage") == "train" and "loss" in m}
     points = {step: loss for step, loss in sorted(points.items()) if loss is not None}
     if len(points) < 2:
         return None
+    held = [(m["step"], m["heldout_loss"]) for m in metrics if "heldout_loss" in m]
     steps, losses = np.array(list(points)), np.array(list(points.values()), dtype=float)
     window = max(1, len(losses) // 25)
     smooth = np.convolve(losses, np.ones(window) / window, mode="valid")
@@ -174,6 +175,9 @@ def loss_plot(metrics: Sequence[Mapping]) -> Markup | None:
             textcoords="offset points",
             va="center",
         )
+        if held:
+            axes.plot(*zip(*held, strict=True), "o", color=COLOURS["ink"], ms=3.5, label="held out")
+            axes.legend(frameon=False, fontsize=7.5)
         axes.set(xlabel="optimiser step", xlim=(0, steps[-1] * 1.08))
         axes.set_ylim(bottom=0 if losses.min() > 0 else None)
         axes.set_ylabel("loss per token", color=COLOURS["muted"])
@@ -230,17 +234,18 @@ def plane_plot(summary: Mapping) -> Markup | None:
 
     def draw(axes: Axes) -> None:
         axes.grid(alpha=0.4)
-        for number, (model, rows) in enumerate(published()["models"].items()):
+        for model, rows in published()["models"].items():
             start, end = rows["Initial"], rows["ThinkSafe"]
             xs, ys = (start[reasoning], end[reasoning]), (start[harm], end[harm])
             axes.plot(xs, ys, color=COLOURS["line"], linewidth=1)
             axes.plot(*xs[:1], *ys[:1], "o", mfc="none", mec=COLOURS["muted"], ms=4)
             axes.plot(xs[1], ys[1], "o", color=COLOURS["muted"], ms=4)
-            if ys[1] < 10:  # four models share this corner
-                continue
             short = model.replace("DeepSeek-R1-Distill-", "R1-")
+            if model not in _LABELS:
+                continue
+            end_point, side, shift = _LABELS[model]
             axes.annotate(
-                short, (xs[1], ys[1]), xytext=(4, (-7, 3)[number % 2]),
+                short, (xs[end_point], ys[end_point]), xytext=shift, ha=side,
                 textcoords="offset points", fontsize=6.5, color=COLOURS["muted"],
             )  # fmt: skip
         axes.annotate(
@@ -265,6 +270,17 @@ def plane_plot(summary: Mapping) -> Markup | None:
         axes.tick_params(axis="y", labelcolor=COLOURS["muted"])
 
     return _figure("plane", 3.2, draw, "Harm against reasoning, with the paper's models")
+
+
+# where a model's name stands clear of its neighbours: at its first or last point (0, 1), aligned
+# how, shifted by points; the four in the corner share one
+_LABELS: dict[str, tuple[int, str, tuple[int, int]]] = {
+    "Qwen3-0.6B": (1, "right", (-5, -2)),
+    "Qwen3-1.7B": (0, "right", (-4, -2)),
+    "DeepSeek-R1-Distill-Qwen-1.5B": (0, "center", (0, 5)),
+    "DeepSeek-R1-Distill-Qwen-7B": (0, "left", (5, -2)),
+    "DeepSeek-R1-Distill-Llama-8B": (1, "right", (8, -11)),
+}
 
 
 def _plane_points(summary: Mapping) -> list[tuple[str, float, float, tuple[float, ...]]]:

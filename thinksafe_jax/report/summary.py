@@ -18,7 +18,8 @@ paper               null, or where the student is one of the paper's: {model, ro
 coverage            null, or {label: {attempts: {attempt: accepted there}, never}}
 change              after - before per rate, with Newcombe's interval; null until both exist
 dataset             null, or {label: {sampled, accepted, dropped: {reason: n}}}
-training            null, or {steps, first_loss, last_loss, tokens_per_second}
+training            null, or {steps, skipped_steps, first_loss, last_loss, heldout_loss (null
+                    where no rows were held out)}
 paper_differences   [{key, paper, run}]: every setting that is not the paper's
 notes               [{kind, text}]: what a reader must know before believing the numbers
 """
@@ -124,9 +125,11 @@ def _judge(run: RunFiles) -> dict:
 
 
 def _training(metrics: list[dict]) -> dict | None:
-    steps = {m["step"]: m for m in metrics if m.get("stage") == "train" and "step" in m}
+    own = [m for m in metrics if m.get("stage") == "train" and "step" in m]
+    steps = {m["step"]: m for m in own if "heldout_loss" not in m}
     if not steps:
         return None
+    heldout = {m["step"]: m["heldout_loss"] for m in own if "heldout_loss" in m}
     losses = [m["loss"] for _, m in sorted(steps.items()) if m.get("loss") is not None]
     some = max(1, len(losses) // 20)
     return {
@@ -134,6 +137,7 @@ def _training(metrics: list[dict]) -> dict | None:
         "skipped_steps": len(steps) - len(losses),
         "first_loss": _mean(losses[:some]),
         "last_loss": _mean(losses[-some:]),
+        "heldout_loss": heldout[max(heldout)] if heldout else None,
     }
 
 

@@ -1,4 +1,4 @@
-"""The tables at the end of a run, for the terminal: before, after, what was kept of the data."""
+"""The tables at the end of a run, for the terminal: before, after, several runs side by side."""
 
 from collections.abc import Sequence
 
@@ -6,12 +6,12 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from thinksafe_jax.report.view import TITLES, dataset_rows, rate_rows, suite_rows
+from thinksafe_jax.report.view import TITLES, rate_rows, suite_rows
 from thinksafe_jax.runs import clean
 
 
 def final_table(summary: dict) -> Group:
-    """Before, after and difference of each rate with 95 % intervals, then the dataset's counts.
+    """Before, after and difference of each rate with 95 % intervals, and of each suite.
 
     Args:
         summary: the content of summary.json. Print the result with a rich console.
@@ -32,12 +32,6 @@ def final_table(summary: dict) -> Group:
             name = Text(f"{row['suite']}\n")
             name.append(f"{row['metric']}, {row['hint']}", style="dim")
             table.add_row(name, *cells, Text(row["n"]))
-        parts.append(table)
-    if summary["dataset"]:
-        table = _table("dataset", "label", "prompts", "accepted", "share", "dropped")
-        for row in dataset_rows(summary["dataset"]):
-            texts = [row[k] for k in ("label", "sampled", "accepted", "share", "dropped")]
-            table.add_row(*(Text(clean(text)) for text in texts))
         parts.append(table)
     parts += [Text(clean(f"note: {note['text']}")) for note in summary["notes"]]
     return Group(*parts)

@@ -3,6 +3,7 @@
 from thinksafe_jax.training.batches import Batches
 from thinksafe_jax.training.checkpoints import CheckpointStore
 from thinksafe_jax.training.examples import Example, build_example, build_examples
+from thinksafe_jax.training.heldout import heldout_loss, hold_out
 from thinksafe_jax.training.losses import chunked_loss
 from thinksafe_jax.training.placement import Placement
 from thinksafe_jax.training.trackers import track, tracking
@@ -17,6 +18,8 @@ __all__ = [
     "build_example",
     "build_examples",
     "chunked_loss",
+    "heldout_loss",
+    "hold_out",
     "lora_config",
     "track",
     "tracking",

@@ -14,9 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import CustomVJPPrimal
 
-# default size of the float32 logits that exist at once: some hundred positions, so that reading the
-# head for each slice is not what the time goes into
-_LOGITS_BYTES = 256 * 2**20
+_LOGITS_BYTES = 64 * 2**20  # default size of the float32 logits that exist at once
 
 # (log p_θ, log p_ref), both float32 [..., V] -> [...] in nats
 Divergence = Callable[[jax.Array, jax.Array], jax.Array]

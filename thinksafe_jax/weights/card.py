@@ -13,6 +13,8 @@ from thinksafe_jax.synthesis.card import escape
 from thinksafe_jax.weights.source import model_revision
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+", re.ASCII)
+_STEPS = ("before", "after")
+_OWN_LISTS = ("harmful", "over_refusal", "reasoning")  # the recipe's; _RATES are of these
 _RELATION = {"adapter": "adapter", "merged": "finetune"}
 _RATES = {
     "harmful_response_rate": "harmful responses, lower is better",
@@ -62,7 +64,7 @@ def card_of_run(run_path: Path, recipe: Recipe, base: Path, kind: str) -> str:
         with dataset.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
     evaluation = {}
-    for stage in ("before", "after"):
+    for stage in _STEPS:
         file = run_path / "evaluation" / f"{stage}.json"
         if file.exists():
             try:
@@ -128,10 +130,10 @@ def model_card(facts: CardFacts) -> str:
 
 def _model_index(facts: CardFacts) -> dict[str, Any]:
     """The rates after training in the form that the Hub reads (model-index)."""
+    after = facts.evaluation.get("after", {})
     from huggingface_hub import EvalResult
 
-    after = facts.evaluation.get("after", {})
-    results = [
+    own = [
         EvalResult(
             task_type="text-generation",
             dataset_type="custom",
@@ -143,7 +145,42 @@ def _model_index(facts: CardFacts) -> dict[str, Any]:
         for name in _RATES
         if (found := _rate(after, name)) is not None
     ]
+    sources = after.get("settings", {}).get("sources", {})
+    results = own + [
+        _suite_result(name, facts, sources.get(name, {})) for name, facts in _suites(after).items()
+    ]
     return {"model_name": facts.name or "model", "eval_results": results} if results else {}
+
+
+def _suites(evaluation: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The named suites that were measured; the recipe's own lists are the rates above them."""
+    return {
+        name: facts
+        for name, facts in evaluation.get("suites", {}).items()
+        if name not in _OWN_LISTS and _rate(facts, "rate") is not None
+    }
+
+
+def _suite_result(name: str, facts: dict[str, Any], source: dict[str, Any]) -> Any:
+    """A suite's rate, with the dataset at its commit where the rows came from the Hub."""
+    from huggingface_hub import EvalResult
+
+    from thinksafe_jax.evaluation.catalogue import BENCHMARKS
+
+    known = BENCHMARKS.get(name)
+    hub = known.hub if known and known.hub and source.get("revision") else None
+    return EvalResult(
+        task_type="text-generation",
+        dataset_type=hub[0] if hub else "custom",
+        dataset_name=name,
+        dataset_config=hub[1] if hub else None,
+        dataset_split=hub[2] if hub else None,
+        dataset_revision=source.get("revision"),
+        metric_type=facts["metric"].replace(" ", "_"),
+        metric_name=f"{facts['metric']}, {'lower' if facts['lower_is_better'] else 'higher'} is "
+        "better",
+        metric_value=facts["rate"]["value"],
+    )
 
 
 def _facts_table(facts: CardFacts) -> str:
@@ -159,16 +196,20 @@ def _facts_table(facts: CardFacts) -> str:
 
 
 def _evaluation_table(evaluation: dict[str, dict[str, Any]]) -> str:
-    names = [n for n in _RATES if any(_rate(e, n) for e in evaluation.values())]
-    if not names:
+    rows = {
+        _RATES[name]: [_rate(evaluation.get(step, {}), name) for step in _STEPS] for name in _RATES
+    }
+    suites = {step: _suites(evaluation.get(step, {})) for step in _STEPS}
+    for name, facts in {**suites["before"], **suites["after"]}.items():
+        arrow = "lower" if facts["lower_is_better"] else "higher"
+        rows[f"{escape(name)}: {facts['metric']}, {arrow} is better"] = [
+            _rate(suites[step].get(name, {}), "rate") for step in _STEPS
+        ]
+    measured = {title: found for title, found in rows.items() if any(found)}
+    if not measured:
         return "Not measured yet; `thinksafe evaluate` does."
     lines = ["| | before | after |", "|---|---|---|"]
-    lines += [
-        f"| {_RATES[n]} | "
-        + " | ".join(_shown(_rate(evaluation.get(stage, {}), n)) for stage in ("before", "after"))
-        + " |"
-        for n in names
-    ]
+    lines += [f"| {t} | {' | '.join(map(_shown, found))} |" for t, found in measured.items()]
     return "\n".join([*lines, "", "In brackets: 95 % interval and number of rows."])
 
 
