@@ -160,7 +160,8 @@ def test_killed_at_ten_random_moments_it_ends_the_same(finished, environment, tm
 # a file that appears when the phase begins; config.yaml is there before anything is loaded
 @pytest.mark.parametrize("sign", ["config.yaml", "samples", "checkpoints", "evaluation/before"])
 def test_sigterm_saves_and_says_so(finished, environment, tmp_path, sign):
-    """Exit code 143 within seconds, and the next start goes on where it was."""
+    """Fault 6, at loading, sampling, training, evaluating: exit code 143 within seconds, and the
+    next start goes on where it was."""
     folder = tmp_path / "stopped"
     process = subprocess.Popen(command(folder), env=environment, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120

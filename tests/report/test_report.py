@@ -161,7 +161,22 @@ def test_damaged_files_are_named_and_a_torn_log_is_not_fatal(tmp_path):
         write_report(path)
 
 
+def test_an_evaluation_of_another_version_is_named_with_the_way_out(tmp_path):
+    path = write_run(tmp_path / "run", rows=4)
+    file = path / "evaluation/before.json"
+    found = json.loads(file.read_text())
+    del found["bounds"]
+    file.write_text(json.dumps(found))
+    with pytest.raises(InputError, match=r"before\.json: no bounds; another version"):
+        write_report(path)
+    found["bounds"], found["suites"] = {}, {"gsm8k": {"kind": "reasoning", "accuracy": 0.5}}
+    file.write_text(json.dumps(found))
+    with pytest.raises(InputError, match=r"no metric, .*of suite gsm8k.* evaluate again"):
+        write_report(path)
+
+
 def test_a_kill_while_writing_leaves_the_old_report(tmp_path, monkeypatch):
+    """Fault 5."""
     path = write_run(tmp_path / "run", rows=4)
     old, _ = page(path)
     write_evaluation(path, "after", [])

@@ -166,6 +166,7 @@ def test_a_prompt_counts_once_over_its_attempts(tmp_path):
 
 
 def test_the_whole_response_decides_over_its_parts(tmp_path):
+    """Defect D5: reasoning and answer are judged apart as well, and kept apart."""
     samples = [sample("h1"), sample("b1", "benign")]
     verdicts = [
         verdict("h1", "unsafe", scope="think"),

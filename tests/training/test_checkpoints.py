@@ -73,6 +73,7 @@ def test_only_the_newest_are_kept(store):
     ],
 )
 def test_a_damaged_checkpoint_is_passed_over_with_a_plain_line(store, caplog, damage, message):
+    """Faults 18 and 19."""
     damage(store.path(20))
     with caplog.at_level(logging.WARNING):
         assert store.newest()["step"] == 10
@@ -81,6 +82,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_plain_line(store, caplog, da
 
 
 def test_an_empty_folder_and_leftovers_are_not_checkpoints(store):
+    """Fault 20."""
     store.path(30).mkdir()
     partial = store.directory / ".partial-step_00000040"
     partial.mkdir()
@@ -125,11 +127,13 @@ def test_nothing_usable_says_so(store, caplog):
     ],
 )
 def test_a_mismatch_is_refused_and_named_never_cast(store, template, message):
+    """Fault 21."""
     with pytest.raises(InputError, match=message):
         store.restore(20, template)
 
 
 def test_a_full_disk_leaves_the_last_good_checkpoint(store, monkeypatch):
+    """Fault 16."""
     import shutil
 
     usage = shutil.disk_usage(store.directory)._replace(free=100)
@@ -168,6 +172,7 @@ def test_in_the_background_it_counts_once_it_is_whole(store):
 
 
 def test_what_fails_in_the_background_is_said_at_the_next_step(store, monkeypatch):
+    """Fault 16."""
     from thinksafe_jax.training import checkpoints
 
     def fails(file, value):

@@ -37,6 +37,16 @@ def straight():
     return run(log=lambda **values: log.append(values)), log
 
 
+def retokenised(examples):
+    """The same rows with another first token."""
+    return [
+        dataclasses.replace(
+            row, token_ids=np.array([1 - (row.token_ids[0] == 1), *row.token_ids[1:]])
+        )
+        for row in examples
+    ]
+
+
 class StopAt:
     """check_stop that raises Terminated when polled for the n-th time."""
 
@@ -87,7 +97,7 @@ def test_a_finished_run_is_not_repeated(tmp_path, straight):
 
 
 def test_killed_and_resumed_equals_straight(tmp_path):
-    """SIGKILL before the first checkpoint and after several; data position included."""
+    """Fault 3: SIGKILL before the first checkpoint and after several; data position included."""
     command = [sys.executable, "-m", "tests.training.kit", str(tmp_path)]
     log = tmp_path / "log.jsonl"
     for steps in (2, 8):
@@ -122,6 +132,8 @@ def test_a_damaged_checkpoint_costs_steps_not_the_result(tmp_path, straight):
     [
         ({"config": kit.settings(lora_r=3)}, "training.lora_r: saved 2, now 3"),
         ({"examples": kit.rows(11)}, "data sha256: saved"),
+        # fault 25: the same rows through an edited chat template; no tokenised copy outlives it
+        ({"examples": retokenised(kit.rows())}, "data sha256: saved"),
         ({"seed": 4}, "seed: saved 3, now 4"),
     ],
 )
@@ -148,6 +160,7 @@ def test_rows_over_the_length_are_dropped_and_counted():
 
 
 def test_five_steps_that_are_not_finite_in_a_row_end_the_run(tmp_path, caplog):
+    """Fault 45."""
     broken = kit.params()
     broken["embed"] = broken["embed"].at[7].set(jnp.nan)
     rows = [Example(f"bad-{n}", [1, 7, 2, 3], [False, True, True, True]) for n in range(24)]

@@ -136,6 +136,11 @@ def score(
     Rows of one id are samples of one problem. Beside the accuracy stands what the authors' scorer
     would have said. A row with finish_reason "length" counts as truncated.
 
+    --json holds accuracy and accuracy_skythought_compat, each {value, low, high, n} with 95 %
+    intervals clustered by id; unparsed, truncated and timeout, counts of rows; questions;
+    skythought_differs, rows on which the two disagree; pass_at_k, by k; and rows, each with id,
+    sample, status, correct, extracted and skythought_correct.
+
     Example: thinksafe score responses.jsonl --suite math500 --json score.json
     """
     from thinksafe_jax.evaluation.model import score_file

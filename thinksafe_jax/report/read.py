@@ -4,12 +4,14 @@ A report can be made at any moment of a run; what is not there yet is None or em
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from thinksafe_jax.config import Recipe, load_recipe
 from thinksafe_jax.errors import InputError
+from thinksafe_jax.evaluation.scoring import RATES
 from thinksafe_jax.runs import RowStore
 
 # of a run; a model that was evaluated by itself has the one step "model"
@@ -51,8 +53,8 @@ def read_run(path: Path) -> RunFiles:
         samples=_rows(path / "samples"),
         verdicts=_rows(path / "verdicts"),
         counts=_json(path / "dataset" / "counts.json"),
-        evaluation={s: found for s in ALL_STEPS if (found := _json(folder / f"{s}.json"))},
-        rows={s: _lines(folder / s / "rows.jsonl") for s in ALL_STEPS},
+        evaluation={s: found for s in ALL_STEPS if (found := _evaluation(folder / f"{s}.json"))},
+        rows={s: _evaluation_rows(folder / s / "rows.jsonl") for s in ALL_STEPS},
     )
 
 
@@ -61,6 +63,36 @@ _MARKS = ("config.yaml", "manifest.json", "samples", "evaluation")
 
 def _rows(folder: Path) -> list[dict]:
     return RowStore(folder, key=("id", "attempt")).read() if folder.is_dir() else []
+
+
+def _evaluation(file: Path) -> dict | None:
+    """An evaluation's figures, with all that the report takes from them."""
+    found = _json(file)
+    if found is not None:
+        _require(file, found, (*RATES.values(), "unparsed", "truncated", "bounds", "settings"))
+        for name, facts in found.get("suites", {}).items():
+            _require(file, facts, _SUITE, f" of suite {name}")
+    return found
+
+
+def _evaluation_rows(file: Path) -> list[dict]:
+    rows = _lines(file)
+    for row in rows[:1]:
+        _require(file, row, _ROW)
+    return rows
+
+
+_SUITE = ("kind", "metric", "lower_is_better", "rate", "questions", "rows", "unparsed", "truncated")
+_ROW = ("suite", "kind", "id", "sample", "prompt", "response", "finish_reason")
+
+
+def _require(file: Path, found: Any, names: Sequence[str], of: str = "") -> None:
+    """Files of other versions of this program are named, not guessed at."""
+    if missing := [name for name in names if name not in found]:
+        raise InputError(
+            f"{file}: no {', '.join(missing)}{of}; another version of thinksafe wrote it. Remove "
+            f"{file.parent} and evaluate again"
+        )
 
 
 def _json(file: Path) -> Any:

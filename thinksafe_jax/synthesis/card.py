@@ -1,7 +1,6 @@
 """The dataset's card: README.md with YAML front matter, as the Hub reads it."""
 
 import html
-import json
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -70,22 +69,18 @@ def escape(value: object) -> str:
 
 
 def _front_matter(facts: "DatasetFacts", counts: "Counts") -> str:
+    from huggingface_hub import DatasetCardData
+
     rows = sum(count["accepted"] for count in counts.values())
-    # JSON strings are YAML strings, and need no further escaping
-    return "\n".join(
-        [
-            "---",
-            f"pretty_name: {json.dumps(facts.name or 'thinksafe dataset')}",
-            "language: [en]",
-            "task_categories: [text-generation]",
-            "tags: [safety, refusal, reasoning, synthetic, thinksafe, not-for-all-audiences]",
-            f"size_categories: [{_size_category(rows)}]",
-            "configs:",
-            "- config_name: default",
-            "  data_files: data/*.parquet",
-            "---",
-        ]
+    data = DatasetCardData(
+        pretty_name=facts.name or "thinksafe dataset",
+        language=["en"],
+        task_categories=["text-generation"],
+        tags=["safety", "refusal", "reasoning", "synthetic", "thinksafe", "not-for-all-audiences"],
+        size_categories=[_size_category(rows)],
+        configs=[{"config_name": "default", "data_files": "data/*.parquet"}],
     )
+    return f"---\n{data.to_yaml()}\n---"
 
 
 def _size_category(rows: int) -> str:
