@@ -69,7 +69,7 @@ class Lease:
     def release(self) -> None:
         self._released.set()
         self._thread.join()
-        if not self._lost and self._token() == self._me["token"]:
+        if not self._lost and self._is_mine(self._read(self._path)):
             self._store.rm_file(self._path)
 
     def _create(self) -> None:
@@ -100,8 +100,9 @@ class Lease:
     def _keep(self) -> None:
         while not self._released.wait(RENEW):
             try:
-                if self._token() != self._me["token"]:
-                    self._lost = f"taken over by {describe(self._read(self._path))}"
+                found = self._read(self._path)
+                if not self._is_mine(found):
+                    self._lost = f"taken over by {describe(found)}"
                     return
                 self._renewals += 1
                 self._store.pipe_file(self._path, self._content())
@@ -112,8 +113,8 @@ class Lease:
     def _content(self) -> bytes:
         return json.dumps({**self._me, "renewals": self._renewals}).encode()
 
-    def _token(self) -> str:
-        return (self._read(self._path) or {}).get("token", "")
+    def _is_mine(self, found: dict[str, Any] | None) -> bool:
+        return found is not None and found.get("token") == self._me["token"]
 
     def _read(self, path: str) -> dict[str, Any] | None:
         try:
