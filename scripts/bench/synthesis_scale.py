@@ -32,7 +32,7 @@ from machine import machine
 from rehearsal import CountingDevice
 
 TOKENS, PROMPT, END = 600, 100, 2
-SLOTS, WINDOW, PAGE = 256, 128, 64
+SLOTS, WINDOW, PAGE = 256, 128, 128
 
 
 class FakeTokenizer:

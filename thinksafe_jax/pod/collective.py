@@ -43,11 +43,12 @@ def all_reduce() -> Bandwidth | None:
     mesh = Mesh(np.array(devices), ("all",))
     apart, everywhere = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("all",), ()))
     shape = (count, size * 2**20 // 4)
-    parts = jax.make_array_from_callback(
-        shape,
-        apart,
-        lambda at: np.full((1, shape[1]), 1.0 + (at[0].start or 0), np.float32),
-    )
+
+    def numbered(at: tuple[slice, ...] | None) -> np.ndarray:
+        assert at is not None
+        return np.full((1, shape[1]), 1.0 + (at[0].start or 0), np.float32)
+
+    parts = jax.make_array_from_callback(shape, apart, numbered)
     total = jax.jit(lambda x: jnp.sum(x, axis=0), out_shardings=everywhere)
     reduced = jax.block_until_ready(total(parts))
     seconds = min(_timed(total, parts) for _ in range(_REPEATS))
