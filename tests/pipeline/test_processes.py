@@ -84,8 +84,7 @@ def test_two_processes_make_what_one_makes(tmp_path, quick):
         scale = np.abs(value).max()
         np.testing.assert_allclose(theirs[name], value, rtol=1e-3, atol=1e-3 * scale)
 
-    (first, _, _), (second, printed, _) = done
-    assert first == second == 0 and "report:" in done[0][1] and not printed  # said once
+    assert ["report:" in printed for _, printed, _ in done] == [True, False]
     written = [json.loads(line)["stage"] for line in (two / "metrics.jsonl").open()]
     assert written.count("train") == 2 and not list(two.glob("metrics-0of2*"))
     before = {p: p.stat().st_mtime_ns for p in two.rglob("*") if p.is_file()}
@@ -105,7 +104,8 @@ def test_other_settings_on_one_host_are_refused_before_work_begins(tmp_path, qui
 
 
 def test_a_run_directory_that_not_all_see_is_refused(tmp_path, quick):
-    apart = start(tmp_path / "run-{index}", settings(tmp_path), **quick)
+    changes = settings(tmp_path)
+    apart = start(tmp_path / "run-{index}", changes, THINKSAFE_LAG_LIMIT="1", **quick)
     assert [code for code, _, _ in apart] == [4, 4]
     assert all("is not the directory that process 0" in errors for _, _, errors in apart)
 

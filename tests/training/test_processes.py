@@ -25,14 +25,17 @@ def start(folder, count, *tasks, **environment):
     command = [sys.executable, "-W", "error", "-m", "tests.training.together"]
     command += ["{address}", "{count}", "{index}", str(folder), *tasks]
     done = finish_processes(start_processes(command, count, 4 // count, **environment))
-    said = [[json.loads(line) for line in out.splitlines() if line[0] == "{"] for _, out, _ in done]
+    said = [
+        [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+        for _, out, _ in done
+    ]
     return [code for code, _, _ in done], said, [errors for _, _, errors in done]
 
 
 @pytest.fixture(scope="module")
 def two(folder, compiled_once):
     """Two processes: trained, stopped by a signal to one, then one of them frozen."""
-    return start(folder, 2, "whole", "stopped", "frozen", THINKSAFE_SILENCE_LIMIT="3")
+    return start(folder, 2, "whole", "stopped", "frozen", THINKSAFE_SILENCE_LIMIT="8")
 
 
 @pytest.fixture(scope="module")
@@ -42,27 +45,27 @@ def killed(folder, compiled_once):
 
 @pytest.fixture(scope="module")
 def four(folder, killed):
-    """Four processes: trained, then on with what the two had left when one was killed."""
-    codes, said, errors = start(folder, 4, "whole", "resumed")
+    """Four processes: on with what the two had left when one was killed."""
+    codes, said, errors = start(folder, 4, "resumed")
     assert codes == [0] * 4, errors
     return said
 
 
-def assert_same_training(folder, alone, count, losses):
+def assert_same_training(alone, seen, steps=slice(None)):
     """Sums are added in another order; Adam enlarges the rounding where a gradient is nearly 0."""
-    np.testing.assert_allclose(losses, alone[1], rtol=1e-5)
-    for index in range(count):
-        with np.load(folder / f"adapter-{count}-{index}.npz") as adapter:
-            for name, value in alone[0].items():
-                scale = np.abs(value).max()
-                np.testing.assert_allclose(adapter[name], value, rtol=5e-3, atol=5e-3 * scale)
+    np.testing.assert_allclose(seen["losses"], alone[1][steps], rtol=1e-5)
+    with np.load(seen["adapter"]) as adapter:
+        for name, value in alone[0].items():
+            scale = np.abs(value).max()
+            np.testing.assert_allclose(adapter[name], value, rtol=5e-3, atol=5e-3 * scale)
 
 
-def test_two_processes_train_as_one(folder, alone, two):
+def test_two_processes_train_as_one(alone, two):
     _, said, errors = two
     assert all(len(own) == 2 for own in said), errors
+    for own in said:
+        assert_same_training(alone, own[0])
     assert said[0][0]["losses"] == said[1][0]["losses"]
-    assert_same_training(folder, alone, 2, said[0][0]["losses"])
 
 
 def test_a_signal_to_one_and_the_clock_of_the_first_decide_for_all(two):
@@ -87,11 +90,7 @@ def test_a_killed_peer_ends_the_others(killed):
     assert "Traceback" not in errors
 
 
-def test_four_processes_train_as_one(folder, alone, four):
-    assert_same_training(folder, alone, 4, four[0][0]["losses"])
-
-
-def test_the_restart_resumes_whatever_the_number_of_processes(alone, four):
-    for own in four:
-        assert own[1]["from"] == 2 and own[1]["steps"] == 6
-        np.testing.assert_allclose(own[1]["losses"], alone[1][2:], rtol=1e-4)
+def test_four_processes_go_on_where_two_were_and_train_as_one(alone, four):
+    for (own,) in four:
+        assert own["from"] == 2
+        assert_same_training(alone, own, slice(2, None))

@@ -48,8 +48,14 @@ def run(folder=None, **more):
 def whole(folder: Path) -> dict:
     """From the first step to the last."""
     adapter, losses, _ = run()
-    np.savez(folder / f"adapter-{jax.process_count()}-{jax.process_index()}.npz", **adapter)
-    return {"losses": losses}
+    return {"losses": losses, "adapter": kept(folder, adapter)}
+
+
+def kept(folder: Path, adapter: dict) -> str:
+    """The name of a file with it."""
+    file = folder / f"adapter-{jax.process_count()}-{jax.process_index()}.npz"
+    np.savez(file, **adapter)
+    return str(file)
 
 
 def stopped(folder: Path) -> dict:
@@ -74,8 +80,9 @@ def stopped(folder: Path) -> dict:
 def resumed(folder: Path) -> dict:
     """Goes on where the checkpoints in `folder` end."""
     before = CheckpointStore(folder).newest()
-    _, losses, result = run(folder)
-    return {"from": before and before["step"], "losses": losses, "steps": result.summary["steps"]}
+    adapter, losses, _ = run(folder)
+    found = {"from": before and before["step"], "losses": losses}
+    return {**found, "adapter": kept(folder, adapter)}
 
 
 def struck(folder: Path, blow: int) -> dict:

@@ -34,12 +34,13 @@ class Group:
         index: of this process.
         count: how many there are.
         names: host of each.
+        limits: on time.
     """
 
     def __init__(self, limits: Limits | None = None):
         self.index, self.count, self.names = 0, 1, [socket.gethostname()]
-        limits = limits or Limits(step=0.0)
-        self.watchdog = Watchdog(limits.step, self._bark)
+        self.limits = limits or Limits(step=0.0)
+        self.watchdog = Watchdog(self.limits.step, self._bark)
 
     @property
     def first(self) -> bool:
@@ -111,7 +112,7 @@ class Hosts(Group):
     """
 
     def __init__(self, cluster: Cluster, limits: Limits, hub: Hub | None = None):
-        self._cluster, self._limits, self._hub = cluster, limits, hub
+        self._cluster, self.limits, self._hub = cluster, limits, hub
         self._news = threading.Condition()
         self._values: dict[str, list[Any]] = {}
         self._turns: Counter[str] = Counter()  # how often this process has come to each name
@@ -132,7 +133,7 @@ class Hosts(Group):
     def _roll_call(self) -> dict[str, Any]:
         with self._news:
             # the hub names who is missing; a little later, it is the hub that is missing
-            self._news.wait_for(lambda: self._all or self._end, self._limits.start + 10.0)
+            self._news.wait_for(lambda: self._all or self._end, self.limits.start + 10.0)
         if self._all:
             return self._all
         end = self._end or {"line": f"process 0 does not answer at {_place(self._cluster)}"}
@@ -241,10 +242,10 @@ class Hosts(Group):
         while not self._left:
             stalled = self.watchdog.stalled()
             self._wire.send("beat", doing=self.watchdog.doing, stalled=stalled)
-            if time.monotonic() - self._heard > self._limits.silence and self._end is None:
+            if time.monotonic() - self._heard > self.limits.silence and self._end is None:
                 dump_stacks()
                 give_up(
-                    f"process 0 ({self.names[0]}) has been silent for {self._limits.silence:.0f} s;"
+                    f"process 0 ({self.names[0]}) has been silent for {self.limits.silence:.0f} s;"
                     f" this process was at: {self.watchdog.doing}. {_AGAIN}"
                 )
             time.sleep(1.0)
@@ -277,7 +278,9 @@ def _call(cluster: Cluster, limits: Limits) -> Wire:
     deadline = time.monotonic() + limits.start
     while True:
         try:
-            return Wire(socket.create_connection((host, cluster.port), timeout=None))
+            connection = socket.create_connection((host, cluster.port), timeout=10.0)
+            connection.settimeout(None)
+            return Wire(connection)
         except OSError as error:
             if time.monotonic() > deadline:
                 reason = (error.strerror or str(error)).lower()

@@ -56,8 +56,8 @@ class Hub:
         self._lock = threading.RLock()
         self._peers: dict[int, _Peer] = {}
         self._meetings: dict[str, dict[int, Any]] = {}  # name -> values of those who came
-        self._complete = self._ended = False
-        self._last_word: dict[str, Any] | None = None  # of `_end`, for those who come after it
+        self._complete = False
+        self._ended: dict[str, Any] | None = None  # what all were told
         self._began = time.monotonic()
         self._server = _listen(cluster.port)
         for work in (self._accept, self._watch):
@@ -65,7 +65,7 @@ class Hub:
 
     def close(self) -> None:
         """Stops listening; whoever is connected sees process 0 gone."""
-        self._ended = True
+        self._ended = {}
         with contextlib.suppress(OSError):
             self._server.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts
         self._server.close()
@@ -106,10 +106,10 @@ class Hub:
         index, count = hello["index"], hello["count"]
         peer = _Peer(index, hello["host"], hello["pid"], wire, time.monotonic())
         with self._lock:
-            if self._last_word is not None:
-                wire.send("end", **self._last_word)
-                return None
             wanted = self._cluster.count
+            if self._ended:  # it comes too late
+                wire.send("end", **self._ended)
+                return None
             if count != wanted:
                 return self._refuse(
                     wire, f"{peer.name} was started as one of {count}, process 0 as one of {wanted}"
@@ -126,8 +126,8 @@ class Hub:
 
     def _refuse(self, wire: Wire, why: str) -> None:
         line = f"{why}; give every process its own --process, and the same --processes to all"
-        wire.send("end", line=line, code=_USAGE, stuck=False, patient=False)
         self._end(line, _USAGE)
+        wire.send("end", **(self._ended or {}))
 
     def _on_beat(self, peer: _Peer, message: dict[str, Any]) -> None:
         peer.doing, peer.stalled = message["doing"], message["stalled"]
@@ -151,7 +151,7 @@ class Hub:
     def _watch(self) -> None:
         """Once a second: sends a sign of life, and looks for who gives none."""
         limits = self._limits
-        while not self._ended:
+        while self._ended is None:
             time.sleep(1.0)
             now = time.monotonic()
             with self._lock:
@@ -196,10 +196,9 @@ class Hub:
     def _end(self, line: str, code: int, stuck: bool = False, patient: bool = False) -> None:
         """Tells all: why, their exit code, whether to show stacks, whether to leave time."""
         with self._lock:
-            if not self._ended:
-                self._ended = True
-                self._last_word = {"line": line, "code": code, "stuck": stuck, "patient": patient}
-                self._tell("end", **self._last_word)
+            if self._ended is None:
+                self._ended = {"line": line, "code": code, "stuck": stuck, "patient": patient}
+                self._tell("end", **self._ended)
 
     def wait_for_others(self, seconds: float) -> None:
         """Until process 0 is the last: with it ends JAX's service, which aborts whoever is left."""

@@ -9,6 +9,7 @@ VARIABLES = {
     "start": "THINKSAFE_START_LIMIT",
     "silence": "THINKSAFE_SILENCE_LIMIT",
     "step": "THINKSAFE_STEP_LIMIT",
+    "lag": "THINKSAFE_LAG_LIMIT",
 }
 
 
@@ -21,11 +22,13 @@ class Limits:
         silence: without a sign of life of a process; its threads send one each second.
         step: without progress: a training step, a row, a batch of verdicts. Loading and compiling
             count as well. 0 switches it off.
+        lag: until shared storage shows on one host what another has written.
     """
 
     start: float = 300.0
     silence: float = 60.0
     step: float = 1800.0
+    lag: float = 60.0
 
     @staticmethod
     def from_environment(alone: bool) -> "Limits":

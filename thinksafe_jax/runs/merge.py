@@ -9,8 +9,6 @@ from thinksafe_jax.hosts import Group
 from thinksafe_jax.runs.storage import refresh
 from thinksafe_jax.runs.store import RowStore
 
-_LAG = 60.0  # seconds that a file system over a network may take to show what others wrote
-
 
 def wait_for_rows(
     group: Group, store: RowStore, mine: Callable[[Any], bool], poll: Callable[[], None]
@@ -23,7 +21,7 @@ def wait_for_rows(
         poll: `Run.check_stop`.
 
     Raises:
-        EnvironmentFault: after a minute the first process still misses some.
+        EnvironmentFault: the first process still misses some after `Limits.lag`.
         RetryLater: a process was lost meanwhile.
     """
     if group.count == 1:
@@ -31,7 +29,7 @@ def wait_for_rows(
     name, own = store.folder.name, sum(map(mine, store.keys()))
     total = sum(group.gather(f"rows of {name}", own, poll))
     refresh(store.folder)
-    deadline = time.monotonic() + _LAG
+    deadline = time.monotonic() + group.limits.lag
     while group.first and (seen := len(store.keys())) < total:
         if time.monotonic() > deadline:
             raise EnvironmentFault(

@@ -203,12 +203,16 @@ def _shared_manifest(group: Group, path: Path, recipe_hash: str) -> Manifest:
     opened = group.decide("run directory")
     refresh(path)
     file = path / "manifest.json"
-    if content_hash(file) != opened:
-        raise EnvironmentFault(
-            f"{path} of {group.describe(group.index)} is not the directory that "
-            f"{group.describe(0)} has opened; a run of several hosts needs one that all of them "
-            "see: NFS, or a bucket"
-        )
+    deadline = time.monotonic() + group.limits.lag
+    while content_hash(file) != opened:
+        if time.monotonic() > deadline:
+            raise EnvironmentFault(
+                f"{path} of {group.describe(group.index)} is not the directory that "
+                f"{group.describe(0)} has opened; a run of several hosts needs one that all of "
+                "them see: NFS, or a bucket"
+            )
+        time.sleep(1.0)
+        refresh(path)
     return Manifest(file, recipe_hash, read_only=True)
 
 
