@@ -171,13 +171,11 @@ class _Loop:
         place = self.placement
         if self.frozen is not None:
             self.frozen = place.put(self.frozen, place.params())
-        where = place.trainable(self.lora)
+        where, everywhere = place.trainable(self.lora), place.everywhere
         trainable = place.put(trainable, where)
-        lies = TrainState(
-            where, place.opt_state(trainable, self.config, self.lora), place.everywhere
-        )
+        lies: Any = (where, place.opt_state(trainable, self.config, self.lora), everywhere)
         init = partial(init_state, config=self.config)
-        start = jax.jit(init, donate_argnums=0, out_shardings=lies)
+        start = jax.jit(init, donate_argnums=0, out_shardings=TrainState(*lies))
         return start(trainable)
 
     def run(self) -> TrainResult:
