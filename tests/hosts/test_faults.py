@@ -16,7 +16,7 @@ MEMBER = """
 import os, signal, sys, time
 from thinksafe_jax.errors import InputError, ThinkSafeError
 from thinksafe_jax.hosts.cluster import find_cluster
-from thinksafe_jax.hosts.group import Hosts
+from thinksafe_jax.hosts.several import Hosts
 from thinksafe_jax.hosts.hub import Hub
 from thinksafe_jax.hosts.limits import Limits
 

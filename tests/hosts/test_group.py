@@ -8,9 +8,10 @@ from tests.support import free_port
 from thinksafe_jax.errors import ConfigError, EnvironmentFault, RetryLater, ThinkSafeError
 from thinksafe_jax.hosts.cluster import Cluster
 from thinksafe_jax.hosts.compare import compare_hosts
-from thinksafe_jax.hosts.group import Group, Hosts
+from thinksafe_jax.hosts.group import Group
 from thinksafe_jax.hosts.hub import Hub
 from thinksafe_jax.hosts.limits import Limits
+from thinksafe_jax.hosts.several import Hosts
 
 LIMITS = Limits(start=20.0, silence=20.0, step=0.0)
 

@@ -1,9 +1,11 @@
 """What must be equal on all hosts before work begins, and who differs where it is not."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from thinksafe_jax.errors import ConfigError
-from thinksafe_jax.hosts.group import Group, majority
+from thinksafe_jax.hosts.group import Group
 
 _SHOWN = 5  # differences
 
@@ -41,3 +43,8 @@ def _others(group: Group, values: list[str]) -> str:
     usual = majority(values)
     same = [index for index, value in enumerate(values) if value == usual]
     return group.describe(same[0]) if len(same) == 1 else f"{len(same)} others"
+
+
+def majority(values: Sequence[Any]) -> Any:
+    """The most frequent value, the earliest of several."""
+    return Counter(values).most_common(1)[0][0]

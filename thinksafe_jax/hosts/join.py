@@ -7,9 +7,10 @@ from pathlib import Path
 from thinksafe_jax.errors import EnvironmentFault
 from thinksafe_jax.hosts.cluster import Cluster, find_cluster
 from thinksafe_jax.hosts.compare import compare_hosts
-from thinksafe_jax.hosts.group import Group, Hosts
+from thinksafe_jax.hosts.group import Group
 from thinksafe_jax.hosts.hub import Hub
 from thinksafe_jax.hosts.limits import Limits
+from thinksafe_jax.hosts.several import Hosts
 
 _log = logging.getLogger(__name__)
 _PACKAGE = Path(__file__).parents[1]

@@ -15,7 +15,7 @@ from typing import Any
 from thinksafe_jax.config import GuardModel, Recipe
 from thinksafe_jax.errors import EnvironmentFault, ThinkSafeError
 from thinksafe_jax.hosts import Group
-from thinksafe_jax.hosts.group import majority
+from thinksafe_jax.hosts.compare import majority
 from thinksafe_jax.pod.collective import Bandwidth, all_reduce
 from thinksafe_jax.runs.manifest import content_hash, versions
 from thinksafe_jax.runs.objects import is_url, open_store, store_errors
