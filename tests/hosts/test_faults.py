@@ -14,6 +14,7 @@ from tests.support import finish_processes, start_processes
 
 MEMBER = """
 import os, signal, sys, time
+from dataclasses import replace
 from thinksafe_jax.errors import InputError, ThinkSafeError
 from thinksafe_jax.hosts.cluster import find_cluster
 from thinksafe_jax.hosts.several import Hosts
@@ -22,8 +23,11 @@ from thinksafe_jax.hosts.limits import Limits
 
 cluster = find_cluster(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
 limits = Limits.from_environment(alone=False)
-group = Hosts(cluster, limits, None if cluster.index else Hub(cluster, limits))
+hub = None if cluster.index else Hub(cluster, limits)
 striker, blow = int(sys.argv[4]), sys.argv[5]
+if blow == "late":  # its own watchdog sleeps, so that the meeting's limit is what counts
+    limits = replace(limits, step=0.0)
+group = Hosts(cluster, limits, hub)
 group.beat("row 1")
 group.barrier("begin")
 group.beat("row 2")
@@ -33,7 +37,7 @@ try:
             raise InputError("prompts.jsonl:7: not JSON")
         if blow == "bug":
             raise KeyError("a bug")
-        if blow == "hang":
+        if blow in ("hang", "late"):
             time.sleep(60)
         os.kill(os.getpid(), getattr(signal, blow))
     group.barrier("rows of samples")
@@ -80,6 +84,13 @@ def test_a_step_that_stops_trips_the_watchdog():
     assert "watchdog: this process made no progress for" in errors[1] and "row 2" in errors[1]
     assert "most recent call first" in errors[1]  # the stacks
     assert "process 1 (" in errors[0] and "made no progress" in errors[0]
+
+
+def test_who_does_not_come_to_a_meeting_is_named_with_its_name():
+    codes, errors = strike(1, "late", count=2, THINKSAFE_STEP_LIMIT="1")
+    assert codes == [75, 75]
+    assert "process 1 (" in errors[0]
+    assert "did not come to 'rows of samples' and has made no progress for" in errors[0]
 
 
 @pytest.mark.parametrize("index", [0, 1])

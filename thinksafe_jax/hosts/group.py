@@ -37,7 +37,7 @@ class Group:
     def gather(self, name: str, value: Any = None, poll: Callable[[], None] = nothing) -> list:
         """A value of every process, in their order; all must call it, with JSON values.
 
-        It waits as long as those that are missing make progress.
+        It waits as long as those that are missing make progress (`Limits.step`).
 
         Args:
             poll: called twice a second while waiting; it may raise.
