@@ -251,7 +251,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures here, beside other shapes'")
     parser.add_argument("--steps", type=int, default=16, help="optimiser steps of 8 rows")
     parser.add_argument("--shape", default="real vocabulary", choices=SHAPES)
-    parser.add_argument("--remat", default="attention", help="of our side: none, dots, attention, layer")
+    parser.add_argument(
+        "--remat", default="attention", help="of our side: none, dots, attention, layer"
+    )
     parser.add_argument("--trl", help="Python of an environment with TRL; default: this one")
     parser.add_argument("--side", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)

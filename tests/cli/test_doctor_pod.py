@@ -1,7 +1,6 @@
 """`thinksafe doctor --pod` on real processes over loopback: one table, and who differs."""
 
 import os
-import re
 import socket
 import subprocess
 import sys
@@ -10,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.object_store import s3_bucket
-from tests.support import REPOSITORY, free_port
+from tests.support import REPOSITORY, finish_processes, free_port
 from thinksafe_jax.config import GuardConfig, ModelSource, Recipe, SynthesisConfig
 from thinksafe_jax.hosts import Group
 from thinksafe_jax.pod import examine_pod, print_report
@@ -36,10 +35,8 @@ def doctor(*arguments: str, others: list[dict[str, str]]) -> tuple[list[int], li
                 stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             )
         )  # fmt: skip
-    found = [process.communicate(timeout=120) for process in processes]
-    # the CPU's own collectives announce themselves on stdout
-    texts = [re.sub(r"^\[Gloo\].*\n", "", output, flags=re.M) for output, _ in found]
-    return [p.returncode for p in processes], texts, [errors for _, errors in found]
+    codes, texts, errors = zip(*finish_processes(processes, patience=120), strict=True)
+    return list(codes), list(texts), list(errors)
 
 
 def test_hosts_that_agree_write_to_one_bucket_and_add_up():
