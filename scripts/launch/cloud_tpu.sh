@@ -1,10 +1,10 @@
-# bash scripts/launch/cloud_tpu.sh NAME ZONE v5litepod-16 gs://BUCKET/RUN configs/recipes/mini.yaml
+# bash scripts/launch/cloud_tpu.sh NAME ZONE v5litepod-16 gs://BUCKET/RUN RECIPE mesh=v5e-16
 #
 # A run on all workers of a Cloud TPU: creates the TPU where there is none of that name, installs
 # this commit on every worker, looks at all hosts, runs. Give the same command again to resume.
-# Further arguments change the recipe (training.epochs=1). A Hugging Face token on this machine
-# (`hf auth login`) is copied to the workers, for gated models. It ends with the exit code of
-# thinksafe, or 255 where a worker was lost. The TPU costs money until it is deleted:
+# Arguments after RECIPE change it; the mesh (configs/mesh or a file) must take all chips. A Hugging
+# Face token on this machine (`hf auth login`) is copied to the workers, for gated models. It ends
+# with the exit code of thinksafe, or 255 where a worker was lost. The TPU costs money until
 #     gcloud compute tpus tpu-vm delete NAME --zone=ZONE
 set -euo pipefail
 name=$1 zone=$2 type=$3 run_dir=$4 recipe=$5

@@ -1,4 +1,4 @@
-# bash scripts/launch/gke_xpk.sh CLUSTER ZONE v5litepod-16 IMAGE gs://BUCKET/RUN RECIPE
+# bash scripts/launch/gke_xpk.sh CLUSTER ZONE v5litepod-16 IMAGE gs://BUCKET/RUN RECIPE mesh=v5e-16
 #
 # A workload on a GKE cluster that XPK made (pip install xpk; xpk cluster create --help). IMAGE is
 # built from scripts/launch/tpu.Dockerfile and pushed. SLICES=4 takes four slices. A worker that is

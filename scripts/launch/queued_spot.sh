@@ -1,4 +1,4 @@
-# bash scripts/launch/queued_spot.sh NAME ZONE v6e-64 gs://BUCKET/RUN configs/recipes/mini.yaml
+# bash scripts/launch/queued_spot.sh NAME ZONE v6e-64 gs://BUCKET/RUN RECIPE mesh=v6e-64
 #
 # As cloud_tpu.sh, on spot capacity: queues for it, runs, queues again when it is taken away, until
 # the run is done; then the TPU is deleted. What is lost is what was not in the bucket: at most 30 s

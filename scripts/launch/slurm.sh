@@ -1,10 +1,11 @@
-# bash scripts/launch/slurm.sh NODES /shared/runs/qwen3-8b configs/recipes/qwen3-8b.yaml
+# bash scripts/launch/slurm.sh NODES /shared/runs/qwen3-8b configs/recipes/qwen3-8b.yaml mesh=h100-8
 #
 # One process per node with all its GPUs; Slurm tells them of each other. Started in the repository,
 # on a file system that the nodes share, with thinksafe in .venv. Two minutes before its time limit
 # the run is told to save; then, and when a node is lost, the job is queued again.
 # Partition, account and time come from the environment: SBATCH_PARTITION, SBATCH_ACCOUNT,
-# SBATCH_TIMELIMIT. DRY_RUN=1 only asks Slurm when it would start.
+# SBATCH_TIMELIMIT. Several nodes need a mesh file over all their GPUs (configs/mesh has h100-8, of
+# one). DRY_RUN=1 only asks Slurm when it would start.
 set -euo pipefail
 nodes=$1 run_dir=$2 recipe=$3
 changes=("${@:4}")

@@ -91,7 +91,7 @@ def test_skypilot_reads_its_task():
 
     config = yaml.safe_load((LAUNCH / "skypilot.yaml").read_text())
     task = sky.Task.from_yaml_config(config, [("RUN_DIR", "gs://bucket/run")])
-    assert task.num_nodes == 2
+    assert task.num_nodes == 1
 
 
 def test_xpk_accepts_the_workload(monkeypatch):
