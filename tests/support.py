@@ -1,6 +1,7 @@
 """What several tests share: reference assets, tiny random models made by transformers."""
 
 import re
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,34 @@ def save_tiny(name: str, directory: Path, dtype: str = "float32", **overrides):
                 parameter.add_(0.3 * torch.randn_like(parameter))
     model.save_pretrained(directory)
     return model
+
+
+@contextmanager
+def quick_compiles(folder: Path):
+    """Programs are compiled with few optimisations, and once: models are so small that compiling is
+    all; processes that a test starts do the same."""
+    import os
+
+    import jax
+    from jax.experimental.compilation_cache import compilation_cache
+
+    settings = {
+        "jax_compilation_cache_dir": str(folder),
+        "jax_persistent_cache_min_compile_time_secs": 0.5,
+        "jax_disable_most_optimizations": True,
+    }
+    before = {name: jax.config.values[name] for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+        os.environ[name.upper()] = str(value)
+    compilation_cache.reset_cache()
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+            del os.environ[name.upper()]
+        compilation_cache.reset_cache()
 
 
 _JOIN = """

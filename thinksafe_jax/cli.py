@@ -10,6 +10,7 @@ from thinksafe_jax import __version__, hosts
 from thinksafe_jax.commands.analysis import register as register_analysis
 from thinksafe_jax.commands.arguments import RunDirectory, run_directory
 from thinksafe_jax.commands.evaluation import register as register_evaluation
+from thinksafe_jax.commands.sharding import register as register_sharding
 from thinksafe_jax.commands.synthesis import register as register_synthesis
 from thinksafe_jax.errors import ConfigError, ThinkSafeError
 
@@ -224,6 +225,7 @@ _stage_command("report", "Write report/report.html and report/summary.json.")
 
 
 register_synthesis(app)
+register_sharding(app)
 
 
 @app.command()
@@ -276,42 +278,6 @@ def _examine_pod(context: typer.Context, run_dir: str | None, config: Path | Non
         print_report(report)
     group.barrier("doctor: printed")
     return not report.problems
-
-
-@app.command()
-def plan(
-    model: Annotated[
-        str,
-        typer.Option(
-            help="A checkpoint directory, a config.json, a name in configs/models or a Hub id."
-        ),
-    ],
-    mesh: Annotated[str, typer.Option(help="A mesh file, or a name in configs/mesh: v5e-8.")],
-    params: Annotated[
-        bool, typer.Option("--params", help="List every parameter with its mesh axes and bytes.")
-    ] = False,
-    compiled: Annotated[
-        bool,
-        typer.Option(
-            "--compile",
-            help="Compile the training step and read its memory (a minute; for TPU: libtpu).",
-        ),
-    ] = False,
-    json_out: Annotated[
-        Path | None, typer.Option("--json", help="Write the plan there as JSON, too.")
-    ] = None,
-) -> None:
-    """Print what a model needs on a mesh, what is left for the KV cache, and the decode roofline.
-
-    Nothing is allocated and no device is needed. Exit code 2 when it does not fit; the nearest
-    sizes that do are printed.
-
-    Example: thinksafe plan --model Qwen3-8B --mesh v5e-8
-    """
-    from thinksafe_jax.parallel.plan_text import print_plan
-
-    if not print_plan(model, mesh, parameters=params, json_out=json_out, compiled=compiled):
-        raise typer.Exit(2)
 
 
 @app.command()

@@ -1,29 +1,5 @@
-"""What a benchmark ran on: without it a number means nothing."""
+"""What a benchmark ran on; the scripts beside this one take it from here."""
 
-import os
-import platform
-from datetime import datetime
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from thinksafe_jax.runs.machine import machine
 
-
-def machine() -> dict:
-    """Processor, cores, memory, load and versions, as kept beside every result."""
-    cpu = [x for x in Path("/proc/cpuinfo").read_text().splitlines() if x.startswith("model name")]
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return {
-        "time": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "cpu": cpu[0].partition(": ")[2] if cpu else platform.processor(),
-        "cores": os.cpu_count(),
-        "memory_gb": round(memory / 1e9, 1),
-        "load_average": [round(x, 2) for x in os.getloadavg()],
-        "python": platform.python_version(),
-        **{name: _version(name) for name in ("jax", "numpy", "safetensors")},
-    }
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "absent"
+__all__ = ["machine"]

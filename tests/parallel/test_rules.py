@@ -80,9 +80,54 @@ def test_unknown_names_are_said_before_anything_else():
 def test_a_large_tensor_that_nothing_cuts_is_a_warning_with_its_bytes():
     (warning,) = strategy_warnings(LARGE, strategy({"kv": 2, "group": 1}, vocab=()), 2)
     assert warning == (
-        "embed [152064, 3584] is on no mesh axis: all 2 devices hold its 1,089,994,752 bytes"
+        "embed [vocab, embed]: 2 devices each hold the same 1,089,994,752 bytes; no rule cuts it "
+        "over group, kv"
     )
     assert strategy_warnings(LARGE, strategy({"kv": 1, "group": 1}, vocab=()), 2) == []
+
+
+def test_a_tensor_that_is_cut_less_than_the_others_is_a_warning_too():
+    both = ("kv", "group")
+    table = strategy({"kv": 2, "group": 1, "fsdp": 4}, vocab="fsdp", mlp=both)
+    (warning,) = strategy_warnings(LARGE, table, 2)
+    assert warning.startswith(
+        "embed [vocab, embed]: 2 devices each hold the same 272,498,688 bytes"
+    )
+
+
+def test_replicas_hold_the_weights_by_design():
+    axes = {"replica": 8, "kv": 1, "group": 1}
+    assert strategy_warnings(LARGE, strategy(axes, batch="replica"), 2) == []
+
+
+def test_a_large_activation_that_every_device_computes_is_a_warning():
+    table = strategy({"kv": 2, "group": 1}, mlp=())
+    wide = dataclasses.replace(LARGE, intermediate_size=18944)
+    *weights, warning = strategy_warnings(wide, table, 2, rows=1, tokens=4096)
+    assert all("_proj" in text for text in weights)
+    assert warning == (
+        "mlp activations [batch, sequence, mlp]: 2 devices each compute the same 155,189,248 "
+        "bytes; no rule cuts it over group, kv"
+    )
+
+
+def test_rows_that_do_not_divide():
+    axes = {"data": 4, "kv": 2, "group": 1}
+    assert strategy_problems(TIED, strategy(axes, batch="data"), rows=8) == []
+    (problem,) = strategy_problems(TIED, strategy(axes, batch="data"), rows=6)
+    assert problem == "batch 6 does not divide over data 4 = 4 (queries and 3 more)"
+
+
+def test_a_mesh_axis_without_use_is_a_warning():
+    (warning,) = strategy_warnings(TIED, strategy({"kv": 2, "group": 1, "spare": 4}), 2)
+    assert warning == "mesh axis spare: no rule uses it, so 4 devices do the same work"
+
+
+def test_attention_is_never_cut():
+    axes = {"kv": 2, "group": 1, "other": 2}
+    for name, part in (("sequence", "its own tokens"), ("head_dim", "a part of each head")):
+        (problem,) = strategy_problems(TIED, strategy(axes, **{name: "other"}))
+        assert problem == f"{name} on other: attention would see {part} only; write `{name}: null`"
 
 
 def test_replicated_kv_heads_are_a_warning_with_their_bytes():

@@ -223,3 +223,9 @@ def test_replicas_are_meshes_of_their_own():
     devices = [set(m.devices.flat) for m in replicas]
     assert devices[0] | devices[1] == set(jax.devices())
     assert not devices[0] & devices[1]
+
+
+def test_replicas_without_any_other_axis_are_single_devices():
+    table = Strategy({"replica": 8}, dict.fromkeys(strategy().rules, ()) | {"batch": ("replica",)})
+    replicas = replica_meshes(build_mesh(table), table.rules)
+    assert [dict(m.shape) for m in replicas] == [{"replica": 1}] * 8

@@ -226,7 +226,7 @@ class NativeGuard:
             arrays = (batch.tokens, batch.lengths, *places)
             if self._where:
                 arrays = jax.device_put(arrays, self._where.leading())
-            results.append(_score(self._params, *arrays, cfg=self._cfg, where=self._where))
+            results.append(score_words(self._params, *arrays, cfg=self._cfg, where=self._where))
         for batch, result in zip(batches, results, strict=True):
             for row, values in zip(batch.rows, np.asarray(result), strict=False):
                 found[row] = values
@@ -298,7 +298,7 @@ def read_slot(
 
 
 @jax.jit(static_argnames=("cfg", "where"))
-def _score(
+def score_words(
     params: Params,
     tokens: jax.Array,
     lengths: jax.Array,

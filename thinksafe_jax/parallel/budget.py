@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from thinksafe_jax.config import TrainingConfig
 from thinksafe_jax.models.config import ModelConfig
 from thinksafe_jax.models.lora import LoraConfig
-from thinksafe_jax.parallel.roofline import kv_bytes_per_device
 from thinksafe_jax.parallel.rules import (
     Strategy,
     Tensor,
@@ -20,6 +19,7 @@ from thinksafe_jax.parallel.rules import (
 )
 from thinksafe_jax.parallel.shardings import like_trainable
 from thinksafe_jax.parallel.strategy import Phase, Topology
+from thinksafe_jax.parallel.work import kv_bytes_per_device
 from thinksafe_jax.training.optimizer import make_optimizer
 
 USABLE = 0.95  # of a chip's memory; the rest is the runtime's

@@ -1,8 +1,13 @@
-"""Reading mesh files strictly: all problems of a file in one message. Format: see `strategy`."""
+"""Reading mesh files strictly: all problems of a file in one message. Format: see `strategy`.
+
+A file of rule tables alone has the sections train and generate, or one of them. Put on a mesh it
+replaces the mesh's own; an axis size may then be `rest`: what the other axes leave of the chips.
+"""
 
 import dataclasses
 import io
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,6 +48,45 @@ def load_mesh(name: str | Path) -> MeshConfig:
         head = f"{path}: " if len(problems) == 1 else f"{path}: {len(problems)} problems\n  "
         raise ConfigError(head + "\n  ".join(problems))
     return MeshConfig(path.stem, built.topology, phases["train"], phases["generate"])
+
+
+def load_rules(path: str | Path) -> Callable[[MeshConfig], MeshConfig]:
+    """Reads a file of rule tables; what it gives puts them on a mesh.
+
+    Raises:
+        ConfigError: no such file, or no table in it. Putting it on a mesh raises what `load_mesh`
+            does, and says so where the sizes do not multiply up to the mesh's chips.
+    """
+    path = Path(path)
+    raw = _read(path)
+    raw.pop("topology", None)  # of a whole mesh file
+    if not raw.keys() & {"train", "generate"} or raw.keys() - {"train", "generate"}:
+        raise ConfigError(f"{path}: expected the sections train and generate, or one of them")
+
+    def put_on(mesh: MeshConfig) -> MeshConfig:
+        problems: list[str] = []
+        found: dict[str, Phase] = {}
+        for name, section in raw.items():
+            filled = _with_rest(section, mesh.topology.chips)
+            found[name] = _take_phase({name: filled}, name, problems)
+            if not problems:
+                problems += _phase_problems(found[name], name, mesh.topology.chips)
+        if problems:
+            raise ConfigError(f"{path} on {mesh.name}: " + "; ".join(problems))
+        return dataclasses.replace(mesh, **found)
+
+    return put_on
+
+
+def _with_rest(section: Any, chips: int) -> Any:
+    """The axis size `rest` in numbers, where the others divide the chips."""
+    axes = section.get("axes") if isinstance(section, dict) else None
+    if not isinstance(axes, dict):
+        return section
+    known = math.prod(size for size in axes.values() if type(size) is int and size > 0)
+    rest = max(1, chips // known)
+    sizes = {name: rest if size == "rest" else size for name, size in axes.items()}
+    return {**section, "axes": sizes}
 
 
 @dataclass(frozen=True)

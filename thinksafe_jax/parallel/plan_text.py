@@ -7,13 +7,16 @@ from dataclasses import asdict
 from pathlib import Path
 
 from thinksafe_jax.config import TrainingConfig
+from thinksafe_jax.models.config import ModelConfig
 from thinksafe_jax.parallel.budget import POOL_SHARE, USABLE
+from thinksafe_jax.parallel.devices import compile_devices
 from thinksafe_jax.parallel.find_model import find_model
 from thinksafe_jax.parallel.mesh_file import load_mesh
 from thinksafe_jax.parallel.plan import PhasePlan, Plan, make_plan
+from thinksafe_jax.parallel.programs import Compiled, Program, compile_program, train_program
 from thinksafe_jax.parallel.roofline import FORMULA, Roofline
+from thinksafe_jax.parallel.strategy import MeshConfig
 from thinksafe_jax.runs import atomic_write
-from thinksafe_jax.training.compiled import StepMemory, step_memory
 
 PLANNED = TrainingConfig(micro_batch_size=2)  # as the recipes of the paper's models
 
@@ -36,15 +39,24 @@ def print_plan(
     strategy = load_mesh(mesh)  # its mistakes need no model, which may have to be downloaded
     name, cfg = find_model(model)
     plan = make_plan(name, cfg, strategy)
-    memory = step_memory(cfg, strategy, PLANNED) if compiled else None
+    memory = _step_memory(cfg, strategy) if compiled else None
     if json_out is not None:
-        step = {} if memory is None else {"compiled_step": asdict(memory)}
+        step = {} if memory is None else {"compiled_step": asdict(memory[1])}
         atomic_write(json_out, json.dumps(plan.as_json() | step, indent=1) + "\n")
     print(plan_text(plan, parameters))
     if memory is None:
         return plan.fits
-    print("\n".join(_step_lines(memory, plan)))
-    return plan.fits and memory.total <= plan.topology.hbm_bytes
+    print("\n".join(_step_lines(*memory, plan)))
+    return plan.fits and memory[1].peak <= plan.topology.hbm_bytes
+
+
+def _step_memory(cfg: ModelConfig, mesh: MeshConfig) -> tuple[Program, Compiled]:
+    devices = compile_devices(mesh.topology)
+
+    def build(dtype: str) -> Program:
+        return train_program(cfg, mesh.train, devices, PLANNED, dtype)
+
+    return build("bfloat16"), compile_program(build, "bfloat16")
 
 
 def plan_text(plan: Plan, parameters: bool = False) -> str:
@@ -58,7 +70,7 @@ def plan_text(plan: Plan, parameters: bool = False) -> str:
     for name, phase in (("generate", plan.generate), ("train", plan.train)):
         lines += ["", *_phase_lines(name, phase, plan)]
         if parameters and phase.parameters:
-            lines += ["", *_parameter_lines(phase)]
+            lines += ["", *parameter_lines(phase)]
     return "\n".join(lines)
 
 
@@ -80,15 +92,15 @@ def _phase_lines(name: str, phase: PhasePlan, plan: Plan) -> Iterator[str]:
         yield "  " + _advice(name, phase, plan)
 
 
-def _step_lines(memory: StepMemory, plan: Plan) -> Iterator[str]:
-    sequences, length = memory.pass_shape
+def _step_lines(program: Program, memory: Compiled, plan: Plan) -> Iterator[str]:
+    sequences, length = program.rows, program.tokens // program.rows
     hbm = plan.topology.hbm_bytes
-    where = f"compiled for {memory.compiled_for}"
+    where = f"compiled for {memory.compiler}"
     yield f"  the LoRA step, {where}, {sequences} x {length:,} tokens a pass"
     yield f"    {'arguments':<12}{_gb(memory.arguments):>12}"
     yield f"    {'temporaries':<12}{_gb(memory.temporaries):>12}"
-    verdict = "fits" if memory.total <= hbm else "does not fit"
-    yield f"    {'peak':<12}{_gb(memory.total):>12}  {verdict} in {_gb(hbm)}"
+    verdict = "fits" if memory.peak <= hbm else "does not fit"
+    yield f"    {'peak':<12}{_gb(memory.peak):>12}  {verdict} in {_gb(hbm)}"
 
 
 def _pool_lines(phase: PhasePlan, plan: Plan) -> Iterator[str]:
@@ -130,7 +142,8 @@ def _advice(name: str, phase: PhasePlan, plan: Plan) -> str:
     return f"{what}; the nearest that does, on {where}: {name}.axes: {_sizes(phase.nearest)}"
 
 
-def _parameter_lines(phase: PhasePlan) -> Iterator[str]:
+def parameter_lines(phase: PhasePlan) -> Iterator[str]:
+    """A table of the parameters with a head."""
     table = [("parameter", "shape", "mesh axes", "bytes a device")]
     table += [
         (row.name, "x".join(map(str, row.shape)), row.spec, f"{row.bytes:,}")

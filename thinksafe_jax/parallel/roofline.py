@@ -4,8 +4,9 @@ import math
 from dataclasses import dataclass
 
 from thinksafe_jax.models.config import ModelConfig
-from thinksafe_jax.parallel.rules import Strategy, parameter_tensors
+from thinksafe_jax.parallel.rules import Strategy
 from thinksafe_jax.parallel.strategy import Topology
+from thinksafe_jax.parallel.work import decode_work
 
 FORMULA = (
     "t = max((W + B ctx kv) / bandwidth, B (2 P + 4 L N h ctx / n) / flops); "
@@ -38,12 +39,6 @@ class Roofline:
     all_reduce_seconds: float
 
 
-def kv_bytes_per_device(cfg: ModelConfig, strategy: Strategy, itemsize: int) -> int:
-    """Cache bytes that one token takes on each device of its replica."""
-    heads = cfg.num_kv_heads // strategy.ways("kv_heads")
-    return 2 * cfg.num_layers * heads * cfg.head_dim * itemsize
-
-
 def decode_roofline(
     cfg: ModelConfig,
     strategy: Strategy,
@@ -53,16 +48,9 @@ def decode_roofline(
     itemsize: int = 2,
 ) -> Roofline:
     """The roofline of decode for `rows` rows per replica at a mean context of `mean_context`."""
-    read = sum(
-        tensor.shard_elements(strategy)
-        for path, tensor in parameter_tensors(cfg).items()
-        if path != ("embed",) or cfg.tie_word_embeddings  # otherwise only looked up
-    )
+    work = decode_work(cfg, strategy, rows, mean_context, itemsize)
+    memory, compute = work.bytes / topology.hbm_bandwidth, work.flops / topology.peak_flops
     ways = strategy.ways("heads")
-    kv = kv_bytes_per_device(cfg, strategy, itemsize)
-    attention = 4 * cfg.num_layers * cfg.num_heads * cfg.head_dim * mean_context / ways
-    memory = (read * itemsize + rows * mean_context * kv) / topology.hbm_bandwidth
-    compute = rows * (2 * read + attention) / topology.peak_flops
     replicas = strategy.ways("batch")
     step = max(memory, compute)
     reduced = 2 * cfg.num_layers * rows * cfg.hidden_size * itemsize if ways > 1 else 0

@@ -17,14 +17,8 @@ LOGICAL_AXES = (
     "norm", "lora_rank",
 )  # fmt: skip
 
-# what a forward pass computes, with the axes that its rules give it
-_ACTIVATIONS = {
-    "queries": ("batch", "sequence", "heads", "head_dim"),
-    "keys and values": ("batch", "sequence", "kv_heads", "head_dim"),
-    "mlp activations": ("batch", "sequence", "mlp"),
-    "logits": ("batch", "sequence", "vocab"),
-}
-_LARGE = 32 * 2**20  # bytes; a tensor above it that no rule shards is worth a warning
+_LARGE = 32 * 2**20  # bytes; a tensor above it that several devices hold is worth a warning
+_LOSS_SLICE = 128  # positions whose logits exist at the same time, see training.losses
 
 Rules = Mapping[str, Sequence[str]]  # logical axis -> mesh axes, none of them split
 
@@ -96,22 +90,50 @@ def adapter_tensors(cfg: ModelConfig, lora: LoraConfig) -> dict[tuple[str, ...],
     return found
 
 
+def activation_tensors(
+    cfg: ModelConfig, rows: int = 0, tokens: int = 1
+) -> dict[tuple[str, ...], Tensor]:
+    """What a forward pass over `rows` rows of `tokens` computes, with the axes that rules give it.
+
+    Without `rows` their number is not known yet, and divides over anything.
+    """
+    ends = {
+        "queries": ((cfg.num_heads, cfg.head_dim), ("heads", "head_dim")),
+        "keys and values": ((cfg.num_kv_heads, cfg.head_dim), ("kv_heads", "head_dim")),
+        "mlp activations": ((cfg.intermediate_size,), ("mlp",)),
+        "logits": ((cfg.vocab_size,), ("vocab",)),
+    }
+    return {
+        (name,): Tensor(
+            (rows, min(tokens, _LOSS_SLICE) if name == "logits" else tokens, *shape),
+            ("batch", "sequence", *axes),
+        )
+        for name, (shape, axes) in ends.items()
+    }
+
+
 def strategy_problems(
-    cfg: ModelConfig, strategy: Strategy, lora: LoraConfig | None = None
+    cfg: ModelConfig, strategy: Strategy, lora: LoraConfig | None = None, rows: int = 0
 ) -> list[str]:
     """What makes a strategy impossible for a model, one sentence each with names and numbers.
 
-    Unknown axes, two logical axes of one tensor on one mesh axis, sizes that do not divide, and KV
-    heads that cannot be aligned with their queries.
+    Every parameter, adapter weight and activation is looked at: unknown axes, two logical axes of
+    one tensor on one mesh axis, sizes that do not divide, KV heads that cannot be aligned with
+    their queries, and cuts through what attention needs whole.
+
+    Args:
+        rows: of a forward pass; 0 where they follow the mesh.
     """
     unknown = list(_unknown_axes(strategy))
     if unknown:
         return unknown
     tensors = parameter_tensors(cfg) | (adapter_tensors(cfg, lora) if lora else {})
+    activations = activation_tensors(cfg, rows)
     return [
-        *_collisions(tensors, strategy),
-        *_indivisible(tensors, strategy),
+        *_collisions(tensors | activations, strategy),
+        *_indivisible(tensors | {p: t for p, t in activations.items() if rows}, strategy),
         *_misaligned_heads(cfg, strategy),
+        *_cut_attention(strategy),
     ]
 
 
@@ -132,7 +154,7 @@ def _unknown_axes(strategy: Strategy) -> Iterator[str]:
 
 def _collisions(tensors: Mapping[tuple[str, ...], Tensor], strategy: Strategy) -> Iterator[str]:
     """A mesh axis cuts a tensor once; the first tensor of each colliding pair is named."""
-    named = {".".join(path): tensor.axes for path, tensor in tensors.items()} | _ACTIVATIONS
+    named = {".".join(path): tensor.axes for path, tensor in tensors.items()}
     seen = set()
     for name, axes in named.items():
         for i, one in enumerate(axes):
@@ -177,34 +199,61 @@ def _misaligned_heads(cfg: ModelConfig, strategy: Strategy) -> Iterator[str]:
         )
 
 
+def _cut_attention(strategy: Strategy) -> Iterator[str]:
+    """Attention runs on each device for its own rows and heads, which it therefore needs whole."""
+    for axis, part in (("sequence", "its own tokens"), ("head_dim", "a part of each head")):
+        if strategy.ways(axis) > 1:
+            yield (
+                f"{axis} on {', '.join(strategy.rules[axis])}: attention would see {part} only; "
+                f"write `{axis}: null`"
+            )
+
+
 def _larger(names: Sequence[str], strategy: Strategy) -> list[str]:
     return [name for name in names if strategy.axes[name] > 1]
 
 
-def strategy_warnings(cfg: ModelConfig, strategy: Strategy, itemsize: int) -> list[str]:
-    """What works but costs memory: large tensors that no rule cuts, KV weights held repeatedly.
+def strategy_warnings(
+    cfg: ModelConfig, strategy: Strategy, itemsize: int, rows: int = 0, tokens: int = 1
+) -> list[str]:
+    """What works but costs: axes without use, large tensors held or computed several times.
 
     Args:
         itemsize: bytes of one weight.
+        rows, tokens: of a forward pass over all devices, whose activations are looked at too.
     """
-    found = []
-    for path, tensor in parameter_tensors(cfg).items():
-        size = math.prod(tensor.shape) * itemsize
-        cut = any(strategy.rules[axis] for axis in tensor.axes)
-        if strategy.devices > 1 and not cut and size > _LARGE:
+    found = list(_unused_axes(strategy))
+    tensors = parameter_tensors(cfg)
+    sharing = {name for t in tensors.values() for axis in t.axes for name in strategy.rules[axis]}
+    for path, tensor in (tensors | activation_tensors(cfg, rows, tokens)).items():
+        own = {name for axis in tensor.axes for name in strategy.rules[axis]}
+        times = math.prod(strategy.axes[name] for name in sharing - own)
+        size = tensor.shard_elements(strategy) * itemsize
+        if times > 1 and size > _LARGE and "kv_heads" not in tensor.axes:
+            verb = "hold" if path in tensors else "compute"
             found.append(
-                f"{'.'.join(path)} {list(tensor.shape)} is on no mesh axis: all {strategy.devices} "
-                f"devices hold its {size:,} bytes"
+                f"{'.'.join(path)} [{', '.join(tensor.axes)}]: {times} devices each {verb} the "
+                f"same {size:,} bytes; no rule cuts it over {', '.join(sorted(sharing - own))}"
             )
+    return found + list(_repeated_heads(cfg, strategy, itemsize))
+
+
+def _unused_axes(strategy: Strategy) -> Iterator[str]:
+    used = {name for names in strategy.rules.values() for name in names}
+    for name, size in strategy.axes.items():
+        if size > 1 and name not in used:
+            yield f"mesh axis {name}: no rule uses it, so {size} devices do the same work"
+
+
+def _repeated_heads(cfg: ModelConfig, strategy: Strategy, itemsize: int) -> Iterator[str]:
     times = strategy.ways("heads") // strategy.ways("kv_heads")
     if times > 1:
         extra = sum(
             tensor.shard_elements(strategy) * itemsize
-            for path, tensor in parameter_tensors(cfg).items()
+            for tensor in parameter_tensors(cfg).values()
             if "kv_heads" in tensor.axes
         )
-        found.append(
+        yield (
             f"{cfg.num_kv_heads} KV heads on {strategy.ways('heads')} tensor-parallel devices: "
             f"each is held {times} times, weights ({extra:,} bytes a device) and cache alike"
         )
-    return found

@@ -148,7 +148,7 @@ def replica_meshes(mesh: Mesh, rules: Rules) -> list[Mesh]:
     auto = (AxisType.Auto,) * len(names)
     return [
         Mesh(group.reshape((1,) * len(outer) + sizes).transpose(order), names, axis_types=auto)
-        for group in moved.reshape(-1, *sizes)
+        for group in moved.reshape(-1, math.prod(sizes))
     ]
 
 

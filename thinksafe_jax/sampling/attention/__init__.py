@@ -16,7 +16,7 @@ from thinksafe_jax.sampling.attention.pallas import (
     gpu_paged_attention,
     tpu_paged_attention,
 )
-from thinksafe_jax.sampling.attention.xla import BLOCK_TOKENS, paged_attention
+from thinksafe_jax.sampling.attention.xla import BLOCK_TOKENS, one_walk, paged_attention
 from thinksafe_jax.sampling.cache import Pool
 
 PagedAttention = Callable[[jax.Array, Pool, jax.Array, jax.Array], jax.Array]
@@ -71,6 +71,8 @@ IMPLEMENTATIONS = (
     Implementation("pallas-tpu", tpu_paged_attention, _tpu_refuses),
     Implementation("pallas-gpu", gpu_paged_attention, _gpu_refuses),
     Implementation("xla", paged_attention, lambda case: None),
+    # what an accelerator without a kernel runs, for compiling its program elsewhere
+    Implementation("xla-one-walk", one_walk, lambda case: "for programs that are only compiled"),
 )
 
 

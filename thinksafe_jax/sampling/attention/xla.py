@@ -28,13 +28,18 @@ def paged_attention(q: jax.Array, pool: Pool, table: jax.Array, lengths: jax.Arr
         `[B, N, H]` in q's dtype.
     """
     if jax.default_backend() != "cpu":
-        return _attend(q, pool, table, lengths, BLOCK_TOKENS)
+        return one_walk(q, pool, table, lengths)
     order = jnp.argsort(lengths)
     back = jnp.argsort(order)
     q, table, lengths = q[order], table[order], lengths[order]
     groups = [slice(first, first + _CPU_GROUP) for first in range(0, len(q), _CPU_GROUP)]
     parts = [_attend(q[g], pool, table[g], lengths[g], _CPU_BLOCK_TOKENS) for g in groups]
     return jnp.concatenate(parts)[back]
+
+
+def one_walk(q: jax.Array, pool: Pool, table: jax.Array, lengths: jax.Array) -> jax.Array:
+    """`paged_attention` in one loop over all slots, as accelerators run it."""
+    return _attend(q, pool, table, lengths, BLOCK_TOKENS)
 
 
 def _attend(

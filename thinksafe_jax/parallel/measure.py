@@ -1,0 +1,46 @@
+"""Times a program on the devices at hand, with arrays of zeros."""
+
+import time
+from statistics import median
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from thinksafe_jax.parallel.programs import Program
+from thinksafe_jax.sampling.programs import Slots
+
+_CALLS = 5  # timed, after one that is not
+
+
+def measured_seconds(program: Program, context: int) -> float:
+    """Median time of one call.
+
+    Args:
+        context: tokens that the rows of a decode step have behind them.
+    """
+    arguments = jax.tree.map(_filled, program.arguments)
+    arguments = tuple(_busy(argument, context) for argument in arguments)
+    times = []
+    for _ in range(_CALLS + 1):
+        began = time.perf_counter()
+        results = jax.block_until_ready(program.function(*arguments, **program.statics))
+        times.append(time.perf_counter() - began)
+        arguments = program.again(arguments, results)
+    return median(times[1:])
+
+
+def _filled(leaf: jax.ShapeDtypeStruct) -> jax.Array:
+    """Ones where they are integers, so that lengths, pages and segments are real; else zeros."""
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.device_put(jax.random.key(0), leaf.sharding)
+    value: Any = 0 if jnp.issubdtype(leaf.dtype, jnp.floating) else 1
+    return jax.jit(lambda: jnp.full(leaf.shape, value, leaf.dtype), out_shardings=leaf.sharding)()
+
+
+def _busy(argument: Any, context: int) -> Any:
+    """A sampler's slots, all of them decoding."""
+    if not isinstance(argument, Slots):
+        return argument
+    position = jnp.full_like(argument.position, context)
+    return argument._replace(position=position, left=jnp.full_like(argument.left, 2**30))
