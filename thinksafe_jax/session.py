@@ -12,7 +12,7 @@ from thinksafe_jax.errors import ConfigError
 from thinksafe_jax.guards import Guard, load_guard
 from thinksafe_jax.hosts import Group, compare_hosts
 from thinksafe_jax.models import ModelConfig, Params, load_config, merge_adapter
-from thinksafe_jax.parallel import ModelMesh
+from thinksafe_jax.parallel import ModelMesh, move
 from thinksafe_jax.runs import content_hash
 from thinksafe_jax.sampling import Engine
 from thinksafe_jax.synthesis import source_hashes
@@ -35,6 +35,7 @@ class Session:
     def __init__(self, recipe: Recipe, pins: Path | None = None):
         self.recipe, self._pins = recipe, pins
         self.trained: TrainResult | None = None
+        self._held: tuple[str, Params] | None = None  # the phase whose layout the student has
 
     def meet(self, group: Group, *, training: bool) -> None:
         """Finds models and data on all hosts, the first process before the others, and compares.
@@ -92,10 +93,14 @@ class Session:
     def tokenizer(self) -> ChatTokenizer:
         return ChatTokenizer(self.directory)
 
-    @cached_property
+    @property
     def params(self) -> Params:
         """The untouched student, layers stacked, as the sampler has it."""
-        return self._load(self.directory)
+        return self._student("generate")
+
+    @params.setter
+    def params(self, params: Params) -> None:
+        self._held = ("generate", params)
 
     @cached_property
     def generating(self) -> ModelMesh | None:
@@ -111,10 +116,26 @@ class Session:
 
     @property
     def training_params(self) -> Params:
-        """The untouched student, on training's mesh where it has one."""
+        """The untouched student, on training's mesh where it has one; the guards make room."""
         if self.placement is None:
             return self.params
-        return load_params(self.directory, self.cfg, self._dtype, self.placement.params())
+        for name in ("guard", "judge"):
+            self.__dict__.pop(name, None)
+        return self._student("train")
+
+    def _student(self, phase: str) -> Params:
+        """The student's weights as a phase has them, which is the only place where they are."""
+        if self._held is None or self._held[0] != phase:
+            where = self.generating if phase == "generate" else self.placement
+            shardings = where and where.params()
+            (_, params), self._held = self._held or ("", None), None
+            if params is not None and jax.process_count() == 1:
+                params = move(params, shardings)
+            else:  # a process reads what the others held before
+                del params
+                params = load_params(self.directory, self.cfg, self._dtype, shardings)
+            self._held = (phase, params)
+        return self._held[1]
 
     @cached_property
     def guard(self) -> Guard:

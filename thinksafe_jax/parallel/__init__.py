@@ -2,6 +2,7 @@
 
 from thinksafe_jax.parallel.mesh_file import load_mesh
 from thinksafe_jax.parallel.model_mesh import ModelMesh
+from thinksafe_jax.parallel.reshard import move
 from thinksafe_jax.parallel.rules import (
     LOGICAL_AXES,
     Rules,
@@ -35,6 +36,7 @@ __all__ = [
     "build_mesh",
     "hidden_sharding",
     "load_mesh",
+    "move",
     "on_devices",
     "optimizer_shardings",
     "param_shardings",

@@ -1,0 +1,65 @@
+"""From the training layout to the sampler's and back: never two copies of the weights."""
+
+import gc
+import math
+
+import jax
+import numpy as np
+
+from tests.parallel.kit import TIED
+from tests.support import REPOSITORY
+from thinksafe_jax.config import load_recipe
+from thinksafe_jax.models import init_params
+from thinksafe_jax.parallel import ModelMesh, load_mesh, move
+from thinksafe_jax.session import Session
+
+MESH = load_mesh("cpu-8")
+
+
+def held(array) -> int:
+    """Bytes on all devices."""
+    shard = math.prod(array.sharding.shard_shape(array.shape)) * array.dtype.itemsize
+    return shard * len(array.sharding.device_set)
+
+
+def live(others: set[int]) -> int:
+    """Bytes of all arrays alive but those that were there before."""
+    return sum(held(x) for x in jax.live_arrays() if id(x) not in others)
+
+
+def test_one_leaf_at_a_time_is_there_twice(monkeypatch):
+    train, generate = (ModelMesh.of_phase(p, TIED) for p in (MESH.train, MESH.generate))
+    source = jax.device_put(init_params(TIED, jax.random.key(0)), train.params())
+    expected = jax.tree.map(np.asarray, source)
+    before = sum(map(held, jax.tree.leaves(source)))
+    gc.collect()
+    outside = {id(x) for x in jax.live_arrays()} - {id(x) for x in jax.tree.leaves(source)}
+    seen, put = [], jax.device_put
+
+    def watched(x, where):
+        new = put(x, where)
+        seen.append(live(outside))
+        return new
+
+    monkeypatch.setattr(jax, "device_put", watched)
+    moved = move(source, generate.params())
+    leaves = jax.tree.leaves(moved)
+    after, largest = sum(map(held, leaves)), max(map(held, leaves))
+    assert len(seen) == len(leaves)
+    assert max(seen) <= max(before, after) + largest < before + after
+    assert jax.tree.map(lambda x: x.sharding, moved) == generate.params()
+    jax.tree.map(np.testing.assert_array_equal, moved, expected)
+
+
+def test_a_session_has_its_student_once_whatever_the_phase():
+    session = Session(load_recipe(REPOSITORY / "configs/recipes/mini.yaml", ["mesh=cpu-8"]))
+    generate = jax.tree.map(np.asarray, session.params)
+    assert session.params is session.params
+    train = session.training_params
+    assert session.placement is not None and session.generating is not None
+    assert jax.tree.map(lambda x: x.sharding, train) == session.placement.params()
+    jax.tree.map(np.testing.assert_array_equal, train, generate)
+    back = session.params
+    assert back is train  # the same dict with other arrays
+    assert jax.tree.map(lambda x: x.sharding, back) == session.generating.params()
+    jax.tree.map(np.testing.assert_array_equal, back, generate)
