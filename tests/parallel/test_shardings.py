@@ -11,7 +11,7 @@ import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from tests.parallel.kit import BIASED, NAMES, TIED, batch, strategy
+from tests.parallel.kit import BIASED, TIED, batch, strategy
 from tests.support import save_tiny
 from thinksafe_jax.errors import ConfigError
 from thinksafe_jax.models import (
@@ -77,27 +77,6 @@ def on_mesh(mesh, rules, cfg):
     inputs = batch()
     rows = batch_sharding(mesh, rules, inputs[0].shape[0])
     return placed, [jax.device_put(x, rows) for x in inputs]
-
-
-def shipped_tables() -> dict[str, Strategy]:
-    """Every shipped table on eight devices, by the files that have it; many are then the same."""
-    found: dict[str, Strategy] = {}
-    names: dict[str, list[str]] = {}
-    for name in NAMES:
-        for phase in ("train", "generate"):
-            table = getattr(load_mesh(name).shrink(8), phase).for_model(TIED)
-            found[table.hash] = table
-            names.setdefault(table.hash, []).append(f"{name}.{phase}")
-    return {" ".join(names[digest]): table for digest, table in found.items()}
-
-
-SHIPPED = shipped_tables()
-
-
-@pytest.mark.parametrize("table", SHIPPED.values(), ids=SHIPPED.keys())
-def test_every_shipped_table_computes_what_one_device_does(table):
-    placed, inputs = on_mesh(build_mesh(table), table.rules, TIED)
-    np.testing.assert_allclose(score(placed, *inputs, TIED), expected(TIED), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize(
