@@ -28,7 +28,8 @@ from thinksafe_jax.parallel.budget import Settings, phase_budget
 from thinksafe_jax.parallel.find_model import find_model
 from thinksafe_jax.parallel.plan import make_plan
 from thinksafe_jax.parallel.plan_text import plan_text, print_plan
-from thinksafe_jax.parallel.roofline import decode_roofline, kv_bytes_per_device
+from thinksafe_jax.parallel.roofline import decode_roofline
+from thinksafe_jax.parallel.work import kv_bytes_per_device
 from thinksafe_jax.training.optimizer import make_optimizer
 
 
