@@ -28,7 +28,7 @@ from thinksafe_jax.training.placement import Placement
 from thinksafe_jax.training.step import make_step
 from thinksafe_jax.training.trainer import lora_config
 
-_PLATFORMS = {"cuda": "gpu", "rocm": "gpu"}
+_PLATFORMS: dict[str, str] = {"cuda": "gpu", "rocm": "gpu"}
 _GUARD_BLANKS = (4, 8)  # blanks and words of an answer: more than any guard's format has
 Tree = Any
 
@@ -147,7 +147,7 @@ def decode_program(
     where = layout.sharding(layout.rows)
     slots = jax.eval_shape(lambda: empty_slots(sampler.slots))
     slots = jax.tree.map(lambda x: _array(x.shape, x.dtype, where), slots)
-    platform = _first(layout).platform
+    platform: str = _first(layout).platform
     case = Case(_PLATFORMS.get(platform, platform), cfg.head_dim, sampler.page_size)
     attention = "xla-one-walk" if sampler.simulated else choose(case).name
     block = table_pages(sampler.page_size)

@@ -140,8 +140,8 @@ def read_rows(file: Path | None) -> list[Row]:
         return []
     try:
         rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
-        for row in rows:
-            _key(row), row["status"]
+        if not all(_key(row) and row["status"] for row in rows):
+            raise KeyError("status")
     except (ValueError, KeyError, TypeError):
         raise InputError(f"{file}: no result of sweep-sharding; give another --json") from None
     return rows
