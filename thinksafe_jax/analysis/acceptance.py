@@ -60,7 +60,7 @@ def odds_ratio(steered: Outcomes, plain: Outcomes, confidence: float = 0.95) -> 
     draws = [(sum(d[id]), len(d[id])) for d in (steered, plain) for id in shared]
     if len(shared) < 2:
         few = not shared or min(n for _, n in draws) < 2
-        return OddsRatio(None, None, None, len(shared)) if few else _woolf(*draws, 1, z)
+        return OddsRatio(None, None, None, len(shared)) if few else _woolf(draws[0], draws[1], 1, z)
     with_text = [_mean(steered[id]) for id in shared]
     without = [_mean(plain[id]) for id in shared]
     n, a, b = len(shared), _mean(with_text), _mean(without)
@@ -94,8 +94,8 @@ def _woolf(
         cells = [cell + 0.5 for cell in cells]
     value = math.log(cells[0] * cells[3] / (cells[1] * cells[2]))
     half = z * math.sqrt(sum(1 / cell for cell in cells))
-    ends = (math.exp(value + step) for step in (0.0, -half, half))
-    return OddsRatio(*ends, prompts, corrected)
+    low, high = math.exp(value - half), math.exp(value + half)
+    return OddsRatio(math.exp(value), low, high, prompts, corrected)
 
 
 def _mean(values: Sequence[float | bool]) -> float:

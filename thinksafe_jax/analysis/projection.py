@@ -86,8 +86,8 @@ def _label(draws: Sequence[Draws]) -> dict:
     base = clustered([list(map(float, d.base)) for d in draws]).as_dict()
     source = clustered([list(map(float, d.source)) for d in draws]).as_dict()
     resampled = _resampled_alphas(draws)
-    by_prompt = [{str(n): flags for n, flags in enumerate(of)} for of in _sides(draws)]
-    omega = odds_ratio(*by_prompt)
+    steered, plain = ({str(n): flags for n, flags in enumerate(of)} for of in _sides(draws))
+    omega = odds_ratio(steered, plain)
     found = {
         "alpha_ref": base,
         "alpha_source": source,
