@@ -3,11 +3,10 @@
 import contextlib
 import logging
 import os
+import uuid
 from collections.abc import Iterator
 
 import pytest
-
-BUCKET = "thinksafe-test"
 
 
 @contextlib.contextmanager
@@ -40,8 +39,9 @@ def s3_bucket() -> Iterator[str]:
             import s3fs
 
             s3fs.S3FileSystem.clear_instance_cache()
-            s3fs.S3FileSystem().mkdir(BUCKET)
-            yield f"s3://{BUCKET}"
+            bucket = f"test-{uuid.uuid4().hex[:8]}"  # servers of one process share their memory
+            s3fs.S3FileSystem().mkdir(bucket)
+            yield f"s3://{bucket}"
         finally:
             os.environ.clear()
             os.environ.update(before)
