@@ -71,8 +71,11 @@ IMPLEMENTATIONS = (
     Implementation("pallas-tpu", tpu_paged_attention, _tpu_refuses),
     Implementation("pallas-gpu", gpu_paged_attention, _gpu_refuses),
     Implementation("xla", paged_attention, lambda case: None),
-    # what an accelerator without a kernel runs, for compiling its program elsewhere
-    Implementation("xla-one-walk", one_walk, lambda case: "for programs that are only compiled"),
+)
+
+# what an accelerator without a kernel runs, for compiling its program elsewhere
+_COMPILED_ONLY = Implementation(
+    "xla-one-walk", one_walk, lambda case: "for programs that are only compiled"
 )
 
 
@@ -87,7 +90,7 @@ def implementation(name: str) -> Implementation:
     Raises:
         ConfigError: unknown name.
     """
-    for one in IMPLEMENTATIONS:
+    for one in (*IMPLEMENTATIONS, _COMPILED_ONLY):
         if one.name == name:
             return one
     names = ", ".join(one.name for one in IMPLEMENTATIONS)
