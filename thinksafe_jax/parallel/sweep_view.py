@@ -139,6 +139,7 @@ def sweep_plot(rows: Sequence[Row]) -> str:
     from matplotlib import rc_context
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
 
     good = [row for row in rows if row["status"] == "ok"]
     phases = [phase for phase in PHASES if any(row["phase"] == phase for row in good)]
@@ -157,7 +158,10 @@ def sweep_plot(rows: Sequence[Row]) -> str:
             _panel(axes, [row for row in good if row["phase"] == phase], models, cells)
             axes.set_title(phase)
             axes.set_xlabel("tokens/s a chip (roofline); pale: does not fit")
-        panels[0].legend(frameon=False, loc="lower right")
+        marks = [
+            Patch(color=COLOURS[n % len(COLOURS)], label=model) for n, model in enumerate(models)
+        ]
+        figure.legend(handles=marks, loc="outside upper left", ncols=len(models), frameon=False)
         out = io.StringIO()
         figure.savefig(out, format="svg", metadata={"Date": None})
     return out.getvalue()
@@ -167,7 +171,6 @@ def _panel(axes: Any, rows: Sequence[Row], models: list[str], cells: list[tuple[
     step = 0.8 / len(models)
     for number, model in enumerate(models):
         colour = COLOURS[number % len(COLOURS)]
-        axes.barh([], [], color=colour, label=model)
         for row in (row for row in rows if row["model"] == model):
             y = cells.index((row["mesh"], row["table"])) + (number - (len(models) - 1) / 2) * step
             rate = row["tokens_per_second"] / row["chips"]
