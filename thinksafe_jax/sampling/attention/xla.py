@@ -12,7 +12,8 @@ from thinksafe_jax.sampling.cache import Pool
 
 BLOCK_TOKENS = 128
 _CPU_BLOCK_TOKENS = 64  # short contexts dominate on a CPU, and a step of its loop costs little
-_CPU_GROUP = 4  # slots of like length that walk together
+_CPU_GROUP = 4  # slots of like length that walk together, at least
+_CPU_GROUPS = 4  # at most: each is a loop of its own in every layer, which has to be compiled
 
 
 def paged_attention(q: jax.Array, pool: Pool, table: jax.Array, lengths: jax.Array) -> jax.Array:
@@ -32,7 +33,8 @@ def paged_attention(q: jax.Array, pool: Pool, table: jax.Array, lengths: jax.Arr
     order = jnp.argsort(lengths)
     back = jnp.argsort(order)
     q, table, lengths = q[order], table[order], lengths[order]
-    groups = [slice(first, first + _CPU_GROUP) for first in range(0, len(q), _CPU_GROUP)]
+    size = max(_CPU_GROUP, -(-len(q) // _CPU_GROUPS))
+    groups = [slice(first, first + size) for first in range(0, len(q), size)]
     parts = [_attend(q[g], pool, table[g], lengths[g], _CPU_BLOCK_TOKENS) for g in groups]
     return jnp.concatenate(parts)[back]
 
