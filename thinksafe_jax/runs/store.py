@@ -4,7 +4,8 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,8 @@ class RowStore:
     """A folder of `part-00000.jsonl` shards with rows that have a key.
 
     One process writes, or one for each name of a writer (the run's locks see to it); any may read
-    meanwhile. A torn last line is
-    ignored by readers and cut off before the first append. Rows whose key was seen before are
-    left out and counted: the first one stands.
+    meanwhile. A torn last line is ignored by readers and cut off before the first append. Rows
+    whose key was seen before are left out and counted: the first one stands.
 
     Args:
         folder: made on the first append.
@@ -82,33 +82,45 @@ class RowStore:
         faults.after_write()
         persist(shard)
 
-    def rows(self) -> Iterator[dict[str, Any]]:
+    def rows(self, since: Mapping[str, int] | None = None) -> Iterator[dict[str, Any]]:
         """Every row in the order written, one at a time.
+
+        Args:
+            since: leave out what was there when `ends` gave this.
 
         Raises:
             InputError: with file and line, for a line that is no row (unless `skip_bad_rows`).
         """
-        return (row for _, row in self.located())
+        return (row for _, row in self.located(since))
 
-    def row_at(self, location: Location) -> dict[str, Any]:
-        """The row at a place that `located` gave."""
-        name, offset = location
-        with (self.folder / name).open("rb") as file:
-            file.seek(offset)
-            row = parse(file.readline())
-        assert row is not None, f"{self.folder / name}: no row at byte {offset}"
-        return row
+    def ends(self) -> dict[str, int]:
+        """Where each shard ends now, for a later `rows(since=...)`."""
+        return {shard.name: sound_length(shard) for shard in self.shards()}
 
-    def located(self) -> Iterator[tuple[Location, dict[str, Any]]]:
+    def rows_at(self, locations: Iterable[Location]) -> Iterator[dict[str, Any]]:
+        """The rows at places that `located` gave, one at a time."""
+        with ExitStack() as files:
+            shards: dict[str, Any] = {}
+            for name, offset in locations:
+                if name not in shards:
+                    shards[name] = files.enter_context((self.folder / name).open("rb"))
+                shards[name].seek(offset)
+                row = parse(shards[name].readline())
+                assert row is not None, f"{self.folder / name}: no row at byte {offset}"
+                yield row
+
+    def located(
+        self, since: Mapping[str, int] | None = None
+    ) -> Iterator[tuple[Location, dict[str, Any]]]:
         """As `rows`, each with its place, so that few rows need to be held at once."""
         seen: set[Hashable] = set()
         duplicates = bad = 0
         for shard in self.shards():
             name = sys.intern(shard.name)  # one text for all the places in a shard
-            for line, offset, row in _complete_lines(shard):
+            for offset, row in _complete_lines(shard, (since or {}).get(name, 0)):
                 if row is None or not self._fields <= row.keys():
                     bad += 1
-                    self._refuse(f"{shard}:{line}", row)
+                    self._refuse(shard, offset, row)
                     continue
                 key = self._key_of(row)
                 duplicates += key in seen
@@ -131,11 +143,14 @@ class RowStore:
         values = tuple(row[k] for k in self.key)
         return values[0] if len(values) == 1 else values
 
-    def _refuse(self, place: str, row: dict[str, Any] | None) -> None:
+    def _refuse(self, shard: Path, offset: int, row: dict[str, Any] | None) -> None:
         if not self.skip_bad_rows:
+            with shard.open("rb") as file:
+                line = 1 + file.read(offset).count(b"\n")
             what = "not a JSON object" if row is None else f"no {' and '.join(self.key)} in the row"
             raise InputError(
-                f"{place}: {what}; repair or delete the line, or leave it out with --skip-bad-rows"
+                f"{shard}:{line}: {what}; repair or delete the line, or leave it out with "
+                "--skip-bad-rows"
             )
 
     def _writable_shard(self) -> Path:
@@ -175,16 +190,16 @@ def _append_synced(shard: Path, data: bytes) -> None:
         sync_folder(shard.parent)
 
 
-def _complete_lines(shard: Path) -> Iterator[tuple[int, int, dict[str, Any] | None]]:
-    """(line, offset, row or None) for each line that is neither blank nor a torn last one."""
+def _complete_lines(shard: Path, offset: int) -> Iterator[tuple[int, dict[str, Any] | None]]:
+    """(offset, row or None) for each line from `offset` on, neither blank nor a torn last one."""
     left, size = sound_length(shard), shard.stat().st_size
     if left < size:
         log.warning("%s: a torn last line (%d bytes) is left out", shard, size - left)
-    offset = 0
     with shard.open("rb") as file:
-        for number, line in enumerate(file, start=1):
+        file.seek(offset)
+        for line in file:
             if offset + len(line) > left:
                 return
             if line.strip(b" \t\r\n\xef\xbb\xbf"):
-                yield number, offset, parse(line)
+                yield offset, parse(line)
             offset += len(line)

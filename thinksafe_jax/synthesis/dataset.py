@@ -156,8 +156,8 @@ def _training_rows(
             places[row["id"]] = place
             tally = lengths.setdefault(row["label"], Counter())
             tally[next((end for end in LENGTH_BINS if row["tokens"] <= end), 0)] += 1
-    for id in sorted(places):
-        yield _training_row(samples.row_at(places[id]), facts.harmful_reasoning)
+    for row in samples.rows_at(places[id] for id in sorted(places)):
+        yield _training_row(row, facts.harmful_reasoning)
 
 
 def _training_row(row: Row, harmful_reasoning: str) -> dict[str, str]:

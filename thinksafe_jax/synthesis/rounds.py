@@ -10,7 +10,7 @@ its attempt alone.
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from thinksafe_jax.config import SynthesisConfig
@@ -54,6 +54,7 @@ class Rounds:
     verdicts: RowStore
     ledger: Ledger
     check_stop: Callable[[], None]
+    _judged: dict[str, int] = field(default_factory=dict)  # `samples.ends()` of what has verdicts
 
     def fixed(self) -> None:
         """Rows of the methods that sample nothing."""
@@ -100,7 +101,7 @@ class Rounds:
         waiting = self.ledger.waiting()
         if not waiting:
             return 0
-        accepted = 0
+        accepted, ends = 0, self.samples.ends()
         with Progress("filter", len(waiting)) as bar, RowBuffer(self.verdicts) as buffer:
             for verdict in guard.judge(self._exchanges(waiting)):
                 id, _, number = verdict.id.rpartition("#")
@@ -110,11 +111,12 @@ class Rounds:
                 accepted += self.ledger.reasons[id, int(number)] == ACCEPTED
                 bar.advance(accepted=accepted)
                 self.check_stop()
+        self._judged = ends
         return len(waiting)
 
     def _exchanges(self, waiting: set[Key]) -> Iterator[Exchange]:
         """The guard sees the ORIGINAL prompt and the whole response."""
-        for row in self.samples.rows():
+        for row in self.samples.rows(since=self._judged):
             if (row["id"], row["attempt"]) in waiting:
                 name = f"{row['id']}#{row['attempt']}"
                 yield Exchange(name, row["prompt"], row["response"], row["label"])
