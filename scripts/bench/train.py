@@ -254,7 +254,7 @@ def main() -> None:
     parser.add_argument(
         "--remat", default="attention", help="of our side: none, dots, attention, layer"
     )
-    parser.add_argument("--trl", help="Python of an environment with TRL; default: this one")
+    parser.add_argument("--trl", help="a Python with TRL and this package; default: this one")
     parser.add_argument("--side", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
