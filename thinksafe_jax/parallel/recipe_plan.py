@@ -15,6 +15,7 @@ from thinksafe_jax.parallel.budget import Budget, Settings, nearest_axes, phase_
 from thinksafe_jax.parallel.devices import compile_devices, is_simulated
 from thinksafe_jax.parallel.find_model import find_model
 from thinksafe_jax.parallel.hlo import Traffics, total
+from thinksafe_jax.parallel.mesh_file import load_mesh
 from thinksafe_jax.parallel.programs import (
     Compiled,
     Sampler,
@@ -214,8 +215,8 @@ def _sample(case: _Case) -> Stage:
         engine.slots, pool, longest, case.assumed.prompt_tokens, engine.page_size,
         is_simulated(case.mesh.topology),
     )  # fmt: skip
-    decoded = compile_program(partial(_decode, cfg, phase, case.devices, shape), dtype)
-    filled = compile_program(partial(_prefill, cfg, phase, case.devices, shape), dtype)
+    decoded = compile_program(partial(decode_program, cfg, phase, case.devices, shape), dtype)
+    filled = compile_program(partial(prefill_program, cfg, phase, case.devices, shape), dtype)
     rows = min(engine.slots, max(1, int(FILLED * pool / settings.mean_context)))
     work = decode_work(cfg, strategy, rows, settings.mean_context, settings.itemsize)
     bound = bound_of(work, total(decoded.collectives).wire_bytes, case.mesh.topology)
@@ -247,14 +248,6 @@ def _sample(case: _Case) -> Stage:
     )
 
 
-def _decode(cfg: ModelConfig, phase: Phase, devices: Sequence[Any], shape: Sampler, dtype: str):
-    return decode_program(cfg, phase, devices, shape, dtype)
-
-
-def _prefill(cfg: ModelConfig, phase: Phase, devices: Sequence[Any], shape: Sampler, dtype: str):
-    return prefill_program(cfg, phase, devices, shape, dtype)
-
-
 def _no_room(budget: Budget, settings: Settings) -> list[str]:
     if budget.problems:
         return budget.problems
@@ -264,8 +257,6 @@ def _no_room(budget: Budget, settings: Settings) -> list[str]:
 
 def _guard(guard: GuardModel, case: _Case) -> Stage:
     """One guard beside the student's weights; with retries also beside the sampler's pool."""
-    from thinksafe_jax.parallel.mesh_file import load_mesh
-
     model, cfg = find_model(guard.model)
     mesh = load_mesh(guard.mesh) if guard.mesh else case.mesh
     settings = Settings(guard.dtype)
@@ -277,15 +268,15 @@ def _guard(guard: GuardModel, case: _Case) -> Stage:
     local = phase.of_host(topology.hosts)
     length = min(guard.max_length, cfg.max_position_embeddings)
     rows = max(1, guard.batch_tokens // length)
-    build = partial(_score, cfg, local, case.devices, rows, length)
-    compiled = compile_program(build, guard.dtype)
+    build = partial(guard_program, cfg, local, case.devices, rows, length)
+    compiled, program = compile_program(build, guard.dtype), build(guard.dtype)
     tokens = case.assumed.prompt_tokens + case.assumed.response_tokens
     per_pass = max(1, guard.batch_tokens // tokens)
     strategy = local.for_model(cfg)
     own = -(-per_pass // strategy.ways("batch"))
     work = guard_work(cfg, strategy, own, tokens, settings.itemsize)
     # the program's messages carry hidden states: they follow the tokens of the pass
-    share = own * strategy.ways("batch") * tokens / build(guard.dtype).tokens
+    share = own * strategy.ways("batch") * tokens / program.tokens
     bound = bound_of(work, share * total(compiled.collectives).wire_bytes, topology)
     judged = topology.hosts * own * strategy.ways("batch")
     return replace(
@@ -293,19 +284,13 @@ def _guard(guard: GuardModel, case: _Case) -> Stage:
         bytes={**budget.bytes, **_beside_the_guard(case), "activations": compiled.temporaries},
         compiler=compiled.compiler,
         facts=[f"{rows} x {length:,} tokens a pass and host; a row of {tokens:,} in the rates"],
-        call=f"a pass of {build(guard.dtype).rows} x {length:,} tokens",
+        call=f"a pass of {program.rows} x {length:,} tokens",
         traffic=compiled.collectives,
         bound=bound,
         formula="guard",
         tokens_per_second=judged * tokens / bound.seconds,
         hours=case.rows * bound.seconds / judged / 3600,
     )
-
-
-def _score(
-    cfg: ModelConfig, phase: Phase, devices: Sequence[Any], rows: int, length: int, dtype: str
-):
-    return guard_program(cfg, phase, devices, rows, length, dtype)
 
 
 def _beside_the_guard(case: _Case) -> dict[str, int]:
@@ -330,7 +315,7 @@ def _train(case: _Case) -> Stage:
     stage, budget = _basis("train", model, cfg, phase, case, settings)
     if budget.problems:
         return stage
-    build = partial(_step, cfg, phase, case.devices, config)
+    build = partial(train_program, cfg, phase, case.devices, config)
     compiled, program = compile_program(build, student.dtype), build(student.dtype)
     strategy = phase.for_model(cfg)
     ways = strategy.ways("batch")
@@ -358,10 +343,6 @@ def _train(case: _Case) -> Stage:
         tokens_per_second=rate,
         hours=case.prompts * config.epochs * row / rate / 3600,
     )
-
-
-def _step(cfg: ModelConfig, phase: Phase, devices: Sequence[Any], config: Any, dtype: str):
-    return train_program(cfg, phase, devices, config, dtype)
 
 
 def _training_bytes(
