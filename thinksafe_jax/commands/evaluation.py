@@ -40,7 +40,6 @@ Judge = Annotated[
     str,
     typer.Option(
         "--judge",
-        "--guard",
         help="KIND or KIND:MODEL, as llama-guard:meta-llama/Llama-Guard-3-8B.",
     ),
 ]

@@ -111,8 +111,16 @@ def evaluate(
     wait_for_rows(group, verdicts, mine, check_stop)
     if not group.first:
         return {}
-    rows = [by_key[key] for key in askable]
+    scored = _scored([by_key[key] for key in askable], verdicts, cfg)
+    result = summarise(scored) | {"skipped": skipped, "settings": settings}
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in scored]
+    atomic_write(out_dir / "rows.jsonl", "".join(lines))
+    atomic_write(out_dir.with_name(f"{out_dir.name}.json"), json.dumps(result, indent=2) + "\n")
+    return result
 
+
+def _scored(rows: list[dict], verdicts: RowStore, cfg: EvaluationConfig) -> list[dict]:
+    """The rows with their scores; each has its verdicts in the order of `cfg.scopes`."""
     judged: dict[tuple, dict[str, dict]] = {}
     for row in verdicts.read():
         judged.setdefault(tuple(row[k] for k in _KEY), {})[row["asked_scope"]] = row
@@ -121,12 +129,7 @@ def evaluate(
         for key, found in judged.items()
     }
     with Equality() as pool:
-        scored = score_rows(rows, in_order, cfg.judge, pool)
-    result = summarise(scored) | {"skipped": skipped, "settings": settings}
-    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in scored]
-    atomic_write(out_dir / "rows.jsonl", "".join(lines))
-    atomic_write(out_dir.with_name(f"{out_dir.name}.json"), json.dumps(result, indent=2) + "\n")
-    return result
+        return score_rows(rows, in_order, cfg.judge, pool)
 
 
 def _discard_rows_of_others(out_dir: Path, inputs: str) -> None:
