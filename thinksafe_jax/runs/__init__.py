@@ -7,11 +7,12 @@ from thinksafe_jax.runs.part import WHOLE, Part
 from thinksafe_jax.runs.progress import Progress
 from thinksafe_jax.runs.run import Run
 from thinksafe_jax.runs.storage import atomic_write, atomic_writer, prepare_directory
-from thinksafe_jax.runs.store import RowStore
+from thinksafe_jax.runs.store import Location, RowStore
 from thinksafe_jax.runs.terminal import clean, console, setup_logging
 
 __all__ = [
     "WHOLE",
+    "Location",
     "Part",
     "Progress",
     "RowBuffer",

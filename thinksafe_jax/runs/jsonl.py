@@ -11,14 +11,15 @@ from typing import Any
 log = logging.getLogger(__name__)
 _BLOCK = 1 << 20
 _MARK = b"\xef\xbb\xbf"
+_encode = json.JSONEncoder(ensure_ascii=True, allow_nan=False).encode
 
 
 def to_line(row: dict[str, Any]) -> bytes:
     """One row as an ASCII line: no character of a text, lone surrogates too, can break it."""
     try:  # most rows are plain already
-        text = json.dumps(row, ensure_ascii=True, allow_nan=False)
+        text = _encode(row)
     except (TypeError, ValueError):
-        text = json.dumps(plain(row), ensure_ascii=True, allow_nan=False)
+        text = _encode(plain(row))
     return text.encode("ascii") + b"\n"
 
 

@@ -98,6 +98,10 @@ class PageAllocator:
     def pages_for(self, tokens: int) -> int:
         return -(-tokens // self.page_size)
 
+    def lacking(self, tokens: np.ndarray) -> list[int]:
+        """The slots that need more pages for `tokens` i64 `[slots]` tokens in all."""
+        return np.flatnonzero(-(-tokens // self.page_size) > self._owned).tolist()
+
     def reserve(self, slot: int, tokens: int) -> bool:
         """Gives `slot` pages for `tokens` tokens in all; False, and no change, if too few are."""
         free = self._free[self.shard_of(slot)]

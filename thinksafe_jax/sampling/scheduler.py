@@ -10,6 +10,7 @@ the row and the position alone.
 """
 
 import time
+from array import array
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -43,10 +44,11 @@ class _Running:
 
     request: Request
     order: int
-    tokens: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
+    # four bytes each, where a list of Python numbers would take tens
+    tokens: "array[int]" = field(default_factory=lambda: array("i"))
+    logprobs: "array[float]" = field(default_factory=lambda: array("f"))
     slot: int = -1
-    cursor: int = 0  # tokens in the cache after every dispatched window, at most
+    cursor: int = 0  # tokens to prefill: all but the newest
 
     @property
     def ids(self) -> list[int]:
@@ -86,6 +88,9 @@ class Scheduler:
         self.preempted: deque[_Running] = deque()
         self.slots: list[_Running | None] = [None] * len(pages.table)
         self._busy = [0] * shards  # slots of each shard: counted anew for each row they cost much
+        # Cache entries of each slot, 0 where idle: after every dispatched window at most, and when
+        # finished. Arrays, because every window looks at all of them.
+        self._cursor, self._limit = np.zeros((2, len(self.slots)), np.int64)
         self.in_flight: tuple[Any, list[tuple[int, _Running | None]]] | None = None
         self.admitted = 0
         longest = pages.table.shape[1] * config.page_size
@@ -140,6 +145,7 @@ class Scheduler:
                 continue
             self.pages.reserve(index, running.cursor)
             running.slot, self.slots[index] = index, running
+            self._cursor[index], self._limit[index] = running.cursor, running.limit
             self._busy[shard] += 1
             new.append(running)
         for length, rows in self._prefill_calls(new):
@@ -224,11 +230,16 @@ class Scheduler:
 
     def _short_shard(self) -> int | None:
         """Reserves for all, the oldest first; the shard whose pages do not suffice, if any."""
-        for slot in sorted((s for s in self.slots if s is not None), key=lambda s: s.order):
-            ahead = min(slot.cursor + self.config.window, slot.limit)
-            if not self.pages.reserve(slot.slot, ahead):
-                return self.pages.shard_of(slot.slot)
+        ahead = self._after_window()
+        lacking = [self.slots[slot] for slot in self.pages.lacking(ahead)]
+        for running in sorted((s for s in lacking if s is not None), key=lambda s: s.order):
+            if not self.pages.reserve(running.slot, int(ahead[running.slot])):
+                return self.pages.shard_of(running.slot)
         return None
+
+    def _after_window(self) -> np.ndarray:
+        """Cache entries of each slot after one more window, at most: i64 `[slots]`."""
+        return np.minimum(self._cursor + self.config.window, self._limit)
 
     def _preempt(self, running: _Running) -> None:
         self.stats.preemptions += 1
@@ -240,15 +251,14 @@ class Scheduler:
     def _vacate(self, running: _Running) -> None:
         self.pages.release(running.slot)
         self.slots[running.slot] = None
+        self._cursor[running.slot] = self._limit[running.slot] = 0
         self._busy[self.pages.shard_of(running.slot)] -= 1
 
     def _dispatch(self) -> tuple[Any, list[tuple[int, _Running | None]]]:
         which = self._which()
         window = self.device.window(self.pages.table, which)
-        for slot in self.slots:
-            if slot is not None:
-                slot.cursor = min(slot.cursor + self.config.window, slot.limit)
-                self.stats.live_tokens += slot.cursor
+        self._cursor = self._after_window()
+        self.stats.live_tokens += int(self._cursor.sum())
         self.stats.windows += 1
         self.stats.pool_tokens += self.pages.pages * self.config.page_size
         self.stats.slot_steps += self.config.window * len(which)
@@ -268,15 +278,17 @@ class Scheduler:
         began = time.perf_counter()
         values, scores = self.device.read(window)
         self.stats.waiting_seconds += time.perf_counter() - began
-        counts = (values >= 0).sum(axis=0)
+        tokens = np.ascontiguousarray(values.T, np.int32)  # a row for each slot
+        logprobs = np.ascontiguousarray(scores.T, np.float32)
+        counts = (tokens >= 0).sum(axis=1).tolist()
         finished = []
-        for column, (slot, running) in enumerate(owners):
+        for row, (slot, running) in enumerate(owners):
             # a slot that changed hands since was idle here for its new owner
-            if running is None or self.slots[slot] is not running or not counts[column]:
+            if running is None or self.slots[slot] is not running or not counts[row]:
                 continue
-            running.tokens += values[: counts[column], column].tolist()
-            running.logprobs += scores[: counts[column], column].tolist()
-            self.stats.tokens += int(counts[column])
+            running.tokens.frombytes(tokens[row, : counts[row]].tobytes())
+            running.logprobs.frombytes(logprobs[row, : counts[row]].tobytes())
+            self.stats.tokens += counts[row]
             reason = self._finish_reason(running)
             if reason:
                 self._vacate(running)
@@ -294,7 +306,7 @@ class Scheduler:
 
 def _completion(running: _Running, reason: str) -> Completion:
     count = len(running.tokens) - (reason == "stop")
-    request = running.request
+    request, tokens, logprobs = running.request, running.tokens, running.logprobs
     return Completion(
-        request.id, request.sample, running.tokens[:count], running.logprobs[:count], reason
+        request.id, request.sample, tokens[:count].tolist(), logprobs[:count].tolist(), reason
     )

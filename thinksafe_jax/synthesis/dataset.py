@@ -20,9 +20,16 @@ from typing import Any
 from thinksafe_jax.config import Recipe
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.guards import answer_part
-from thinksafe_jax.runs import RowStore, atomic_write, atomic_writer, prepare_directory
+from thinksafe_jax.runs import Location, RowStore, atomic_write, atomic_writer, prepare_directory
 from thinksafe_jax.synthesis.card import dataset_card
-from thinksafe_jax.synthesis.ladder import WAITING, Ledger, attempts, chosen_attempts, coverage
+from thinksafe_jax.synthesis.ladder import (
+    WAITING,
+    Key,
+    Ledger,
+    attempts,
+    chosen_attempts,
+    coverage,
+)
 from thinksafe_jax.synthesis.parquet import ParquetWriter
 from thinksafe_jax.synthesis.prompts import source_hashes
 from thinksafe_jax.synthesis.sample import SAMPLED
@@ -110,7 +117,9 @@ def write_dataset(
             written in the latter case, train.jsonl is not left behind.
     """
     folder = prepare_directory(run_path / "dataset")
-    ledger = Ledger(facts.reasoning, facts.guarded).read(samples.rows(), verdicts.rows())
+    found: dict[Key, tuple[Location, int]] = {}  # where each row is, and its tokens
+    ledger = Ledger(facts.reasoning, facts.guarded)
+    ledger.read(_noted(samples, found), verdicts.rows())
     _refuse_unjudged(ledger)
     chosen = chosen_attempts(ledger, facts.method, facts.seed)
     counts = coverage(ledger, chosen, facts.labels)
@@ -123,9 +132,13 @@ def write_dataset(
             f"{reasons_table(counts)}"
         )
     lengths: Lengths = {}
-    rows = _training_rows(samples, chosen, facts, lengths)
+    for id, attempt in chosen.items():
+        tally = lengths.setdefault(ledger.labels[id], Counter())
+        tally[next((end for end in LENGTH_BINS if found[id, attempt][1] <= end), 0)] += 1
+    places = (found[id, chosen[id]][0] for id in sorted(chosen))
     with ParquetWriter(folder / "data") as parquet, atomic_writer(train) as file:
-        for row in rows:
+        for sample in samples.rows_at(places):
+            row = _training_row(sample, facts.harmful_reasoning)
             file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
             parquet.add(row)
     atomic_write(folder / "README.md", dataset_card(facts, counts, lengths))
@@ -146,18 +159,11 @@ def reasons_table(counts: Counts) -> str:
     return "\n".join(lines)
 
 
-def _training_rows(
-    samples: RowStore, chosen: Mapping[str, int], facts: DatasetFacts, lengths: Lengths
-) -> Iterator[dict[str, str]]:
-    """The chosen rows in order of their ids, read again one by one; fills `lengths`."""
-    places = {}
+def _noted(samples: RowStore, found: dict[Key, tuple[Location, int]]) -> Iterator[Row]:
+    """The rows, each with its place and length noted: their texts are read again one by one."""
     for place, row in samples.located():
-        if chosen.get(row["id"]) == row["attempt"]:
-            places[row["id"]] = place
-            tally = lengths.setdefault(row["label"], Counter())
-            tally[next((end for end in LENGTH_BINS if row["tokens"] <= end), 0)] += 1
-    for row in samples.rows_at(places[id] for id in sorted(places)):
-        yield _training_row(row, facts.harmful_reasoning)
+        found[row["id"], row["attempt"]] = place, row["tokens"]
+        yield row
 
 
 def _training_row(row: Row, harmful_reasoning: str) -> dict[str, str]:
