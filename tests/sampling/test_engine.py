@@ -1,5 +1,7 @@
 """The sampler's contract: the same tokens as the plain model, whatever runs beside a row."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -125,6 +127,17 @@ def test_what_cannot_fit_is_refused_by_name_before_anything_runs(model):
     with pytest.raises(InputError, match="row: the prompt has no tokens"):
         sampler.generate([Request("row", [], RANDOM)])
     assert sampler.stats.windows == 0
+
+
+def test_every_request_is_answered_however_short_the_pool_is(model):
+    """Where pages run out in the window in which every slot ends, nothing runs but much waits."""
+    hot = replace(RANDOM, top_k=0, top_p=1.0, max_new_tokens=64)
+    asked = [Request(f"row-{n}", [5, 6], hot) for n in range(100)]
+    for seed in range(3):
+        shape = {"slots": 2, "max_length": 128, "pool_tokens": 80}
+        sampler = engine(model, eos=range(5), seed=seed, **shape)
+        assert len(run(sampler, asked)) == len(asked)
+        assert sampler.stats.preemptions > 0
 
 
 def test_no_requests_and_abandoned_runs(model):

@@ -92,7 +92,7 @@ class Scheduler:
         # finished. Arrays, because every window looks at all of them.
         self._cursor, self._limit = np.zeros((2, len(self.slots)), np.int64)
         self.in_flight: tuple[Any, list[tuple[int, _Running | None]]] | None = None
-        self.admitted = 0
+        self.admitted, self._exhausted = 0, False
         longest = pages.table.shape[1] * config.page_size
         self._lengths = prefill_lengths(config.page_size, longest)
         device.reset()
@@ -113,8 +113,9 @@ class Scheduler:
 
     @property
     def idle(self) -> bool:
-        """Nothing runs, nothing waits: the last `step` found an empty queue."""
-        return self.in_flight is None and not any(self.slots) and not self.preempted
+        """Nothing runs, and nothing waits: the queue has been seen to end."""
+        left = self.in_flight is not None or any(self.slots) or self.preempted
+        return self._exhausted and not left
 
     # admission
 
@@ -123,6 +124,7 @@ class Scheduler:
             return self.preempted.popleft()
         request = next(self.waiting, None)
         if request is None:
+            self._exhausted = True
             return None
         self.admitted += 1
         return _Running(request, self.admitted)
