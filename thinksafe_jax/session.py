@@ -3,6 +3,7 @@
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,14 @@ from thinksafe_jax.config import GuardConfig, Recipe
 from thinksafe_jax.errors import ConfigError
 from thinksafe_jax.guards import Guard, load_guard
 from thinksafe_jax.hosts import Group, compare_hosts
-from thinksafe_jax.models import ModelConfig, Params, load_config, merge_adapter
+from thinksafe_jax.models import (
+    ModelConfig,
+    Params,
+    load_config,
+    merge_adapter,
+    stack_layers,
+    unstack_layers,
+)
 from thinksafe_jax.parallel import ModelMesh, move
 from thinksafe_jax.runs import content_hash
 from thinksafe_jax.sampling import Engine
@@ -35,7 +43,7 @@ class Session:
     def __init__(self, recipe: Recipe, pins: Path | None = None):
         self.recipe, self._pins = recipe, pins
         self.trained: TrainResult | None = None
-        self._held: tuple[str, Params] | None = None  # the phase whose layout the student has
+        self._held: dict[str, Params] = {}  # the student, under the phase whose layout it has
 
     def meet(self, group: Group, *, training: bool) -> None:
         """Finds models and data on all hosts, the first process before the others, and compares.
@@ -95,12 +103,12 @@ class Session:
 
     @property
     def params(self) -> Params:
-        """The untouched student, layers stacked, as the sampler has it."""
+        """The untouched student, layers stacked, on the sampler's mesh."""
         return self._student("generate")
 
-    @params.setter
-    def params(self, params: Params) -> None:
-        self._held = ("generate", params)
+    def fold(self, adapter: Path) -> None:
+        """Makes the student the one with this adapter."""
+        self._held["generate"] = self._folded(adapter)
 
     @cached_property
     def generating(self) -> ModelMesh | None:
@@ -116,26 +124,40 @@ class Session:
 
     @property
     def training_params(self) -> Params:
-        """The untouched student, on training's mesh where it has one; the guards make room."""
-        if self.placement is None:
-            return self.params
-        for name in ("guard", "judge"):
+        """The untouched student, on training's mesh where it has one.
+
+        Guards and teacher make room for it: whoever needs one again loads it again.
+        """
+        for name in ("guard", "judge", "author"):
             self.__dict__.pop(name, None)
-        return self._student("train")
+        return self.params if self.placement is None else self._student("train")
 
     def _student(self, phase: str) -> Params:
-        """The student's weights as a phase has them, which is the only place where they are."""
-        if self._held is None or self._held[0] != phase:
-            where = self.generating if phase == "generate" else self.placement
-            shardings = where and where.params()
-            (_, params), self._held = self._held or ("", None), None
-            if params is not None and jax.process_count() == 1:
-                params = move(params, shardings)
-            else:  # a process reads what the others held before
-                del params
-                params = load_params(self.directory, self.cfg, self._dtype, shardings)
-            self._held = (phase, params)
-        return self._held[1]
+        """The student's weights as a phase has them, which is the only place where they are.
+
+        Phases: "generate" and "train" with layers stacked, each on its mesh; "sample" with layers
+        apart, on the mesh of "generate". From one to the other they go array by array.
+        """
+        held, stacked = self._held, "train" if phase == "train" else "generate"
+        if phase not in held:
+            if "sample" in held:
+                held["generate"] = move(
+                    stack_layers(held.pop("sample")), self._shardings("generate")
+                )
+            if stacked not in held and jax.process_count() > 1:
+                held.clear()  # the other processes hold other parts: each reads what it needs
+            if not held:
+                where = self._shardings(stacked)
+                held[stacked] = load_params(self.directory, self.cfg, self._dtype, where)
+            if stacked not in held:
+                held[stacked] = move(held.popitem()[1], self._shardings(stacked))
+            if phase == "sample":
+                held["sample"] = unstack_layers(held.pop("generate"))
+        return held[phase]
+
+    def _shardings(self, phase: str) -> Any:
+        where = self.placement if phase == "train" else self.generating
+        return where and where.params()
 
     @cached_property
     def guard(self) -> Guard:
@@ -163,7 +185,7 @@ class Session:
     def engine(self, tuned: Path | None = None) -> Engine:
         """A sampler of the student, or of what the run directory `tuned` has made of it."""
         self._check_top_k()
-        params = self.params if tuned is None else self.tuned(tuned)
+        params = self._student("sample") if tuned is None else unstack_layers(self.tuned(tuned))
         recipe, where = self.recipe, self.generating
         return Engine(
             self.cfg,
@@ -189,17 +211,18 @@ class Session:
     def _dtype(self) -> jnp.dtype:
         return jnp.dtype(self.recipe.student.dtype)
 
-    def _load(self, directory: Path) -> Params:
-        where = self.generating
-        return load_params(directory, self.cfg, self._dtype, where and where.params())
-
     def tuned(self, run_path: Path) -> Params:
         """The weights as exported: what is evaluated is what users get."""
         source = exported(run_path)
-        if source.name == "merged":
-            return self._load(source)
-        adapter, lora = import_adapter(source, self.cfg)
-        return merge_adapter(self.params, adapter, lora)
+        if source.name != "merged":
+            return self._folded(source)
+        return load_params(source, self.cfg, self._dtype, self._shardings("generate"))
+
+    def _folded(self, adapter: Path) -> Params:
+        """The student with an adapter; the session lets go of it as it was."""
+        weights, lora = import_adapter(adapter, self.cfg)
+        self._student("generate")
+        return merge_adapter(self._held.pop("generate"), weights, lora)
 
 
 def checkpoint_hash(folder: Path) -> str:

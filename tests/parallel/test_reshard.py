@@ -5,6 +5,7 @@ import math
 
 import jax
 import numpy as np
+import pytest
 
 from tests.parallel.kit import TIED
 from tests.support import REPOSITORY
@@ -23,8 +24,10 @@ def held(array) -> int:
 
 
 def live(others: set[int]) -> int:
-    """Bytes of all arrays alive but those that were there before."""
-    return sum(held(x) for x in jax.live_arrays() if id(x) not in others)
+    """Bytes of all arrays alive but those that were there before; shared memory counts once."""
+    arrays = [x for x in jax.live_arrays() if id(x) not in others]
+    shards = [shard.data for x in arrays for shard in x.addressable_shards]
+    return sum({(x.device, x.unsafe_buffer_pointer()): x.nbytes for x in shards}.values())
 
 
 def test_one_leaf_at_a_time_is_there_twice(monkeypatch):
@@ -60,6 +63,27 @@ def test_a_session_has_its_student_once_whatever_the_phase():
     assert jax.tree.map(lambda x: x.sharding, train) == session.placement.params()
     jax.tree.map(np.testing.assert_array_equal, train, generate)
     back = session.params
-    assert back is train  # the same dict with other arrays
     assert jax.tree.map(lambda x: x.sharding, back) == session.generating.params()
     jax.tree.map(np.testing.assert_array_equal, back, generate)
+
+
+@pytest.mark.parametrize("where", [[], ["mesh=cpu-8"]], ids=["one device", "mesh"])
+def test_the_sampler_has_the_weights_of_the_session_and_no_copy(where):
+    """Layers apart for the sampler, stacked again for whoever asks later."""
+    small = ["engine.pool_tokens=1024", "engine.max_length=512", *where]
+    session = Session(load_recipe(REPOSITORY / "configs/recipes/mini.yaml", small))
+    gc.collect()
+    others = {id(x) for x in jax.live_arrays()}
+    expected = jax.tree.map(np.array, session.params)  # a view would keep the arrays alive
+    once = live(others)
+    engine = session.engine()
+    gc.collect()
+    page = session.recipe.engine.page_size
+    pools = sum(held(x) for x in jax.live_arrays() if x.ndim == 4 and x.shape[2] == page)
+    assert pools > 0
+    beside = live(others) - pools  # the weights, and the state of the slots
+    assert once <= beside <= 1.05 * once
+    del engine
+    jax.tree.map(np.testing.assert_array_equal, session.params, expected)
+    gc.collect()
+    assert live(others) == once

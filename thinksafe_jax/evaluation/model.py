@@ -62,11 +62,11 @@ def evaluate_model(asked: ModelEvaluation, out: Path, *, new_run: bool = False) 
         ConfigError: unknown suite, preset, guard or scope.
         InputError, EnvironmentFault: model, adapter or data are missing or damaged.
     """
-    from thinksafe_jax.models import load_config, merge_adapter
+    from thinksafe_jax.models import load_config
     from thinksafe_jax.report import write_report
     from thinksafe_jax.session import Session
     from thinksafe_jax.tokenizer import ChatTokenizer
-    from thinksafe_jax.weights import import_adapter, resolve_model
+    from thinksafe_jax.weights import resolve_model
 
     suites = parse_suites(asked.suites, asked.data)
     enable_compile_cache()
@@ -79,8 +79,7 @@ def evaluate_model(asked: ModelEvaluation, out: Path, *, new_run: bool = False) 
         session.meet(run.group, training=False)
         weights = [session.directory / "config.json"]
         if asked.adapter is not None:
-            adapter, lora = import_adapter(asked.adapter, session.cfg)
-            session.params = merge_adapter(session.params, adapter, lora)
+            session.fold(asked.adapter)
             weights += sorted(asked.adapter.glob("*.safetensors"))
         evaluate(
             recipe.evaluation,

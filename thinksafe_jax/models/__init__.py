@@ -10,6 +10,7 @@ from thinksafe_jax.models.params import (
     declare,
     init_params,
     parameter_count,
+    stack_layers,
     unstack_layers,
 )
 
@@ -30,5 +31,6 @@ __all__ = [
     "merge_adapter",
     "parameter_count",
     "parse_config",
+    "stack_layers",
     "unstack_layers",
 ]

@@ -62,11 +62,14 @@ def init_adapter(cfg: ModelConfig, lora: LoraConfig, key: jax.Array) -> Adapter:
 
 
 def merge_adapter(params: Params, adapter: Adapter, lora: LoraConfig) -> Params:
-    """Parameters with the adapter folded in: `W + B A * scale`, in W's dtype."""
-    layers = dict(params["layers"])
+    """Parameters with the adapter folded in: `W + B A * scale`, in W's dtype.
+
+    Of a tree that nobody else holds, each kernel is freed before the next one is folded.
+    """
+    layers, params = dict(params["layers"]), {**params, "layers": None}
     for name, ab in adapter["layers"].items():
-        kernel = layers[name]["kernel"]
-        layers[name] = {**layers[name], "kernel": _merge(kernel, ab["a"], ab["b"], lora.scale)}
+        merged = _merge(layers[name]["kernel"], ab["a"], ab["b"], lora.scale)
+        layers[name] = {**layers[name], "kernel": jax.block_until_ready(merged)}
     return {**params, "layers": layers}
 
 

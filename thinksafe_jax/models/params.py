@@ -113,10 +113,7 @@ def map_params(fn: Callable[[tuple[str, ...], Param], Any], cfg: ModelConfig) ->
     """A tree like `declare(cfg)` with `fn(path, param)` at every leaf."""
     out: Params = {}
     for path, param in walk(declare(cfg)):
-        node = out
-        for name in path[:-1]:
-            node = node.setdefault(name, {})
-        node[path[-1]] = fn(path, param)
+        _set(out, path, fn(path, param))
     return out
 
 
@@ -155,8 +152,30 @@ def init_params(
 def unstack_layers(params: Params) -> Params:
     """The same parameters with `layers` as a tuple, one dict per layer: the form decode runs on.
 
-    A decode step inside a loop would copy each layer out of a stacked array at every step.
+    A decode step inside a loop would copy each layer out of a stacked array at every step. Of a
+    tree that nobody else holds, each stacked array is freed before the next one is cut.
     """
     depth = jax.tree.leaves(params["layers"])[0].shape[0]
-    layers = tuple(jax.tree.map(lambda x, i=i: x[i], params["layers"]) for i in range(depth))
+    stacked, params = dict(walk(params["layers"])), {**params, "layers": None}
+    layers: tuple[Params, ...] = tuple({} for _ in range(depth))
+    for path in list(stacked):
+        leaf = stacked.pop(path)
+        for number, layer in enumerate(layers):
+            _set(layer, path, jax.block_until_ready(leaf[number]))
     return {**params, "layers": layers}
+
+
+def stack_layers(params: Params) -> Params:
+    """`unstack_layers` undone, one stacked array after the other in the same way."""
+    apart = [dict(walk(layer)) for layer in params["layers"]]
+    params = {**params, "layers": None}
+    layers: Params = {}
+    for path in list(apart[0]):
+        _set(layers, path, jax.block_until_ready(jnp.stack([layer.pop(path) for layer in apart])))
+    return {**params, "layers": layers}
+
+
+def _set(tree: Params, path: tuple[str, ...], leaf: Any) -> None:
+    for name in path[:-1]:
+        tree = tree.setdefault(name, {})
+    tree[path[-1]] = leaf

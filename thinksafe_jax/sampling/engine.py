@@ -33,7 +33,8 @@ class Engine:
 
     Args:
         cfg: the model's facts.
-        params: its parameters, layers stacked (unstacked once here) or already a tuple.
+        params: its parameters; with layers apart (`unstack_layers`) they are shared where they lie
+            as the mesh has them, stacked ones are copied.
         mesh: devices of this process; one device by default. Its batch axes are replicas.
         config: slots, window, page size, pool, context; how replicas run.
         eos_ids: every id that ends a completion.
@@ -67,11 +68,12 @@ class Engine:
         if mesh is not None and rules is None:
             mesh, rules = default_strategy(mesh, cfg.num_kv_heads)
         layouts = _layouts(mesh, rules, config.replicas)
-        self._pages = self._pool_pages(kv_dtype, layouts)
+        placed = [self._placed(params, layout, rules) for layout in layouts]
+        self._pages = self._pool_pages(kv_dtype, layouts)  # in what the weights leave free
         self._devices = [
             ModelDevice(
                 cfg,
-                self._placed(params, layout, rules),
+                own,
                 slots=config.slots * layout.shards,
                 pages=self._pages,
                 page_size=config.page_size,
@@ -82,7 +84,7 @@ class Engine:
                 attention=self.attention,
                 layout=layout,
             )
-            for layout in layouts
+            for own, layout in zip(placed, layouts, strict=True)
         ]
         self.stats = EngineStats()
 
@@ -200,11 +202,13 @@ class Engine:
 
     def _placed(self, params: Params, layout: Layout, rules: Rules | None) -> Params:
         """The parameters on a replica's devices, layers apart."""
+        apart = isinstance(params["layers"], tuple)
         if layout.mesh is None or rules is None:
             params = layout.put(params)
-        elif not isinstance(params["layers"], tuple):
-            params = on_devices(params, param_shardings(self.cfg, layout.mesh, rules))
-        return params if isinstance(params["layers"], tuple) else unstack_layers(params)
+        else:
+            form = "unstacked" if apart else "stacked"
+            params = on_devices(params, param_shardings(self.cfg, layout.mesh, rules, form))
+        return params if apart else unstack_layers(params)
 
 
 def _layouts(mesh: Mesh | None, rules: Rules | None, replicas: str) -> list[Layout]:
