@@ -8,7 +8,7 @@ import typer
 
 from thinksafe_jax import __version__, hosts
 from thinksafe_jax.commands.analysis import register as register_analysis
-from thinksafe_jax.commands.arguments import RunDirectory, run_directory
+from thinksafe_jax.commands.arguments import NewVerdicts, RunDirectory, run_directory
 from thinksafe_jax.commands.evaluation import register as register_evaluation
 from thinksafe_jax.commands.sharding import register as register_sharding
 from thinksafe_jax.commands.synthesis import register as register_synthesis
@@ -102,6 +102,7 @@ def run(
         bool,
         typer.Option("--new-run", help="Delete what an earlier run left there and start afresh."),
     ] = False,
+    new_verdicts: NewVerdicts = False,
     skip_bad_rows: SkipBadRows = False,
     limit: Annotated[
         int | None,
@@ -125,7 +126,8 @@ def run(
     limited = [] if limit is None else [f"synthesis.limit={limit}"]
     recipe = load_recipe(config, [*(overrides or []), *limited])
     folder = run_directory(run_dir or recipe.run_dir or f"runs/{recipe.name}")
-    start(recipe, folder, None, new_run=new_run, skip_bad_rows=skip_bad_rows)
+    anew = {"new_run": new_run, "new_verdicts": new_verdicts}
+    start(recipe, folder, None, skip_bad_rows=skip_bad_rows, **anew)
 
 
 def _stage_command(stage: str, summary: str) -> None:
@@ -138,7 +140,7 @@ def _stage_command(stage: str, summary: str) -> None:
         skip_bad_rows: SkipBadRows = False,
     ) -> None:
         recipe = recipe_of(run_dir, config, overrides or [])
-        start(recipe, run_dir, [stage], new_run=False, skip_bad_rows=skip_bad_rows)
+        start(recipe, run_dir, [stage], skip_bad_rows=skip_bad_rows)
 
     example = f"thinksafe {stage} runs/mini"
     command.__doc__ = (
@@ -154,6 +156,7 @@ def sample(
     overrides: Overrides = None,
     config: Config = None,
     skip_bad_rows: SkipBadRows = False,
+    new_verdicts: NewVerdicts = False,
     part: Annotated[
         str | None,
         typer.Option(
@@ -176,7 +179,7 @@ def sample(
     """
     recipe = recipe_of(run_dir, config, overrides or [])
     if part is None:
-        start(recipe, run_dir, ["sample"], new_run=False, skip_bad_rows=skip_bad_rows)
+        start(recipe, run_dir, ["sample"], skip_bad_rows=skip_bad_rows, new_verdicts=new_verdicts)
         return
     if hosts.current().count > 1:
         raise ConfigError(
@@ -189,7 +192,28 @@ def sample(
     run_part(recipe, run_dir, Part.parse(part), skip_bad_rows=skip_bad_rows)
 
 
-_stage_command("filter", "Let the guard judge the samples and write the dataset.")
+@app.command("filter")
+def filter_command(
+    run_dir: RunDirectory,
+    overrides: Overrides = None,
+    config: Config = None,
+    skip_bad_rows: SkipBadRows = False,
+    new_verdicts: NewVerdicts = False,
+) -> None:
+    """Let the guard judge the samples and write the dataset.
+
+    The recipe is the one the directory was begun with.
+
+    Examples:
+
+      thinksafe filter runs/mini
+
+      thinksafe filter runs/big guard.kind=wildguard guard.model=allenai/wildguard --new-verdicts
+    """
+    recipe = recipe_of(run_dir, config, overrides or [])
+    start(recipe, run_dir, ["filter"], skip_bad_rows=skip_bad_rows, new_verdicts=new_verdicts)
+
+
 _stage_command("train", "Train the LoRA adapter on the dataset.")
 
 
@@ -212,7 +236,7 @@ def export(
     if form not in ("peft", "merged"):
         raise ConfigError(f"--format {form}: expected peft or merged")
     recipe = recipe_of(run_dir, config, overrides or [])
-    start(recipe, run_dir, ["export"], new_run=False, skip_bad_rows=skip_bad_rows)
+    start(recipe, run_dir, ["export"], skip_bad_rows=skip_bad_rows)
     if form == "merged":
         from thinksafe_jax.pipeline import export_merged
 
@@ -350,16 +374,18 @@ def recipe_of(run_dir: Path, config: Path | None, overrides: list[str]):
     return load_recipe(config or own, overrides)
 
 
-def start(recipe, folder: Path, stages, *, new_run: bool, skip_bad_rows: bool) -> None:
-    """Run stages in a directory, and print the outcome where the report is among them."""
+def start(recipe, folder: Path, stages, **options: bool) -> None:
+    """Run stages in a directory, and print the outcome where the report is among them.
+
+    Args:
+        options: keyword arguments of `run_pipeline`.
+    """
     from thinksafe_jax.runs.storage import prepare_directory
 
     prepare_directory(folder)  # before the imports below, which take seconds
     from thinksafe_jax.pipeline import run_pipeline
 
-    summary = run_pipeline(
-        recipe, folder, stages=stages, new_run=new_run, skip_bad_rows=skip_bad_rows
-    )
+    summary = run_pipeline(recipe, folder, stages=stages, **options)
     shown = stages is None or "report" in stages
     if summary is not None and shown and hosts.current().first:
         _print_outcome(folder, summary)

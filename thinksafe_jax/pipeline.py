@@ -15,7 +15,7 @@ from thinksafe_jax.config import Recipe
 from thinksafe_jax.config.compare import flat
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.evaluation import evaluate
-from thinksafe_jax.guards import check_one_template, check_unparsed
+from thinksafe_jax.guards import Guard, check_one_template, check_unparsed
 from thinksafe_jax.hosts import compare_hosts, current
 from thinksafe_jax.models import Params
 from thinksafe_jax.report import write_report
@@ -64,6 +64,7 @@ def run_pipeline(
     *,
     stages: Sequence[str] | None = None,
     new_run: bool = False,
+    new_verdicts: bool = False,
     skip_bad_rows: bool = False,
 ) -> dict[str, Any] | None:
     """Runs the stages of a recipe in a run directory.
@@ -73,6 +74,7 @@ def run_pipeline(
         run_dir: where everything goes.
         stages: names out of STAGES; all of them by default.
         new_run: delete what an earlier run left there.
+        new_verdicts: delete what the guard said, and all that was made of it; keep the samples.
         skip_bad_rows: leave out unreadable rows instead of stopping at them.
 
     Returns:
@@ -80,7 +82,13 @@ def run_pipeline(
     """
     enable_compile_cache()
     compare_hosts(current(), "config", {key: repr(value) for key, value in flat(recipe).items()})
-    with Run.open(recipe, run_dir, new_run=new_run, skip_bad_rows=skip_bad_rows) as run:
+    with Run.open(
+        recipe,
+        run_dir,
+        new_run=new_run,
+        new_verdicts=new_verdicts,
+        skip_bad_rows=skip_bad_rows,
+    ) as run:
         session = Session(recipe, run.path / "models.json")
         session.meet(run.group, training=bool({"train", "export"} & set(stages or STAGES)))
         for name in stages or STAGES:
@@ -154,24 +162,33 @@ def filter_samples(run: Run, session: Session) -> dict[str, Any]:
     Each process asks about its own rows; the first writes the dataset from all of them.
     """
     recipe, guarded = run.recipe, run.recipe.synthesis.method in SAMPLED
-    guard, rounds = session.guard, _rounds(run, session, ())
+    rounds = _rounds(run, session, ())
     if guarded:
-        rounds.judge(guard)
+        rounds.judge(session.guard)
         _wait_for_all(run, rounds.verdicts)
     if not run.group.first:
         return {}
+    facts = dataset_facts(recipe)
     if guarded:
-        found = Counter((row["verdict"], row["template"]) for row in rounds.verdicts.rows())
-        check_one_template((template for _, template in found), guard.name)
-        words = Counter[str]()
-        for (word, _), count in found.items():
-            words[word] += count
-        check_unparsed(words["unparsed"], words.total(), recipe.guard.max_unparsed, guard.name)
-    facts = dataset_facts(recipe, guard.name, weak_guard=guard.weak, guard_template=guard.template)
+        guard = session.guard
+        _check_verdicts(rounds.verdicts, guard, recipe.guard.max_unparsed)
+        facts = dataset_facts(
+            recipe, guard.name, weak_guard=guard.weak, guard_template=guard.template
+        )
     counts = write_dataset(run.path, rounds.samples, rounds.verdicts, facts)
     run.log("filter", counts=counts)
     log.info("coverage:\n%s", reasons_table(counts))
-    return {"counts": counts, "guard": guard.name, "weak_guard": guard.weak}
+    return {"counts": counts, "guard": facts.guard, "weak_guard": facts.weak_guard}
+
+
+def _check_verdicts(verdicts: RowStore, guard: Guard, max_unparsed: float) -> None:
+    """Those of all processes, and of earlier starts: one prompt text, and readable."""
+    words, templates = Counter[str](), set[str]()
+    for row in verdicts.rows():
+        words[row["verdict"]] += 1
+        templates.add(row["template"])
+    check_one_template(templates, guard.name)
+    check_unparsed(words["unparsed"], words.total(), max_unparsed, guard.name)
 
 
 def _rounds(run: Run, session: Session, prompts: Sequence[Prompt]) -> Rounds:
@@ -181,7 +198,8 @@ def _rounds(run: Run, session: Session, prompts: Sequence[Prompt]) -> Rounds:
     ledger = Ledger(cfg.reasoning, guarded=cfg.method in SAMPLED)
     own = ((row for row in store.rows() if row["id"] in run.part) for store in (samples, verdicts))
     ledger.read(*own)
-    return Rounds(cfg, prompts, session.author.tokenizer, samples, verdicts, ledger, run.check_stop)
+    tokenizer, most = session.author.tokenizer, run.recipe.guard.max_unparsed
+    return Rounds(cfg, prompts, tokenizer, samples, verdicts, ledger, run.check_stop, most)
 
 
 def train_model(run: Run, session: Session) -> dict[str, Any]:

@@ -133,7 +133,8 @@ def test_run_hands_recipe_directory_and_flags_on(recipe_file, tmp_path, monkeypa
     assert exit_code(monkeypatch, "run", "-c", recipe_file, "--run-dir", folder, *more) == 0
     ((recipe, where, options),) = pipeline.calls
     assert (recipe.training.epochs, recipe.seed, where) == (1, 5, folder)
-    assert options == {"stages": None, "new_run": True, "skip_bad_rows": False}
+    anew = {"new_run": True, "new_verdicts": False}
+    assert options == {"stages": None, "skip_bad_rows": False, **anew}
 
 
 def test_without_a_run_dir_the_recipe_says_where(recipe_file, tmp_path, monkeypatch, pipeline):
@@ -148,10 +149,20 @@ def test_a_stage_command_runs_that_stage_with_the_directorys_own_recipe(
 ):
     with Run.open(RECIPE, tmp_path / "run"):
         pass
-    assert exit_code(monkeypatch, "filter", tmp_path / "run", "--skip-bad-rows") == 0
+    assert exit_code(monkeypatch, "train", tmp_path / "run", "--skip-bad-rows") == 0
     ((recipe, where, options),) = pipeline.calls
     assert (recipe, where) == (RECIPE, tmp_path / "run")
-    assert options == {"stages": ["filter"], "new_run": False, "skip_bad_rows": True}
+    assert options == {"stages": ["train"], "skip_bad_rows": True}
+
+
+def test_a_guard_can_be_changed_and_the_samples_kept(tmp_path, monkeypatch, pipeline):
+    with Run.open(RECIPE, tmp_path / "run"):
+        pass
+    more = ["guard.kind=wildguard", "--new-verdicts"]
+    assert exit_code(monkeypatch, "filter", tmp_path / "run", *more) == 0
+    ((recipe, _, options),) = pipeline.calls
+    assert recipe.guard.kind == "wildguard"
+    assert options == {"stages": ["filter"], "skip_bad_rows": False, "new_verdicts": True}
 
 
 def test_a_stage_command_can_begin_a_directory(recipe_file, tmp_path, monkeypatch, pipeline):

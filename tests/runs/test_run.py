@@ -109,6 +109,25 @@ def test_harmless_changes_are_taken_over(tmp_path):
     assert load_recipe(tmp_path / "config.yaml").training.checkpoint_every == 7
 
 
+def test_new_verdicts_keep_the_samples_and_allow_another_guard_alone(tmp_path):
+    with Run.open(RECIPE, tmp_path) as run:
+        for name in ("samples", "verdicts"):
+            run.store(name).append([{"id": "a"}])
+        (tmp_path / "dataset").mkdir()
+    other = replace(RECIPE, guard=GuardConfig(kind="wildguard", model="allenai/wildguard"))
+    with pytest.raises(ConfigError, match="--new-verdicts"), Run.open(other, tmp_path):
+        pass
+    changed = replace(other, seed=7)
+    with pytest.raises(ConfigError, match="seed"), Run.open(changed, tmp_path, new_verdicts=True):
+        pass
+    assert list((tmp_path / "verdicts").iterdir())
+    with Run.open(other, tmp_path, new_verdicts=True) as run:
+        assert run.store("samples").keys() == {"a"}
+        assert not run.store("verdicts").keys() and not (tmp_path / "dataset").exists()
+    with Run.open(other, tmp_path):
+        assert load_recipe(tmp_path / "config.yaml").guard.kind == "wildguard"
+
+
 def test_new_run_deletes_the_earlier_run_and_nothing_else(tmp_path):
     with Run.open(RECIPE, tmp_path) as run:
         run.store("samples").append([{"id": "a"}])

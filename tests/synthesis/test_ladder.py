@@ -6,7 +6,7 @@ import pytest
 
 from tests.support import REPOSITORY
 from thinksafe_jax.config import Recipe, Rung, SamplingConfig, SynthesisConfig, load_recipe
-from thinksafe_jax.errors import ConfigError
+from thinksafe_jax.errors import ConfigError, InputError
 from thinksafe_jax.guards import Verdict
 from thinksafe_jax.runs import RowStore
 from thinksafe_jax.sampling import Completion
@@ -81,11 +81,12 @@ class Guard:
             yield Verdict(e.id, word, None, e.scope, False, self.name)
 
 
-def climb(folder, cfg=CFG, engine=None, prompts=PROMPTS):
+def climb(folder, cfg=CFG, engine=None, prompts=PROMPTS, max_unparsed=1.0):
     """One start of a run: reads what is there, makes what is missing."""
     stores = [RowStore(folder / name, ("id", "attempt")) for name in ("samples", "verdicts")]
     ledger = Ledger(cfg.reasoning).read(stores[0].rows(), stores[1].rows())
-    rounds = Rounds(cfg, prompts, Tokenizer(), *stores, ledger, lambda: None)  # type: ignore[arg-type]
+    held = (Tokenizer(), *stores, ledger, lambda: None, max_unparsed)
+    rounds = Rounds(cfg, prompts, *held)  # type: ignore[arg-type]
     engine, guard = engine or Engine(), Guard()
     for attempt in attempts(cfg):
         if attempt.number > 1 and cfg.method != "rejection":
@@ -118,6 +119,14 @@ def test_only_what_was_not_accepted_is_asked_again(tmp_path):
     assert {r["steering"] for r in rows.values() if r["label"] == "benign"} == {"none"}
     assert {r["temperature"] for (_, n), r in rows.items() if n == 2} - {None} == {0.8}
     assert len(engine.seen) == sum(r["temperature"] is not None for r in rows.values())
+
+
+def test_a_guard_that_cannot_be_read_stops_the_run_before_anything_is_asked_again(tmp_path):
+    with pytest.raises(InputError, match=r"guard .* verdicts are unparsed.*--new-verdicts"):
+        climb(tmp_path, max_unparsed=0.1)
+    assert {r["attempt"] for r in RowStore(tmp_path / "samples").rows()} == {1}
+    kept = [r["verdict"] for r in RowStore(tmp_path / "verdicts").rows()]
+    assert kept.count("unparsed") > 0.1 * len(kept)
 
 
 def test_killed_at_every_moment_the_rows_are_the_same(tmp_path):

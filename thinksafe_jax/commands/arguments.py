@@ -13,6 +13,14 @@ def run_directory(text: str) -> Path:
     return run_folder(text)
 
 
+NewVerdicts = Annotated[
+    bool,
+    typer.Option(
+        "--new-verdicts",
+        help="Delete what the guard said and all that was made of it, keep the samples; guard.* "
+        "may be given anew.",
+    ),
+]
 RunDirectory = Annotated[
     Path,
     typer.Argument(

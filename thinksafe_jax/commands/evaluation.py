@@ -117,7 +117,7 @@ def _stage(run_dir: Path, config: Path | None, overrides: list[str], skip_bad_ro
             f"thinksafe evaluate {run_dir} --suite gsm8k --suite xstest"
         )
     recipe = recipe_of(run_dir, config, overrides)
-    start(recipe, run_dir, ["evaluate"], new_run=False, skip_bad_rows=skip_bad_rows)
+    start(recipe, run_dir, ["evaluate"], skip_bad_rows=skip_bad_rows)
 
 
 def score(

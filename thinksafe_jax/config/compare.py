@@ -14,6 +14,7 @@ HARMLESS_KEYS = (
     "name",
     "run_dir",
     "mesh",
+    "guard.max_unparsed",
     "training.evaluate_every",
     "training.checkpoint_every",
     "training.checkpoint_minutes",

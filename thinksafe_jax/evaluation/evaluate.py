@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,7 @@ from thinksafe_jax.evaluation.catalogue import HARMFUL, OVER_REFUSAL, REASONING
 from thinksafe_jax.evaluation.equality import Equality, require_math_verify
 from thinksafe_jax.evaluation.scoring import score_rows, summarise
 from thinksafe_jax.evaluation.suites import Question, Questions, fingerprint, load_questions
-from thinksafe_jax.guards import Exchange, Guard, answer_part
+from thinksafe_jax.guards import Exchange, Guard, Verdict, answer_part
 from thinksafe_jax.hosts import current
 from thinksafe_jax.runs import (
     Part,
@@ -229,7 +230,8 @@ def _judge(
 
     It sees the original prompt and the part of the response that the scope names. The refusal
     suites are shown to every guard that understands text: some say whether a response refuses. A
-    weak guard sees them only where it is itself measured (judge "mini").
+    weak guard sees them only where it is itself measured (judge "mini"). Nothing is asked about an
+    empty part, as the answer behind a thought that never ended: it is unparsed, not safe.
     """
     done = store.keys()
     waiting = {
@@ -242,12 +244,18 @@ def _judge(
     }
     if not waiting:
         return
-    exchanges = (
+    exchanges = [
         Exchange(key, row["prompt"], scoped(row["response"], scope), _label(row), scope)
         for key, (row, scope) in waiting.items()
-    )
+    ]
+    empty = [e for e in exchanges if not e.response.strip()]
+    unasked = [
+        Verdict(e.id, "unparsed", None, e.scope, False, guard.name, template=guard.template)
+        for e in empty
+    ]
+    asked = guard.judge(e for e in exchanges if e.response.strip())
     with keeping(store, "judge", len(waiting)) as keep:
-        for verdict in guard.judge(exchanges):
+        for verdict in chain(unasked, asked):
             row, scope = waiting[verdict.id]
             names = {"suite": row["suite"], "id": row["id"], "sample": row["sample"]}
             keep({**verdict.row(), **names, "asked_scope": scope})

@@ -4,7 +4,7 @@ import logging
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -47,6 +47,8 @@ CONTENTS = (
     "metrics.jsonl",
     "config.yaml",
 )
+# What was made of the verdicts. The evaluation knows by itself which of its rows still hold.
+OF_VERDICTS = ("report", "merged", "adapter", "checkpoints", "dataset", "verdicts")
 
 
 class Run:
@@ -84,6 +86,7 @@ class Run:
         path: Path | str,
         *,
         new_run: bool = False,
+        new_verdicts: bool = False,
         skip_bad_rows: bool = False,
         part: Part = WHOLE,
     ) -> Iterator["Run"]:
@@ -95,6 +98,8 @@ class Run:
         Args:
             path: a folder, or a URL as gs://bucket/run (see `mirror`).
             new_run: delete what an earlier run left in the directory (only names a run writes).
+            new_verdicts: delete the verdicts and what was made of them; `guard` may then differ
+                from the one that the directory was begun with.
             skip_bad_rows: for the stores made by `store`.
             part: of several processes in the same directory; the whole shuts out all parts.
 
@@ -122,7 +127,10 @@ class Run:
             _refuse_foreign(path)
             if new_run:
                 clear(path)
-            _settle_config(recipe, path)
+            _refuse_another(recipe, path, other_guard=new_verdicts)
+            if new_verdicts:
+                _delete(path, [path / name for name in OF_VERDICTS if (path / name).exists()])
+            _keep_config(recipe, path)
             manifest = Manifest(path / "manifest.json", _recipe_hash(recipe))
             with StopSignals() as stop:
                 group.decide("run directory", content_hash(manifest.path))
@@ -192,8 +200,12 @@ def clear(path: Path) -> None:
     present[:0] = path.glob("metrics-*of*.jsonl")
     if present:
         log.warning("%s: starting afresh, deleting the earlier run", path)
+    _delete(path, present)
+
+
+def _delete(path: Path, items: Sequence[Path]) -> None:
     with storage_errors(path):
-        for item in present:
+        for item in items:
             shutil.rmtree(item) if item.is_dir() else item.unlink()
     persist(path)
 
@@ -229,16 +241,20 @@ def _refuse_foreign(path: Path) -> None:
         )
 
 
-def _settle_config(recipe: Recipe, path: Path) -> None:
-    """Write config.yaml, or compare with the one the directory began with (fault 24)."""
+def _refuse_another(recipe: Recipe, path: Path, *, other_guard: bool) -> None:
+    """Compare with the configuration that the directory began with (fault 24)."""
     file = path / "config.yaml"
     if file.exists():
-        changes = diff(load_recipe(file), recipe, ignore=HARMLESS_KEYS)
+        begun = load_recipe(file)
+        changes = diff(
+            replace(begun, guard=recipe.guard) if other_guard else begun, recipe, HARMLESS_KEYS
+        )
         if changes:
             indented = changes.replace("\n", "\n  ")
             raise ConfigError(
                 f"{path} was begun with another configuration:\n  {indented}\n"
-                "use another --run-dir, or --new-run to delete it and start afresh"
+                "use another --run-dir, or --new-run to delete it and start afresh (for another "
+                "guard alone, --new-verdicts keeps the samples)"
             )
     else:
         left = [n for n in CONTENTS if (path / n).exists()]
@@ -247,7 +263,10 @@ def _settle_config(recipe: Recipe, path: Path) -> None:
                 f"{path} holds {', '.join(left)} but no config.yaml to tell what made them; use "
                 "another --run-dir, or --new-run to delete them and start afresh"
             )
-    text = to_yaml(recipe)
+
+
+def _keep_config(recipe: Recipe, path: Path) -> None:
+    file, text = path / "config.yaml", to_yaml(recipe)
     if not file.exists() or file.read_text(encoding="utf-8") != text:
         atomic_write(file, text)
 
@@ -257,4 +276,5 @@ def _recipe_hash(recipe: Recipe) -> str:
     default = Recipe()
     names = [key.removeprefix("training.") for key in HARMLESS_KEYS if key.startswith("training.")]
     training = replace(recipe.training, **{n: getattr(default.training, n) for n in names})
-    return content_hash(replace(recipe, name="", run_dir="", training=training))
+    guard = replace(recipe.guard, max_unparsed=default.guard.max_unparsed)
+    return content_hash(replace(recipe, name="", run_dir="", training=training, guard=guard))

@@ -71,9 +71,12 @@ class DatasetFacts:
 
 
 def dataset_facts(
-    recipe: Recipe, guard: str, *, weak_guard: bool = False, guard_template: str = ""
+    recipe: Recipe, guard: str = "", *, weak_guard: bool = False, guard_template: str = ""
 ) -> DatasetFacts:
-    """The facts of a recipe; the others are the loaded guard's name, weakness and template hash."""
+    """The facts of a recipe; the others are the loaded guard's name, weakness and template hash.
+
+    Where nothing is sampled, no guard is asked.
+    """
     synthesis = recipe.synthesis
     sampled = synthesis.method in SAMPLED
     steered = synthesis.method == "thinksafe"
@@ -82,13 +85,13 @@ def dataset_facts(
         method=synthesis.method,
         student=synthesis.teacher.model or recipe.student.model,
         guard=guard if sampled else "none (nothing was sampled)",
-        weak_guard=weak_guard and sampled,
+        weak_guard=weak_guard,
         steering=synthesis.steering if steered else "none",
         reasoning=synthesis.reasoning,
         sampling=asdict(synthesis.sampling) if sampled else {},
         seed=recipe.seed,
         sources=source_hashes(synthesis.prompts),
-        guard_template=guard_template if sampled else "",
+        guard_template=guard_template,
         harmful_reasoning=synthesis.harmful_reasoning,
         ladder=[
             f"{a.number}: {a.steering}, temperature {a.sampling.temperature:g}"

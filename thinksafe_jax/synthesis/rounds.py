@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from thinksafe_jax.config import SynthesisConfig
-from thinksafe_jax.guards import Exchange, Guard
+from thinksafe_jax.guards import Exchange, Guard, check_unparsed
 from thinksafe_jax.runs import Progress, RowBuffer, RowStore
 from thinksafe_jax.sampling import Completion, Request, peak_memory_bytes
 from thinksafe_jax.synthesis.ladder import ACCEPTED, WAITING, Attempt, Key, Ledger, attempts
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from thinksafe_jax.tokenizer import ChatTokenizer
 
 _log = logging.getLogger(__name__)
+_CHECKED = 1024  # verdicts after which a guard that cannot be read is known
 
 
 class Sampler(Protocol):
@@ -45,6 +46,7 @@ class Rounds:
         prompts: all of them; read once, looked up by id.
         ledger: read back from the stores.
         check_stop: raises when the run was asked to stop; called when rows are safe.
+        max_unparsed: share of unparsed verdicts above which `judge` stops the run.
     """
 
     cfg: SynthesisConfig
@@ -54,6 +56,7 @@ class Rounds:
     verdicts: RowStore
     ledger: Ledger
     check_stop: Callable[[], None]
+    max_unparsed: float = 1.0
     _judged: dict[str, int] = field(default_factory=dict)  # `samples.ends()` of what has verdicts
 
     def fixed(self) -> None:
@@ -97,20 +100,27 @@ class Rounds:
         return len(waiting)
 
     def judge(self, guard: Guard) -> int:
-        """Asks the guard about every well-formed row without a verdict; returns how many."""
+        """Asks the guard about every well-formed row without a verdict; returns how many.
+
+        Raises:
+            InputError: too many of its verdicts are unparsed, see `check_unparsed`; those are kept.
+        """
         waiting = self.ledger.waiting()
         if not waiting:
             return 0
-        accepted, ends = 0, self.samples.ends()
+        accepted, unparsed, ends = 0, 0, self.samples.ends()
         with Progress("filter", len(waiting)) as bar, RowBuffer(self.verdicts) as buffer:
-            for verdict in guard.judge(self._exchanges(waiting)):
+            for count, verdict in enumerate(guard.judge(self._exchanges(waiting)), start=1):
                 id, _, number = verdict.id.rpartition("#")
                 row = {**verdict.row(int(number)), "id": id}
                 buffer.add(row)
                 self.ledger.judged(row)
                 accepted += self.ledger.reasons[id, int(number)] == ACCEPTED
-                bar.advance(accepted=accepted)
+                unparsed += verdict.verdict == "unparsed"
+                bar.advance(accepted=accepted, unparsed=unparsed)
                 self.check_stop()
+                if count % _CHECKED == 0 or count == len(waiting):
+                    check_unparsed(unparsed, count, self.max_unparsed, guard.name)
         self._judged = ends
         return len(waiting)
 
