@@ -12,9 +12,14 @@ from jax import export
 
 from thinksafe_jax.errors import ConfigError
 from thinksafe_jax.sampling.attention import Case, choose, refusals, table_pages
-from thinksafe_jax.sampling.attention.pallas import gpu_paged_attention, tpu_paged_attention
+from thinksafe_jax.sampling.attention.pallas import (
+    GPU_KERNEL,
+    gpu_paged_attention,
+    tpu_paged_attention,
+)
 from thinksafe_jax.sampling.attention.xla import paged_attention
 
+DEPRECATED = pytest.mark.filterwarnings(f"ignore:{GPU_KERNEL} is deprecated:DeprecationWarning")
 LENGTHS = [1, 16, 17, 129, 700, 512]
 
 
@@ -55,12 +60,14 @@ def test_xla_equals_the_definition(page_size):
     np.testing.assert_allclose(paged_attention(*case), by_definition(*case), atol=2e-6)
 
 
+@DEPRECATED
 def test_gpu_kernel_equals_xla_in_the_interpreter():
     case = inputs()
     out = gpu_paged_attention(*case, interpret=True)
     np.testing.assert_allclose(out, paged_attention(*case), atol=2e-5)
 
 
+@DEPRECATED
 @pytest.mark.parametrize("heads", [16, 14, 24])
 def test_kernels_lower_for_their_platform(heads):
     """Real shapes: 2, 7 and 3 query heads to a KV head, pages of 64 tokens, bfloat16."""

@@ -16,6 +16,7 @@ from thinksafe_jax.errors import ConfigError
 from thinksafe_jax.models import load_config
 from thinksafe_jax.parallel import build_mesh, load_mesh
 from thinksafe_jax.sampling import Engine
+from thinksafe_jax.sampling.compiles import compiles_so_far
 from thinksafe_jax.sampling.programs import decode
 from thinksafe_jax.weights import load_params
 
@@ -106,7 +107,7 @@ def test_sampling_on_a_mesh_does_not_recompile(folder):
     sampler = engine(folder, mesh(2, 2), replicas="together")
     sampler.warm_up()
     run(sampler, requests(10, RANDOM))
-    assert sampler.stats.compiles == 0
+    assert sampler.stats.compiles == 0 < compiles_so_far().count
 
 
 def test_a_mesh_with_other_axes_needs_rules(folder):

@@ -255,6 +255,25 @@ def config_refusal(**facts) -> str:
     return str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({"num_key_value_heads": 0}, "num_key_value_heads is 0; a number from 1 on was expected"),
+        ({"num_attention_heads": "32"}, "num_attention_heads is '32'"),
+        ({"hidden_size": None}, "hidden_size is missing"),
+        ({"model_type": ["llama"]}, r"model_type ['llama'] with architectures"),
+    ],
+)
+def test_a_configuration_of_nonsense(facts, said):
+    assert said in config_refusal(**facts)
+
+
+def test_a_configuration_that_is_a_list(tmp_path):
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(InputError, match="a JSON object was expected, not list"):
+        load_config(tmp_path)
+
+
 def test_remote_code(tmp_path):
     text = config_refusal(auto_map={"AutoModelForCausalLM": "modeling_evil.EvilModel"})
     assert "auto_map asks for remote code, which is never executed" in text

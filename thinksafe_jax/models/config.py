@@ -81,8 +81,10 @@ def load_config(directory: str | Path) -> ModelConfig:
 
 def parse_config(raw: dict[str, Any], where: str = "config.json") -> ModelConfig:
     """ModelConfig from a config.json dictionary; every problem is reported in one InputError."""
+    if not isinstance(raw, dict):
+        raise InputError(f"{where}: a JSON object was expected, not {type(raw).__name__}")
     problems: list[str] = []
-    family = _FAMILIES.get(raw.get("model_type", ""))
+    family = _FAMILIES.get(str(raw.get("model_type")))
     if family is None or raw.get("architectures") != [family.architecture]:
         known = ", ".join(f.architecture for f in _FAMILIES.values())
         raise InputError(
@@ -95,15 +97,20 @@ def parse_config(raw: dict[str, Any], where: str = "config.json") -> ModelConfig
     def need(key: str) -> Any:
         if raw.get(key) is None:
             problems.append(f"{key} is missing")
-        return raw.get(key, 0)
+        return raw.get(key)
+
+    def size(key: str) -> int:
+        value = need(key)
+        if value is not None and (type(value) is not int or value < 1):
+            problems.append(f"{key} is {value!r}; a number from 1 on was expected")
+        return value if type(value) is int and value > 0 else 1
 
     def flag(fixed: bool | None, key: str) -> bool:
         return bool(need(key)) if fixed is None else fixed
 
-    heads, hidden = need("num_attention_heads"), need("hidden_size")
-    head_dim = raw.get("head_dim")
-    if head_dim is None:
-        head_dim = need("head_dim") if family.head_dim or not heads else hidden // heads
+    heads, hidden = size("num_attention_heads"), size("hidden_size")
+    own = family.head_dim or raw.get("head_dim") is not None
+    head_dim = size("head_dim") if own else hidden // heads
     theta, scaling = _rope(raw, problems)
     if raw.get("hidden_act") != "silu":
         problems.append(f"hidden_act is {raw.get('hidden_act')!r}; only 'silu' is supported")
@@ -112,17 +119,17 @@ def parse_config(raw: dict[str, Any], where: str = "config.json") -> ModelConfig
         problems.append(f"sliding_window is {window}; only full attention is supported")
     config = ModelConfig(
         family=raw["model_type"],
-        vocab_size=need("vocab_size"),
+        vocab_size=size("vocab_size"),
         hidden_size=hidden,
-        intermediate_size=need("intermediate_size"),
-        num_layers=need("num_hidden_layers"),
+        intermediate_size=size("intermediate_size"),
+        num_layers=size("num_hidden_layers"),
         num_heads=heads,
-        num_kv_heads=need("num_key_value_heads"),
+        num_kv_heads=size("num_key_value_heads"),
         head_dim=head_dim,
         rms_norm_eps=need("rms_norm_eps"),
         rope_theta=theta,
         rope_scaling=scaling,
-        max_position_embeddings=need("max_position_embeddings"),
+        max_position_embeddings=size("max_position_embeddings"),
         tie_word_embeddings=flag(None, "tie_word_embeddings"),
         qkv_bias=flag(family.qkv_bias, "attention_bias"),
         o_bias=flag(family.o_bias, "attention_bias"),

@@ -1,7 +1,9 @@
-"""What a figure was measured on: without it a number means nothing."""
+"""What a figure was measured on, without which it means nothing; and the memory in use."""
 
 import os
 import platform
+import resource
+import sys
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,6 +22,17 @@ def machine() -> dict:
         "python": platform.python_version(),
         **{name: _version(name) for name in ("jax", "numpy", "safetensors")},
     }
+
+
+def peak_memory() -> int:
+    """Most bytes in use so far: of the first device, or of the process where it does not count."""
+    import jax
+
+    stats = jax.local_devices()[0].memory_stats() or {}
+    if "peak_bytes_in_use" in stats:
+        return stats["peak_bytes_in_use"]
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _version(name: str) -> str:

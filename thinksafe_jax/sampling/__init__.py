@@ -1,8 +1,7 @@
 """The sampler: requests in, completions out as they finish."""
 
 from thinksafe_jax.sampling.engine import Engine
-from thinksafe_jax.sampling.memory import peak_memory_bytes
 from thinksafe_jax.sampling.requests import Completion, Request
 from thinksafe_jax.sampling.stats import EngineStats
 
-__all__ = ["Completion", "Engine", "EngineStats", "Request", "peak_memory_bytes"]
+__all__ = ["Completion", "Engine", "EngineStats", "Request"]

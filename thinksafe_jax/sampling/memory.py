@@ -3,7 +3,6 @@
 import os
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from thinksafe_jax.models.config import ModelConfig
@@ -29,15 +28,7 @@ def default_pool_tokens(
     if "bytes_limit" in stats:
         free = _DEVICE_SHARE * (stats["bytes_limit"] - stats["bytes_in_use"])
         return min(wanted, int(free // per_device))
+    if "SC_AVPHYS_PAGES" not in os.sysconf_names:  # macOS does not say
+        return wanted
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return min(wanted, int(_HOST_SHARE * free / pools // kv_bytes_per_token(cfg, dtype)))
-
-
-def peak_memory_bytes() -> int:
-    """Largest use so far: of the first device, or of this process where devices do not say."""
-    stats = jax.local_devices()[0].memory_stats() or {}
-    if "peak_bytes_in_use" in stats:
-        return stats["peak_bytes_in_use"]
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # KiB on Linux

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from thinksafe_jax.config import SynthesisConfig
 from thinksafe_jax.guards import Exchange, Guard, check_unparsed
 from thinksafe_jax.runs import Progress, RowBuffer, RowStore
-from thinksafe_jax.sampling import Completion, Request, peak_memory_bytes
+from thinksafe_jax.runs.machine import peak_memory
+from thinksafe_jax.sampling import Completion, Request
 from thinksafe_jax.synthesis.ladder import ACCEPTED, WAITING, Attempt, Key, Ledger, attempts
 from thinksafe_jax.synthesis.prompts import Prompt
 from thinksafe_jax.synthesis.sample import fixed_rows, plan_attempt, sample_rows
@@ -96,7 +97,7 @@ class Rounds:
                 share = sound / max(1, stats.completions)
                 bar.advance(active=stats.active, tokens_per_s=rate, well_formed=share)
                 self.check_stop()
-        _log.info("%s: %s, peak memory %.1f GB", name, engine.stats, peak_memory_bytes() / 1e9)
+        _log.info("%s: %s, peak memory %.1f GB", name, engine.stats, peak_memory() / 1e9)
         return len(waiting)
 
     def judge(self, guard: Guard) -> int:

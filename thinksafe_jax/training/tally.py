@@ -1,14 +1,11 @@
 """Accounting of a training run: the line of metrics of each step, and the totals at its end."""
 
 import math
-import resource
-import sys
 import time
 from dataclasses import dataclass, field
 from typing import Any
 
-import jax
-
+from thinksafe_jax.runs.machine import peak_memory
 from thinksafe_jax.training.batches import Step
 
 _AVERAGED = 20  # steps at the end whose mean is "the loss"
@@ -89,12 +86,3 @@ class Tally:
             "compile_seconds": round(self.compile_seconds, 3),
             "checkpoint_seconds": round(self.checkpoint_seconds, 3),
         }
-
-
-def peak_memory() -> int:
-    """Most bytes in use so far: of the first device, or of the process where it does not count."""
-    stats = jax.local_devices()[0].memory_stats() or {}
-    if "peak_bytes_in_use" in stats:
-        return stats["peak_bytes_in_use"]
-    unit = 1 if sys.platform == "darwin" else 1024
-    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,6 +1,7 @@
 """TensorBoard and Weights & Biases beside metrics.jsonl, for those who installed the extras."""
 
 import importlib
+import json
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -9,6 +10,7 @@ from types import ModuleType
 from typing import Any, Protocol
 
 from thinksafe_jax.errors import EnvironmentFault
+from thinksafe_jax.runs import content_hash
 
 
 class Tracker(Protocol):
@@ -34,11 +36,18 @@ class TensorBoard:
 
 
 class WandB:
-    """A run of the project thinksafe; WANDB_MODE=offline keeps it in RUN/wandb."""
+    """A run of the project thinksafe, the same when training is resumed.
+
+    WANDB_MODE=offline keeps it in RUN/wandb.
+    """
 
     def __init__(self, run_dir: Path):
         self._run = _extra("wandb", "wandb").init(
-            project="thinksafe", name=run_dir.name, dir=str(run_dir), resume="allow"
+            project="thinksafe",
+            id=_begun(run_dir),
+            name=run_dir.name,
+            dir=str(run_dir),
+            resume="allow",
         )
 
     def log(self, step: int, values: dict[str, float]) -> None:
@@ -47,6 +56,12 @@ class WandB:
     def close(self) -> None:
         """Ends the run."""
         self._run.finish()
+
+
+def _begun(run_dir: Path) -> str:
+    """16 hex digits that stay the same until the directory is begun anew."""
+    manifest = json.loads((run_dir / "manifest.json").read_text(encoding="utf-8"))
+    return content_hash(str(run_dir.resolve()), manifest["created"])[:16]
 
 
 _TRACKERS = {"tensorboard": TensorBoard, "wandb": WandB}

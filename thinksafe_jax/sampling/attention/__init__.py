@@ -7,11 +7,13 @@ Every implementation is a function (q `[B, N, H]`, pool, table i32 `[B, W]`, len
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import jax
 
 from thinksafe_jax.errors import ConfigError
 from thinksafe_jax.sampling.attention.pallas import (
+    GPU_KERNEL,
     PIECE_TOKENS,
     gpu_paged_attention,
     tpu_paged_attention,
@@ -57,6 +59,8 @@ def _gpu_refuses(case: Case) -> str | None:
         return f"a Triton kernel, the platform is {case.platform}"
     if case.head_dim & (case.head_dim - 1) or case.head_dim < 16:
         return f"needs a head_dim that is a power of 2 from 16 on, this model has {case.head_dim}"
+    if find_spec(GPU_KERNEL) is None:
+        return f"this version of JAX no longer has {GPU_KERNEL}"
     return _page_refusal(case)
 
 

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from thinksafe_jax.sampling.cache import Pool
 
 PIECE_TOKENS = 512
+# JAX 0.11 calls it deprecated and names no other; where it is gone, "auto" takes `xla`
+GPU_KERNEL = "jax.experimental.pallas.ops.gpu.paged_attention"
 
 
 def tpu_paged_attention(
