@@ -3,13 +3,13 @@
 import json
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Scripted:
-    """What the server does: `answer(body, number)` gives (status, headers, bytes) or None to hang
-    up; `requests` keeps the bodies that came in."""
+    """What the server does: `answer(body, number)` gives (status, headers, bytes), None to hang up,
+    or the pieces of a reply as they go over the wire; `requests` keeps the bodies that came in."""
 
     def __init__(self, answer):
         self.answer, self.requests, self.lock = answer, [], threading.Lock()
@@ -38,6 +38,12 @@ def serving(answer):
             if result is None:
                 self.close_connection = True
                 return
+            if not isinstance(result, tuple):
+                self.close_connection = True
+                with suppress(OSError):  # whoever asked may have gone by now
+                    for piece in result:
+                        self.wfile.write(piece)
+                return
             status, headers, content = result
             self.send_response(status)
             for name, value in {**headers, "Content-Length": str(len(content))}.items():
@@ -50,7 +56,7 @@ def serving(answer):
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
         yield f"http://127.0.0.1:{server.server_port}/v1", script

@@ -158,8 +158,42 @@ def test_a_busy_server_is_asked_again_and_a_reply_that_is_no_json_too():
     assert len(script.requests) == 16  # the first question is whether it is ready
 
 
-def test_a_slow_server_is_given_up_with_what_to_do():
-    with serving(slowly(1.0)) as (url, _), pytest.raises(RetryLater, match="run the same command"):
+@pytest.mark.parametrize(
+    "raw",
+    [b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{\"choices\": [",
+     b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nff\r\n{\"choices\": [",
+     b"HTTP/1.1 503 Busy\r\nTransfer-Encoding: chunked\r\n\r\nff\r\nshutting d",
+     b"\x16\x03\x01 no HTTP\r\n\r\n",
+     b"HTTP/1.1 200 OK\r\n\r\n" + b"[" * 100_000],
+    ids=["cut body", "cut chunk", "cut error", "other protocol", "bottomless JSON"],
+)  # fmt: skip
+def test_a_reply_that_breaks_off_is_asked_for_again(raw):
+    """Fault 42: a server that dies in the middle of an answer, and may come back or not."""
+    dies_once = serving(lambda body, n: [raw] if n == 2 else reply("safe"))
+    with dies_once as (url, script):
+        (verdict,) = load_guard(settings(url)).judge(exchanges(1))
+    assert (verdict.verdict, len(script.requests)) == ("safe", 3)
+    with serving(lambda body, n: [raw]) as (url, _), pytest.raises(RetryLater, match="2 tries"):
+        load_guard(settings(url, retries=1))
+
+
+def _dripping(*head):
+    """A reply that would take ten seconds, though a byte of it comes every 20 ms."""
+    yield from head
+    for _ in range(500):
+        time.sleep(0.02)
+        yield b" "
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [slowly(1.0), lambda body, n: _dripping(b"HTTP/1.1 200 OK\r\nX-Slow: "),
+     lambda body, n: _dripping(b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n{")],
+    ids=["silent", "dripping headers", "dripping body"],
+)  # fmt: skip
+def test_a_slow_server_is_given_up_with_what_to_do(answer):
+    """The time-out is that of the request, not of each byte."""
+    with serving(answer) as (url, _), pytest.raises(RetryLater, match=r"timed out.*same command"):
         load_guard(settings(url, timeout_seconds=0.1, retries=1))
 
 
@@ -172,8 +206,27 @@ def test_nobody_there_and_nobody_let_in():
     refusing = serving(lambda body, n: (401, {}, b"no"))
     with refusing as (url, _), pytest.raises(EnvironmentFault, match="HTTP 401"):
         load_guard(settings(url))
-    with pytest.raises(ConfigError, match=r"guard\.url"):
-        load_guard(settings("localhost:8000"))
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["localhost:8000", "http://", "http://h:abc/v1", "http://h:99999/v1", "http://[::1/v1",
+     "http://h/v 1", "http://h/v1#x", "http://höst/v1"],
+)  # fmt: skip
+def test_an_address_that_is_none_is_refused_at_once(url):
+    with pytest.raises(ConfigError, match=r"guard\.url: is .*expected http://host:port/v1"):
+        load_guard(settings(url))
+
+
+@pytest.mark.parametrize(
+    "url", ["http://me:hunter2@h/v1", "me:hunter2@h/v1", "http://me:hunter2@h:abc/v1",
+            "https://h/v1?key=hunter2"]
+)  # fmt: skip
+def test_secrets_in_the_address_are_refused_and_not_repeated(url):
+    """Fault 49: the address is part of the guard's name, on every verdict and the model card."""
+    with pytest.raises(ConfigError, match="GUARD_API_KEY") as caught:
+        load_guard(settings(url))
+    assert "hunter2" not in str(caught.value)
 
 
 def test_one_text_that_the_server_refuses_is_unparsed_and_the_rest_is_judged():
@@ -297,4 +350,8 @@ def test_the_key_is_sent_and_shown_nowhere(monkeypatch, caplog):
     refusing = serving(lambda body, n: (403, {}, b"go away"))
     with refusing as (url, _), pytest.raises(EnvironmentFault) as caught:
         load_guard(settings(url))
+    assert "secret-word" not in str(caught.value) + caplog.text
+    monkeypatch.setenv("GUARD_API_KEY", "secret-word\nX-Header: two")
+    with pytest.raises(ConfigError, match="GUARD_API_KEY") as caught:
+        load_guard(settings("http://localhost:1/v1"))
     assert "secret-word" not in str(caught.value) + caplog.text

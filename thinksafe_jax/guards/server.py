@@ -1,10 +1,15 @@
 """JSON over HTTP to a server that may be slow, busy, broken or gone."""
 
+import http.client
+import io
 import json
 import logging
 import os
 import random
+import re
+import socket
 import threading
+import time
 import urllib.error
 import urllib.request
 from typing import Any
@@ -14,6 +19,8 @@ from thinksafe_jax.errors import ConfigError, EnvironmentFault, RetryLater
 
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 60.0  # seconds
 _BUSY = {408, 409, 425, 429, 500, 502, 503, 504}
+# no connection, time-out, cut off; no HTTP, or less of it than announced; no JSON; too deep for it
+_BROKEN = (OSError, http.client.HTTPException, ValueError, RecursionError)
 _log = logging.getLogger(__name__)
 
 
@@ -26,17 +33,19 @@ class Server:
 
     Args:
         url: base address, as http://localhost:8000/v1.
-        timeout: seconds for one request.
+        timeout: seconds for one request, from its connection to the last byte of the reply.
         retries: how often a request is sent again after a time-out, a lost connection or a busy
             answer; waits double from half a second, or last as long as the server says.
+
+    Raises:
+        ConfigError: `url` is no such address, or holds a secret.
     """
 
     def __init__(self, url: str, *, timeout: float, retries: int):
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ConfigError(f"guard.url: is {url!r}; expected http://host:port/v1")
+        _check_url(url)
         self.url, self._timeout, self._retries = url.rstrip("/"), timeout, retries
         self._stopped = threading.Event()
+        self._opener = urllib.request.build_opener(_HTTPHandler, _HTTPSHandler)
 
     def stop(self) -> None:
         """Ends the waiting between tries: nobody wants the answers any more."""
@@ -60,7 +69,7 @@ class Server:
                 return self._once(path, body)
             except urllib.error.HTTPError as error:
                 reason, after = self._explained(error)
-            except (OSError, ValueError) as error:  # no connection, time-out, cut off, no JSON
+            except _BROKEN as error:
                 reason, after = _first_line(error), None
             if attempt < self._retries:
                 pause = min(_LONGEST_WAIT, after if after is not None else wait)
@@ -80,7 +89,7 @@ class Server:
             data=json.dumps(body).encode(),
             headers={"Content-Type": "application/json", **_key()},
         )
-        with urllib.request.urlopen(request, timeout=self._timeout) as reply:
+        with self._opener.open(request, timeout=self._timeout) as reply:
             return json.loads(reply.read())
 
     def _explained(self, error: urllib.error.HTTPError) -> tuple[str, float | None]:
@@ -88,7 +97,7 @@ class Server:
         with error:
             try:
                 text = _first_line(error.read(500).decode("utf-8", "replace"))
-            except OSError:
+            except (OSError, http.client.HTTPException):  # the code alone says what to do
                 text = ""
         if error.code in (401, 403, 404):
             raise EnvironmentFault(
@@ -101,9 +110,79 @@ class Server:
         return f"HTTP {error.code}", float(after) if after.isdecimal() else None
 
 
+class _UntilDeadline(io.RawIOBase):
+    """What a socket receives until a moment; its own time-out is that of each read alone."""
+
+    def __init__(self, sock: socket.socket, deadline: float):
+        self._sock, self._deadline = sock, deadline
+        self._file = sock.makefile("rb", buffering=0)
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        """How http.client asks a socket for its bytes."""
+        return io.BufferedReader(self)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("timed out")
+        self._sock.settimeout(left)
+        return self._file.readinto(buffer)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+class _InTime(urllib.request.AbstractHTTPHandler):
+    """Makes connections whose time-out covers the whole request, however its bytes trickle in."""
+
+    def do_open(self, http_class: Any, req: urllib.request.Request, **settings: Any) -> Any:
+        deadline = time.monotonic() + (req.timeout or 0.0)
+
+        def reply(sock: Any, **how: Any) -> http.client.HTTPResponse:
+            bounded: Any = _UntilDeadline(sock, deadline)
+            return http.client.HTTPResponse(bounded, **how)
+
+        def connection(host: str, **rest: Any) -> Any:
+            made = http_class(host, **rest)
+            made.response_class = reply
+            return made
+
+        return super().do_open(connection, req, **settings)
+
+
+class _HTTPHandler(_InTime, urllib.request.HTTPHandler):
+    pass
+
+
+class _HTTPSHandler(_InTime, urllib.request.HTTPSHandler):
+    pass
+
+
+def _check_url(url: str) -> None:
+    host = re.split(r"[/?#]", url.partition("//")[2] or url)[0]
+    if "@" in host or "?" in url:
+        raise ConfigError(
+            "guard.url: holds a user name, password or query, which logs, verdicts and the model "
+            "card would show; leave it out and put the server's key in the variable GUARD_API_KEY"
+        )
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # brackets without an address in them, a port that is no number
+        good = False
+    if not good or not url.isascii() or re.search(r"\s|#", url):
+        raise ConfigError(f"guard.url: is {url!r}; expected http://host:port/v1")
+
+
 def _key() -> dict[str, str]:
     """The bearer token in GUARD_API_KEY, which no file or log line ever holds."""
-    key = os.environ.get("GUARD_API_KEY")
+    key = os.environ.get("GUARD_API_KEY", "").strip()
+    if not (key.isascii() and key.isprintable()):  # http.client would show it in its error
+        raise ConfigError("GUARD_API_KEY holds characters that no header may; set it again")
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
