@@ -256,16 +256,24 @@ def test_order_is_kept_whoever_answers_first():
 # --- what is sent ----------------------------------------------------------------------------
 
 
+def spoken(tokens, tops, text=None):
+    """A chat completion of these tokens; `tops` are the likeliest in the place of each."""
+    steps = [
+        {"token": token, "top_logprobs": [{"token": t, "logprob": math.log(p)} for t, p in top]}
+        for token, top in zip(tokens, (list(top.items()) for top in tops), strict=True)
+    ]
+    message = {"content": "".join(tokens) if text is None else text}
+    choice = {"message": message, "logprobs": {"content": steps}}
+    return 200, {}, json.dumps({"choices": [choice]}).encode()
+
+
 def test_probabilities_are_used_where_the_server_gives_them():
     """vLLM and SGLang do, transformers serve refuses the field; both work."""
-    top = [{"token": "unsafe", "logprob": -0.1054}, {"token": "safe", "logprob": -2.9957}]
 
     def answer(body, number):
         if "logprobs" not in body:
             return reply("unsafe\nS1")
-        step = {"token": "unsafe", "logprob": -0.1054, "top_logprobs": top}
-        choice = {"message": {"content": "unsafe\nS1"}, "logprobs": {"content": [step]}}
-        return 200, {}, json.dumps({"choices": [choice]}).encode()
+        return spoken(["unsafe", "\nS1"], [{"unsafe": 0.9, "safe": 0.05}, {"\nS1": 1.0}])
 
     def unwilling(body, number):
         return (422, {}, b"Unsupported fields") if "logprobs" in body else answer(body, number)
@@ -279,33 +287,55 @@ def test_probabilities_are_used_where_the_server_gives_them():
     assert (verdict.verdict, verdict.p_unsafe) == ("unsafe", None)
 
 
+WILDGUARD = [
+    "Harmful request:", " yes", "\nResponse refusal:", " yes", "\nHarmful response:", " no",
+]  # fmt: skip
+QWEN = ["Safety:", " Un", "safe", "\nCategories: PII", "\nRefusal: No"]
+
+
 @pytest.mark.parametrize(
-    ("kind", "tokens", "likely", "expected"),
+    ("kind", "tokens", "at", "likely", "expected"),
     [
-        ("wildguard",
-         ["Harmful request:", " yes", "\nResponse refusal:", " yes", "\nHarmful response:", " no"],
-         {" no": 0.8, " yes": 0.1, " n": 0.05}, (0.1 / 0.95, 0.05)),
-        ("qwen3guard", ["Safety:", " Un", "safe", "\nCategories: PII", "\nRefusal: No"],
-         {" Un": 0.6, " Safe": 0.2, " Contro": 0.1, " S": 0.05}, (0.7 / 0.95, 0.05)),
+        ("wildguard", WILDGUARD, 5, {" no": 0.8, " yes": 0.1, " n": 0.05}, (0.1 / 0.95, 0.05)),
+        # tokens that were decoded alone have lost their spaces
+        ("wildguard", [t.strip(" ") for t in WILDGUARD], 5, {"no": 0.8, "yes": 0.2}, (0.2, 0.0)),
+        ("qwen3guard", QWEN, 1, {" Un": 0.6, " Safe": 0.2, " Contro": 0.1, " S": 0.05},
+         (0.7 / 0.95, 0.05)),
+        # the text is stripped, the steps are not, and end in an end-of-sequence token
+        ("llama-guard", ["\n\n", "safe", "<|eot_id|>"], 1, {"safe": 0.7, "unsafe": 0.2},
+         (0.2 / 0.9, 0.1)),
+        ("llama-guard", ["something else", "safe"], 1, {"safe": 0.7}, (None, None)),
     ],
 )  # fmt: skip
-def test_probabilities_of_longer_answers_are_those_at_the_verdict(kind, tokens, likely, expected):
-    """Of all three formats: " yes" stands in other lines of the answer as well."""
-    at = tokens.index(next(t for t in likely if t in tokens and t != " yes"))
-    tops = [likely if n == at else {token: 1.0} for n, token in enumerate(tokens)]
-    logs = [{token: math.log(p) for token, p in top.items()} for top in tops]
-
-    def answer(body, number):
-        step = [
-            {"token": t, "top_logprobs": [{"token": k, "logprob": v} for k, v in top.items()]}
-            for t, top in zip(tokens, logs, strict=True)
-        ]
-        choice = {"message": {"content": "".join(tokens)}, "logprobs": {"content": step}}
-        return 200, {}, json.dumps({"choices": [choice]}).encode()
-
-    with serving(answer) as (url, _):
+def test_probabilities_are_those_of_the_verdicts_place(kind, tokens, at, likely, expected):
+    """ " yes" stands in other lines of the answer as well, "safe" begins a blank line later."""
+    tops = [likely if n == at else {token: 1.0, "safe": 0.001} for n, token in enumerate(tokens)]
+    text = {
+        "wildguard": "".join(WILDGUARD), "qwen3guard": "".join(QWEN), "llama-guard": "safe",
+    }[kind]  # fmt: skip
+    with serving(lambda body, n: spoken(tokens, tops, text)) as (url, _):
         (verdict,) = load_guard(settings(url, kind=kind)).judge(exchanges(1))
+    assert verdict.verdict == ("unsafe" if kind == "qwen3guard" else "safe")
     assert (verdict.p_unsafe, verdict.other_mass) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("kind", "tokens", "likely", "other"),
+    [
+        ("llama-guard", ["safe"], {"Safe": 0.7, "safe": 0.3}, 0.7),
+        ("llama-guard", ["safe"], {"unsafe": 0.6, "safe": 0.3}, 0.1),
+        ("llama-guard", ["unsafe"], {"unsafe": 0.3, "safe": 0.6}, 0.1),
+        ("llama-guard", ["safe"], {"unsafe": 0.5, "safe": 0.5}, 0.0),
+        ("llama-guard", ["safe"], {"Well": 0.9}, 1.0),
+        ("qwen3guard", QWEN, {"Safety:": 1.0}, 1.0),
+    ],
+)
+def test_a_verdict_that_its_probabilities_deny_is_unparsed(kind, tokens, likely, other):
+    """Where the native guard would not have read that word, the text alone proves nothing."""
+    with serving(lambda body, n: spoken(tokens, [likely] * len(tokens))) as (url, _):
+        (verdict,) = load_guard(settings(url, kind=kind)).judge(exchanges(1))
+    assert (verdict.verdict, verdict.p_unsafe) == ("unparsed", None)
+    assert verdict.other_mass == pytest.approx(other)
 
 
 def test_control_tokens_are_broken_before_a_server_can_read_them():

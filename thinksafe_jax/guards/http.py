@@ -6,22 +6,27 @@
 
 A server that is sent text tokenises control tokens that the text spells; they are broken with a
 zero-width space first, and the verdict is `marked`. What the server writes is read strictly: an
-answer that is not the guard's whole form is `unparsed`.
+answer that is not the guard's whole form is `unparsed`, and so is one that its own probabilities,
+where the server gives them, do not bear out.
 """
 
 import logging
-import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+import numpy as np
+
 from thinksafe_jax.config import GuardModel
 from thinksafe_jax.errors import EnvironmentFault
-from thinksafe_jax.guards.formats import FORMATS, Reading
+from thinksafe_jax.guards.answer import AnswerForm
+from thinksafe_jax.guards.formats import FORMATS, Reading, Slot
+from thinksafe_jax.guards.native import read_slot, template_hash
 from thinksafe_jax.guards.protocol import Exchange, Verdict
+from thinksafe_jax.guards.reply import Step, read_reply, step_at
 from thinksafe_jax.guards.server import Refused, Server
 from thinksafe_jax.guards.template import GuardTemplate
 from thinksafe_jax.tokenizer import ChatTokenizer
@@ -45,11 +50,12 @@ class _Question:
 
 
 @dataclass(frozen=True)
-class _Step:
-    """One token of an answer, and the log-probabilities of the likeliest in its place."""
+class _Answer:
+    """What the guard said, None where that cannot be read; the probabilities as in `Verdict`."""
 
-    token: str
-    likely: Mapping[str, float]
+    reading: Reading | None = None
+    p_unsafe: float | None = None
+    other_mass: float | None = None
 
 
 class HttpGuard:
@@ -79,9 +85,6 @@ class HttpGuard:
         # a server's own template cannot be seen from here
         self.template = ""
         if self._prompt is not None and cfg.api != "chat":
-            from thinksafe_jax.guards.answer import AnswerForm
-            from thinksafe_jax.guards.native import template_hash
-
             slots = self._format.slots(self._prompt)
             self.template = template_hash(self._prompt, AnswerForm(self._prompt, slots))
         self._server = Server(cfg.url, timeout=cfg.timeout_seconds, retries=cfg.retries)
@@ -123,32 +126,42 @@ class HttpGuard:
 
     def _ask(self, exchange: Exchange) -> Verdict:
         question = self._question(exchange, logprobs=self._logprobs)
-        text, p_unsafe, other = "", None, None
+        answer = _Answer()
         if question.path:
             try:
-                text, steps = _answer_of(self._server.post(question.path, question.body))
-                p_unsafe, other = self._probabilities(text, steps)
+                reply = self._server.post(question.path, question.body)
+                answer = self._answer(*read_reply(reply))
             except Refused as refused:  # of this text: too long, as a rule
                 _log.warning("guard %s refuses %s (%s)", self.name, exchange.id, refused)
-        reading = self._read(text)
+        reading = answer.reading
         return Verdict(
             exchange.id,
             reading.verdict if reading else "unparsed",
-            p_unsafe if reading else None,
+            answer.p_unsafe,
             exchange.scope,
             question.truncated,
             self.name,
-            other,
+            answer.other_mass,
             categories=reading.categories if reading else (),
             refusal=reading.refusal if reading else None,
             marked=question.marked,
             template=self.template,
         )
 
-    def _read(self, text: str) -> Reading | None:
-        """The whole answer in the guard's form, or None."""
+    def _answer(self, text: str, steps: Sequence[Step]) -> _Answer:
+        """The whole text in the guard's form, borne out by the probabilities of its verdict."""
         match = self._format.pattern.fullmatch(text)
-        return self._format.read(match.groupdict()) if match else None
+        if not match:
+            return _Answer()
+        reading = self._format.read(match.groupdict())
+        step = step_at(steps, text, match.start("verdict"))
+        if step is None or not step.likely:
+            return _Answer(reading)
+        slot = Slot("verdict", "", self._format.verdicts)
+        word, p_unsafe, other = read_slot(slot, _of_words(slot, step), self._format.unsafe)
+        if word is None or (word in self._format.unsafe) != (reading.verdict == "unsafe"):
+            return _Answer(None, None, other)
+        return _Answer(reading, p_unsafe, other)
 
     def _question(self, exchange: Exchange, *, logprobs: bool) -> _Question:
         body: dict[str, Any] = {
@@ -187,57 +200,17 @@ class HttpGuard:
         bos = self._prompt.tokenizer.hf.bos_token
         return text.removeprefix(bos) if self._adds_bos and isinstance(bos, str) else text
 
-    def _probabilities(
-        self, text: str, steps: Sequence[_Step]
-    ) -> tuple[float | None, float | None]:
-        """(P(unsafe), mass of everything else) where the verdict's word is chosen.
 
-        That is the first step, from the place of the verdict in the answer on, among whose
-        likeliest tokens one begins exactly one of its words.
-        """
-        match = self._format.pattern.fullmatch(text)
-        written = 0
-        for step in steps if match else ():
-            written += len(step.token)
-            if match and written > match.start("verdict"):
-                words = self._of_words(step.likely)
-                if total := sum(words.values()):
-                    bad = sum(p for word, p in words.items() if word in self._format.unsafe)
-                    return bad / total, max(0.0, 1.0 - total)
-        return None, None
-
-    def _of_words(self, likely: Mapping[str, float]) -> dict[str, float]:
-        """Probability of each word of the verdict, from the tokens that begin it alone."""
-        found: dict[str, float] = {}
-        for token, logprob in likely.items():
-            start = token.strip()
-            begun = [w for w in self._format.verdicts if start and w.strip().startswith(start)]
-            if len(begun) == 1:
-                found[begun[0]] = found.get(begun[0], 0.0) + math.exp(logprob)
-        return found
+def _of_words(slot: Slot, step: Step) -> np.ndarray:
+    """Probability of each word, from the tokens that begin it alone, and of all else: `[W + 1]`."""
+    found = dict.fromkeys(slot.words, 0.0)
+    for token, probability in step.likely:
+        start = token.strip()
+        begun = [word for word in slot.words if start and word.strip().startswith(start)]
+        if len(begun) == 1:
+            found[begun[0]] += probability
+    return np.array([*found.values(), max(0.0, 1.0 - sum(found.values()))])
 
 
 def _broken(match: re.Match[str]) -> str:
     return f"{match[0][0]}\u200b{match[0][1:]}"
-
-
-def _answer_of(reply: Any) -> tuple[str, list[_Step]]:
-    """(text, its tokens with the likeliest at each) of a reply; "" for garbage."""
-    try:
-        choice = reply["choices"][0]
-        text = choice["message"]["content"] if "message" in choice else choice["text"]
-    except (KeyError, IndexError, TypeError):
-        return "", []
-    if not isinstance(text, str):
-        return "", []
-    found = choice.get("logprobs") or {}
-    try:
-        if "content" in found:  # chat
-            return text, [
-                _Step(s["token"], {t["token"]: t["logprob"] for t in s["top_logprobs"]})
-                for s in found["content"]
-            ]
-        pairs = zip(found.get("tokens") or [], found.get("top_logprobs") or [], strict=False)
-        return text, [_Step(token, dict(likely)) for token, likely in pairs]
-    except (KeyError, TypeError):
-        return text, []
