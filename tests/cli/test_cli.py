@@ -129,10 +129,11 @@ def test_an_error_is_shown_as_text_not_as_markup_or_escapes(
 
 def test_run_hands_recipe_directory_and_flags_on(recipe_file, tmp_path, monkeypatch, pipeline):
     folder = tmp_path / "run"
-    more = ["--new-run", "training.epochs=1", "seed=5"]
+    more = ["--new-run", "--limit", 7, "training.epochs=1", "seed=5"]
     assert exit_code(monkeypatch, "run", "-c", recipe_file, "--run-dir", folder, *more) == 0
     ((recipe, where, options),) = pipeline.calls
     assert (recipe.training.epochs, recipe.seed, where) == (1, 5, folder)
+    assert recipe.synthesis.limit == 7
     anew = {"new_run": True, "new_verdicts": False}
     assert options == {"stages": None, "skip_bad_rows": False, **anew}
 

@@ -29,6 +29,7 @@ PROMPTS = [
     Prompt("e1", " \n", "harmful"),
     Prompt("l1", "word " * 200_000, "benign"),
 ]
+HARMFUL = [prompt for prompt in PROMPTS if prompt.label == "harmful"]
 
 
 @pytest.fixture(scope="module")
@@ -116,9 +117,9 @@ def test_templates_that_open_the_reasoning_get_it_back():
     assert drop_reason(row["response"], "stop", "think") is None
 
 
-def test_direct_refusal_samples_nothing_and_leaves_benign_prompts_out(tokenizer):
+def test_direct_refusal_samples_nothing(tokenizer):
     cfg = SynthesisConfig(method="direct-refusal")
-    requests, rows = build_requests(PROMPTS, cfg, tokenizer, too_long)
+    requests, rows = build_requests(HARMFUL, cfg, tokenizer, too_long)
     assert requests == []
     assert [row["id"] for row in rows] == ["h1", "e1"]
     refusal = rows[0]["response"]
@@ -128,14 +129,14 @@ def test_direct_refusal_samples_nothing_and_leaves_benign_prompts_out(tokenizer)
     assert rows[0]["steering"] == "none"
     assert rows[1]["dropped"] == "empty_prompt"
     _, plain = build_requests(
-        PROMPTS, SynthesisConfig(method="direct-refusal", reasoning="none"), tokenizer
+        HARMFUL, SynthesisConfig(method="direct-refusal", reasoning="none"), tokenizer
     )
     assert "<think>" not in plain[0]["response"]
 
 
 def test_safepath_trains_the_first_line_of_the_thought_and_no_end(tokenizer):
     rows = list(
-        fixed_rows(PROMPTS, SynthesisConfig(method="safepath", reasoning="none"), tokenizer)
+        fixed_rows(HARMFUL, SynthesisConfig(method="safepath", reasoning="none"), tokenizer)
     )
     assert [row["id"] for row in rows] == ["h1", "e1"]
     assert rows[0]["response"] == "<think>\nLet's think about safety first."

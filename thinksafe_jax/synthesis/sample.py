@@ -26,6 +26,7 @@ DIRECT_REFUSAL_ANSWER = "I'm sorry, but I can't help with that."
 # (arXiv 2505.14667, section 3)
 SAFEPATH_PRIMER = "Let's think about safety first."
 SAMPLED = ("thinksafe", "rejection")  # methods that let a model answer, and a guard judge
+HARMFUL_ONLY = ("direct-refusal", "safepath")  # methods that train on no benign prompt
 
 _log = logging.getLogger(__name__)
 
@@ -83,12 +84,10 @@ def fixed_rows(
 ) -> Iterator[Row]:
     """Rows of the methods that sample nothing.
 
-    direct-refusal and safepath answer every harmful prompt with one text and leave benign prompts
-    out; external takes the responses of its source.
+    direct-refusal and safepath answer every prompt with one text, so `prompts` must be harmful ones
+    (`synthesis_prompts` takes no others); external takes the responses of its source.
     """
     for prompt in prompts:
-        if cfg.method != "external" and prompt.label != "harmful":
-            continue
         if not prompt.text.strip():
             yield _row(prompt, "none", dropped="empty_prompt")
             continue

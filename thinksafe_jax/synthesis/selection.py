@@ -1,6 +1,6 @@
 """Which prompts a run takes: those no evaluation asks, and a fair part of them.
 
-sources ─► labels, ids, duplicates ─► contamination ─► limit, stratum by stratum
+sources ─► labels, ids, duplicates ─► the method's labels ─► contamination ─► limit, by stratum
 """
 
 import logging
@@ -14,6 +14,7 @@ from typing import Any
 from thinksafe_jax.config import Recipe
 from thinksafe_jax.runs import content_hash
 from thinksafe_jax.synthesis.prompts import Prompt, load_prompts, read_prompts, source_hashes
+from thinksafe_jax.synthesis.sample import HARMFUL_ONLY
 
 _log = logging.getLogger(__name__)
 
@@ -29,11 +30,17 @@ class Selection:
 def synthesis_prompts(recipe: Recipe) -> Selection:
     """Reads, checks and selects the prompts of a recipe.
 
+    A method that trains on harmful prompts alone is given no others, so that `synthesis.limit`
+    counts the rows that it will have.
+
     Raises:
         ConfigError, InputError: as `read_prompts`.
     """
     cfg = recipe.synthesis
     found = read_prompts(cfg.prompts, require_label=True)
+    usable = found.prompts
+    if cfg.method in HARMFUL_ONLY:
+        usable = [prompt for prompt in usable if prompt.label == "harmful"]
     held_out = [
         prompt
         for sources in (
@@ -44,7 +51,7 @@ def synthesis_prompts(recipe: Recipe) -> Selection:
         if sources
         for prompt in load_prompts(sources, require_label=False)
     ]
-    exact, near = contaminated(found.prompts, held_out)
+    exact, near = contaminated(usable, held_out)
     if exact or near:
         _log.warning(
             "%d prompts are asked in the evaluation as well, word for word, and %d more but for "
@@ -52,7 +59,7 @@ def synthesis_prompts(recipe: Recipe) -> Selection:
             "; left out" if cfg.drop_contaminated else "; see synthesis.drop_contaminated",
         )  # fmt: skip
     dropped = {*exact, *near} if cfg.drop_contaminated else set()
-    clean = [prompt for prompt in found.prompts if prompt.id not in dropped]
+    clean = [prompt for prompt in usable if prompt.id not in dropped]
     kept = stratified(clean, cfg.limit, recipe.seed)
     return Selection(
         kept,
