@@ -6,11 +6,13 @@ import pytest
 
 from tests.support import REPOSITORY
 from thinksafe_jax.config import Recipe, Rung, SamplingConfig, SynthesisConfig, load_recipe
+from thinksafe_jax.config.rules import STEERING
 from thinksafe_jax.errors import ConfigError, InputError
 from thinksafe_jax.guards import Verdict
 from thinksafe_jax.runs import RowStore
 from thinksafe_jax.sampling import Completion
 from thinksafe_jax.synthesis import (
+    TEMPLATES,
     Ledger,
     Prompt,
     Rounds,
@@ -179,8 +181,14 @@ def test_rejection_keeps_a_prompt_only_if_all_are_safe(tmp_path):
         ("synthesis.attempts=0", "attempts"),
         ("synthesis.ladder=[{temperature: -1}]", r"ladder\[0\]\.temperature"),
         ("synthesis.ladder=[{steer: risk}]", "did you mean synthesis.ladder"),
+        ("synthesis.ladder=[{}, {}, {steering: intnt}]", r"ladder\[2\]\.steering.*mean intent\?"),
+        ("synthesis.steering='{prompt} {prompt}'", r"steering: .* once"),
     ],
 )
-def test_ladders_that_make_no_sense_are_refused(override, message):
+def test_ladders_that_make_no_sense_are_refused_before_any_row(override, message):
     with pytest.raises(ConfigError, match=message):
         load_recipe(REPOSITORY / "configs/recipes/mini.yaml", [override])
+
+
+def test_the_recipe_is_checked_against_every_template():
+    assert tuple(TEMPLATES) == STEERING

@@ -1,4 +1,4 @@
-"""Every recipe in configs/recipes: it loads, plans its attempts, and asks what its text promises."""
+"""Every recipe in configs/recipes loads, plans its attempts, and does what its text promises."""
 
 from collections import Counter
 

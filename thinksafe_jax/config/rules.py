@@ -1,7 +1,6 @@
 """What each number and name of a recipe may be: types cannot see that NaN is no temperature.
 
-The names of steering templates are checked by `synthesis`, and `top_k` against the vocabulary by
-the engine: both need to know more than the recipe.
+`top_k` is compared with the vocabulary by the session, which knows the model.
 """
 
 import dataclasses
@@ -29,6 +28,7 @@ from thinksafe_jax.errors import ConfigError
 LARGEST = 2**31 - 1  # sizes and counts become int32 on the device
 METHODS = ("thinksafe", "rejection", "direct-refusal", "safepath", "external")
 LABELS = ("harmful", "benign")
+STEERING = ("authors", "paper", "suffix", "risk", "intent", "none")  # synthesis.steering.TEMPLATES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,12 +69,23 @@ class OneOf:
         return f"is {value!r}; expected one of {', '.join(self.names)}{hint}"
 
 
+class TemplateName(OneOf):
+    """A known steering template, or a text of the user's own around its `{prompt}`."""
+
+    def problem(self, value: str) -> str | None:
+        if value.count("{prompt}") == 1:
+            return None
+        text = super().problem(value)
+        return text and f"{text} (or a text of your own with {{prompt}} in it once)"
+
+
 COUNT = Range(1, LARGEST)
 SHARE = Range(0, 1)
 POSITIVE = Range(0, open_low=True)
 DTYPE = OneOf(("float32", "bfloat16"))
 PROJECTIONS = OneOf(("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"))
 TRACKERS = OneOf(("tensorboard", "wandb"))
+TEMPLATE = TemplateName(STEERING)
 
 GUARD_KINDS = ("llama-guard", "wildguard", "qwen3guard", "refusal-match")
 GUARD_RULES: dict[str, Range | OneOf] = {
@@ -114,12 +125,13 @@ RULES: dict[type, dict[str, Range | OneOf]] = {
     },
     SynthesisConfig: {
         "method": OneOf(METHODS),
+        "steering": TEMPLATE,
         "reasoning": OneOf(("think", "none")),
         "harmful_reasoning": OneOf(("keep", "remove")),
         "attempts": Range(1, 1000),
         "limit": COUNT,
     },
-    Rung: {"temperature": Range(0)},
+    Rung: {"steering": TEMPLATE, "temperature": Range(0)},
     TrainingConfig: {
         "epochs": COUNT,
         "batch_size": COUNT,
