@@ -23,8 +23,8 @@ def sample(key, label="harmful", response=GOOD, finish_reason="stop", attempt=1,
     }  # fmt: skip
 
 
-def verdict(key, word="safe", attempt=1, scope="full"):
-    return Verdict(key, word, 0.1, scope, False, "g").row(attempt)
+def verdict(key, word="safe", attempt=1):
+    return Verdict(key, word, 0.1, "full", False, "g").row(attempt)
 
 
 def write_dataset(run, samples, verdicts, settings):
@@ -32,9 +32,7 @@ def write_dataset(run, samples, verdicts, settings):
     number = len(list(run.glob("rows-*")))
     stores = []
     for name, rows in (("samples", samples), ("verdicts", verdicts)):
-        store = RowStore(
-            run / f"rows-{number}" / name, ("id", "attempt", "scope")[: 2 + (name > "t")]
-        )
+        store = RowStore(run / f"rows-{number}" / name, ("id", "attempt"))
         store.append(rows)
         stores.append(store)
     return write_from_stores(run, *stores, settings)
@@ -163,18 +161,6 @@ def test_a_prompt_counts_once_over_its_attempts(tmp_path):
     assert counts["benign"]["accepted"] == 1
     assert counts["benign"]["dropped"] == {"truncated": 1}
     assert rows_of(tmp_path)[1]["response"] == "<think>b</think>second"
-
-
-def test_the_whole_response_decides_over_its_parts(tmp_path):
-    """Defect D5: reasoning and answer are judged apart as well, and kept apart."""
-    samples = [sample("h1"), sample("b1", "benign")]
-    verdicts = [
-        verdict("h1", "unsafe", scope="think"),
-        verdict("h1"),
-        verdict("h1", "unsafe", scope="answer"),
-        verdict("b1", scope="answer"),
-    ]
-    assert write_dataset(tmp_path, samples, verdicts, facts())["harmful"]["accepted"] == 1
 
 
 def test_direct_refusals_need_neither_guard_nor_benign_rows(tmp_path):

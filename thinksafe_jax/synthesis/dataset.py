@@ -5,9 +5,10 @@
     dataset/counts.json               coverage: how many of each label, at which attempt; why not
     dataset/README.md                 the card
 
-A row is accepted only where nothing is wrong with its form and the guard said "safe" in so many
-words. The dataset holds the ORIGINAL prompt; the steering text ends with the sampling. Texts are
-read from the disk one by one, so a run of any size needs little memory.
+A row is accepted only where nothing is wrong with its form and the guard, asked about the whole
+response, said "safe" in so many words. The dataset holds the ORIGINAL prompt; the steering text
+ends with the sampling. Texts are read from the disk one by one, so a run of any size needs little
+memory.
 """
 
 import json
@@ -110,7 +111,7 @@ def write_dataset(
     prompt counts once, whatever the number of its attempts.
 
     Args:
-        samples, verdicts: the run's rows; matched by (id, attempt), scope "full" before any other.
+        samples, verdicts: the run's rows, matched by (id, attempt).
 
     Returns:
         Coverage as in counts.json, see `ladder.coverage`.

@@ -52,7 +52,6 @@ class Ledger:
     guarded: bool = True
     labels: dict[str, str] = field(default_factory=dict)
     reasons: dict[Key, str] = field(default_factory=dict)
-    _judged: set[Key] = field(default_factory=set)
 
     def sampled(self, row: Row) -> None:
         """Takes note of a row of samples/."""
@@ -64,22 +63,20 @@ class Ledger:
     def judged(self, row: Row) -> None:
         """Takes note of a row of verdicts/; only "safe" in so many words is accepted.
 
-        The verdict on the whole response decides over one on the answer alone.
+        There is one for each attempt, on its whole response, reasoning and answer (paper.md 1.3).
         """
         key = row["id"], row["attempt"]
-        if self.reasons.get(key) == WAITING or (row["scope"] == "full" and key in self._judged):
+        if self.reasons.get(key) == WAITING:
             word = row["verdict"]
             unsafe = "unsafe" if word == "unsafe" else "unparsed"
             self.reasons[key] = ACCEPTED if word == "safe" else unsafe
-            self._judged.add(key)
 
     def read(self, samples: Iterable[Row], verdicts: Iterable[Row]) -> "Ledger":
         """Takes note of all rows of a run."""
         for row in samples:
             self.sampled(row)
         for row in verdicts:
-            if row["scope"] != "think" and (row["id"], row["attempt"]) in self.reasons:
-                self.judged(row)
+            self.judged(row)
         return self
 
     def waiting(self) -> set[Key]:
