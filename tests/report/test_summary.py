@@ -2,12 +2,15 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from tests.report.example_run import recipe, write_evaluation, write_run
-from thinksafe_jax.config import to_yaml
+from thinksafe_jax.config import GuardConfig, GuardModel, to_yaml
 from thinksafe_jax.report import write_report
+from thinksafe_jax.report.read import RunFiles
+from thinksafe_jax.report.summary import build_summary
 
 RATES = ("harmful_response_rate", "over_refusal_rate", "reasoning_accuracy")
 
@@ -91,6 +94,29 @@ def test_a_judge_that_was_the_filter_is_labelled(path):
     assert "same-judge" in notes(path)
     configure(path, evaluation={"judge": "guard"}, synthesis={"method": "direct-refusal"})
     assert "same-judge" not in notes(path)  # nothing was filtered by it
+
+
+FILTER = GuardConfig("llama-guard", "mini:guard", dtype="float32")  # of the example run
+PHRASES = GuardModel("refusal-match")
+
+
+@pytest.mark.parametrize(
+    ("judge", "same"),
+    [
+        (replace(FILTER, max_length=512, batch_tokens=4096, dtype="bfloat16"), True),
+        (replace(FILTER, url="http://localhost:8000/v1"), True),
+        (GuardConfig("majority", members=[PHRASES, GuardModel(model="mini:guard")]), True),
+        (GuardConfig("majority", members=[PHRASES, GuardModel(model="other/guard")]), False),
+        (GuardConfig("llama-guard", url="http://localhost:8000/v1", served_name="g"), False),
+    ],
+)
+def test_the_judge_is_known_by_its_checkpoint_not_by_its_settings(judge, same):
+    """Defect D7, and a member of a majority counts as well."""
+    evaluation = replace(recipe().evaluation, judge="guard")
+    run = RunFiles(Path("run"), replace(recipe(), judge=judge, evaluation=evaluation))
+    found = build_summary(run)
+    assert found["judge"]["same_as_filter"] == same
+    assert ("same-judge" in {note["kind"] for note in found["notes"]}) == same
 
 
 def test_few_prompts_and_different_prompts_are_said(path):

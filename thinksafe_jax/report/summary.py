@@ -24,11 +24,12 @@ paper_differences   [{key, paper, run}]: every setting that is not the paper's
 notes               [{kind, text}]: what a reader must know before believing the numbers
 """
 
-from thinksafe_jax.config import paper_differences
+from thinksafe_jax.config import GuardConfig, paper_differences
 from thinksafe_jax.evaluation.published import paper_model, paper_rows, paper_table
 from thinksafe_jax.evaluation.scoring import RATES
 from thinksafe_jax.evaluation.statistics import Rate, difference
 from thinksafe_jax.report.read import STEPS, RunFiles
+from thinksafe_jax.synthesis import SAMPLED
 
 SCHEMA_VERSION = 1
 RATE_NAMES = tuple(RATES.values())
@@ -115,13 +116,22 @@ def _guard(run: RunFiles) -> dict:
 
 
 def _judge(run: RunFiles) -> dict:
-    kind = run.recipe.evaluation.judge if run.recipe else None
     recipe = run.recipe
-    filtered = recipe is not None and bool(recipe.synthesis.prompts)
-    own = ("thinksafe", "rejection")
-    filtered = filtered and recipe is not None and recipe.synthesis.method in own
-    same = recipe is not None and (recipe.judge.kind == "same" or recipe.judge == recipe.guard)
+    if recipe is None:
+        return {"kind": None, "same_as_filter": False}
+    kind, judge = recipe.evaluation.judge, recipe.judge
+    filtered = bool(recipe.synthesis.prompts) and recipe.synthesis.method in SAMPLED
+    same = judge.kind == "same" or bool(_checkpoints(judge) & _checkpoints(recipe.guard))
     return {"kind": kind, "same_as_filter": kind == "guard" and filtered and same}
+
+
+def _checkpoints(guard: GuardConfig) -> set[tuple[str, ...]]:
+    """What judges in a guard, whatever its batches, length, mesh and server; each of a majority.
+
+    A model's revision does not tell guards apart: a run refuses two of one model.
+    """
+    members = guard.members or [guard]
+    return {(g.kind, g.model) if g.model else (g.kind, g.url, g.served_name) for g in members}
 
 
 def _training(metrics: list[dict]) -> dict | None:
@@ -160,7 +170,7 @@ def _notes(run: RunFiles, guard: dict, judge: dict) -> list[dict]:
         notes.append(
             (
                 "same-judge",
-                "The guard that filtered the training data is also the judge of the evaluation. "
+                "A guard that filtered the training data is also a judge of the evaluation. "
                 "What it overlooks is missed twice, so the harm rate after may look too good.",
             )
         )
