@@ -168,14 +168,15 @@ def filter_samples(run: Run, session: Session) -> dict[str, Any]:
         _wait_for_all(run, rounds.verdicts)
     if not run.group.first:
         return {}
-    facts = dataset_facts(recipe)
-    if guarded:
-        guard = session.guard
+    guard = session.guard if guarded else None
+    if guard:
         _check_verdicts(rounds.verdicts, guard, recipe.guard.max_unparsed)
-        facts = dataset_facts(
-            recipe, guard.name, weak_guard=guard.weak, guard_template=guard.template
-        )
-    counts = write_dataset(run.path, rounds.samples, rounds.verdicts, facts)
+    facts = dataset_facts(recipe, guard, run.path / "models.json")
+
+    def count_tokens(response: str) -> int:
+        return len(rounds.tokenizer.response_ids(response, ended=False))
+
+    counts = write_dataset(run.path, rounds.samples, rounds.verdicts, facts, count_tokens)
     run.log("filter", counts=counts)
     log.info("coverage:\n%s", reasons_table(counts))
     return {"counts": counts, "guard": facts.guard, "weak_guard": facts.weak_guard}

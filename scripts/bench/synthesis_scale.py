@@ -165,7 +165,8 @@ def synthesise(folder: Path, count: int) -> tuple[dict, dict[str, int]]:
         for attempt in attempts(cfg):
             sampled += rounds.sample(engine, attempt)
             judged += rounds.judge(guard)
-        counts = write_dataset(run.path, samples, verdicts, dataset_facts(recipe, guard.name))
+        facts = dataset_facts(recipe, guard)
+        counts = write_dataset(run.path, samples, verdicts, facts, len)
     accepted = sum(count["accepted"] for count in counts.values())
     return counts, {"sampled": sampled, "judged": judged, "dataset": accepted}
 

@@ -1,9 +1,12 @@
 """Every way to make a dataset, on the mini world: what is in it, and that training takes it."""
 
 import json
+import shutil
 
 import datasets
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
 from tests.support import REPOSITORY
@@ -145,12 +148,19 @@ def test_direct_refusals(tmp_path):
 
 
 def test_a_teacher_answers_instead_of_the_student(tmp_path, ladder):
-    """Here both are one model, so the same rows come out under the teacher's name."""
+    """A student that cannot speak: the rows are the teacher's, and the card says so."""
+    student = shutil.copytree(resolve_model("mini:student"), tmp_path / "mute")
+    for file in student.glob("*.safetensors"):
+        tensors = {name: np.zeros_like(tensor) for name, tensor in load_file(file).items()}
+        save_file(tensors, file)
     rows = synthesise(
-        tmp_path, "synthesis.teacher.model=mini:student", "synthesis.teacher.dtype=float32"
-    )
+        tmp_path / "run", f"student.model={student}",
+        "synthesis.teacher.model=mini:student", "synthesis.teacher.dtype=float32",
+    )  # fmt: skip
     assert rows == ladder[1]
-    assert "| student | mini:student |" in (tmp_path / "dataset/README.md").read_text()
+    card = (tmp_path / "run/dataset/README.md").read_text()
+    assert "by mini:student, a teacher, and not by the student" in card
+    assert "| teacher | mini:student |" in card
 
 
 def test_push_needs_a_dataset_a_name_and_a_hub(ladder, tmp_path, monkeypatch):

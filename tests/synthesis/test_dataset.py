@@ -5,11 +5,18 @@ import json
 import pytest
 import yaml
 
-from thinksafe_jax.config import PromptSource, Recipe, SynthesisConfig
+from thinksafe_jax.config import (
+    GuardConfig,
+    ModelSource,
+    PromptSource,
+    Recipe,
+    SynthesisConfig,
+)
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.guards import Verdict
+from thinksafe_jax.guards.refusal_match import RefusalMatch
 from thinksafe_jax.runs import RowStore
-from thinksafe_jax.synthesis import DatasetFacts, dataset_facts
+from thinksafe_jax.synthesis import DatasetFacts, dataset_facts, reasons_table
 from thinksafe_jax.synthesis import write_dataset as write_from_stores
 
 GOOD = "<think>\nHm.\n</think>\n\nNo."
@@ -23,8 +30,8 @@ def sample(key, label="harmful", response=GOOD, finish_reason="stop", attempt=1,
     }  # fmt: skip
 
 
-def verdict(key, word="safe", attempt=1):
-    return Verdict(key, word, 0.1, "full", False, "g").row(attempt)
+def verdict(key, word="safe", attempt=1, truncated=False, marked=False):
+    return Verdict(key, word, 0.1, "full", truncated, "g", marked=marked).row(attempt)
 
 
 def write_dataset(run, samples, verdicts, settings):
@@ -35,7 +42,7 @@ def write_dataset(run, samples, verdicts, settings):
         store = RowStore(run / f"rows-{number}" / name, ("id", "attempt"))
         store.append(rows)
         stores.append(store)
-    return write_from_stores(run, *stores, settings)
+    return write_from_stores(run, *stores, settings, count_tokens=lambda text: len(text.split()))
 
 
 def facts(**changes):
@@ -60,8 +67,8 @@ SAMPLES = [
 ]
 VERDICTS = [
     verdict("h1"),
-    verdict("h2"),
-    verdict("h3", "unsafe"),
+    verdict("h2", truncated=True),
+    verdict("h3", "unsafe", marked=True),
     verdict("h4", "unparsed"),
     verdict("b1"),
 ]
@@ -73,9 +80,11 @@ COUNTS = {
         "dropped": {
             "too_long": 1, "truncated": 1, "several_think_tags": 1, "unsafe": 1, "unparsed": 1,
         },
+        "verdicts": {"judged": 4, "marked": 1, "truncated": 1},
     },
     "benign": {
         "sampled": 2, "accepted": 1, "accepted_at": {"1": 1}, "dropped": {"empty_answer": 1},
+        "verdicts": {"judged": 1, "marked": 0, "truncated": 0},
     },
 }  # fmt: skip
 
@@ -88,6 +97,7 @@ def rows_of(run):
 def test_accepted_rows_hold_the_original_prompt(tmp_path):
     counts = write_dataset(tmp_path, SAMPLES, VERDICTS, facts())
     assert counts == COUNTS
+    assert "; of 4 verdicts: 1 marked, 1 truncated" in reasons_table(counts)
     assert json.loads((tmp_path / "dataset" / "counts.json").read_text()) == COUNTS
     rows = rows_of(tmp_path)
     assert [row["id"] for row in rows] == ["b1", "h1", "h2"]
@@ -156,7 +166,8 @@ def test_a_prompt_counts_once_over_its_attempts(tmp_path):
     ]  # fmt: skip
     counts = write_dataset(tmp_path, samples, verdicts, facts())
     assert counts["harmful"] == {
-        "sampled": 1, "accepted": 1, "accepted_at": {"2": 1}, "dropped": {}
+        "sampled": 1, "accepted": 1, "accepted_at": {"2": 1}, "dropped": {},
+        "verdicts": {"judged": 3, "marked": 0, "truncated": 0},
     }  # fmt: skip
     assert counts["benign"]["accepted"] == 1
     assert counts["benign"]["dropped"] == {"truncated": 1}
@@ -164,12 +175,24 @@ def test_a_prompt_counts_once_over_its_attempts(tmp_path):
 
 
 def test_direct_refusals_need_neither_guard_nor_benign_rows(tmp_path):
+    """And no row says "safe", which nobody has found it to be."""
     settings = facts(method="direct-refusal", guard="none", sampling={})
-    counts = write_dataset(tmp_path, [sample("h1")], [], settings)
-    assert counts == {
-        "harmful": {"sampled": 1, "accepted": 1, "accepted_at": {"1": 1}, "dropped": {}}
-    }
-    assert "same fixed refusal" in (tmp_path / "dataset" / "README.md").read_text()
+    (count,) = write_dataset(tmp_path, [sample("h1")], [], settings).values()
+    assert (count["accepted"], count["verdicts"]["judged"]) == (1, 0)
+    assert [row["response_label"] for row in rows_of(tmp_path)] == ["unjudged"]
+    card = (tmp_path / "dataset" / "README.md").read_text()
+    assert "same fixed refusal" in card
+    assert "`response_label` (unjudged)" in card
+    assert "Verdicts" not in card
+
+
+def test_reasoning_that_is_taken_out_is_in_no_length(tmp_path):
+    samples = [sample("h1", tokens=9000), sample("b1", "benign", tokens=9000)]
+    settings = facts(harmful_reasoning="remove")
+    write_dataset(tmp_path, samples, [verdict("h1"), verdict("b1")], settings)
+    assert [row["response"] for row in rows_of(tmp_path)] == [GOOD, "<think>\n\n</think>\n\nNo."]
+    card = (tmp_path / "dataset" / "README.md").read_text()
+    assert "| tokens | benign | harmful |\n|---|---:|---:|\n| up to 64 | 0 | 1 |" in card
 
 
 def test_the_card_warns_counts_and_escapes(tmp_path):
@@ -189,14 +212,37 @@ def test_the_card_warns_counts_and_escapes(tmp_path):
     assert "**The guard is weak.**" in body
     assert "| harmful | 7 | 2 | 1: 2 | too\\_long 1, truncated 1" in body
     assert "temperature 0.6" in body
+    assert "harmful 4 (1 marked, 1 cut); benign 1 (0 marked, 0 cut)" in body
 
 
-def test_facts_come_from_the_recipe(tmp_path):
-    file = tmp_path / "p.jsonl"
+def test_facts_come_from_the_recipe_and_the_run(tmp_path):
+    file, pins = tmp_path / "p.jsonl", tmp_path / "models.json"
     file.write_text('{"prompt": "x"}\n')
-    synthesis = SynthesisConfig(prompts=[PromptSource(path=str(file), label="harmful")])
-    got = dataset_facts(Recipe(name="r", synthesis=synthesis), "guard-name", weak_guard=True)
-    assert (got.guard, got.weak_guard, got.steering) == ("guard-name", True, "authors")
+    commits = {"me/student": "11", "me/guard": "22", "me/judge": "33"}
+    pins.write_text(json.dumps({k: {"revision": None, "commit": v} for k, v in commits.items()}))
+    recipe = Recipe(
+        name="r",
+        student=ModelSource("me/student"),
+        guard=GuardConfig(model="me/guard"),
+        judge=GuardConfig(model="me/judge"),  # has no part in the data
+        synthesis=SynthesisConfig(
+            method="rejection", attempts=2, prompts=[PromptSource(path=str(file), label="harmful")]
+        ),
+    )
+    got = dataset_facts(recipe, RefusalMatch(), pins)
+    assert (got.guard, got.weak_guard, got.steering) == ("refusal-match", True, "authors")
     assert got.sampling["top_k"] == 20
+    assert got.commits == {"me/student": "11", "me/guard": "22"}
+    assert [line[:10] for line in got.ladder] == ["1: authors", "2: authors"]
     assert list(got.sources) == [str(file)]
     assert got.labels == ("harmful", "benign")
+
+
+def test_the_card_says_who_wrote_the_responses(tmp_path):
+    write_dataset(tmp_path, SAMPLES, VERDICTS, facts(commits={"s": "11"}))
+    card = (tmp_path / "dataset" / "README.md").read_text()
+    assert "by the student itself" in card and "| commit | s at 11 |" in card
+    write_dataset(tmp_path, SAMPLES, VERDICTS, facts(teacher="big/teacher"))
+    card = (tmp_path / "dataset" / "README.md").read_text()
+    assert "by big/teacher, a teacher, and not by the student" in card
+    assert "| student | s |\n| teacher | big/teacher |" in card

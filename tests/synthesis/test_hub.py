@@ -101,8 +101,8 @@ def small_dataset(folder):
             "response": "<think>a</think>b", "finish_reason": "stop",
         }])  # fmt: skip
         verdicts.append([Verdict(label, "safe", 0.1, "full", False, "g").row()])
-    write_dataset(folder, samples, verdicts, dataset_facts(
-        Recipe(name="x", synthesis=SynthesisConfig()), "g"))  # fmt: skip
+    facts = dataset_facts(Recipe(name="x", synthesis=SynthesisConfig()))
+    write_dataset(folder, samples, verdicts, facts, len)
 
 
 def test_pushed_privately_and_read_back_from_the_hub(hub, tmp_path):

@@ -147,13 +147,15 @@ def test_killed_at_every_moment_the_rows_are_the_same(tmp_path):
 
 def test_coverage_counts_each_prompt_once(tmp_path):
     rounds, _ = climb(tmp_path)
-    facts = dataset_facts(Recipe(synthesis=CFG), "g")
-    counts = write_dataset(tmp_path, rounds.samples, rounds.verdicts, facts)
+    judged = list(rounds.verdicts.rows())
+    facts = dataset_facts(Recipe(synthesis=CFG), Guard())
+    counts = write_dataset(tmp_path, rounds.samples, rounds.verdicts, facts, len)
     for label, n in (("harmful", 13), ("benign", 12)):
         count = counts[label]
         assert count["sampled"] == n
         assert sum(count["accepted_at"].values()) == count["accepted"]
         assert count["accepted"] + sum(count["dropped"].values()) == n
+    assert sum(count["verdicts"]["judged"] for count in counts.values()) == len(judged)
     assert counts["harmful"]["dropped"]["empty_prompt"] == 1
     assert counts["harmful"]["dropped"]["too_long"] == 1
     assert "at attempt 1: " in reasons_table(counts)

@@ -17,7 +17,8 @@ paper               null, or where the student is one of the paper's: {model, ro
                     mean of three harm rates and over-refusal
 coverage            null, or {label: {attempts: {attempt: accepted there}, never}}
 change              after - before per rate, with Newcombe's interval; null until both exist
-dataset             null, or {label: {sampled, accepted, dropped: {reason: n}}}
+dataset             null, or {label: {sampled, accepted, accepted_at: {attempt: n}, dropped:
+                    {reason: n}, verdicts: {judged, marked, truncated}}}
 training            null, or {steps, skipped_steps, first_loss, last_loss, heldout_loss (null
                     where no rows were held out)}
 paper_differences   [{key, paper, run}]: every setting that is not the paper's

@@ -12,11 +12,7 @@ _WARNING = (
     "**Warning.** The prompts labelled harmful ask for things that hurt people. The rows are meant "
     "for training and measuring refusals, and for nothing else."
 )
-_GUARDED = (
-    "The responses were written by the student itself and accepted by a guard. Guards err: expect "
-    "some unsafe text among the rows. The prompts are the original ones; the steering text, which "
-    "harmful prompts wore while sampling, is not in the data."
-)
+_LABELS = {True: "safe, as the guard said", False: "unjudged"}
 _NOT_SAMPLED = {
     "direct-refusal": "Every response is the same fixed refusal (the DirectRefusal baseline); no "
     "guard was asked.",
@@ -39,12 +35,13 @@ def dataset_card(facts: "DatasetFacts", counts: "Counts", lengths: "Lengths") ->
     """Markdown of dataset/README.md; names and paths from the recipe are escaped."""
     parts = [
         _front_matter(facts, counts),
-        f"# {escape(facts.name or 'dataset')}: self-generated safety data",
+        f"# {escape(facts.name or 'dataset')}: safety data",
         _WARNING,
-        _GUARDED if facts.guarded else _NOT_SAMPLED[facts.method],
+        _origin(facts),
         *([_WEAK] if facts.weak_guard else []),
         "## Rows",
         _counts_table(counts),
+        *([_verdicts(counts)] if facts.guarded else []),
         "### Lengths",
         _lengths_table(lengths),
         _USE,
@@ -52,14 +49,26 @@ def dataset_card(facts: "DatasetFacts", counts: "Counts", lengths: "Lengths") ->
         _facts_table(facts),
         "## Columns",
         "`id`, `instruction` (the original prompt), `response`, `prompt_label` (harmful or "
-        "benign), `response_label` (safe), `finish_reason` (stop, or length where the response was "
-        "cut).",
+        f"benign), `response_label` ({_LABELS[facts.guarded]}), `finish_reason` (stop, or length "
+        "where the response was cut).",
         "## Licence",
         "The prompts keep the licences of their sources, named above; what a model wrote falls "
         "under that model's licence, and the guard's licence may ask to be named too. Check all "
         "three before you publish the rows.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _origin(facts: "DatasetFacts") -> str:
+    if not facts.guarded:
+        return _NOT_SAMPLED[facts.method]
+    teacher = f"by {escape(facts.teacher)}, a teacher, and not by the student"
+    return (
+        f"The responses were written {teacher if facts.teacher else 'by the student itself'}, and "
+        "accepted by a guard. Guards err: expect some unsafe text among the rows. The prompts are "
+        "the original ones; the steering text, which harmful prompts wore while sampling, is not "
+        "in the data."
+    )
 
 
 def escape(value: object) -> str:
@@ -103,6 +112,18 @@ def _counts_table(counts: "Counts") -> str:
     return "\n".join(lines)
 
 
+def _verdicts(counts: "Counts") -> str:
+    found = "; ".join(
+        f"{escape(label)} {n['judged']} ({n['marked']} marked, {n['truncated']} cut)"
+        for label, n in ((label, count["verdicts"]) for label, count in counts.items())
+    )
+    return (
+        f"Verdicts over all attempts: {found}. Marked: a text spells control tokens or lines of "
+        "the guard's template, which reach the guard as plain text. Cut: the beginning of the "
+        "response did not fit the guard."
+    )
+
+
 def _lengths_table(lengths: "Lengths") -> str:
     """A histogram of the responses' tokens, a row a bin and a column a label."""
     labels = sorted(lengths)
@@ -118,6 +139,7 @@ def _facts_table(facts: "DatasetFacts") -> str:
     rows: dict[str, Any] = {
         "method": facts.method,
         "student": facts.student,
+        **({"teacher": facts.teacher} if facts.teacher else {}),
         "guard": facts.guard,
         "guard's prompt (hash)": facts.guard_template or "none",
         "steering of harmful prompts": facts.steering,
@@ -132,6 +154,7 @@ def _facts_table(facts: "DatasetFacts") -> str:
     lines += [
         f"| source | {escape(path)} (sha256 {digest}) |" for path, digest in facts.sources.items()
     ]
+    lines += [f"| commit | {escape(name)} at {sha} |" for name, sha in facts.commits.items()]
     return "\n".join(lines)
 
 

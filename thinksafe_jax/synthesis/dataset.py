@@ -13,14 +13,14 @@ memory.
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from thinksafe_jax.config import Recipe
 from thinksafe_jax.errors import InputError
-from thinksafe_jax.guards import answer_part
+from thinksafe_jax.guards import Guard, answer_part
 from thinksafe_jax.runs import Location, RowStore, atomic_write, atomic_writer, prepare_directory
 from thinksafe_jax.synthesis.card import dataset_card
 from thinksafe_jax.synthesis.ladder import (
@@ -36,7 +36,7 @@ from thinksafe_jax.synthesis.prompts import source_hashes
 from thinksafe_jax.synthesis.sample import SAMPLED
 
 Row = Mapping[str, Any]
-# {label: {sampled, accepted, accepted_at: {attempt: n}, dropped: {reason: n}}}
+# {label: {sampled, accepted, accepted_at: {attempt: n}, dropped: {reason: n}, verdicts: {…}}}
 Counts = dict[str, dict[str, Any]]
 Lengths = dict[str, Counter[int]]  # {label: {upper end of a bin, 0 for the last: rows}}
 LENGTH_BINS = (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)  # tokens, upper ends
@@ -56,6 +56,8 @@ class DatasetFacts:
     sampling: Mapping[str, Any]
     seed: int
     sources: Mapping[str, str]  # path -> sha256 of its content
+    teacher: str = ""  # whose responses they are, where not the student's
+    commits: Mapping[str, str] = field(default_factory=dict)  # of the models above, where known
     guard_template: str = ""  # hash of the guard's prompt
     harmful_reasoning: str = "keep"
     ladder: Sequence[str] = ()  # one line an attempt
@@ -72,38 +74,49 @@ class DatasetFacts:
 
 
 def dataset_facts(
-    recipe: Recipe, guard: str = "", *, weak_guard: bool = False, guard_template: str = ""
+    recipe: Recipe, guard: Guard | None = None, pins: Path | None = None
 ) -> DatasetFacts:
-    """The facts of a recipe; the others are the loaded guard's name, weakness and template hash.
+    """The facts of a recipe.
 
-    Where nothing is sampled, no guard is asked.
+    Args:
+        guard: the one that was asked; None where nothing was sampled.
+        pins: file of the run that keeps the commits of its models, see `resolve_model`.
     """
     synthesis = recipe.synthesis
     sampled = synthesis.method in SAMPLED
-    steered = synthesis.method == "thinksafe"
+    teacher = synthesis.teacher.model if sampled else ""
+    guards = recipe.guard.members or [recipe.guard]
+    used = {recipe.student.model, teacher, *(g.model for g in guards if sampled)}
+    pinned = json.loads(pins.read_text(encoding="utf-8")) if pins and pins.exists() else {}
     return DatasetFacts(
         name=recipe.name,
         method=synthesis.method,
-        student=synthesis.teacher.model or recipe.student.model,
-        guard=guard if sampled else "none (nothing was sampled)",
-        weak_guard=weak_guard,
-        steering=synthesis.steering if steered else "none",
+        student=recipe.student.model,
+        guard=guard.name if guard else "none (nothing was sampled)",
+        weak_guard=guard is not None and guard.weak,
+        steering=synthesis.steering if sampled else "none",
         reasoning=synthesis.reasoning,
         sampling=asdict(synthesis.sampling) if sampled else {},
         seed=recipe.seed,
         sources=source_hashes(synthesis.prompts),
-        guard_template=guard_template,
+        teacher=teacher,
+        commits={name: entry["commit"] for name, entry in pinned.items() if name in used},
+        guard_template=guard.template if guard else "",
         harmful_reasoning=synthesis.harmful_reasoning,
         ladder=[
             f"{a.number}: {a.steering}, temperature {a.sampling.temperature:g}"
             for a in attempts(synthesis)
-            if steered and synthesis.attempts > 1
+            if sampled and synthesis.attempts > 1
         ],
     )
 
 
 def write_dataset(
-    run_path: Path, samples: RowStore, verdicts: RowStore, facts: DatasetFacts
+    run_path: Path,
+    samples: RowStore,
+    verdicts: RowStore,
+    facts: DatasetFacts,
+    count_tokens: Callable[[str], int],
 ) -> Counts:
     """Writes RUN/dataset, each file whole or not at all.
 
@@ -112,6 +125,7 @@ def write_dataset(
 
     Args:
         samples, verdicts: the run's rows, matched by (id, attempt).
+        count_tokens: of a response that is not as it was sampled, for the card's lengths.
 
     Returns:
         Coverage as in counts.json, see `ladder.coverage`.
@@ -121,7 +135,7 @@ def write_dataset(
             written in the latter case, train.jsonl is not left behind.
     """
     folder = prepare_directory(run_path / "dataset")
-    found: dict[Key, tuple[Location, int]] = {}  # where each row is, and its tokens
+    found: dict[Key, Location] = {}
     ledger = Ledger(facts.reasoning, facts.guarded)
     ledger.read(_noted(samples, found), verdicts.rows())
     _refuse_unjudged(ledger)
@@ -136,15 +150,16 @@ def write_dataset(
             f"{reasons_table(counts)}"
         )
     lengths: Lengths = {}
-    for id, attempt in chosen.items():
-        tally = lengths.setdefault(ledger.labels[id], Counter())
-        tally[next((end for end in LENGTH_BINS if found[id, attempt][1] <= end), 0)] += 1
-    places = (found[id, chosen[id]][0] for id in sorted(chosen))
+    places = (found[id, chosen[id]] for id in sorted(chosen))
     with ParquetWriter(folder / "data") as parquet, atomic_writer(train) as file:
         for sample in samples.rows_at(places):
-            row = _training_row(sample, facts.harmful_reasoning)
+            row = _training_row(sample, facts)
             file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
             parquet.add(row)
+            as_sampled = row["response"] == sample["response"]
+            tokens = sample["tokens"] if as_sampled else count_tokens(row["response"])
+            tally = lengths.setdefault(row["prompt_label"], Counter())
+            tally[next((end for end in LENGTH_BINS if tokens <= end), 0)] += 1
     atomic_write(folder / "README.md", dataset_card(facts, counts, lengths))
     return counts
 
@@ -154,32 +169,34 @@ def reasons_table(counts: Counts) -> str:
     lines = []
     for label, count in counts.items():
         dropped = ", ".join(f"{reason} {n}" for reason, n in count["dropped"].items()) or "none"
-        at = count.get("accepted_at", {})
+        at = count["accepted_at"]
         tries = f" (at attempt {', '.join(f'{k}: {n}' for k, n in at.items())})" if at else ""
+        verdicts = count["verdicts"]
+        odd = ", ".join(f"{verdicts[k]} {k}" for k in ("marked", "truncated") if verdicts[k])
         lines.append(
             f"  {label}: {count['sampled']} prompts, {count['accepted']} accepted{tries}; "
-            f"dropped: {dropped}"
+            f"dropped: {dropped}" + (f"; of {verdicts['judged']} verdicts: {odd}" if odd else "")
         )
     return "\n".join(lines)
 
 
-def _noted(samples: RowStore, found: dict[Key, tuple[Location, int]]) -> Iterator[Row]:
-    """The rows, each with its place and length noted: their texts are read again one by one."""
+def _noted(samples: RowStore, found: dict[Key, Location]) -> Iterator[Row]:
+    """The rows, the place of each noted: their texts are read again one by one."""
     for place, row in samples.located():
-        found[row["id"], row["attempt"]] = place, row["tokens"]
+        found[row["id"], row["attempt"]] = place
         yield row
 
 
-def _training_row(row: Row, harmful_reasoning: str) -> dict[str, str]:
+def _training_row(row: Row, facts: DatasetFacts) -> dict[str, str]:
     response = row["response"]
-    if harmful_reasoning == "remove" and row["label"] == "harmful":
+    if facts.harmful_reasoning == "remove" and row["label"] == "harmful":
         response = without_reasoning(response)
     return {
         "id": row["id"],
         "instruction": row["prompt"],
         "response": response,
         "prompt_label": row["label"],
-        "response_label": "safe",
+        "response_label": "safe" if facts.guarded else "unjudged",
         "finish_reason": row["finish_reason"],
     }
 

@@ -17,6 +17,7 @@ from thinksafe_jax.synthesis.filter import DROP_REASONS, row_drop_reason
 Row = Mapping[str, Any]
 Key = tuple[str, int]  # (prompt id, attempt)
 ACCEPTED, WAITING = "", "waiting"  # a reason that is none, and a row that no guard has seen
+VERDICT_COUNTS = ("judged", "marked", "truncated")  # all verdicts, and two fields of `Verdict`
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Ledger:
     guarded: bool = True
     labels: dict[str, str] = field(default_factory=dict)
     reasons: dict[Key, str] = field(default_factory=dict)
+    verdicts: dict[str, Counter[str]] = field(default_factory=dict)  # {label: VERDICT_COUNTS}
 
     def sampled(self, row: Row) -> None:
         """Takes note of a row of samples/."""
@@ -67,6 +69,8 @@ class Ledger:
         """
         key = row["id"], row["attempt"]
         if self.reasons.get(key) == WAITING:
+            tally = self.verdicts.setdefault(self.labels[row["id"]], Counter())
+            tally.update(["judged", *(name for name in ("marked", "truncated") if row[name])])
             word = row["verdict"]
             unsafe = "unsafe" if word == "unsafe" else "unparsed"
             self.reasons[key] = ACCEPTED if word == "safe" else unsafe
@@ -128,7 +132,8 @@ def coverage(ledger: Ledger, chosen: Mapping[str, int], labels: Iterable[str]) -
     """{label: {sampled, accepted, accepted_at: {attempt: n}, dropped: {reason: n}}} over prompts.
 
     A prompt that was never accepted counts with the reason of its last attempt; with rejection
-    sampling, of its first that failed.
+    sampling, of its first that failed. Beside them `verdicts`: {judged, marked, truncated} over all
+    attempts.
     """
     at = {label: Counter[int]() for label in labels}
     dropped = {label: Counter[str]() for label in labels}
@@ -147,6 +152,7 @@ def coverage(ledger: Ledger, chosen: Mapping[str, int], labels: Iterable[str]) -
             "accepted": at[label].total(),
             "accepted_at": {str(number): at[label][number] for number in sorted(at[label])},
             "dropped": {r: dropped[label][r] for r in DROP_REASONS if dropped[label][r]},
+            "verdicts": {k: ledger.verdicts.get(label, {}).get(k, 0) for k in VERDICT_COUNTS},
         }
         for label in at
     }
