@@ -224,8 +224,8 @@ def finish_processes(
     return [(codes[n], said[n], errors) for n, (_, errors) in enumerate(found)]
 
 
-def run_processes(script: str, count: int, *arguments, devices: int) -> list[str]:
-    """Runs a script in `count` processes that have found each other; what each of them printed.
+def try_processes(script: str, count: int, *arguments, devices: int) -> list[tuple[int, str, str]]:
+    """Runs a script in `count` processes that have found each other; see `finish_processes`.
 
     Args:
         script: finds `arguments` as the strings ARGUMENTS.
@@ -236,7 +236,12 @@ def run_processes(script: str, count: int, *arguments, devices: int) -> list[str
     places = ["{address}", "{count}", "{index}"]
     whole = (_JOIN + script + "\nhosts.leave()\n").replace("{", "{{").replace("}", "}}")
     command = [sys.executable, "-c", whole, *places, *map(str, arguments)]
-    results = finish_processes(start_processes(command, count, devices))
+    return finish_processes(start_processes(command, count, devices))
+
+
+def run_processes(script: str, count: int, *arguments, devices: int) -> list[str]:
+    """As `try_processes`, all of which must succeed; what each of them printed."""
+    results = try_processes(script, count, *arguments, devices=devices)
     failed = [errors for code, _, errors in results if code != 0]
     assert not failed, "\n\n".join(failed)
     return [output for _, output, _ in results]

@@ -1,9 +1,11 @@
 """Hosts that share nothing but a bucket: each has a disk of its own, and the run is one."""
 
 import json
+import signal
 
 from tests.object_store import s3_bucket
-from tests.support import REPOSITORY, run_processes
+from tests.support import REPOSITORY, run_processes, try_processes
+from thinksafe_jax.errors import RetryLater
 from thinksafe_jax.runs import RowStore
 from thinksafe_jax.runs.objects import list_objects, open_store
 
@@ -23,6 +25,25 @@ folder = run_folder(url)
 run_pipeline(settings, folder, stages=stages)
 files = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
 print(json.dumps({"folder": str(folder), "files": files}))
+"""
+
+# writes one row in each process; with a last argument the second is killed before the bucket has it
+ROWS = """
+import os
+from thinksafe_jax.config import load_recipe
+from thinksafe_jax.runs import Run, run_folder
+from thinksafe_jax.runs.merge import wait_for_rows
+recipe, url, caches, *killed = ARGUMENTS
+me = str(hosts.current().index)
+os.environ["THINKSAFE_CACHE"] = caches + "/" + me
+if killed and me == "1":
+    os.environ["THINKSAFE_FAULT"] = "after_write:1"
+with Run.open(load_recipe(recipe), url) as run:
+    store = run.store("samples")
+    if me not in store.keys():
+        store.append([{"id": me}])
+    wait_for_rows(run.group, store, lambda id: id == me, run.check_stop)
+    print(sorted(store.keys()), len(store.shards()))
 """
 
 
@@ -64,3 +85,14 @@ def test_two_hosts_meet_in_a_bucket_and_two_others_go_on(tmp_path, monkeypatch):
     )
     assert sampled == also
     assert len({id for id, _ in sampled}) == 20
+
+
+def test_rows_that_a_killed_host_had_not_sent_yet_are_sent_at_its_next_start(tmp_path, monkeypatch):
+    monkeypatch.setenv("THINKSAFE_LAG_LIMIT", "5")
+    recipe = REPOSITORY / "configs/recipes/mini.yaml"
+    with s3_bucket() as bucket:
+        arguments = [recipe, f"{bucket}/run", tmp_path]
+        first, second = try_processes(ROWS, 2, *arguments, "killed", devices=1)
+        assert (first[0], second[0]) == (RetryLater.exit_code, -signal.SIGKILL)
+        texts = run_processes(ROWS, 2, *arguments, devices=1)
+    assert texts == ["['0', '1'] 2\n"] * 2

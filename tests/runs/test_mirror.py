@@ -15,7 +15,16 @@ from tests.object_store import s3_bucket
 from tests.runs.test_run import RECIPE
 from thinksafe_jax.config import SynthesisConfig
 from thinksafe_jax.errors import ConfigError, EnvironmentFault, InputError
-from thinksafe_jax.runs import Part, RowBuffer, Run, atomic_write, lease, mirror, run_folder
+from thinksafe_jax.runs import (
+    Part,
+    RowBuffer,
+    Run,
+    atomic_write,
+    lease,
+    manifest,
+    mirror,
+    run_folder,
+)
 from thinksafe_jax.runs.objects import list_objects, open_store
 from thinksafe_jax.training.checkpoints import CheckpointStore
 
@@ -116,6 +125,30 @@ def test_a_new_run_clears_the_bucket_too(url):
         pass
     with Run.open(other, url, new_run=True):
         assert objects(url) == {"config.yaml", "manifest.json", "lock"}
+
+
+def test_what_never_arrived_does_not_come_into_a_run_that_was_begun_anew(
+    url, tmp_path, monkeypatch
+):
+    with Run.open(RECIPE, url) as run:
+        here = run.path
+        created = run.manifest.content["created"]
+    unsent = here / "samples/part-00000.jsonl"  # killed before the bucket had it
+    unsent.parent.mkdir()
+    unsent.write_text('{"id": "old"}\n')
+    monkeypatch.setenv("THINKSAFE_CACHE", str(tmp_path / "another machine"))
+    monkeypatch.setattr(manifest, "now", lambda: f"after {created}")
+    with Run.open(RECIPE, url, new_run=True) as run:
+        assert run.path != here
+    monkeypatch.setenv("THINKSAFE_CACHE", str(tmp_path / "cache"))
+    with Run.open(RECIPE, url) as run:
+        assert run.path == here
+        assert run.store("samples").read() == []
+        run.mark_done("sample", "hash")
+        unsent.parent.mkdir(exist_ok=True)
+        unsent.write_text('{"id": "new"}\n')
+    with Run.open(RECIPE, url) as run:
+        assert run.store("samples").keys() == {"new"}, "what is of the run itself stays"
 
 
 def test_a_checkpoint_arrives_whole_and_outlives_a_kill_in_the_next(url, elsewhere, monkeypatch):

@@ -10,7 +10,8 @@ for the bucket too. Rows go there as numbered segments, each written once; every
 whole. Deletions go first, manifests last: what a kill leaves there is an earlier state.
 
 What the bucket holds is the truth. A start on another machine, or on this one after a kill, pulls
-what differs; what was finished here but had not arrived yet is pushed then.
+what differs; what was finished here but had not arrived yet is pushed then, unless another machine
+has begun a new run there since.
 """
 
 import fcntl
@@ -18,7 +19,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -31,7 +32,7 @@ from thinksafe_jax.runs.objects import identity, is_url, list_objects, open_stor
 from thinksafe_jax.runs.storage import atomic_write, cache_folder, mount
 
 log = logging.getLogger(__name__)
-_INDEX = ".objects.json"
+_INDEX, _MANIFEST = ".objects.json", "manifest.json"
 _THREADS = 16  # transfers at a time; stores are slow to answer, not slow
 Entry = list[Any]  # [identity in the bucket, size and mtime_ns of the local file with that content]
 _mirrors: dict[Path, "Mirror"] = {}
@@ -103,11 +104,13 @@ class Mirror:
                     lease.release()
 
     def pull(self) -> None:
-        """Makes the local folder what the bucket holds; files that never were there stay."""
+        """Makes the folder what the bucket holds; what of its run never arrived there stays."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._busy, store_errors(self.url):
             index = self._index()  # before the listing: what is noted, it shows
             found = {n: i for n, i in list_objects(self._store, self._root).items() if _travels(n)}
+            if self._begun_anew(index, found):  # before its manifest comes: a kill leaves it to do
+                self._forget(found)
             stale = [n for n, i in found.items() if index.get(n, [""])[0] != identity(i)]
             stale += [n for n in found if n not in stale and not (self.folder / n).exists()]
             if stale:
@@ -118,6 +121,24 @@ class Mirror:
             for name in gone:
                 (self.folder / name).unlink(missing_ok=True)
             self._note(entries | dict.fromkeys(gone))
+
+    def _begun_anew(self, index: Mapping[str, Entry], found: Mapping[str, Any]) -> bool:
+        """Whether the run in the bucket is another than the one that this folder is a copy of."""
+        if _MANIFEST not in found:
+            return _MANIFEST in index
+        if index.get(_MANIFEST, [""])[0] == identity(found[_MANIFEST]):
+            return False
+        own = self.folder / _MANIFEST
+        theirs = self._store.cat_file(f"{self._root}/{_MANIFEST}")
+        return _created(own.read_bytes() if own.exists() else b"") != _created(theirs)
+
+    def _forget(self, found: Container[str]) -> None:
+        """Deletes what the bucket does not hold."""
+        for path in [p for p in self.folder.rglob("*") if p.is_file()]:
+            name = path.relative_to(self.folder).as_posix()
+            if _travels(name) and name not in found:
+                log.warning("%s: of an earlier run, not of the one in %s; deleted", path, self.url)
+                path.unlink(missing_ok=True)
 
     def push(self, path: Path) -> None:
         """Makes the bucket hold a file or folder as it is here, and forgets what is gone here.
@@ -192,7 +213,15 @@ def _travels(name: str) -> bool:
 
 
 def _is_manifest(name: str) -> bool:
-    return name.rpartition("/")[2] == "manifest.json"
+    return name.rpartition("/")[2] == _MANIFEST
+
+
+def _created(manifest: bytes) -> str:
+    """When the run of a manifest was begun; empty for one that is damaged."""
+    try:
+        return str(json.loads(manifest)["created"])
+    except (ValueError, KeyError, TypeError):
+        return ""
 
 
 def _deletion_order(name: str) -> tuple[bool, bool, str]:

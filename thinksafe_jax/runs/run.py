@@ -114,6 +114,7 @@ class Run:
             if not group.first:
                 with StopSignals() as stop:
                     manifest = _shared_manifest(group, path, _recipe_hash(recipe))
+                    _send_rows(path)
                     yield Run(recipe, path, manifest, stop, skip_bad_rows, part)
                 return
         prepare_directory(path)
@@ -226,6 +227,13 @@ def _shared_manifest(group: Group, path: Path, recipe_hash: str) -> Manifest:
         time.sleep(1.0)
         refresh(path)
     return Manifest(file, recipe_hash, read_only=True)
+
+
+def _send_rows(path: Path) -> None:
+    """Rows that were complete here when a kill came before the bucket had them: they count as done
+    on this host, so the others must see them too."""
+    for folder in {shard.parent for shard in path.rglob("part-*.jsonl")}:
+        persist(folder)
 
 
 def _refuse_foreign(path: Path) -> None:
