@@ -1,11 +1,15 @@
 """Run directories in buckets: what survives a kill, a lost machine and a second writer."""
 
 import json
+import os
 import shutil
+import socket
+import subprocess
 import sys
 import threading
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import jax.numpy as jnp
@@ -206,8 +210,20 @@ def test_parts_of_several_hosts_meet_in_the_bucket(url, elsewhere):
 
 @pytest.fixture
 def quick(monkeypatch):
+    """Leases are renewed often, and still live a minute without: the machine may be busy."""
     monkeypatch.setattr(lease, "RENEW", 0.05)
-    monkeypatch.setattr(lease, "DEAD", 0.6)
+
+
+class Impatient:
+    """A clock on which every wait takes ten seconds, and none really."""
+
+    passed = 0.0
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self.passed
+
+    def sleep(self, seconds: float) -> None:
+        self.passed += 10.0
 
 
 def held_elsewhere(url: str, name: str = "lock") -> tuple:
@@ -239,19 +255,73 @@ def test_a_lease_that_is_renewed_keeps_others_out(url, quick, theirs, mine):
         thread.join()
 
 
-def test_a_lease_of_a_killed_holder_is_taken_over(url, quick, caplog):
+def test_a_lease_of_a_killed_holder_is_taken_over(url, quick, caplog, monkeypatch):
+    monkeypatch.setattr(lease, "time", Impatient())
     held_elsewhere(url)
     with Run.open(RECIPE, url):
         assert "taking over from pid 7 on elsewhere" in caplog.text
     assert "lock" not in objects(url)
 
 
+def test_of_two_that_take_over_one_goes_on(url, quick, monkeypatch):
+    """Here the slower one removes the lease of the faster with the dead one's."""
+    monkeypatch.setattr(lease, "time", Impatient())
+    held_elsewhere(url)
+    create = lease.Lease._create
+
+    def removed_at_once(self):
+        took_over = create(self)
+        held_elsewhere(url)
+        return took_over
+
+    monkeypatch.setattr(lease.Lease, "_create", removed_at_once)
+    with pytest.raises(ConfigError, match="in use by pid 7 on elsewhere"):
+        Run.open(RECIPE, url).__enter__()
+    assert "lock" in objects(url)  # theirs
+
+
+def test_of_the_whole_and_a_part_that_start_at_the_same_moment_not_both_go_on(quick, monkeypatch):
+    monkeypatch.setattr(lease, "DEAD", 5.0)
+    both_there = threading.Barrier(2)
+
+    def listed(*where):
+        both_there.wait()
+        return list_objects(*where)
+
+    monkeypatch.setattr(lease, "list_objects", listed)
+    store, root = open_store(f"memory://bucket/{uuid.uuid4().hex[:8]}")
+
+    def start(name):
+        try:
+            return lease.Lease(store, root, name, "memory://", lambda other: other != name)
+        except ConfigError:
+            return None
+
+    with ThreadPoolExecutor(2) as threads:
+        held = [found for found in threads.map(start, ["lock", "lock-0of2"]) if found]
+    for found in held:
+        found.release()
+    assert len(held) < 2
+
+
+def test_only_a_process_of_this_very_machine_is_known_to_be_dead():
+    """Hosts of one name, as containers on one network have, are told apart."""
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    who = {"pid": gone.pid, "host": socket.gethostname(), "machine": lease._machine()}
+    assert lease._died_here(who)
+    assert not lease._died_here({**who, "machine": "another"})
+    assert not lease._died_here({**who, "pid": os.getpid()})
+
+
 def test_who_has_lost_the_lease_writes_nothing_more(url, quick):
     def lose() -> None:
         with Run.open(RECIPE, url) as run:
-            for _ in range(4):  # a renewal in flight may overwrite the first
-                held_elsewhere(url)
-                time.sleep(0.1)
+            with pytest.raises(EnvironmentFault):
+                while True:  # a renewal in flight may overwrite the first
+                    held_elsewhere(url)
+                    mirror.mirror_of(run.path).lease.check()
+                    time.sleep(0.02)
             run.store("samples").append(rows(1))
 
     with pytest.raises(EnvironmentFault, match=r"lease is lost \(taken over by"):

@@ -11,7 +11,9 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from thinksafe_jax.errors import ConfigError, EnvironmentFault
@@ -39,21 +41,21 @@ class Lease:
     def __init__(self, store: Any, root: str, name: str, url: str, excludes: Callable[[str], bool]):
         self._store, self._path, self._url = store, f"{root}/{name}", url
         self._me = {
-            "pid": os.getpid(), "host": socket.gethostname(), "time": now(),
+            "pid": os.getpid(), "host": socket.gethostname(), "machine": _machine(), "time": now(),
             "token": secrets.token_hex(8),
         }  # fmt: skip
         self._renewals, self._lost = 0, ""
-        self._create()
-        try:
-            others = (other for other in list_objects(store, root) if excludes(other))
-            for other in others:
-                self._bury(f"{root}/{other}")
-        except BaseException:
-            self._store.rm_file(self._path)
-            raise
+        took_over = self._create()
         self._renewed, self._released = time.monotonic(), threading.Event()
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
-        self._thread.start()
+        self._thread.start()  # now, so that others see it renewed while this one waits for them
+        try:
+            others = [f"{root}/{name}" for name in list_objects(store, root) if excludes(name)]
+            if self._bury(others) or took_over:
+                self._confirm()
+        except BaseException:
+            self.release()
+            raise
 
     def check(self) -> None:
         """Raises EnvironmentFault when another process has taken the lease over."""
@@ -72,30 +74,56 @@ class Lease:
         if not self._lost and self._is_mine(self._read(self._path)):
             self._store.rm_file(self._path)
 
-    def _create(self) -> None:
+    def _create(self) -> bool:
+        """Returns whether a dead holder's lease was in the way."""
         try:
             self._store.pipe_file(self._path, self._content(), mode="create")
         except FileExistsError:
-            self._bury(self._path)
+            self._bury([self._path])
             try:
                 self._store.pipe_file(self._path, self._content(), mode="create")
             except FileExistsError:
                 raise ConfigError(_in_use(self._url, self._read(self._path))) from None
+            return True
+        return False
 
-    def _bury(self, path: str) -> None:
-        """Removes a lease whose holder is dead; raises ConfigError as soon as it proves alive."""
-        first, began = self._read(path), time.monotonic()
-        if first and not _died_here(first):
-            log.info("%s: is %s alive? Waiting up to %.0f s", self._url, describe(first), DEAD)
-        while first and not _died_here(first) and time.monotonic() - began < DEAD:
+    def _bury(self, paths: Iterable[str]) -> bool:
+        """Removes leases whose holders are dead, all watched at once; whether there were any.
+
+        Raises:
+            ConfigError: as soon as one of them proves alive.
+        """
+        began = time.monotonic()
+        first = {path: found for path in paths if (found := self._read(path)) is not None}
+        unknown = {path for path, found in first.items() if not _died_here(found)}
+        for path in unknown:
+            who = describe(first[path])
+            log.info("%s: is %s alive? Waiting up to %.0f s", self._url, who, DEAD)
+        while unknown and time.monotonic() - began < DEAD:
             time.sleep(RENEW / 5)
-            found = self._read(path)
-            if found and found != first:
-                raise ConfigError(_in_use(self._url, found))
-            first = found
-        if first and self._read(path) == first:
-            log.warning("%s: taking over from %s, killed", self._url, describe(first))
-            self._store.rm_file(path)
+            for path in sorted(unknown):
+                found = self._read(path)
+                if found is None:
+                    unknown.remove(path)
+                elif found != first[path]:
+                    raise ConfigError(_in_use(self._url, found))
+        for path, found in first.items():
+            if self._read(path) == found:
+                log.warning("%s: taking over from %s, killed", self._url, describe(found))
+                with suppress(FileNotFoundError):  # another process has waited as well
+                    self._store.rm_file(path)
+        return bool(first)
+
+    def _confirm(self) -> None:
+        """Another process that waited for the same dead holder may have removed this lease with it.
+
+        Raises:
+            ConfigError: it has.
+        """
+        time.sleep(RENEW / 5)
+        found = self._read(self._path)
+        if not self._is_mine(found):
+            raise ConfigError(_in_use(self._url, found))
 
     def _keep(self) -> None:
         while not self._released.wait(RENEW):
@@ -105,8 +133,9 @@ class Lease:
                     self._lost = f"taken over by {describe(found)}"
                     return
                 self._renewals += 1
+                began = time.monotonic()
                 self._store.pipe_file(self._path, self._content())
-                self._renewed = time.monotonic()
+                self._renewed = began
             except Exception as error:  # stores raise many kinds; `check` judges by the time
                 log.warning("%s: the lease was not renewed: %s", self._url, error)
 
@@ -119,9 +148,11 @@ class Lease:
     def _read(self, path: str) -> dict[str, Any] | None:
         try:
             found = json.loads(self._store.cat_file(path))
-        except (FileNotFoundError, ValueError):
+        except FileNotFoundError:
             return None
-        return found if isinstance(found, dict) else None
+        except ValueError:  # half written, by a kill, where the store is a folder
+            return {}
+        return found if isinstance(found, dict) else {}
 
 
 def _in_use(url: str, who: dict[str, Any] | None) -> str:
@@ -130,12 +161,22 @@ def _in_use(url: str, who: dict[str, Any] | None) -> str:
 
 def _died_here(who: dict[str, Any]) -> bool:
     """Whether the holder was a process of this machine that is no more."""
-    if who.get("host") != socket.gethostname():
+    if (who.get("host"), who.get("machine")) != (socket.gethostname(), _machine()):
         return False
     try:
         os.kill(int(who["pid"]), 0)
     except ProcessLookupError:
         return True
-    except (PermissionError, KeyError, ValueError):
+    except (PermissionError, KeyError, TypeError, ValueError):
         return False
     return False
+
+
+def _machine() -> str:
+    """What tells the start of a kernel, and the container on it, whose process numbers these are:
+    hosts of one name are common. Empty where there is no /proc."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
