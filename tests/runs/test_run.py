@@ -132,10 +132,12 @@ def test_new_run_deletes_the_earlier_run_and_nothing_else(tmp_path):
     with Run.open(RECIPE, tmp_path) as run:
         run.store("samples").append([{"id": "a"}])
         run.mark_done("sample", "abc")
+        (run.path / "models.json").write_text("{}")
     (tmp_path / "notes.txt").write_text("mine")
     changed = replace(RECIPE, seed=1)
     with Run.open(changed, tmp_path, new_run=True) as run:
         assert not run.is_done("sample", "abc")
+        assert not (run.path / "models.json").exists(), "or its commits would be asked for"
         assert run.store("samples").read() == []
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
@@ -151,12 +153,13 @@ def test_a_folder_of_other_files_is_left_alone(tmp_path):
     assert "config.yaml" not in tree(tmp_path)
 
 
-def test_rows_without_a_configuration_are_not_adopted(tmp_path):
-    (tmp_path / "samples").mkdir()
+@pytest.mark.parametrize("left", ["samples", "models.json"])
+def test_what_lies_there_without_a_configuration_is_not_adopted(tmp_path, left):
+    (tmp_path / left).mkdir()
     with pytest.raises(ConfigError, match=r"no config\.yaml"), Run.open(RECIPE, tmp_path):
         pass
     with Run.open(RECIPE, tmp_path, new_run=True):
-        assert "samples" not in tree(tmp_path)
+        assert left not in tree(tmp_path)
 
 
 @pytest.mark.parametrize(

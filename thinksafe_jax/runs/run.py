@@ -45,6 +45,7 @@ CONTENTS = (
     "analysis",
     "report",
     "metrics.jsonl",
+    "models.json",
     "config.yaml",
 )
 # What was made of the verdicts. The evaluation knows by itself which of its rows still hold.

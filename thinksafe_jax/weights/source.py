@@ -43,7 +43,8 @@ def resolve_model(name: str, revision: str | None = None, pins: Path | None = No
     if pinned is not None and commit != pinned:
         raise InputError(
             f"{name}: its files changed since this run began ({pinned[:12]}, now "
-            f"{str(commit)[:12]}). Put them back, or begin a new run"
+            f"{str(commit)[:12]}). Put them back, or begin a new run: --new-run, or another "
+            "directory"
         )
     if pins is not None and pinned is None and commit is not None:
         content = {**_read_pins(pins), name: {"revision": revision, "commit": commit}}
@@ -71,7 +72,8 @@ def _pinned(pins: Path | None, name: str, revision: str | None) -> str | None:
     if (revision or "main") not in (entry["revision"] or "main", entry["commit"]):
         raise InputError(
             f"{name}: this run began with revision {entry['revision'] or 'main'} (commit "
-            f"{entry['commit']}), not {revision or 'main'}. Begin a new run for another revision"
+            f"{entry['commit']}), not {revision or 'main'}. For another revision begin a new run: "
+            "--new-run, or another directory"
         )
     return entry["commit"]
 
