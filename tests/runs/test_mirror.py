@@ -1,5 +1,6 @@
 """Run directories in buckets: what survives a kill, a lost machine and a second writer."""
 
+import errno
 import json
 import os
 import shutil
@@ -192,6 +193,55 @@ def test_readers_see_what_another_machine_wrote_meanwhile(url, elsewhere):
     assert (folder / "report/report.html").read_text() == "<html>"
     filesystem.rm_file(f"{root}/report/report.html")
     assert not (run_folder(url) / "report/report.html").exists()
+
+
+def test_a_reader_goes_on_when_a_run_prunes_meanwhile(url, elsewhere, monkeypatch):
+    with Run.open(RECIPE, url) as run:
+        for number in range(2):
+            run.store("samples").append(rows(number))
+    elsewhere()
+
+    def pruned_afterwards(filesystem, root):
+        found = list_objects(filesystem, root)
+        filesystem.rm_file(f"{root}/samples/part-00000.jsonl")
+        return found
+
+    monkeypatch.setattr(mirror, "list_objects", pruned_afterwards)
+    samples = run_folder(url) / "samples"
+    assert [path.name for path in samples.iterdir()] == ["part-00001.jsonl"]
+
+
+def test_a_full_disk_is_said_to_be_one_and_what_was_fetched_is_not_fetched_again(
+    url, elsewhere, monkeypatch
+):
+    with Run.open(RECIPE, url) as run:
+        for number in range(4):
+            run.store("samples").append(rows(number))
+    elsewhere()
+    filesystem, _ = open_store(url)
+    get_file, fetched, others = (
+        filesystem.get_file,
+        [],
+        threading.Barrier(6),
+    )  # with config, manifest
+
+    def fills_the_disk(source, target, **options):
+        get_file(source, target, **options)
+        others.wait()
+        if source.endswith("part-00002.jsonl"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(filesystem, "get_file", fills_the_disk)
+    with pytest.raises(EnvironmentFault, match=r"part-00002\.jsonl: cannot write, no space left"):
+        run_folder(url)
+    monkeypatch.setattr(
+        filesystem, "get_file", lambda *names: fetched.append(names[0]) or get_file(*names)
+    )
+    samples = run_folder(url) / "samples"
+    assert [name.rpartition("/")[2] for name in fetched] == ["part-00002.jsonl"]
+    assert sorted(path.name for path in samples.iterdir()) == [
+        f"part-0000{n}.jsonl" for n in range(4)
+    ]
 
 
 def test_parts_of_several_hosts_meet_in_the_bucket(url, elsewhere):

@@ -19,8 +19,9 @@ import hashlib
 import json
 import logging
 import os
+import time
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import RLock
@@ -29,11 +30,18 @@ from typing import Any
 from thinksafe_jax.runs.lease import Lease
 from thinksafe_jax.runs.lock import is_held
 from thinksafe_jax.runs.objects import identity, is_url, list_objects, open_store, store_errors
-from thinksafe_jax.runs.storage import atomic_write, cache_folder, mount
+from thinksafe_jax.runs.storage import (
+    atomic_write,
+    cache_folder,
+    full_disk_errors,
+    mount,
+    storage_errors,
+)
 
 log = logging.getLogger(__name__)
 _INDEX, _MANIFEST = ".objects.json", "manifest.json"
 _THREADS = 16  # transfers at a time; stores are slow to answer, not slow
+_NOTE_SECONDS = 5.0  # of transfers are at most done again after a kill
 Entry = list[Any]  # [identity in the bucket, size and mtime_ns of the local file with that content]
 _mirrors: dict[Path, "Mirror"] = {}
 
@@ -105,7 +113,8 @@ class Mirror:
 
     def pull(self) -> None:
         """Makes the folder what the bucket holds; what of its run never arrived there stays."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with storage_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
         with self._busy, store_errors(self.url):
             index = self._index()  # before the listing: what is noted, it shows
             found = {n: i for n, i in list_objects(self._store, self._root).items() if _travels(n)}
@@ -116,11 +125,11 @@ class Mirror:
             if stale:
                 size = sum(found[name]["size"] for name in stale)
                 log.info("%s: fetching %d files, %.1f MB", self.url, len(stale), size / 1e6)
-            entries = self._each(lambda name: self._fetch(name, identity(found[name])), stale)
+            self._each(lambda name: self._fetch(name, identity(found[name])), stale)
             gone = [name for name in index if name not in found]
             for name in gone:
                 (self.folder / name).unlink(missing_ok=True)
-            self._note(entries | dict.fromkeys(gone))
+            self._note(dict.fromkeys(gone))
 
     def _begun_anew(self, index: Mapping[str, Entry], found: Mapping[str, Any]) -> bool:
         """Whether the run in the bucket is another than the one that this folder is a copy of."""
@@ -164,7 +173,7 @@ class Mirror:
                 with suppress(FileNotFoundError):
                     self._store.rm_file(f"{self._root}/{name}")
             self._note(dict.fromkeys(gone))
-            self._note(self._each(self._send, [n for n in changed if not _is_manifest(n)]))
+            self._each(self._send, [n for n in changed if not _is_manifest(n)])
             for name in sorted(filter(_is_manifest, changed), key=lambda n: -n.count("/")):
                 self._note({name: self._send(name)})
 
@@ -173,18 +182,36 @@ class Mirror:
         self._store.put_file(str(self.folder / name), f"{self._root}/{name}")
         return [identity(self._store.info(f"{self._root}/{name}")), *before]
 
-    def _fetch(self, name: str, found: str) -> Entry:
+    def _fetch(self, name: str, found: str) -> Entry | None:
+        """None for what was deleted there after it was listed: a run prunes while others read."""
         target = self.folder / name
         partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        self._store.get_file(f"{self._root}/{name}", str(partial))
-        partial.replace(target)
-        return [found, *self._stat(name)]
+        try:
+            with full_disk_errors(target):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                self._store.get_file(f"{self._root}/{name}", str(partial))
+            partial.replace(target)
+            return [found, *self._stat(name)]
+        except FileNotFoundError:
+            target.unlink(missing_ok=True)
+            return None
+        finally:
+            partial.unlink(missing_ok=True)
 
-    def _each(self, work: Callable[[str], Entry], names: Iterable[str]) -> dict[str, Entry]:
-        names = list(names)
-        with ThreadPoolExecutor(_THREADS) as pool:
-            return dict(zip(names, pool.map(work, names), strict=True))
+    def _each(self, work: Callable[[str], Entry | None], names: Iterable[str]) -> None:
+        """Works on several at a time, and notes what is done: who is stopped goes on from there."""
+        pool = ThreadPoolExecutor(_THREADS)
+        futures = {name: pool.submit(work, name) for name in names}
+        noted = time.monotonic()
+        try:
+            for future in as_completed(futures.values()):
+                future.result()
+                if time.monotonic() - noted > _NOTE_SECONDS:
+                    self._note(_results(futures))
+                    noted = time.monotonic()
+        finally:
+            pool.shutdown(cancel_futures=True)
+            self._note(_results(futures))
 
     def _stat(self, name: str) -> list[int]:
         found = (self.folder / name).stat()
@@ -204,6 +231,13 @@ class Mirror:
             fcntl.flock(lock, fcntl.LOCK_EX)
             entries = {k: v for k, v in {**self._index(), **changes}.items() if v is not None}
             atomic_write(self.folder / _INDEX, json.dumps(entries))
+
+
+def _results(futures: Mapping[str, Future[Entry | None]]) -> dict[str, Entry | None]:
+    """Of those that have come to an end, and a good one."""
+    ended = {name: future for name, future in futures.items() if future.done()}
+    good = {n: f for n, f in ended.items() if not f.cancelled() and f.exception() is None}
+    return {name: future.result() for name, future in good.items()}
 
 
 def _travels(name: str) -> bool:

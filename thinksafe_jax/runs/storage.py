@@ -129,6 +129,17 @@ def storage_errors(path: Path) -> Iterator[None]:
         raise EnvironmentFault(_sentence(path, error)) from error
 
 
+@contextmanager
+def full_disk_errors(path: Path) -> Iterator[None]:
+    """As `storage_errors` where other errors than a full disk are not the disk's."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise EnvironmentFault(_sentence(path, error)) from error
+        raise
+
+
 def _sentence(path: Path, error: OSError) -> str:
     code, reason = error.errno, (error.strerror or str(error)).lower()
     if code in _FULL:
