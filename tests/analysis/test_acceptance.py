@@ -1,11 +1,18 @@
 """Acceptance and the odds ratio: the closed forms, the pairing, and that the interval covers."""
 
 import math
+from itertools import product
+from math import comb
 from random import Random
 
 import pytest
 
-from thinksafe_jax.analysis.acceptance import acceptance, expected_acceptance, odds_ratio
+from thinksafe_jax.analysis.acceptance import (
+    OddsRatio,
+    acceptance,
+    expected_acceptance,
+    odds_ratio,
+)
 
 
 def outcomes(flags):
@@ -47,7 +54,8 @@ def test_pairing_narrows_and_repeated_samples_count_once():
     doubled = odds_ratio(
         {k: v * 4 for k, v in outcomes(a).items()}, {k: v * 4 for k, v in outcomes(b).items()}
     )
-    assert doubled == paired
+    assert doubled.value == paired.value
+    assert doubled.high / doubled.low == pytest.approx(paired.high / paired.low, rel=0.1)
 
 
 @pytest.mark.parametrize(("a", "b"), [((1, 1), (0, 1)), ((1, 1), (0, 0)), ((0, 1), (0, 0))])
@@ -55,6 +63,53 @@ def test_everything_or_nothing_accepted_is_corrected_and_said(a, b):
     ratio = odds_ratio(outcomes(a * 20), outcomes(b * 20))
     assert ratio.corrected
     assert 1 < ratio.low < ratio.value < ratio.high < math.inf
+
+
+@pytest.mark.parametrize("side", [0, 1])
+@pytest.mark.parametrize("shape", [(2, 1), (24, 1), (5, 4), (1, 8)])
+def test_all_or_nothing_on_both_sides_says_nothing_of_the_ratio(side, shape):
+    prompts, samples = shape
+    same = {str(n): [bool(side)] * samples for n in range(prompts)}
+    assert odds_ratio(same, same) == OddsRatio(None, None, None, prompts)
+
+
+@pytest.mark.parametrize("samples", [1, 4, 32])
+def test_equal_outcomes_have_an_interval_with_a_width(samples):
+    """Two of four prompts accepted on both sides is no proof that steering does nothing."""
+    half = {str(n): [n < 2] * samples for n in range(4)}
+    ratio = odds_ratio(half, half)
+    assert ratio.value == pytest.approx(1.0)
+    assert ratio.low < 0.8
+    assert ratio.high > 1.25
+
+
+def tables(n):
+    """Every way to share n prompts among (both accepted, steered only, plain only, neither)."""
+    up_to = range(n + 1)
+    return [(i, j, k, n - i - j - k) for i, j, k in product(up_to, repeat=3) if i + j + k <= n]
+
+
+@pytest.mark.parametrize("omega", [1, 4, 19])
+@pytest.mark.parametrize("alphas", [(0.3,), (0.05, 0.4), (0.02, 0.98), (0.1, 0.8)])
+def test_the_interval_covers_with_eight_prompts(alphas, omega):
+    """Exactly, over all 165 tables: prompts of these α in equal shares, each tilted by ω."""
+    pairs = [(expected_acceptance(alpha, omega), alpha) for alpha in alphas]
+    steered, plain = (sum(side) / len(alphas) for side in zip(*pairs, strict=True))
+    truth = steered / (1 - steered) * (1 - plain) / plain
+    cells = [sum(c) / len(alphas) for c in zip(
+        *((a * b, a * (1 - b), (1 - a) * b, (1 - a) * (1 - b)) for a, b in pairs), strict=True
+    )]  # fmt: skip
+    covered = 0.0
+    for i, j, k, m in tables(8):
+        ratio = odds_ratio(
+            outcomes([1] * i + [1] * j + [0] * k + [0] * m),
+            outcomes([1] * i + [0] * j + [1] * k + [0] * m),
+        )
+        ways = comb(8, i) * comb(8 - i, j) * comb(8 - i - j, k)
+        chance = ways * math.prod(p**n for p, n in zip(cells, (i, j, k, m), strict=True))
+        if ratio.value is None or ratio.low <= truth <= ratio.high:
+            covered += chance
+    assert covered > 0.94
 
 
 def test_too_few_prompts_have_no_ratio():
