@@ -43,8 +43,7 @@ def join(
 ) -> Group:
     """Finds the other processes, starts `jax.distributed`, and compares code and versions.
 
-    Does nothing where this process is alone. Must come before anything that starts a JAX back end,
-    and before signal handlers are set (`Run.open`), which JAX replaces.
+    Does nothing where this process is alone. Must come before anything that starts a JAX back end.
 
     Args:
         coordinator, processes, process: see `find_cluster`.
@@ -81,6 +80,8 @@ def _refuse_differences(hosts: Hosts) -> None:
 def _start_jax(cluster: Cluster, hosts: Hosts, limits: Limits) -> None:
     import jax
 
+    # it would take SIGTERM from here on, for a sync point that nothing asks for
+    jax.config.update("jax_enable_preemption_service", False)
     jax.distributed.initialize(
         hosts.jax_address,
         cluster.count,
