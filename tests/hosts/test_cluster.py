@@ -1,10 +1,13 @@
 """Which process of how many: as told, and as Slurm and Cloud TPU say."""
 
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
 import pytest
 
 from thinksafe_jax.errors import ConfigError
 from thinksafe_jax.hosts import Cluster, find_cluster
-from thinksafe_jax.hosts.cluster import PORT, first_node, from_slurm, from_tpu
+from thinksafe_jax.hosts.cluster import PORT, first_node, from_slurm, from_tpu, tpu_metadata
 
 
 def test_explicit_addresses():
@@ -19,6 +22,7 @@ def test_explicit_addresses():
         (("host:1", 2, None), "--process missing"),
         ((None, 2, 0), "--coordinator missing"),
         (("host", 2, 0), "expected HOST:PORT"),
+        (("host:99999", 2, 0), "the port is 1 to 65534"),
         (("host:1", 2, 2), "--processes 2, 0 to 1"),
     ],
 )
@@ -28,6 +32,7 @@ def test_what_does_not_fit_together_is_refused(given, message):
 
 
 def test_one_process_is_alone_whatever_the_environment_says(monkeypatch):
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)  # these tests may run in a job
     monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "a,b")
     monkeypatch.setenv("TPU_WORKER_ID", "1")
     assert find_cluster().index == 1
@@ -47,11 +52,18 @@ SLURM = {
 
 
 def test_slurm_tasks():
-    assert from_slurm(SLURM) == Cluster("gpu07", PORT + 4, 4, 2, "Slurm")
-    two_a_node = SLURM | {"SLURM_STEP_NUM_NODES": "2", "SLURM_LOCALID": "1"}
-    assert from_slurm(two_a_node).local_devices == (1,)
+    assert from_slurm(SLURM) == Cluster("gpu07", PORT + 8, 4, 2, "Slurm")
+    assert from_slurm(SLURM | {"SLURM_JOB_ID": "4101"}).port == PORT + 10  # JAX has PORT + 9
     assert from_slurm(SLURM | {"SLURM_NTASKS": "1"}) is None
     assert from_slurm({"SLURM_JOB_ID": "4100"}) is None  # a batch script, not srun
+
+
+@pytest.mark.parametrize(("visible", "local"), [("0,1", (1,)), (None, (1,)), ("0", None)])
+def test_slurm_tasks_that_share_a_node_share_its_gpus(visible, local):
+    """Unless Slurm shows each task one alone, as with --gpus-per-task=1."""
+    two_a_node = SLURM | {"SLURM_STEP_NUM_NODES": "2", "SLURM_LOCALID": "1"}
+    shown = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+    assert from_slurm(two_a_node | shown).local_devices == local
 
 
 @pytest.mark.parametrize(
@@ -79,3 +91,34 @@ def test_tpu_workers_of_one_slice_and_of_several():
         "MEGASCALE_COORDINATOR_ADDRESS": "s0-t-0.svc:8080",
     }
     assert from_tpu(several) == Cluster("s0-t-0.svc", PORT, 6, 5, "the TPU's environment")
+
+
+METADATA = {
+    "worker-network-endpoints": "unknown:unknown:10.0.0.4,unknown:unknown:10.0.0.5",
+    "tpu-env": "ACCELERATOR_TYPE: 'v5litepod-16'\nMEGASCALE_NUM_SLICES: '2'\n"
+    "MEGASCALE_SLICE_ID: '1'\nMEGASCALE_COORDINATOR_ADDRESS: '10.0.0.2'",
+    "agent-worker-number": "1",
+}
+
+
+class MetadataServer(BaseHTTPRequestHandler):
+    def do_GET(self):
+        folder, _, name = self.path.rpartition("/")
+        told = folder == "/computeMetadata/v1/instance/attributes" and name in METADATA
+        self.send_response(200 if told and self.headers["Metadata-Flavor"] == "Google" else 403)
+        self.end_headers()
+        self.wfile.write(METADATA.get(name, "").encode())
+
+    def log_message(self, format, *args):
+        pass
+
+
+def test_a_cloud_tpu_vm_asks_its_metadata_server(monkeypatch):
+    with HTTPServer(("127.0.0.1", 0), MetadataServer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("GCE_METADATA_IP", f"127.0.0.1:{server.server_port}")
+        found = from_tpu(tpu_metadata())
+        server.shutdown()
+    assert found == Cluster("10.0.0.2", PORT, 4, 3, "the TPU's environment")
+    with pytest.raises(OSError, match="refused"):  # not on Google Cloud
+        tpu_metadata()

@@ -13,7 +13,7 @@ from urllib.request import Request, urlopen
 from thinksafe_jax.errors import ConfigError
 
 PORT = 8470  # where processes meet; JAX's own service takes the next free one
-_METADATA = "http://metadata.google.internal/computeMetadata/v1/instance/attributes/"
+_LAST_PORT = 65534  # with one left for JAX's
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,11 @@ def find_cluster(
             f"--process {process}: with --processes {processes}, 0 to {processes - 1}"
         )
     host, _, port = coordinator.rpartition(":")
-    if not host or not port.isdecimal():
-        raise ConfigError(f"--coordinator {coordinator}: expected HOST:PORT, as 10.0.0.2:{PORT}")
+    if not host or not port.isdecimal() or not 1 <= int(port) <= _LAST_PORT:
+        raise ConfigError(
+            f"--coordinator {coordinator}: expected HOST:PORT, as 10.0.0.2:{PORT}; the port is 1 "
+            f"to {_LAST_PORT}, and the next one is used as well"
+        )
     return Cluster(host.strip("[]"), int(port), processes, process, "--coordinator")
 
 
@@ -78,9 +81,11 @@ def from_slurm(env: Mapping[str, str]) -> Cluster | None:
     job, nodes, count, index = (env[name] for name in names)
     if int(count) < 2:
         return None
-    shared = int(count) > int(env.get("SLURM_STEP_NUM_NODES", count))
-    local = (int(env["SLURM_LOCALID"]),) if shared and "SLURM_LOCALID" in env else None
-    port = PORT + int(job) % 4096  # jobs that share a node do not meet
+    local = None
+    if int(count) > int(env.get("SLURM_STEP_NUM_NODES", count)) and "SLURM_LOCALID" in env:
+        one = len(env.get("CUDA_VISIBLE_DEVICES", "0,1").split(",")) == 1  # --gpus-per-task=1
+        local = None if one else (int(env["SLURM_LOCALID"]),)
+    port = PORT + 2 * (int(job) % 2048)  # a hub's and JAX's: jobs that share a node do not meet
     return Cluster(first_node(nodes), port, int(count), int(index), "Slurm", local)
 
 
@@ -100,13 +105,22 @@ def _on_tpu() -> Cluster | None:
     if not chips or find_spec("libtpu") is None or "TPU_SKIP_MDS_QUERY" in os.environ:
         return None
     try:
-        workers = [w.split(":")[-1] for w in _metadata("worker-network-endpoints").split(",")]
-        lines = [line.partition(":") for line in _metadata("tpu-env").splitlines()]
-        facts = {name.strip(): value.strip().strip("'") for name, _, value in lines}
-        facts |= {"TPU_WORKER_HOSTNAMES": ",".join(workers)}
-        return from_tpu(facts | {"TPU_WORKER_ID": _metadata("agent-worker-number")})
+        return from_tpu(tpu_metadata())
     except OSError:  # not on Google Cloud
         return None
+
+
+def tpu_metadata() -> dict[str, str]:
+    """What a Cloud TPU VM is told, under the names of GKE's variables.
+
+    Raises:
+        OSError: there is no metadata server.
+    """
+    workers = [w.split(":")[-1] for w in _metadata("worker-network-endpoints").split(",")]
+    lines = [line.partition(":") for line in _metadata("tpu-env").splitlines()]
+    facts = {name.strip(): value.strip().strip("'") for name, _, value in lines}
+    facts |= {"TPU_WORKER_HOSTNAMES": ",".join(workers)}
+    return facts | {"TPU_WORKER_ID": _metadata("agent-worker-number")}
 
 
 def from_tpu(env: Mapping[str, str]) -> Cluster | None:
@@ -127,6 +141,8 @@ def from_tpu(env: Mapping[str, str]) -> Cluster | None:
 
 
 def _metadata(name: str) -> str:
-    asked = Request(_METADATA + name, headers={"Metadata-Flavor": "Google"})
+    server = os.environ.get("GCE_METADATA_IP", "metadata.google.internal")  # as JAX asks
+    url = f"http://{server}/computeMetadata/v1/instance/attributes/{name}"
+    asked = Request(url, headers={"Metadata-Flavor": "Google"})
     with urlopen(asked, timeout=10) as answer:
         return answer.read().decode().strip()
