@@ -67,6 +67,20 @@ def test_retries_keep_the_samplers_pool_beside_the_guard(tmp_path):
     assert again.stages[2].bytes["kv pool"] == again.stages[1].bytes["kv pool"]
 
 
+def test_replicas_that_hosts_cannot_drive_are_a_problem_of_the_student_and_of_the_guard(tmp_path):
+    mesh = load_mesh(write_mesh(tmp_path, ALONE))
+    two = dataclasses.replace(
+        mesh,
+        topology=dataclasses.replace(mesh.topology, hosts=4),
+        generate=mesh.generate.with_axes({"replica": 2, "tensor": 4}),
+    )
+    plan = plan_recipe(load_recipe(MINI, ["training.max_length=128"]), two)
+    load, sample, guard, train = plan.stages
+    for stage in (load, sample, guard):
+        assert any("2 replica(s) do not divide over 4" in text for text in stage.problems)
+    assert train.fits(two) and not plan.fits
+
+
 def test_a_step_that_does_not_fit_is_told_settings_that_do(tmp_path):
     plan = mini_plan(tmp_path, overrides=["training.remat=none"])
     layer = mini_plan(tmp_path, overrides=["training.remat=layer"])

@@ -3,6 +3,7 @@
 import json
 import math
 
+import jax
 import pytest
 from typer.testing import CliRunner
 
@@ -66,12 +67,16 @@ def test_what_is_there_is_kept_and_what_failed_is_tried_again(tmp_path):
 
 
 def test_what_cannot_be_is_a_row_with_its_reason(tmp_path):
+    assert jax.device_count() == 8  # JAX has started: too late for v5e-16 to ask for more
     tensor = load_rules(REPOSITORY / "configs/rules/tensor-8.yaml")
     three = load_mesh(write_mesh(tmp_path, ("chips: 8", "chips: 4"), ("replica: 2", "replica: 1")))
     own, refused = sweep(cells(three, ("t", tensor), phases=["decode"]), SETTINGS, None)
     assert own["status"] == "ok"
     assert refused["status"] == "refused"
     assert "x tensor 8 = 8; topology.chips is 4" in refused["reason"]
+    apart = load_mesh(write_mesh(tmp_path, ("hosts: 1", "hosts: 4")))
+    (refused,) = sweep(cells(apart, phases=["decode"]), SETTINGS, None)
+    assert (refused["status"], "2 replica(s) do not" in refused["reason"]) == ("refused", True)
     tiny = load_mesh(write_mesh(tmp_path, ("16e9", "1e5")))
     automatic = settings_of(**{**SIZES, "slots": None}, measure=False)
     (large,) = sweep(cells(tiny, phases=["decode"]), automatic, None)

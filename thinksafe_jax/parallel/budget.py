@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from thinksafe_jax.config import TrainingConfig
+from thinksafe_jax.errors import ConfigError
 from thinksafe_jax.models.config import ModelConfig
 from thinksafe_jax.models.lora import LoraConfig
 from thinksafe_jax.parallel.rules import (
@@ -59,7 +60,8 @@ class Budget:
     """Memory of one phase; all bytes are per device.
 
     Attributes:
-        problems: why the rules cannot hold the model; nothing else is then filled in.
+        problems: why the rules cannot hold the model, or the hosts the replicas; nothing else is
+            then filled in.
         bytes: what -> bytes: weights; in training also adapter, gradients and optimizer.
         free: usable bytes that are left; negative where the weights do not fit.
         kv_bytes_per_token, pool_tokens: the cache of one replica, where the phase has one.
@@ -75,11 +77,15 @@ class Budget:
 
 
 def phase_budget(
-    name: str, cfg: ModelConfig, strategy: Strategy, topology: Topology, settings: Settings
+    name: str, phase: Phase, cfg: ModelConfig, topology: Topology, settings: Settings
 ) -> Budget:
-    """The budget of the phase `name`: "train" or "generate"."""
+    """The budget of a phase called `name`: "train" or "generate"."""
+    strategy = phase.for_model(cfg)
     lora = settings.lora if name == "train" else None
-    if problems := strategy_problems(cfg, strategy, lora):
+    problems = strategy_problems(cfg, strategy, lora)
+    if name == "generate":
+        problems += _host_problems(phase, topology)
+    if problems:
         return Budget(problems)
     used = _bytes(cfg, strategy, settings, lora)
     free = math.floor(USABLE * topology.hbm_bytes) - sum(used.values())
@@ -88,6 +94,17 @@ def phase_budget(
     kv = kv_bytes_per_device(cfg, strategy, settings.itemsize)
     pool = max(0, math.floor(POOL_SHARE * free)) // kv
     return Budget([], used, free, kv, pool, fits=pool >= settings.longest(cfg))
+
+
+def _host_problems(phase: Phase, topology: Topology) -> Iterator[str]:
+    """Why the hosts cannot drive replicas of their own, as `ModelMesh.generating` has them do."""
+    try:
+        local = math.prod(phase.of_host(topology.hosts).axes.values())
+    except ConfigError as error:
+        yield str(error)
+        return
+    if local > topology.chips_per_host:
+        yield f"generate: {local} chips a host are asked for; a host has {topology.chips_per_host}"
 
 
 def _bytes(
@@ -127,23 +144,23 @@ def _optimizer_bytes(tensors: dict[tuple[str, ...], Tensor], strategy: Strategy)
 def nearest_axes(
     name: str, phase: Phase, cfg: ModelConfig, topology: Topology, settings: Settings
 ) -> dict[str, int] | None:
-    """Axis sizes that fit, with as few changes as can be; on more chips only where these do not do.
+    """Axis sizes that fit, with as few changes as can be; on more hosts only where these do not do.
 
     Returns:
         Sizes of the axes as the file names them, or None.
     """
 
-    def fits(other: Phase) -> bool:
-        return phase_budget(name, cfg, other.for_model(cfg), topology, settings).fits
-
-    chips = topology.chips
-    while chips <= _MOST_CHIPS * topology.chips:
+    factor = 1
+    while factor <= _MOST_CHIPS:
+        larger = topology.scaled(factor)
         fitting = [
-            axes for axes in _factorisations(chips, list(phase.axes)) if fits(phase.with_axes(axes))
+            axes
+            for axes in _factorisations(larger.chips, list(phase.axes))
+            if phase_budget(name, phase.with_axes(axes), cfg, larger, settings).fits
         ]
         if fitting:
             return min(fitting, key=lambda axes: _distance(phase.axes, axes))
-        chips *= 2
+        factor *= 2
     return None
 
 

@@ -92,7 +92,7 @@ def _plan_phase(
     name: str, phase: Phase, cfg: ModelConfig, topology: Topology, settings: Settings
 ) -> PhasePlan:
     strategy = phase.for_model(cfg)
-    budget = phase_budget(name, cfg, strategy, topology, settings)
+    budget = phase_budget(name, phase, cfg, topology, settings)
     size, mean = settings.itemsize, settings.mean_context
     rows = math.floor(_FILLED * budget.pool_tokens / mean)
     ok = not budget.problems
@@ -102,7 +102,7 @@ def _plan_phase(
         budget=budget,
         slots=budget.pool_tokens // settings.longest(cfg),
         roofline=decode_roofline(cfg, strategy, topology, rows, mean, size) if rows else None,
-        warnings=_warnings(name, cfg, strategy, topology, size) if ok else [],
+        warnings=strategy_warnings(cfg, strategy, size) if ok else [],
         nearest=None if budget.fits else nearest_axes(name, phase, cfg, topology, settings),
         parameters=list(_parameter_rows(cfg, strategy, size)) if ok else [],
     )
@@ -114,17 +114,3 @@ def _parameter_rows(cfg: ModelConfig, strategy: Strategy, size: int) -> Iterator
         text = ", ".join("x".join(p) if isinstance(p, tuple) else str(p or "-") for p in spec)
         elements = tensor.shard_elements(strategy)
         yield ParameterRow(".".join(path), tensor.shape, text, elements * size)
-
-
-def _warnings(
-    name: str, cfg: ModelConfig, strategy: Strategy, topology: Topology, size: int
-) -> list[str]:
-    found = strategy_warnings(cfg, strategy, size)
-    replica = strategy.devices // strategy.ways("batch")
-    per_host = topology.chips // topology.hosts
-    if name == "generate" and replica > per_host:
-        found.append(
-            f"a replica of {replica} devices spans hosts of {per_host}: every decode step waits "
-            "for the network"
-        )
-    return found

@@ -133,7 +133,9 @@ def _roofline_lines(roofline: Roofline, mean_context: int) -> Iterator[str]:
 
 def _advice(name: str, phase: PhasePlan, plan: Plan) -> str:
     if phase.nearest is None:
-        return f"does not fit, and no size of these axes does on {plan.topology.chip}"
+        text = f"does not fit, and no size of these axes does on {plan.topology.chip}"
+        most = f"; a replica has at most a host's {plan.topology.chips_per_host} chips"
+        return text + (most if name == "generate" else "")
     chips = math.prod(phase.nearest.values())
     where = "these chips" if chips == plan.topology.chips else f"{chips} chips"
     budget, what = phase.budget, "does not fit"

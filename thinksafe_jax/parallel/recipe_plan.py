@@ -180,7 +180,7 @@ def _basis(
     """A stage with what follows from the rules alone."""
     strategy = phase.for_model(cfg)
     kind = "train" if name == "train" else "generate"
-    budget = phase_budget(kind, cfg, strategy, case.mesh.topology, settings)
+    budget = phase_budget(kind, phase, cfg, case.mesh.topology, settings)
     stage = Stage(
         name, model, strategy.axes, strategy.hash, {}, problems=budget.problems,
         warnings=[] if budget.problems else strategy_warnings(cfg, strategy, settings.itemsize),
@@ -296,8 +296,7 @@ def _guard(guard: GuardModel, case: _Case) -> Stage:
 def _beside_the_guard(case: _Case) -> dict[str, int]:
     _, cfg, dtype = _author(case.recipe)
     settings = _settings(case.recipe, dtype)
-    strategy = case.mesh.generate.for_model(cfg)
-    budget = phase_budget("generate", cfg, strategy, case.mesh.topology, settings)
+    budget = phase_budget("generate", case.mesh.generate, cfg, case.mesh.topology, settings)
     found = {"student": budget.bytes.get("weights", 0)}
     if case.recipe.synthesis.attempts > 1:
         engine = case.recipe.engine

@@ -93,7 +93,7 @@ def _stage_lines(stage: Stage, plan: RecipePlan) -> Iterator[str]:
     if stage.nearest:
         yield f"  the nearest that fits: {' '.join(stage.nearest)}"
     elif not stage.fits(plan.mesh):
-        yield "  nothing near it fits either; use more chips or a smaller model"
+        yield "  nothing near it fits either; use a larger machine or a smaller model"
 
 
 def _rate_lines(stage: Stage, plan: RecipePlan) -> Iterator[str]:

@@ -46,6 +46,14 @@ class Topology:
     hbm_bandwidth: float = 0.0  # bytes/s
     interconnect_bandwidth: float = 0.0  # bytes/s, both directions together
 
+    @property
+    def chips_per_host(self) -> int:
+        return self.chips // self.hosts
+
+    def scaled(self, factor: int) -> "Topology":
+        """More hosts of the same kind."""
+        return dataclasses.replace(self, chips=factor * self.chips, hosts=factor * self.hosts)
+
 
 @dataclass(frozen=True)
 class Phase:

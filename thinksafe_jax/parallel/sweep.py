@@ -179,8 +179,8 @@ def _figures(one: Combination, settings: SweepSettings) -> Row:
     strategy = one.section.for_model(one.cfg)
     budget = phase_budget(
         "train" if one.phase == "train" else "generate",
+        one.section,
         one.cfg,
-        strategy,
         one.mesh.topology,
         replace(settings.sizes, lora=lora_config(settings.training)),
     )
