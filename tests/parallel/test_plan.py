@@ -219,6 +219,16 @@ def test_the_command_prints_writes_and_says_whether_it_fits(tmp_path, capsys):
     assert not print_plan(large, "v5e-8", parameters=False, json_out=None)
 
 
+def test_rows_are_no_longer_than_the_model_takes():
+    cfg = dataclasses.replace(config("Qwen3-0.6B"), max_position_embeddings=4096)
+    plan = make_plan("", cfg, load_mesh("v5e-8"))
+    pool = plan.generate.budget.pool_tokens
+    assert plan.generate.slots == pool // 4096
+    assert f"{pool // 4096} rows of 4,096 tokens, or {pool // 4096} at the mean of 4,096" in (
+        plan_text(plan)
+    )
+
+
 def test_weights_that_leave_no_room_for_the_cache(tmp_path):
     mesh = load_mesh(write_mesh(tmp_path, ("16e9", "18e9")))
     text = plan_text(make_plan("", config("Qwen3-32B"), mesh))

@@ -14,6 +14,7 @@ from thinksafe_jax.cli import app
 from thinksafe_jax.config import load_recipe
 from thinksafe_jax.errors import ConfigError
 from thinksafe_jax.parallel import load_mesh
+from thinksafe_jax.parallel.budget import Settings
 from thinksafe_jax.parallel.recipe_plan import Assumed, plan_recipe
 from thinksafe_jax.parallel.recipe_plan_text import as_json, recipe_plan_text
 
@@ -50,6 +51,14 @@ def test_every_stage_is_planned_and_nothing_is_allocated(tmp_path):
     text = recipe_plan_text(plan)
     assert "t = max(F / flops, M / bandwidth, S / (interconnect / 2))" in text
     assert "chip-hours" in text
+
+
+def test_the_mean_context_follows_from_prompt_and_response():
+    assert Assumed().mean_context(16384) == Settings().mean_context
+    assert Assumed(response_tokens=500).mean_context(16384) == 300 + 490
+    assert Assumed(prompt_tokens=1000).mean_context(16384) == 1000 + 4900
+    # cut at 512 tokens, rows have 256 behind their prompt at most, however long they would be
+    assert Assumed().mean_context(512) == 300 + 256
 
 
 def test_hours_follow_from_prompts_tokens_and_rates(tmp_path):

@@ -49,7 +49,7 @@ def plan(
         int, typer.Option(help="Tokens of a prompt, on average.", min=1)
     ] = 300,
     response_tokens: Annotated[
-        int, typer.Option(help="Tokens of a response, on average.", min=1)
+        int, typer.Option(help="Tokens of a response, on average; the mean context follows.", min=1)
     ] = 5_000,
 ) -> None:
     """Print what a recipe, or a model, needs on a mesh; exit code 2 when it does not fit.

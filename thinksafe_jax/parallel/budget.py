@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Self
 
 import jax
 import jax.numpy as jnp
@@ -50,9 +51,10 @@ class Settings:
         """Bytes of one weight or cache entry."""
         return jnp.dtype(self.dtype).itemsize
 
-    def longest(self, cfg: ModelConfig) -> int:
-        """Tokens of the longest row that the model takes."""
-        return min(self.context, cfg.max_position_embeddings)
+    def capped(self, cfg: ModelConfig) -> Self:
+        """With rows no longer than the model takes."""
+        context = min(self.context, cfg.max_position_embeddings)
+        return replace(self, context=context, mean_context=min(self.mean_context, context))
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,11 @@ class Budget:
 def phase_budget(
     name: str, phase: Phase, cfg: ModelConfig, topology: Topology, settings: Settings
 ) -> Budget:
-    """The budget of a phase called `name`: "train" or "generate"."""
+    """The budget of a phase called `name`: "train" or "generate".
+
+    Args:
+        settings: those of `Settings.capped` for the model.
+    """
     strategy = phase.for_model(cfg)
     lora = settings.lora if name == "train" else None
     problems = strategy_problems(cfg, strategy, lora)
@@ -93,7 +99,7 @@ def phase_budget(
         return Budget([], used, free, fits=free >= 0)
     kv = kv_bytes_per_device(cfg, strategy, settings.itemsize)
     pool = max(0, math.floor(POOL_SHARE * free)) // kv
-    return Budget([], used, free, kv, pool, fits=pool >= settings.longest(cfg))
+    return Budget([], used, free, kv, pool, fits=pool >= settings.context)
 
 
 def _host_problems(phase: Phase, topology: Topology) -> Iterator[str]:

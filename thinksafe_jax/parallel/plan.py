@@ -80,7 +80,7 @@ def make_plan(
     name: str, cfg: ModelConfig, mesh: MeshConfig, settings: Settings | None = None
 ) -> Plan:
     """The plan of the model `cfg`, called `name`, on a mesh."""
-    settings = settings or Settings()
+    settings = (settings or Settings()).capped(cfg)
     generate, train = (
         _plan_phase(phase, section, cfg, mesh.topology, settings)
         for phase, section in (("generate", mesh.generate), ("train", mesh.train))
@@ -100,7 +100,7 @@ def _plan_phase(
         axes=strategy.axes,
         rules_hash=strategy.hash,
         budget=budget,
-        slots=budget.pool_tokens // settings.longest(cfg),
+        slots=budget.pool_tokens // settings.context,
         roofline=decode_roofline(cfg, strategy, topology, rows, mean, size) if rows else None,
         warnings=strategy_warnings(cfg, strategy, size) if ok else [],
         nearest=None if budget.fits else nearest_axes(name, phase, cfg, topology, settings),

@@ -56,6 +56,15 @@ class Assumed:
     prompt_tokens: int = 300
     response_tokens: int = 5_000
 
+    def mean_context(self, most: int) -> int:
+        """Live tokens of a row, averaged over time, where a response has at most `most` tokens.
+
+        The default lengths are taken to be those of `Settings.mean_context`; what is behind the
+        prompt grows with the response. Never more than half of `most`: a row begins with none.
+        """
+        grown = (Settings.mean_context - Assumed.prompt_tokens) / Assumed.response_tokens
+        return self.prompt_tokens + round(min(grown * self.response_tokens, most / 2))
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -161,12 +170,11 @@ def _guards(cfg: GuardConfig | GuardModel) -> list[GuardModel]:
     return [m for m in members if m.kind not in ("refusal-match", "same") and not m.url]
 
 
-def _settings(recipe: Recipe, dtype: str) -> Settings:
-    sampling = recipe.synthesis.sampling
-    longest = recipe.engine.max_length or sampling.max_new_tokens + 512
-    mean = Settings().mean_context  # of chains capped at 16,384; shorter caps scale it
-    mean = min(mean, round(mean * sampling.max_new_tokens / 16384) or 1)
-    return Settings(dtype, lora_config(recipe.training), longest, mean)
+def _settings(case: _Case, cfg: ModelConfig, dtype: str) -> Settings:
+    recipe = case.recipe
+    longest = recipe.engine.max_length or cfg.max_position_embeddings  # as the engine has it
+    mean = case.assumed.mean_context(recipe.synthesis.sampling.max_new_tokens)
+    return Settings(dtype, lora_config(recipe.training), longest, mean).capped(cfg)
 
 
 def _author(recipe: Recipe) -> tuple[str, ModelConfig, str]:
@@ -196,20 +204,19 @@ def _basis(
 def _load(case: _Case) -> Stage:
     """The student as the sampler has it; each process reads only its own slices."""
     model, cfg, dtype = _author(case.recipe)
-    stage, budget = _basis(
-        "load", model, cfg, case.mesh.generate, case, _settings(case.recipe, dtype)
-    )
+    settings = _settings(case, cfg, dtype)
+    stage, budget = _basis("load", model, cfg, case.mesh.generate, case, settings)
     return replace(stage, bytes=dict(budget.bytes), nearest=[])
 
 
 def _sample(case: _Case) -> Stage:
     model, cfg, dtype = _author(case.recipe)
-    settings = _settings(case.recipe, dtype)
+    settings = _settings(case, cfg, dtype)
     phase, engine = case.mesh.generate, case.recipe.engine
     stage, budget = _basis("sample", model, cfg, phase, case, settings)
     if budget.problems or not budget.fits:
         return replace(stage, bytes=dict(budget.bytes), problems=_no_room(budget, settings))
-    strategy, longest = phase.for_model(cfg), settings.longest(cfg)
+    strategy, longest = phase.for_model(cfg), settings.context
     pool = min(engine.pool_tokens or engine.slots * longest, budget.pool_tokens)
     shape = Sampler(
         engine.slots, pool, longest, case.assumed.prompt_tokens, engine.page_size,
@@ -237,7 +244,8 @@ def _sample(case: _Case) -> Stage:
         facts=[
             f"{engine.slots} slots a replica, {pool // engine.page_size:,} pages of "
             f"{engine.page_size} tokens ({budget.pool_tokens // engine.page_size:,} would fit): "
-            f"{pool // longest} rows of {longest:,} tokens, or {rows} at {settings.mean_context:,}",
+            f"{pool // longest} rows of {longest:,} tokens, or {rows} at a mean of "
+            f"{settings.mean_context:,}",
         ],
         call=f"a decode step of {rows} rows",
         traffic=decoded.collectives,
@@ -259,7 +267,7 @@ def _guard(guard: GuardModel, case: _Case) -> Stage:
     """One guard beside the student's weights; with retries also beside the sampler's pool."""
     model, cfg = find_model(guard.model)
     mesh = load_mesh(guard.mesh) if guard.mesh else case.mesh
-    settings = Settings(guard.dtype)
+    settings = Settings(guard.dtype).capped(cfg)
     topology = case.mesh.topology
     phase = mesh.generate
     stage, budget = _basis("guard", model, cfg, phase, case, settings)
@@ -295,12 +303,12 @@ def _guard(guard: GuardModel, case: _Case) -> Stage:
 
 def _beside_the_guard(case: _Case) -> dict[str, int]:
     _, cfg, dtype = _author(case.recipe)
-    settings = _settings(case.recipe, dtype)
+    settings = _settings(case, cfg, dtype)
     budget = phase_budget("generate", case.mesh.generate, cfg, case.mesh.topology, settings)
     found = {"student": budget.bytes.get("weights", 0)}
     if case.recipe.synthesis.attempts > 1:
         engine = case.recipe.engine
-        pool = engine.pool_tokens or engine.slots * settings.longest(cfg)
+        pool = engine.pool_tokens or engine.slots * settings.context
         found["kv pool"] = min(pool, budget.pool_tokens) * budget.kv_bytes_per_token
     return found
 
@@ -308,7 +316,7 @@ def _beside_the_guard(case: _Case) -> dict[str, int]:
 def _train(case: _Case) -> Stage:
     student = case.recipe.student
     model, cfg = find_model(student.model)
-    settings, config = _settings(case.recipe, student.dtype), case.recipe.training
+    settings, config = _settings(case, cfg, student.dtype), case.recipe.training
     config = replace(config, max_length=min(config.max_length, cfg.max_position_embeddings))
     phase = case.mesh.train
     stage, budget = _basis("train", model, cfg, phase, case, settings)

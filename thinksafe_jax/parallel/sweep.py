@@ -177,6 +177,7 @@ def _figures(one: Combination, settings: SweepSettings) -> Row:
     if one.problem:
         return {"status": "refused", "reason": one.problem}
     strategy = one.section.for_model(one.cfg)
+    settings = replace(settings, sizes=settings.sizes.capped(one.cfg))
     budget = phase_budget(
         "train" if one.phase == "train" else "generate",
         one.section,
@@ -235,11 +236,11 @@ def _program(
         again = config.remat != "none"
         work = train_work(cfg, strategy, rows, length, size, again=again)
         return lambda dtype: train_program(cfg, section, devices, config, dtype), work, 1
-    mean, replicas = min(sizes.mean_context, sizes.longest(cfg)), strategy.ways("batch")
+    mean, replicas = sizes.mean_context, strategy.ways("batch")
     slots = settings.slots or min(_MOST_SLOTS, max(1, int(FILLED * pool_tokens / mean)))
-    pool = pool_tokens if settings.slots is None else slots * sizes.longest(cfg)
+    pool = pool_tokens if settings.slots is None else slots * sizes.context
     simulated = not settings.measure and is_simulated(one.mesh.topology)
-    sampler = Sampler(slots, pool, sizes.longest(cfg), settings.prompt, simulated=simulated)
+    sampler = Sampler(slots, pool, sizes.context, settings.prompt, simulated=simulated)
     if one.phase == "decode":
         work = decode_work(cfg, strategy, slots, mean, size)
         return lambda dtype: decode_program(cfg, section, devices, sampler, dtype), work, replicas

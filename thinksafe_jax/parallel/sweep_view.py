@@ -77,7 +77,7 @@ def settings_of(
 ) -> SweepSettings:
     """Settings from the command's options."""
     training = TrainingConfig(max_length=length, micro_batch_size=rows)
-    sizes = Settings(dtype=dtype, context=context, mean_context=min(5200, context))
+    sizes = Settings(dtype=dtype, context=context, mean_context=min(Settings.mean_context, context))
     return SweepSettings(prompt, slots, training, sizes, measure)
 
 
