@@ -193,4 +193,5 @@ def test_the_commands(ladder, tmp_path):
     assert 1 < ratio["low"] < ratio["value"] < ratio["high"]
     assert steered["acceptance"]["value"] > plain["acceptance"]["value"]
     assert steered["tokens_per_accepted"] < plain["tokens_per_accepted"]
+    assert steered["expected_hours"] > 0
     assert (tmp_path / "probe.png").stat().st_size > 5_000

@@ -1,11 +1,14 @@
 """Steering texts, byte for byte, and that a prompt's own characters mean nothing in them."""
 
+import hashlib
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from thinksafe_jax.errors import ConfigError
 from thinksafe_jax.synthesis import TEMPLATES, steer, steering_of
+from thinksafe_jax.synthesis.steering import short_name
 
 
 @pytest.mark.parametrize(
@@ -37,6 +40,23 @@ def test_any_text_is_placed_literally(text, name):
         steered = steer(name, tricky, "harmful")
         before, after = TEMPLATES[name].split("{prompt}")
         assert steered == before + tricky + after
+
+
+def test_a_text_of_the_users_own():
+    """Braces elsewhere are text; it is called after its hash."""
+    own = "{Rules}: refuse %s {0}\n{prompt}\n{{end}}"
+    assert steer(own, "Hi {prompt}", "harmful") == "{Rules}: refuse %s {0}\nHi {prompt}\n{{end}}"
+    assert steer(own, "Hi", "benign") == "Hi"
+    digest = hashlib.sha256(own.encode()).hexdigest()
+    assert steering_of(own, "harmful") == f"own-{digest[:8]}"
+    assert steering_of(own, "benign") == "none"
+    assert short_name(own) == "{Rules}: refuse %s {0} …"
+
+
+@pytest.mark.parametrize("label", ["harmful", "benign"])
+def test_a_text_with_two_holes_is_refused(label):
+    with pytest.raises(ConfigError, match=r"\{prompt\} stands 2 times"):
+        steering_of("{prompt} or {prompt}", label)
 
 
 def test_unknown_name_suggests_the_nearest():

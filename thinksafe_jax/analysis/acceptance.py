@@ -71,7 +71,11 @@ def odds_ratio(steered: Outcomes, plain: Outcomes, confidence: float = 0.95) -> 
     draws = [(sum(d[id]), len(d[id])) for d in (steered, plain) for id in shared]
     if len(shared) < 2:
         few = not shared or min(n for _, n in draws) < 2 or _alike_at_an_end(draws)
-        return OddsRatio(None, None, None, len(shared)) if few else _woolf(*draws, confidence)
+        return (
+            OddsRatio(None, None, None, len(shared))
+            if few
+            else _woolf(draws[0], draws[1], confidence)
+        )
     if _alike_at_an_end(draws):
         return OddsRatio(None, None, None, len(shared))
     pairs = [(_mean(steered[id]), _mean(plain[id])) for id in shared]

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from thinksafe_jax.commands.arguments import run_directory
+from thinksafe_jax.commands.arguments import local_folder, run_directory
 
 
 def analyze(
@@ -17,7 +17,12 @@ def analyze(
         typer.Option(help="Rows with instruction (prompt, question), response and label."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Where the files go. Default: RUN/analysis, runs/analysis.")
+        Path | None,
+        typer.Option(
+            help="Where the files go. Default: RUN/analysis, runs/analysis.",
+            parser=local_folder,
+            metavar="FOLDER",
+        ),
     ] = None,
     prompts: Annotated[int, typer.Option(help="Projection: prompts of each label.", min=1)] = 8,
     samples: Annotated[int, typer.Option(help="Projection: draws per prompt.", min=2)] = 32,

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from thinksafe_jax.commands.arguments import RunDirectory
+from thinksafe_jax.commands.arguments import RunDirectory, local_folder
 from thinksafe_jax.errors import ConfigError
 
 dataset = typer.Typer(
@@ -31,7 +31,12 @@ def probe(
         typer.Option(help="Steering template, by name or as a text with {prompt}. Default: all."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Where rows, probe.json and probe.png go.")
+        Path | None,
+        typer.Option(
+            help="Folder of its own, for rows, probe.json and probe.png. Default: runs/NAME-probe.",
+            parser=local_folder,
+            metavar="FOLDER",
+        ),
     ] = None,
 ) -> None:
     """Measure acceptance and cost of each steering template before a long run.
@@ -44,13 +49,12 @@ def probe(
     """
     from thinksafe_jax.config import load_recipe
     from thinksafe_jax.runs.compile_cache import enable_compile_cache
-    from thinksafe_jax.runs.storage import prepare_directory
-    from thinksafe_jax.runs.terminal import output
+    from thinksafe_jax.runs.terminal import clean, output
 
     if config is None:
         raise ConfigError("no recipe given; try: thinksafe probe -c configs/recipes/mini.yaml")
     recipe = load_recipe(config, overrides or [])
-    folder = prepare_directory(out or Path(f"runs/{recipe.name}-probe"))
+    folder = out or Path(f"runs/{recipe.name}-probe")
     from thinksafe_jax.session import Session
     from thinksafe_jax.synthesis.probe import default_templates, run_probe
     from thinksafe_jax.synthesis.probe_view import probe_table, write_plot
@@ -64,8 +68,14 @@ def probe(
     console.print(probe_table(found))
     if any(arm.odds_ratio is not None and arm.odds_ratio.corrected for arm in found.arms):
         console.print("* one side accepted all or nothing: half a response added to each cell")
-    console.print(f"use synthesis.steering={found.recommended}: {found.why}", markup=False)
-    console.print(f"{folder / 'probe.json'}, {write_plot(found, folder / 'probe.png')}")
+    advice = (
+        "recommends no template"
+        if found.recommended is None
+        else (f"use synthesis.steering={found.recommended}")
+    )
+    files = f"{folder / 'probe.json'}, {write_plot(found, folder / 'probe.png')}"
+    for line in (f"{advice}: {found.why}", files):
+        console.print(clean(line), markup=False, soft_wrap=True)
 
 
 @dataset.command()

@@ -5,18 +5,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.table import Table
+from rich.text import Text
 
 from thinksafe_jax.runs import prepare_directory
+from thinksafe_jax.synthesis.steering import short_name
 
 if TYPE_CHECKING:
     from thinksafe_jax.evaluation.statistics import Rate
-    from thinksafe_jax.synthesis.probe import Arm, Probe
+    from thinksafe_jax.synthesis.probe import Probe
+    from thinksafe_jax.synthesis.probe_arm import Arm
 
 
 def probe_table(found: "Probe") -> Table:
     """One row an arm: α, ω̂, tokens and what the whole run would cost."""
     total = f"{sum(found.run_prompts.values()):,} prompts"
-    table = Table(title=f"Acceptance by {found.guard}; cost of one attempt at each of {total}")
+    table = Table(
+        title=Text(f"Acceptance by {found.guard}; cost of one attempt at each of {total}")
+    )
     for name in (
         "prompts",
         "template",
@@ -30,7 +35,8 @@ def probe_table(found: "Probe") -> Table:
         table.add_column(f"run: {name}", justify="right")
     for arm in found.arms:
         marked = arm.template == found.recommended and arm.label == "harmful"
-        table.add_row(*_cells(arm), style="bold" if marked else None)
+        # a template is a user's text: its brackets are no markup
+        table.add_row(*map(Text, _cells(arm)), style="bold" if marked else None)
     return table
 
 
@@ -48,7 +54,7 @@ def write_plot(found: "Probe", path: Path) -> Path:
     _intervals(left, places, [_rate(arm.acceptance) for arm in arms])
     left.set_xlim(0, 1)
     left.set_xlabel("accepted share α of harmful prompts, 95 %")
-    left.set_yticks(places, [_short(arm.template) for arm in arms])
+    left.set_yticks(places, [short_name(arm.template) for arm in arms], parse_math=False)
     known = [
         (place, (ratio.value, ratio.low, ratio.high))
         for place, arm in zip(places, arms, strict=True)
@@ -58,7 +64,11 @@ def write_plot(found: "Probe", path: Path) -> Path:
     right.set_xscale("log")
     right.axvline(1.0, color="grey", linewidth=0.8)
     right.set_xlabel("odds ratio ω̂ against no steering, 95 %")
-    figure.suptitle(f"{found.student}: {found.prompts['harmful']} harmful prompts", fontsize=10)
+    figure.suptitle(
+        f"{found.student}: {found.prompts['harmful']} harmful prompts",
+        fontsize=10,
+        parse_math=False,
+    )
     figure.tight_layout()
     figure.savefig(path, dpi=150)
     plt.close(figure)
@@ -80,19 +90,15 @@ def _cells(arm: "Arm") -> list[str]:
     ratio, shown = arm.odds_ratio, "–"
     if ratio is not None and ratio.value is not None:
         shown = f"{ratio.value:.3g} ({ratio.low:.3g} to {ratio.high:.3g}){'*' * ratio.corrected}"
-    per_accepted = arm.tokens_per_accepted
+    per_accepted, hours = arm.tokens_per_accepted, arm.expected_hours
     return [
         arm.label,
-        _short(arm.template),
+        short_name(arm.template),
         f"{100 * value:.1f} % ({100 * low:.1f} to {100 * high:.1f})",
         shown,
         f"{arm.tokens_per_response:,.0f}",
         "–" if per_accepted is None else f"{per_accepted:,.0f}",
         f"{arm.expected_accepted:,.0f}",
         f"{arm.expected_tokens:,.0f}",
-        f"{arm.expected_hours:.2g}",
+        "–" if hours is None else f"{hours:.2g}",
     ]
-
-
-def _short(template: str) -> str:
-    return template if len(template) <= 24 else f"{template[:21]}…"

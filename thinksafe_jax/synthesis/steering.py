@@ -4,6 +4,7 @@ import difflib
 import hashlib
 
 from thinksafe_jax.errors import ConfigError
+from thinksafe_jax.runs import clean
 
 HOLE = "{prompt}"
 
@@ -65,6 +66,12 @@ def steering_of(name: str, label: str) -> str:
     if label != "harmful":
         return "none"
     return name if name in TEMPLATES else f"own-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def short_name(name: str) -> str:
+    """A template's name for a table or plot: a user's own text in one line, cut after 24."""
+    line = " ".join(clean(name).split())
+    return line if len(line) <= 24 else f"{line[:23]}…"
 
 
 def steer(name: str, text: str, label: str) -> str:
