@@ -239,8 +239,9 @@ def export(
     start(recipe, run_dir, ["export"], skip_bad_rows=skip_bad_rows)
     if form == "merged":
         from thinksafe_jax.pipeline import export_merged
+        from thinksafe_jax.runs.storage import shown
 
-        typer.echo(export_merged(recipe, run_dir))
+        typer.echo(shown(export_merged(recipe, run_dir)))
 
 
 register_evaluation(app)
@@ -364,11 +365,12 @@ def convert(
 def recipe_of(run_dir: Path, config: Path | None, overrides: list[str]):
     """The recipe that a run directory was begun with, or the one given."""
     from thinksafe_jax.config import load_recipe
+    from thinksafe_jax.runs.storage import shown
 
     own = run_dir / "config.yaml"
     if config is None and not own.exists():
         raise ConfigError(
-            f"{run_dir} is no run directory (no config.yaml); begin one with "
+            f"{shown(run_dir)} is no run directory (no config.yaml); begin one with "
             "`thinksafe run --config ...`, or give --config here"
         )
     return load_recipe(config or own, overrides)
@@ -394,6 +396,7 @@ def start(recipe, folder: Path, stages, **options: bool) -> None:
 def _print_outcome(folder: Path, summary: dict) -> None:
     """Before and after as a table, and where the report lies."""
     from thinksafe_jax.report import final_table
+    from thinksafe_jax.runs.storage import shown
     from thinksafe_jax.runs.terminal import output
     from thinksafe_jax.synthesis.coverage import coverage_table
 
@@ -401,7 +404,7 @@ def _print_outcome(folder: Path, summary: dict) -> None:
     if summary["dataset"]:
         console.print(coverage_table(summary["dataset"]))
     console.print(final_table(summary))
-    console.print(f"report: {folder / 'report/report.html'}", markup=False, soft_wrap=True)
+    console.print(f"report: {shown(folder / 'report/report.html')}", markup=False, soft_wrap=True)
 
 
 def main() -> None:

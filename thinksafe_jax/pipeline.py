@@ -22,7 +22,7 @@ from thinksafe_jax.report import write_report
 from thinksafe_jax.runs import Part, Progress, RowStore, Run, atomic_write, content_hash
 from thinksafe_jax.runs.compile_cache import enable_compile_cache
 from thinksafe_jax.runs.merge import wait_for_rows
-from thinksafe_jax.runs.storage import refresh
+from thinksafe_jax.runs.storage import refresh, shown
 from thinksafe_jax.session import Session, exported, exported_weights
 from thinksafe_jax.synthesis import (
     SAMPLED,
@@ -402,6 +402,6 @@ def _require_earlier(run: Run, name: str) -> None:
     for earlier in list(STAGES)[: list(STAGES).index(name)]:
         if name != "report" and not _is_done(run, earlier):
             raise InputError(
-                f"{run.path}: {name} needs what {earlier} makes; first: "
-                f"thinksafe {earlier} {run.path}"
+                f"{shown(run.path)}: {name} needs what {earlier} makes; first: "
+                f"thinksafe {earlier} {shown(run.path)}"
             )

@@ -5,10 +5,12 @@ import json
 import pytest
 from typer.testing import CliRunner
 
+from tests.object_store import s3_bucket
 from thinksafe_jax.cli import app
 from thinksafe_jax.evaluation.equality import Equality
 from thinksafe_jax.evaluation.evaluate import scoped
 from thinksafe_jax.evaluation.scoring import outcome, score_rows, suite_facts
+from thinksafe_jax.runs.objects import list_objects, open_store
 
 RUN = CliRunner()
 
@@ -98,3 +100,17 @@ def test_secrets_of_the_environment_reach_no_file(tmp_path, monkeypatch):  # 49
     file.write_text(json.dumps({"answer": "4", "response": "4"}) + "\n")
     RUN.invoke(app, ["score", str(file), "--suite", "math500", "--json", str(tmp_path / "o.json")])
     assert "secret123" not in (tmp_path / "o.json").read_text()
+
+
+def test_a_model_is_evaluated_into_a_bucket(tmp_path, monkeypatch):
+    monkeypatch.setenv("THINKSAFE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "asked.jsonl").write_text('{"id": "a", "prompt": "Hello?"}\n')
+    with s3_bucket() as bucket:
+        options = ["--suite", "harmful:mine=asked.jsonl", "--preset", "quick", "--slots", "1"]
+        options += ["--max-new-tokens", "4", "--dtype", "float32", "--out", f"{bucket}/run"]
+        done = RUN.invoke(app, ["evaluate", "mini:student", *options], catch_exceptions=False)
+        found = set(list_objects(*open_store(f"{bucket}/run")))
+    assert {"evaluation/model.json", "report/report.html", "report/summary.json"} <= found
+    assert f"report: {bucket}/run/report/report.html" in done.output
+    assert {path.name for path in tmp_path.iterdir()} == {"cache", "asked.jsonl"}

@@ -30,7 +30,9 @@ from thinksafe_jax.runs import (
     mirror,
     run_folder,
 )
+from thinksafe_jax.runs import run as run_module
 from thinksafe_jax.runs.objects import list_objects, open_store
+from thinksafe_jax.runs.storage import persist
 from thinksafe_jax.training.checkpoints import CheckpointStore
 
 
@@ -126,8 +128,9 @@ def test_a_new_run_clears_the_bucket_too(url):
         run.store("samples").append(rows(1))
         run.mark_done("sample", "hash")
     other = replace(RECIPE, synthesis=SynthesisConfig(method="safepath"))
-    with pytest.raises(ConfigError, match="begun with another configuration"), Run.open(other, url):
+    with pytest.raises(ConfigError) as caught, Run.open(other, url):
         pass
+    assert str(caught.value).startswith(f"{url} was begun with another configuration")
     with Run.open(other, url, new_run=True):
         assert objects(url) == {"config.yaml", "manifest.json", "lock"}
 
@@ -182,6 +185,30 @@ def test_a_checkpoint_arrives_whole_and_outlives_a_kill_in_the_next(url, elsewhe
     assert store.restore(1, state)["w"].tolist() == state["w"].tolist()
     store.save(3, state, {})
     assert {n.split("/")[1] for n in objects(url)} == {"step_00000003"}
+
+
+def test_training_goes_on_while_a_checkpoint_is_sent(url, monkeypatch):
+    began, may_end, send = threading.Event(), threading.Event(), mirror.Mirror._send
+
+    def slow(self, name):
+        if name == "checkpoints/state":
+            began.set()
+            may_end.wait(20)
+        return send(self, name)
+
+    monkeypatch.setattr(mirror.Mirror, "_send", slow)
+    monkeypatch.setattr(run_module, "METRICS_SECONDS", 0.0)
+    with Run.open(RECIPE, url) as run:
+        (run.path / "checkpoints").mkdir()
+        (run.path / "checkpoints/state").write_bytes(b"state")
+        sending = threading.Thread(target=persist, args=(run.path / "checkpoints",))
+        sending.start()
+        began.wait()
+        run.log("train", loss=1.0)
+        assert sending.is_alive()
+        may_end.set()
+        sending.join()
+    assert {"metrics.jsonl", "checkpoints/state"} <= objects(url)
 
 
 def test_readers_see_what_another_machine_wrote_meanwhile(url, elsewhere):

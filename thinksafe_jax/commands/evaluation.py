@@ -51,7 +51,10 @@ Limit = Annotated[int | None, typer.Option(help="Questions of each suite.", min=
 Samples = Annotated[int | None, typer.Option(help="Responses per reasoning question.", min=1)]
 MaxNewTokens = Annotated[int | None, typer.Option(help="In place of the preset's.")]
 Slots = Annotated[int, typer.Option(help="Rows decoded together.", min=1)]
-Out = Annotated[Path | None, typer.Option(help="Where it goes. Default: runs/evaluate-<model>.")]
+Out = Annotated[
+    str | None,
+    typer.Option(help="Where it goes: a folder or a bucket. Default: runs/evaluate-<model>."),
+]
 NewRun = Annotated[bool, typer.Option("--new-run", help="Start afresh in --out.")]
 
 
@@ -93,9 +96,10 @@ def evaluate(
         raise ConfigError("with --suite a model is evaluated: no recipe and no key=value there")
     from thinksafe_jax.evaluation.model import ModelEvaluation, evaluate_model
     from thinksafe_jax.report import final_table
+    from thinksafe_jax.runs.storage import shown
     from thinksafe_jax.runs.terminal import output
 
-    folder = out or Path("runs") / f"evaluate-{Path(target).name.replace(':', '-')}"
+    folder = run_directory(out or f"runs/evaluate-{Path(target).name.replace(':', '-')}")
     asked = ModelEvaluation(
         target, suite, adapter, data, judge, preset, tuple(scope or ("full",)), dtype, limit,
         samples, max_new_tokens, slots,
@@ -105,16 +109,17 @@ def evaluate(
         return
     console = output(110)
     console.print(final_table(summary))
-    console.print(f"report: {folder / 'report/report.html'}", markup=False, soft_wrap=True)
+    console.print(f"report: {shown(folder / 'report/report.html')}", markup=False, soft_wrap=True)
 
 
 def _stage(run_dir: Path, config: Path | None, overrides: list[str], skip_bad_rows: bool) -> None:
     from thinksafe_jax.cli import recipe_of, start
+    from thinksafe_jax.runs.storage import shown
 
     if config is None and not (run_dir / "config.yaml").exists():
         raise ConfigError(
-            f"{run_dir} is no run directory (no config.yaml); to evaluate a model, name suites: "
-            f"thinksafe evaluate {run_dir} --suite gsm8k --suite xstest"
+            f"{shown(run_dir)} is no run directory (no config.yaml); to evaluate a model, name "
+            f"suites: thinksafe evaluate {shown(run_dir)} --suite gsm8k --suite xstest"
         )
     recipe = recipe_of(run_dir, config, overrides)
     start(recipe, run_dir, ["evaluate"], skip_bad_rows=skip_bad_rows)

@@ -13,6 +13,7 @@ from thinksafe_jax.config import Recipe, load_recipe
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.evaluation.scoring import RATES
 from thinksafe_jax.runs import RowStore
+from thinksafe_jax.runs.storage import shown
 
 # of a run; a model that was evaluated by itself has the one step "model"
 STEPS = ("before", "after")
@@ -42,7 +43,7 @@ def read_run(path: Path) -> RunFiles:
         ConfigError: its config.yaml is not a recipe.
     """
     if not path.is_dir() or not any((path / name).exists() for name in _MARKS):
-        raise InputError(f"{path}: no run directory (none of {', '.join(_MARKS)} in it)")
+        raise InputError(f"{shown(path)}: no run directory (none of {', '.join(_MARKS)} in it)")
     config = path / "config.yaml"
     folder = path / "evaluation"
     return RunFiles(

@@ -5,12 +5,12 @@ import json
 import logging
 import os
 import socket
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from thinksafe_jax.errors import ConfigError
-from thinksafe_jax.runs.storage import storage_errors
+from thinksafe_jax.runs.manifest import now
+from thinksafe_jax.runs.storage import shown, storage_errors
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ class RunLock:
                     self._file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB
                 )
             except BlockingIOError:
-                message = f"{path.parent} is in use by {describe(holder(path))}"
+                message = f"{shown(path.parent)} is in use by {describe(holder(path))}"
                 self._file.close()
                 raise ConfigError(
                     f"{message}; wait for it, stop it, or choose another --run-dir"
@@ -45,7 +45,7 @@ class RunLock:
     def _take_over(self, path: Path) -> None:
         if left := holder(path):
             log.warning("%s: recovered a stale lock, left by %s", path, describe(left))
-        mine = {"pid": os.getpid(), "host": socket.gethostname(), "time": _now()}
+        mine = {"pid": os.getpid(), "host": socket.gethostname(), "time": now()}
         self._file.truncate(0)
         self._file.write(json.dumps(mine).encode() + b"\n")
         self._file.flush()
@@ -83,7 +83,3 @@ def describe(who: dict[str, Any] | None) -> str:
     if not who:
         return "another process"
     return f"pid {who.get('pid')} on {who.get('host')} since {who.get('time')}"
-
-
-def _now() -> str:
-    return datetime.now().astimezone().isoformat(timespec="seconds")

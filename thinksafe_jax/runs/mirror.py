@@ -60,7 +60,7 @@ def run_folder(name: str | Path) -> Path:
     folder = cache_folder().absolute() / "runs" / f"{url.rpartition('/')[2]}-{digest}"
     if folder not in _mirrors:
         _mirrors[folder] = mirror = Mirror(url, folder)
-        mount(folder, mirror.push, mirror.pull)
+        mount(folder, mirror)
     if not is_held(folder / "lock"):  # else a run of this machine keeps it up to date
         _mirrors[folder].pull()
     return folder
@@ -149,14 +149,20 @@ class Mirror:
                 log.warning("%s: of an earlier run, not of the one in %s; deleted", path, self.url)
                 path.unlink(missing_ok=True)
 
-    def push(self, path: Path) -> None:
+    def push(self, path: Path, *, wait: bool = True) -> None:
         """Makes the bucket hold a file or folder as it is here, and forgets what is gone here.
+
+        Args:
+            wait: False does nothing while another thread pushes.
 
         Raises:
             EnvironmentFault: the bucket refuses, or another process has taken the run over.
         """
-        with self._busy:
-            self._push(path)
+        if self._busy.acquire(blocking=wait):
+            try:
+                self._push(path)
+            finally:
+                self._busy.release()
 
     def _push(self, path: Path) -> None:
         files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]

@@ -24,6 +24,7 @@ from thinksafe_jax.runs.storage import (
     persist,
     prepare_directory,
     refresh,
+    shown,
     storage_errors,
 )
 from thinksafe_jax.runs.store import RowStore
@@ -155,7 +156,7 @@ class Run:
         with storage_errors(self._metrics), self._metrics.open("ab") as file:
             file.write(line)
         if time.monotonic() - self._logged > METRICS_SECONDS:
-            persist(self._metrics)
+            persist(self._metrics, wait=False)  # training goes on while a checkpoint is sent
             self._logged = time.monotonic()
 
     def is_done(self, stage: str, inputs_hash: str) -> bool:
@@ -201,7 +202,7 @@ def clear(path: Path) -> None:
     present = [path / name for name in CONTENTS if (path / name).exists()]
     present[:0] = path.glob("metrics-*of*.jsonl")
     if present:
-        log.warning("%s: starting afresh, deleting the earlier run", path)
+        log.warning("%s: starting afresh, deleting the earlier run", shown(path))
     _delete(path, present)
 
 
@@ -221,7 +222,7 @@ def _shared_manifest(group: Group, path: Path, recipe_hash: str) -> Manifest:
     while content_hash(file) != opened:
         if time.monotonic() > deadline:
             raise EnvironmentFault(
-                f"{path} of {group.describe(group.index)} is not the directory that "
+                f"{shown(path)} of {group.describe(group.index)} is not the directory that "
                 f"{group.describe(0)} has opened; a run of several hosts needs one that all of "
                 "them see: NFS, or a bucket"
             )
@@ -246,7 +247,8 @@ def _refuse_foreign(path: Path) -> None:
     others = sorted(name for name in found if name not in known and not ours.fullmatch(name))
     if others:
         raise ConfigError(
-            f"{path} holds other files ({', '.join(others[:3])}) and no run; choose a new --run-dir"
+            f"{shown(path)} holds other files ({', '.join(others[:3])}) and no run; choose a new "
+            "--run-dir"
         )
 
 
@@ -261,7 +263,7 @@ def _refuse_another(recipe: Recipe, path: Path, *, other_guard: bool) -> None:
         if changes:
             indented = changes.replace("\n", "\n  ")
             raise ConfigError(
-                f"{path} was begun with another configuration:\n  {indented}\n"
+                f"{shown(path)} was begun with another configuration:\n  {indented}\n"
                 "use another --run-dir, or --new-run to delete it and start afresh (for another "
                 "guard alone, --new-verdicts keeps the samples)"
             )
@@ -269,8 +271,8 @@ def _refuse_another(recipe: Recipe, path: Path, *, other_guard: bool) -> None:
         left = [n for n in CONTENTS if (path / n).exists()]
         if left:
             raise ConfigError(
-                f"{path} holds {', '.join(left)} but no config.yaml to tell what made them; use "
-                "another --run-dir, or --new-run to delete them and start afresh"
+                f"{shown(path)} holds {', '.join(left)} but no config.yaml to tell what made them; "
+                "use another --run-dir, or --new-run to delete them and start afresh"
             )
 
 

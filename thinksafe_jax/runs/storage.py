@@ -3,22 +3,35 @@
 import errno
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
 from thinksafe_jax.errors import EnvironmentFault
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM}
-# folders kept elsewhere as well: what copies a path of theirs there, what brings them up to date
-_mounts: dict[Path, tuple[Callable[[Path], None], Callable[[], None]]] = {}
 
 
-def mount(folder: Path, copy: Callable[[Path], None], fetch: Callable[[], None]) -> None:
-    """From now on `persist` and `refresh` reach what a folder mirrors; see `mirror`."""
-    _mounts[folder] = copy, fetch
+class Remote(Protocol):
+    """Where a folder is kept as well: `mirror.Mirror`."""
+
+    url: str
+
+    def push(self, path: Path, *, wait: bool = True) -> None:
+        """Copies a path of the folder there; unless `wait`, not while another copy is made."""
+
+    def pull(self) -> None:
+        """Brings the folder up to date."""
+
+
+_mounts: dict[Path, Remote] = {}
+
+
+def mount(folder: Path, remote: Remote) -> None:
+    """From now on `persist` and `refresh` reach what a folder mirrors."""
+    _mounts[folder] = remote
 
 
 def is_mounted(path: Path) -> bool:
@@ -26,18 +39,30 @@ def is_mounted(path: Path) -> bool:
     return any(path.is_relative_to(folder) for folder in _mounts)
 
 
-def persist(path: Path) -> None:
-    """Makes a file or folder that is safe on this disk safe wherever its run directory is kept."""
-    for folder, (copy, _) in _mounts.items():
+def shown(path: Path) -> str:
+    """A path as users know it: in a bucket, and not in the folder that mirrors it."""
+    for folder, remote in _mounts.items():
+        if path.is_relative_to(folder):
+            return "/".join([remote.url, *path.relative_to(folder).parts])
+    return str(path)
+
+
+def persist(path: Path, *, wait: bool = True) -> None:
+    """Makes a file or folder that is safe on this disk safe wherever its run directory is kept.
+
+    Args:
+        wait: False for what can be left to a later call, when a checkpoint is on its way there.
+    """
+    for folder, remote in _mounts.items():
         if path.is_relative_to(folder) and not path.name.startswith("."):
-            copy(path)
+            remote.push(path, wait=wait)
 
 
 def refresh(path: Path) -> None:
     """Shows what other hosts have written to the run directory of a path; a disk just does."""
-    for folder, (_, fetch) in _mounts.items():
+    for folder, remote in _mounts.items():
         if path.is_relative_to(folder):
-            fetch()
+            remote.pull()
 
 
 def cache_folder() -> Path:
