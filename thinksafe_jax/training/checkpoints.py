@@ -25,7 +25,7 @@ import orbax.checkpoint as ocp
 
 from thinksafe_jax.errors import EnvironmentFault, InputError
 from thinksafe_jax.hosts import current
-from thinksafe_jax.runs.storage import is_mounted, persist, refresh
+from thinksafe_jax.runs.storage import is_mounted, persist, refresh, sync_folder
 from thinksafe_jax.weights.together import on_host
 
 _log = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ class CheckpointStore:
             _write_json(partial / "manifest.json", _hash_files(partial))
             shutil.rmtree(self.path(step), ignore_errors=True)
             os.replace(partial, self.path(step))
-            _sync_folder(self.directory)
+            sync_folder(self.directory)
             persist(self.path(step))  # an older one is given up only afterwards
             self._prune(step)
             persist(self.directory)
@@ -261,14 +261,6 @@ def _write_json(file: Path, value: Any) -> None:
         json.dump(value, stream, indent=1)
         stream.flush()
         os.fsync(stream.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _free(folder: Path) -> str:
