@@ -1,5 +1,7 @@
 """Opening a run directory: its lock, its configuration, what is done (faults 14, 24)."""
 
+import errno
+import fcntl
 import json
 import logging
 import os
@@ -19,7 +21,7 @@ from thinksafe_jax.config import (
     SynthesisConfig,
     load_recipe,
 )
-from thinksafe_jax.errors import ConfigError, InputError
+from thinksafe_jax.errors import ConfigError, EnvironmentFault, InputError
 from thinksafe_jax.runs import Run, content_hash
 
 RECIPE = Recipe(
@@ -221,6 +223,16 @@ def test_the_lock_of_a_killed_run_is_recovered_and_logged(holder, tmp_path, capl
     holder.wait()
     with caplog.at_level(logging.WARNING), Run.open(RECIPE, tmp_path / "run"):
         assert f"recovered a stale lock, left by pid {holder.pid}" in caplog.text
+
+
+def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
+    def flock(file, operation):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    message = r"lock: a file system without locks \(function not implemented\); mount it with flock"
+    with pytest.raises(EnvironmentFault, match=message), Run.open(RECIPE, tmp_path):
+        pass
 
 
 def test_a_closed_run_leaves_no_stale_lock(tmp_path, caplog):

@@ -1,18 +1,20 @@
 """One run per directory. The kernel's lock decides; the file's text only says who holds it."""
 
+import errno
 import fcntl
 import json
 import logging
 import os
 import socket
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from thinksafe_jax.errors import ConfigError
+from thinksafe_jax.errors import ConfigError, EnvironmentFault
 from thinksafe_jax.runs.manifest import now
 from thinksafe_jax.runs.storage import shown, storage_errors
 
 log = logging.getLogger(__name__)
+_NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 
 
 class RunLock:
@@ -30,15 +32,16 @@ class RunLock:
         with storage_errors(path):
             self._file = path.open("a+b")
             try:
-                fcntl.flock(
-                    self._file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB
-                )
+                flock(self._file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             except BlockingIOError:
                 message = f"{shown(path.parent)} is in use by {describe(holder(path))}"
                 self._file.close()
                 raise ConfigError(
                     f"{message}; wait for it, stop it, or choose another --run-dir"
                 ) from None
+            except EnvironmentFault:
+                self._file.close()
+                raise
             if not shared:
                 self._take_over(path)
 
@@ -56,6 +59,24 @@ class RunLock:
             if not self._shared:
                 self._file.truncate(0)
             self._file.close()
+
+
+def flock(file: IO[Any], operation: int) -> None:
+    """`fcntl.flock`.
+
+    Raises:
+        BlockingIOError: another process holds the lock, and the operation does not wait.
+        EnvironmentFault: the file system has no locks, as Lustre mounted without them.
+    """
+    try:
+        fcntl.flock(file, operation)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        raise EnvironmentFault(
+            f"{file.name}: a file system without locks ({(error.strerror or '').lower()}); mount "
+            "it with flock, or choose another directory"
+        ) from error
 
 
 def holder(path: Path) -> dict[str, Any] | None:

@@ -28,7 +28,7 @@ from threading import RLock
 from typing import Any
 
 from thinksafe_jax.runs.lease import Lease
-from thinksafe_jax.runs.lock import is_held
+from thinksafe_jax.runs.lock import flock, is_held
 from thinksafe_jax.runs.objects import identity, is_url, list_objects, open_store, store_errors
 from thinksafe_jax.runs.storage import (
     atomic_write,
@@ -234,7 +234,7 @@ class Mirror:
         if not changes:
             return
         with (self.folder / f"{_INDEX}.lock").open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            flock(lock, fcntl.LOCK_EX)
             entries = {k: v for k, v in {**self._index(), **changes}.items() if v is not None}
             atomic_write(self.folder / _INDEX, json.dumps(entries))
 
