@@ -10,6 +10,7 @@ from tests.support import quick_compiles, tiny_config
 from tests.training import kit
 from thinksafe_jax.parallel import load_mesh
 from thinksafe_jax.parallel.devices import compile_devices, torus
+from thinksafe_jax.parallel.measure import filled_arguments
 from thinksafe_jax.parallel.programs import (
     Sampler,
     compile_program,
@@ -91,3 +92,11 @@ def test_more_chips_than_simulated_devices_are_refused():
 def test_the_usual_shapes_of_a_pod():
     assert [torus(n, 2) for n in (4, 8, 16, 64, 256)] == ["2x2", "2x4", "4x4", "8x8", "16x16"]
     assert [torus(n, 3) for n in (1, 4, 8, 64)] == ["1x1x1", "2x2x1", "2x2x2", "4x4x4"]
+
+
+def test_what_is_timed_reads_pages_of_each_slots_own():
+    program = decode_program(CFG, MESH.generate, jax.devices(), SAMPLER, "float32")
+    _, _, slots, table = filled_arguments(program, context=128)
+    assert set(slots.position.tolist()) == {128}
+    live = table[:, : 128 // SAMPLER.page_size]  # all of the pool but page 0, which is nobody's
+    assert sorted(live.flatten().tolist()) == list(range(1, 1 + 512 // SAMPLER.page_size))

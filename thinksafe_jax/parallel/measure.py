@@ -19,8 +19,7 @@ def measured_seconds(program: Program, context: int) -> float:
     Args:
         context: tokens that the rows of a decode step have behind them.
     """
-    arguments = jax.tree.map(_filled, program.arguments)
-    arguments = tuple(_busy(argument, context) for argument in arguments)
+    arguments = filled_arguments(program, context)
     times = []
     for _ in range(_CALLS + 1):
         began = time.perf_counter()
@@ -30,8 +29,24 @@ def measured_seconds(program: Program, context: int) -> float:
     return median(times[1:])
 
 
+def filled_arguments(program: Program, context: int) -> tuple[Any, ...]:
+    """Arrays for a call in which all slots decode and each reads pages of its own."""
+    arguments = [_busy(jax.tree.map(_filled, x), context) for x in program.arguments]
+    if program.page_table is not None:
+        pools, table = arguments[1], arguments[program.page_table]
+        pages = pools[0][0].shape[1]
+        arguments[program.page_table] = jax.device_put(_own_pages(table, pages), table.sharding)
+    return tuple(arguments)
+
+
+def _own_pages(table: jax.Array, pages: int) -> jax.Array:
+    """Dealt out row by row, from page 1: no two live ones are alike while the pool holds them."""
+    slots, width = table.shape
+    return 1 + jnp.arange(table.size, dtype=table.dtype).reshape(width, slots).T % (pages - 1)
+
+
 def _filled(leaf: jax.ShapeDtypeStruct) -> jax.Array:
-    """Ones where they are integers, so that lengths, pages and segments are real; else zeros."""
+    """Ones where they are integers, so that lengths and segments are real; else zeros."""
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return jax.device_put(jax.random.key(0), leaf.sharding)
     value: Any = 0 if jnp.issubdtype(leaf.dtype, jnp.floating) else 1

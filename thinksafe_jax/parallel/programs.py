@@ -41,6 +41,7 @@ class Program:
         function, arguments, statics: the jitted function with its abstract arguments.
         rows, tokens: of one call, over all its devices.
         devices: it runs on so many.
+        page_table: which argument names pages of the KV pool, which is then the second.
         rare_branches: its conditionals hold what is hardly ever needed.
         again: (arguments, results) -> the arguments of the next call, for those that donate.
     """
@@ -51,6 +52,7 @@ class Program:
     rows: int
     tokens: int
     devices: int
+    page_table: int | None = None
     rare_branches: bool = False
     again: Callable[[tuple, Any], tuple] = lambda arguments, results: arguments
 
@@ -160,6 +162,7 @@ def decode_program(
         rows=sampler.slots,
         tokens=sampler.slots,
         devices=_size(layout),
+        page_table=3,
         rare_branches=True,  # the filter over the whole vocabulary
         again=lambda arguments, results: (arguments[0], *results[:2], arguments[3]),
     )
@@ -181,6 +184,7 @@ def prefill_program(
         rows=1,
         tokens=length,
         devices=_size(layout),
+        page_table=4,
         again=lambda arguments, results: (arguments[0], results, *arguments[2:]),
     )
 
