@@ -51,7 +51,8 @@ EXTRAS = {
     "test": "pytest",
 }
 LIBTPU_LOCK = Path("/tmp/libtpu_lockfile")
-LITTLE_SPACE, LITTLE_MEMORY = 2 * 2**30, 2 * 2**30
+LITTLE_SPACE = 2 * 2**30  # of a run directory, or the cache: rows, weights, programs
+LITTLE_MEMORY = 2 * 2**30
 
 
 @dataclass(frozen=True)

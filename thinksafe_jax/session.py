@@ -20,7 +20,7 @@ from thinksafe_jax.models import (
     stack_layers,
     unstack_layers,
 )
-from thinksafe_jax.parallel import ModelMesh, move
+from thinksafe_jax.parallel import ModelMesh, load_mesh, move
 from thinksafe_jax.runs import content_hash
 from thinksafe_jax.sampling import Engine
 from thinksafe_jax.synthesis import source_hashes
@@ -46,7 +46,7 @@ class Session:
         self._held: dict[str, Params] = {}  # the student, under the phase whose layout it has
 
     def meet(self, group: Group, *, training: bool) -> None:
-        """Finds models and data on all hosts, the first process before the others, and compares.
+        """Compares meshes, models and data of all hosts; the first process finds them first.
 
         Args:
             training: whether the run will train, which takes a mesh over all processes.
@@ -57,26 +57,14 @@ class Session:
         if group.count == 1:
             return
         recipe = self.recipe
-        folders = group.in_turn("models", self._folders)
+        compare_hosts(group, "meshes", mesh_hashes(recipe))
         if training:
-            self._require_whole_mesh(group.count)
+            _require_whole_mesh(recipe.mesh, group.count)
+        folders = group.in_turn("models", self._folders)
         sources = [*recipe.synthesis.prompts, *recipe.evaluation.sources]
         compare_hosts(group, "data", group.in_turn("data", lambda: source_hashes(sources)))
         facts = {name: checkpoint_hash(folder) for name, folder in folders.items()}
         compare_hosts(group, "models", facts)
-
-    def _require_whole_mesh(self, processes: int) -> None:
-        devices = jax.device_count()
-        if self.placement is None:
-            raise ConfigError(
-                f"{processes} processes train on one mesh over all their {devices} devices; name "
-                "it: mesh=v5e-16, or a file of your own"
-            )
-        if self.placement.mesh.size != devices:
-            raise ConfigError(
-                f"mesh {self.recipe.mesh}: its train phase has {self.placement.mesh.size} devices, "
-                f"the {processes} processes have {devices}; all must take part"
-            )
 
     def _folders(self) -> dict[str, Path]:
         """Every checkpoint that the recipe names."""
@@ -223,6 +211,28 @@ class Session:
         weights, lora = import_adapter(adapter, self.cfg)
         self._student("generate")
         return merge_adapter(self._held.pop("generate"), weights, lora)
+
+
+def mesh_hashes(recipe: Recipe) -> dict[str, str]:
+    """sha256, shortened, of every mesh that a recipe names, as read: comments do not count."""
+    guards = [cfg for guard in (recipe.guard, recipe.judge) for cfg in (guard, *guard.members)]
+    names = {mesh for mesh in (recipe.mesh, *(guard.mesh for guard in guards)) if mesh}
+    # as text, for the order of the axes matters, which `content_hash` overlooks in a mapping
+    return {name: content_hash(repr(load_mesh(name)))[:12] for name in sorted(names)}
+
+
+def _require_whole_mesh(name: str | None, processes: int) -> None:
+    devices = jax.device_count()
+    if name is None:
+        raise ConfigError(
+            f"{processes} processes train on one mesh over all their {devices} devices; name "
+            "it: mesh=v5e-16, or a file of your own"
+        )
+    if (chips := load_mesh(name).topology.chips) != devices:
+        raise ConfigError(
+            f"mesh {name}: its train phase has {chips} devices, the {processes} processes have "
+            f"{devices}; all must take part"
+        )
 
 
 def checkpoint_hash(folder: Path) -> str:

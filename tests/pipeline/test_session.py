@@ -7,10 +7,11 @@ from pathlib import Path
 import fsspec
 import pytest
 
+from tests.hosts.test_group import together
 from tests.support import REPOSITORY
 from thinksafe_jax.config import load_recipe
 from thinksafe_jax.errors import ConfigError, InputError
-from thinksafe_jax.session import Session
+from thinksafe_jax.session import Session, mesh_hashes
 from thinksafe_jax.weights import resolve_model
 
 
@@ -25,12 +26,31 @@ def test_top_k_above_the_vocabulary_is_refused_by_name(room):
 
 @pytest.mark.parametrize(
     ("mesh", "message"),
-    [("null", "2 processes train on one mesh"), ("v5e-16", "needs more than the 8 devices")],
+    [
+        ("null", "2 processes train on one mesh over all their 8"),
+        ("v5e-16", "phase has 16 devices, the 2 processes have 8"),
+    ],
 )
 def test_several_processes_need_a_mesh_over_all_their_devices(mesh, message):
-    recipe = load_recipe(REPOSITORY / "configs/recipes/mini.yaml", [f"mesh={mesh}"])
-    with pytest.raises(ConfigError, match=message):
-        Session(recipe)._require_whole_mesh(2)
+    """It is said before any model is looked for; this one is nowhere."""
+    changes = [f"mesh={mesh}", "student.model=owner/nowhere"]
+    recipe = load_recipe(REPOSITORY / "configs/recipes/mini.yaml", changes)
+    errors = together(lambda group: Session(recipe).meet(group, training=True), count=2)
+    for error in errors:
+        assert isinstance(error, ConfigError) and message in str(error)
+
+
+def test_hosts_compare_what_their_mesh_files_say(tmp_path):
+    """Those of the guards as well, and the order of the axes, but no comments."""
+    file = tmp_path / "mesh.yaml"
+    file.write_text((REPOSITORY / "configs/mesh/cpu-8.yaml").read_text())
+    recipe = load_recipe(REPOSITORY / "configs/recipes/mini.yaml", [f"guard.mesh={file}"])
+    ((name, before),) = mesh_hashes(recipe).items()
+    assert name == str(file)
+    file.write_text("# another comment\n" + file.read_text())
+    assert mesh_hashes(recipe) == {name: before}
+    file.write_text(file.read_text().replace("data: 2, fsdp: 2,", "fsdp: 2, data: 2,"))
+    assert mesh_hashes(recipe)[name] != before
 
 
 def test_the_models_are_loaded_once():

@@ -43,7 +43,7 @@ def test_a_new_run_has_config_manifest_and_lock(tmp_path):
     assert load_recipe(run.path / "config.yaml") == RECIPE
     manifest = json.loads((run.path / "manifest.json").read_text())
     assert manifest["schema_version"] == 1
-    assert {"python", "jax", "thinksafe-jax"} <= manifest["versions"].keys()
+    assert {"python", "jax", "thinksafe-jax", "orbax-checkpoint"} <= manifest["versions"].keys()
     line = json.loads((run.path / "metrics.jsonl").read_text())
     assert (line["stage"], line["step"], line["loss"]) == ("train", 1, None)
     assert "time" in line

@@ -2,7 +2,6 @@
 
 import logging
 import sys
-from pathlib import Path
 
 from thinksafe_jax.errors import EnvironmentFault
 from thinksafe_jax.hosts.cluster import Cluster, find_cluster
@@ -13,7 +12,6 @@ from thinksafe_jax.hosts.limits import Limits
 from thinksafe_jax.hosts.several import Hosts
 
 _log = logging.getLogger(__name__)
-_PACKAGE = Path(__file__).parents[1]
 _joined: Group | None = None
 
 
@@ -71,9 +69,9 @@ def join(
 
 
 def _refuse_differences(hosts: Hosts) -> None:
-    from thinksafe_jax.runs.manifest import content_hash, versions  # that room needs this one
+    from thinksafe_jax.runs.manifest import source_hash, versions  # that room needs this one
 
-    compare_hosts(hosts, "code", {"source": content_hash(*sorted(_PACKAGE.rglob("*.py")))})
+    compare_hosts(hosts, "code", {"source": source_hash()})
     compare_hosts(hosts, "versions", versions())
 
 

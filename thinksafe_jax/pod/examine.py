@@ -13,18 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from thinksafe_jax.config import GuardModel, Recipe
+from thinksafe_jax.doctor import LITTLE_SPACE
 from thinksafe_jax.errors import EnvironmentFault, ThinkSafeError
 from thinksafe_jax.hosts import Group
 from thinksafe_jax.hosts.compare import majority
 from thinksafe_jax.pod.collective import Bandwidth, all_reduce
-from thinksafe_jax.runs.manifest import content_hash, versions
+from thinksafe_jax.runs.manifest import source_hash, versions
 from thinksafe_jax.runs.objects import is_url, open_store, store_errors
 from thinksafe_jax.runs.storage import cache_folder, free_bytes
 
 MOST_SKEW = 2.0  # seconds between two hosts' clocks; logins and logs go wrong at minutes
-LITTLE_SPACE = 2 * 2**30  # of the cache, where the run's copy, weights and programs lie
 _ROUNDS = 5
-_PACKAGE = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ def examine_pod(
         host=socket.gethostname(),
         chips=chips,
         kind=kind,
-        versions={**versions(), "code": content_hash(*sorted(_PACKAGE.rglob("*.py")))[:12]},
+        versions={**versions(), "code": source_hash()[:12]},
         free_disk=free_bytes(cache_folder()),
         run_dir=shared,
         models={} if recipe is None else {n: _access(n, r) for n, r in hub_models(recipe)},

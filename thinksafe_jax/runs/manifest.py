@@ -1,5 +1,6 @@
 """manifest.json: what made this run, and which stages are done with which inputs."""
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -15,6 +16,18 @@ from thinksafe_jax.runs.storage import atomic_write
 
 log = logging.getLogger(__name__)
 SCHEMA_VERSION = 1
+_COMPUTE = (
+    "thinksafe-jax",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "transformers",
+    "numpy",
+)
+_CUDA = ("jax-cuda12-plugin", "jax-cuda12-pjrt", "jax-cuda13-plugin", "jax-cuda13-pjrt")
+_OPTIONAL = ("libtpu", *_CUDA)
 
 
 def content_hash(*parts: Any) -> str:
@@ -51,14 +64,17 @@ def _add_files(digest: Any, path: Path) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what computes, read without importing it."""
-    found = {"python": platform.python_version()}
-    for name in ("thinksafe-jax", "jax", "jaxlib", "flax", "optax", "transformers", "numpy"):
-        try:
+    """Versions of what computes, read without importing it; of the optional what is there."""
+    found = {"python": platform.python_version()} | dict.fromkeys(_COMPUTE, "absent")
+    for name in (*_COMPUTE, *_OPTIONAL):
+        with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "absent"
     return found
+
+
+def source_hash() -> str:
+    """sha256 over the package's own source."""
+    return content_hash(*sorted(Path(__file__).parents[1].rglob("*.py")))
 
 
 class Manifest:
@@ -84,7 +100,9 @@ class Manifest:
         before, current = self.content.get("versions"), versions()
         if before and before != current:
             changed = [
-                f"{k} {before.get(k)} -> {v}" for k, v in current.items() if before.get(k) != v
+                f"{k} {before.get(k, 'absent')} -> {v}"
+                for k, v in current.items()
+                if before.get(k) != v
             ]
             log.warning("resuming with other versions: %s", ", ".join(changed))
         self.content |= {"versions": current, "recipe_hash": recipe_hash}
