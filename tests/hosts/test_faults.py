@@ -13,9 +13,10 @@ import pytest
 from tests.support import finish_processes, start_processes
 
 MEMBER = """
-import os, signal, sys, time
+import os, signal, socket, sys, time
 from dataclasses import replace
-from thinksafe_jax.errors import InputError, ThinkSafeError
+from thinksafe_jax.errors import InputError, Terminated, ThinkSafeError
+from thinksafe_jax.hosts import several
 from thinksafe_jax.hosts.cluster import find_cluster
 from thinksafe_jax.hosts.several import Hosts
 from thinksafe_jax.hosts.hub import Hub
@@ -25,6 +26,8 @@ cluster = find_cluster(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
 limits = Limits.from_environment(alone=False)
 hub = None if cluster.index else Hub(cluster, limits)
 striker, blow = int(sys.argv[4]), sys.argv[5]
+if blow == "stop":
+    several._GRACE, several._PATIENCE = 0.1, 9.0  # half a minute is long for a test
 if blow == "late":  # its own watchdog sleeps, so that the meeting's limit is what counts
     limits = replace(limits, step=0.0)
 group = Hosts(cluster, limits, hub)
@@ -37,14 +40,22 @@ try:
             raise InputError("prompts.jsonl:7: not JSON")
         if blow == "bug":
             raise KeyError("a bug")
+        if blow == "stop":
+            raise Terminated(signal.SIGTERM)
+        if blow == "astray":
+            group.barrier("export")
         if blow in ("hang", "late"):
             time.sleep(60)
         os.kill(os.getpid(), getattr(signal, blow))
     group.barrier("rows of samples")
 except ThinkSafeError as error:
     print(error, file=sys.stderr, flush=True)
+    if blow == "stop" and cluster.index != striker:
+        time.sleep(1.5)  # what it has in hand is saved
+        socket.create_connection((cluster.host, cluster.port))
+        print("process 0 was still there", file=sys.stderr, flush=True)
     group.fail(str(error), error.exit_code)
-except Exception:
+except KeyError:
     group.fail("failed; its own message says why", 1)
 """
 
@@ -107,22 +118,37 @@ def test_a_bug_in_one_shows_its_traceback_there_and_its_name_elsewhere():
     assert "process 1 (" in errors[0] and "Traceback" not in errors[0]
 
 
+@pytest.mark.parametrize("index", [0, 1])
+def test_who_is_asked_to_stop_leaves_the_others_time_to_save(index):
+    """Process 0 stays for them: JAX's service is in it, and a process without that aborts."""
+    codes, errors = strike(index, "stop", count=2)
+    assert codes[index] == 143 and codes[1 - index] == 75
+    assert f"process {index} (" in errors[1 - index] and "stopped by signal 15" in errors[1 - index]
+    assert "process 0 was still there" in errors[1 - index]
+
+
+def test_who_waits_at_different_points_ends_and_both_are_named():
+    codes, errors = strike(1, "astray", count=2)
+    assert codes == [4, 4]
+    for error in errors:
+        assert "'rows of samples': process 0 (" in error and "'export': process 1 (" in error
+        assert "most recent call first" in error  # the stacks
+
+
 WATCHED = """
 import time
 from thinksafe_jax.hosts import current, join
 join()
 for step in range(3):
     current().beat(f"step {step}")
-    time.sleep(0.3)
-time.sleep(30)
+time.sleep(60)
 """
 
 
 def test_the_watchdog_of_one_process_has_to_be_asked_for():
-    environment = {**os.environ, "THINKSAFE_STEP_LIMIT": "0.5"}
-    watched = subprocess.run(
-        [sys.executable, "-c", WATCHED], capture_output=True, text=True, env=environment
-    )
+    environment = {**os.environ, "THINKSAFE_STEP_LIMIT": "1"}
+    command = [sys.executable, "-c", WATCHED]
+    watched = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
     assert watched.returncode == 75
     assert "at: step 2" in watched.stderr and "THINKSAFE_STEP_LIMIT" in watched.stderr
     assert "watchdog" not in {thread.name for thread in threading.enumerate()}  # nobody asked

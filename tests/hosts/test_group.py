@@ -1,5 +1,7 @@
 """Processes that meet; here they are threads of one, without JAX."""
 
+import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -10,16 +12,18 @@ from thinksafe_jax.hosts.cluster import Cluster
 from thinksafe_jax.hosts.compare import compare_hosts
 from thinksafe_jax.hosts.group import Group
 from thinksafe_jax.hosts.hub import Hub
+from thinksafe_jax.hosts.join import _reach
 from thinksafe_jax.hosts.limits import Limits
 from thinksafe_jax.hosts.several import Hosts
+from thinksafe_jax.hosts.wire import Wire
 
 LIMITS = Limits(start=20.0, silence=20.0, step=0.0)
 
 
-def together(work, count=3, limits=LIMITS, indices=None, counts=None):
+def together(work, count=3, limits=LIMITS, indices=None, counts=None, port=None):
     """What `work(group)`, or its error, gives in each of `count` members; all in threads."""
     indices, counts = indices or range(count), counts or [count] * count
-    port, made = free_port(), []
+    port, made = port or free_port(), []
 
     def one(index, count):
         cluster = Cluster("127.0.0.1", port, count, index, "a test")
@@ -117,6 +121,80 @@ def test_processes_that_do_not_belong_together_are_refused(indices, counts, mess
     errors = together(lambda group: None, indices=indices, counts=counts)
     assert all(isinstance(error, EnvironmentFault) and error.exit_code == 2 for error in errors)
     assert all(message in str(error) for error in errors)
+
+
+def test_a_stray_start_is_turned_away_and_harms_nobody():
+    port = free_port()
+
+    def work(group):
+        group.barrier("begin")
+        said = "found no place for 0 s: .* has all its 2 processes, process 1 .* among them"
+        if group.index == 1:
+            with pytest.raises(EnvironmentFault, match=said):
+                Hosts(Cluster("127.0.0.1", port, 2, 1, "a test"), Limits(start=0.1))
+        return group.gather("rows", group.index)
+
+    assert together(work, count=2, port=port) == [[0, 1], [0, 1]]
+
+
+def names_with(joining):
+    """Work of process 0 while the other, which is still joining, becomes process 1."""
+
+    def work(group):
+        other = joining.result()
+        other.close()
+        return group.names == other.names and other.index
+
+    return work
+
+
+def test_who_comes_while_another_command_ends_joins_the_next():
+    """As the run of a worker does after `doctor --pod`, which process 0 has not quite left yet."""
+    port = free_port()
+    with ThreadPoolExecutor(1) as threads:
+
+        def doctor(group):
+            group.barrier("examined")
+            if group.first:
+                time.sleep(0.3)  # while the other is turned away
+            else:
+                again = Cluster("127.0.0.1", port, 2, 1, "a test")
+                return threads.submit(Hosts, again, LIMITS)
+
+        _, joining = together(doctor, count=2, port=port)
+        assert together(names_with(joining), count=2, indices=[0], port=port) == [1]
+
+
+def test_who_called_a_process_that_ended_calls_again():
+    port = free_port()
+    with ThreadPoolExecutor(1) as threads:
+        with socket.create_server(("127.0.0.1", port)) as ending:
+            joining = threads.submit(Hosts, Cluster("127.0.0.1", port, 2, 1, "a test"), LIMITS)
+            ending.accept()[0].close()
+        assert together(names_with(joining), count=2, indices=[0], port=port) == [1]
+
+
+def test_who_takes_nothing_is_cut_off():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        stuck = socket.create_connection(server.getsockname())
+        wire = Wire(server.accept()[0], patience=0.1)
+    wire.send("values", values="x" * 2**25)  # more than the kernel keeps
+    wire.send("tick")
+    assert list(Wire(stuck, patience=0.1).messages()) == []  # half a line, and the end
+    for end in (wire, stuck):
+        end.close()
+
+
+def test_jax_s_port_is_named_where_it_is_closed():
+    def work(group):
+        if group.index == 1:
+            closed = Cluster("127.0.0.1", 1, 2, 1, "a test")
+            _reach(closed, group, f"127.0.0.1:{group.jax_port}", Limits(start=0.1))
+
+    _, error = together(work, count=2)
+    assert isinstance(error, EnvironmentFault)
+    assert "cannot reach JAX's service in process 0 at 127.0.0.1:" in str(error)
+    assert "connection refused, for 0 s, though process 0 answers at port 1." in str(error)
 
 
 def test_a_port_that_is_taken_is_said():

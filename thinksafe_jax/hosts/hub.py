@@ -4,6 +4,7 @@
     process 1 ──beat───►        ──tick──►                  each second
     process 1 ──meet X──►       ──values of X──►           when all have come to X
     process 1 ──leave──►  hub   ──end: why, exit code──►   when one is gone, silent or failed
+    a stray   ──hello──►        ──busy──►                  when all are here already
 
 JAX has a service of its own for this, but it ends a process by SIGABRT and names nobody, and has
 no public way to exchange a word with a time limit.
@@ -78,7 +79,7 @@ class Hub:
                 connection, address = self._server.accept()
             except OSError:  # closed
                 return
-            wire = Wire(connection)
+            wire = Wire(connection, self._limits.silence / 4)  # others wait meanwhile
             serve = threading.Thread(target=self._serve, args=(wire, address[0]), daemon=True)
             serve.start()
 
@@ -107,6 +108,10 @@ class Hub:
         peer = _Peer(index, hello["host"], hello["pid"], wire, time.monotonic())
         with self._lock:
             wanted = self._cluster.count
+            if self._complete:  # a stray start, or the next command's: nobody else's concern
+                among = f", {self._peers[index].name} among them" if index in self._peers else ""
+                wire.send("busy", line=f"has all its {wanted} processes{among}")
+                return None
             if self._ended:  # it comes too late
                 wire.send("end", **self._ended)
                 return None
@@ -140,6 +145,8 @@ class Hub:
         if len(values) == self._cluster.count:
             del self._meetings[name]
             self._tell("values", name=name, values=[values[n] for n in sorted(values)])
+        elif len({n for came in self._meetings.values() for n in came}) == self._cluster.count:
+            self._end(self._astray(), _ENVIRONMENT, stuck=True)
 
     def _on_leave(self, peer: _Peer, message: dict[str, Any]) -> None:
         if message["code"]:
@@ -181,6 +188,16 @@ class Hub:
                 _RETRY,
                 stuck=True,
             )
+
+    def _astray(self) -> str:
+        places = [
+            f"{name!r}: {', '.join(self._peers[n].name for n in sorted(came))}"
+            for name, came in self._meetings.items()
+        ]
+        return (
+            f"the processes wait for each other at different points, {'; '.join(places)}. They saw "
+            "other files or other settings, or this is a bug; the stacks say more"
+        )
 
     def _absent(self) -> str:
         count = self._cluster.count
@@ -228,8 +245,9 @@ def _listen(port: int) -> socket.socket:
 
 
 def _free_port(first: int) -> int:
-    for port in range(first, first + 100):
+    for port in range(first, min(first + 100, 65536)):
         with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as JAX's will be
             try:
                 probe.bind(("", port))
             except OSError:

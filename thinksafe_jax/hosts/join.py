@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import time
 
 from thinksafe_jax.errors import EnvironmentFault
 from thinksafe_jax.hosts.cluster import Cluster, find_cluster
@@ -9,6 +10,7 @@ from thinksafe_jax.hosts.compare import compare_hosts
 from thinksafe_jax.hosts.group import Group
 from thinksafe_jax.hosts.hub import Hub
 from thinksafe_jax.hosts.limits import Limits
+from thinksafe_jax.hosts.roll_call import connect, place, reason_of
 from thinksafe_jax.hosts.several import Hosts
 
 _log = logging.getLogger(__name__)
@@ -78,10 +80,13 @@ def _refuse_differences(hosts: Hosts) -> None:
 def _start_jax(cluster: Cluster, hosts: Hosts, limits: Limits) -> None:
     import jax
 
+    address = place(cluster.host, hosts.jax_port)
+    if not hosts.first:
+        _reach(cluster, hosts, address, limits)
     # it would take SIGTERM from here on, for a sync point that nothing asks for
     jax.config.update("jax_enable_preemption_service", False)
     jax.distributed.initialize(
-        hosts.jax_address,
+        address,
         cluster.count,
         cluster.index,
         local_device_ids=cluster.local_devices,
@@ -91,6 +96,19 @@ def _start_jax(cluster: Cluster, hosts: Hosts, limits: Limits) -> None:
         heartbeat_timeout_seconds=int(max(100, 2 * limits.silence)),
         shutdown_timeout_seconds=60,
     )
+
+
+def _reach(cluster: Cluster, hosts: Hosts, address: str, limits: Limits) -> None:
+    """Until JAX's service in process 0 answers: JAX would abort the process, naming no port."""
+    deadline = time.monotonic() + limits.start
+    try:
+        connect(cluster.host, hosts.jax_port, deadline, hosts.check).close()
+    except OSError as error:
+        raise EnvironmentFault(
+            f"process {cluster.index} cannot reach JAX's service in process 0 at {address}: "
+            f"{reason_of(error)}, for {limits.start:.0f} s, though process 0 answers at port "
+            f"{cluster.port}. Both ports must be open between the hosts"
+        ) from None
 
 
 def leave() -> None:

@@ -3,27 +3,41 @@
 import contextlib
 import json
 import socket
+import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 _LONGEST = 1 << 26  # bytes of one line; what is longer was sent by something else
 
 
 class Wire:
-    """One end of a connection; `send` may be called from any thread."""
+    """One end of a connection; `send` may be called from any thread.
 
-    def __init__(self, connection: socket.socket):
+    Args:
+        patience: seconds that the other end may take nothing of what is sent; then it is cut off.
+    """
+
+    def __init__(self, connection: socket.socket, patience: float):
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        limit = struct.pack("ll", int(patience), int(patience % 1 * 1e6))
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
         self._socket, self._lock = connection, threading.Lock()
 
     def send(self, kind: str, **values: Any) -> None:
-        """Sends one message, unless the other end is gone: `messages` will see that."""
+        """Sends one message, unless the other end is gone or stuck: `messages` will see that."""
         line = json.dumps({"kind": kind, **values}).encode() + b"\n"
-        with self._lock, contextlib.suppress(OSError):
-            self._socket.sendall(line)
+        with self._lock:
+            try:
+                self._socket.sendall(line)
+            except OSError:  # part of the line may be sent, so nothing can follow
+                self._shut()
 
-    def messages(self) -> Iterator[dict[str, Any]]:
+    def wait(self, seconds: float | None) -> None:
+        """From now on `messages` ends after so many seconds without any; None: it waits."""
+        self._socket.settimeout(seconds)
+
+    def messages(self) -> Generator[dict[str, Any], None, None]:
         """What arrives, until the other end closes, dies or sends something else than messages."""
         with contextlib.suppress(OSError, ValueError), self._socket.makefile("rb") as lines:
             while line := lines.readline(_LONGEST):
@@ -33,6 +47,9 @@ class Wire:
                 yield message
 
     def close(self) -> None:
+        self._shut()
+        self._socket.close()
+
+    def _shut(self) -> None:
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
-        self._socket.close()

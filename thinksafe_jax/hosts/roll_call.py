@@ -1,0 +1,113 @@
+"""How a process joins: it calls process 0, says who it is, and hears the names of all."""
+
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable, Generator
+from typing import Any
+
+from thinksafe_jax.errors import EnvironmentFault
+from thinksafe_jax.hosts.cluster import Cluster
+from thinksafe_jax.hosts.group import nothing
+from thinksafe_jax.hosts.limits import Limits
+from thinksafe_jax.hosts.wire import Wire
+
+_log = logging.getLogger(__name__)
+_AGAIN = 1.0  # seconds until the next call, where a hub had no place
+
+
+def answer_roll_call(
+    cluster: Cluster, limits: Limits
+) -> tuple[Wire, Generator[dict[str, Any], None, None], dict[str, Any]]:
+    """Calls process 0 until it has told who takes part.
+
+    It may be the process 0 of a command that is just ending, as of `doctor --pod && run`: it hangs
+    up, or says that it has all its processes. Then the next is waited for.
+
+    Returns:
+        The connection, what still arrives over it, and the hub's message `all`.
+
+    Raises:
+        EnvironmentFault: not all came in time, or there was no place; says why.
+    """
+    deadline = time.monotonic() + limits.start
+    who = {"index": cluster.index, "host": socket.gethostname(), "pid": os.getpid()}
+    told = ""
+    while True:
+        wire = _call(cluster, limits, deadline)
+        wire.send("hello", count=cluster.count, **who)
+        messages = wire.messages()
+        answer = next((m for m in messages if m["kind"] in ("all", "end", "busy")), None)
+        if answer and answer["kind"] == "all":
+            wire.wait(None)
+            return wire, messages, answer
+        messages.close()
+        wire.close()
+        if answer and answer["kind"] == "end":
+            error = EnvironmentFault(answer["line"])
+            error.exit_code = answer["code"]
+            raise error
+        reason = answer["line"] if answer else "hangs up, or does not answer"
+        if time.monotonic() > deadline:
+            raise EnvironmentFault(_no_place(cluster, reason, limits.start))
+        if reason != told:
+            _log.warning("%s: process 0 %s; waiting", place(cluster.host, cluster.port), reason)
+            told = reason
+        time.sleep(_AGAIN)
+
+
+def _no_place(cluster: Cluster, reason: str, seconds: float) -> str:
+    return (
+        f"process {cluster.index} of {cluster.count} found no place for {seconds:.0f} s: process 0 "
+        f"at {place(cluster.host, cluster.port)} {reason}. If another run is going on there, wait "
+        "for it, stop it, or take another port on all hosts (--coordinator)"
+    )
+
+
+def _call(cluster: Cluster, limits: Limits, deadline: float) -> Wire:
+    """A connection to process 0, as soon as it listens."""
+    host = "localhost" if cluster.index == 0 else cluster.host
+    try:
+        connection = connect(host, cluster.port, deadline)
+    except OSError as error:
+        raise EnvironmentFault(
+            f"process {cluster.index} of {cluster.count} cannot reach process 0 at "
+            f"{place(cluster.host, cluster.port)} (from {cluster.found_by}): {reason_of(error)}, "
+            f"for {limits.start:.0f} s. Is it started there, and the port open?"
+        ) from None
+    wire = Wire(connection, limits.silence / 4)
+    # the hub names who is missing; a little later, it is the hub that is missing
+    wire.wait(limits.start + 10.0)
+    return wire
+
+
+def connect(
+    host: str, port: int, deadline: float, check: Callable[[], None] = nothing
+) -> socket.socket:
+    """A connection, as soon as somebody listens there.
+
+    Args:
+        deadline: on the monotonic clock.
+        check: called before each attempt; it may raise.
+
+    Raises:
+        OSError: that of the last attempt.
+    """
+    while True:
+        check()
+        try:
+            return socket.create_connection((host, port), timeout=10.0)
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+
+
+def reason_of(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()
+
+
+def place(host: str, port: int) -> str:
+    """HOST:PORT, an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
