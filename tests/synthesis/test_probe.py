@@ -77,7 +77,7 @@ def test_it_writes_into_no_folder_of_others_and_deletes_nothing(tmp_path):
         (run / name / "part-00000.jsonl").write_text("{}\n", encoding="utf-8")
     before = sorted(tmp_path.rglob("*"))
     for folder in (run, run.parent):
-        with pytest.raises(ConfigError, match="no probe-rows/ of an earlier probe"):
+        with pytest.raises(ConfigError, match="no probe-rows of an earlier probe"):
             probe(folder, Engine())
         (folder.parent / "prompts.csv").unlink()
     assert sorted(tmp_path.rglob("*")) == before

@@ -1,11 +1,19 @@
 """Which prompts are taken: contamination with its counts, fair limits, datasets as sources."""
 
+import json
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
 from tests.support import shared_asset
-from thinksafe_jax.config import EvaluationConfig, PromptSource, Recipe, SynthesisConfig
+from thinksafe_jax.config import (
+    EvaluationConfig,
+    PromptSource,
+    Recipe,
+    SuiteConfig,
+    SynthesisConfig,
+)
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.synthesis import (
     Prompt,
@@ -27,7 +35,23 @@ def test_contamination_exact_and_normalised():
         Prompt("5", "...", "benign"),
     ]
     assert contaminated(prompts, held_out) == (["1"], ["2", "4"])
-    assert normalised("Ｆｕｌｌ width_2") == "fullwidth2"
+
+
+@pytest.mark.parametrize("same", [
+    ("Ｆｕｌｌ width_2", "full width 2"), ("don’t `do` it...", "Dont do it"),
+    ("e\u0301te\u0301", "ÉTÉ"), ("zero\u200bwidth", "zero width"), ("(C++)", "c++."),
+    ("5 - 3 = ?", "5-3 ="), ("❤️", "❤"),
+])  # fmt: skip
+def test_form_makes_no_other_question(same):
+    assert normalised(same[0]) == normalised(same[1]) != ""
+
+
+@pytest.mark.parametrize("others", [
+    ("How fast is C++?", "How fast is C?"), ("C#", "C"), ("5-3", "53"), ("2.5", "25"),
+    ("x^2", "x2"), ("ทา", "ที่"), ("का", "की"), ("😀", "😡"),
+])  # fmt: skip
+def test_vowel_signs_and_operators_make_another_question(others):
+    assert normalised(others[0]) != normalised(others[1])
 
 
 def test_star1_shares_prompts_with_harmbench():
@@ -66,6 +90,36 @@ def test_the_manifest_is_told_what_was_found(tmp_path, caplog):
     dropped = synthesis_prompts(recipe(tmp_path, drop_contaminated=True))
     assert {"train-4", "train-5"}.isdisjoint(p.id for p in dropped.prompts)
     assert dropped.facts["prompts_sha256"] != found.facts["prompts_sha256"]
+
+
+def with_suites(tmp_path, *suites, **synthesis):
+    made = recipe(tmp_path, **synthesis)
+    return replace(made, evaluation=replace(made.evaluation, suites=list(suites)))
+
+
+def test_named_suites_are_compared_as_well(tmp_path):
+    """As the evaluation reads them: of its own columns, and no more rows than it asks."""
+    choice = {"Question": "P-6", "Record ID": "r", "Correct Answer": "1"}
+    choice |= {f"Incorrect Answer {n}": str(n) for n in (1, 2, 3)}
+    (tmp_path / "gpqa.jsonl").write_text(json.dumps(choice))
+    (tmp_path / "own.jsonl").write_text('{"goal": "p 7"}\n{"goal": "p 8"}\n')
+    suites = [
+        SuiteConfig("gpqa", path=str(tmp_path / "gpqa.jsonl")),
+        SuiteConfig("own", kind="harmful", path=str(tmp_path / "own.jsonl"), limit=1),
+    ]
+    facts = synthesis_prompts(with_suites(tmp_path, *suites)).facts
+    assert (facts["contaminated_exact"], facts["contaminated_normalised"]) == (2, 2)
+    assert facts["contamination_unchecked"] == {}
+
+
+def test_a_suite_out_of_reach_is_said_and_recorded(tmp_path, caplog):
+    away = SuiteConfig("strongreject")  # the tests are offline
+    found = synthesis_prompts(with_suites(tmp_path, away))
+    assert "cannot be had from the Hub" in found.facts["contamination_unchecked"]["strongreject"]
+    assert "prompts are not compared with suite strongreject" in caplog.text
+    assert len(found.prompts) == 100
+    with pytest.raises(InputError, match=r"drop_contaminated.*strongreject.*give the suite a path"):
+        synthesis_prompts(with_suites(tmp_path, away, drop_contaminated=True))
 
 
 def test_a_limit_is_a_fair_part_and_always_the_same(tmp_path):

@@ -8,14 +8,18 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from random import Random
 from typing import Any
 
-from thinksafe_jax.config import Recipe
+from thinksafe_jax.config import EvaluationConfig, Recipe
+from thinksafe_jax.errors import InputError, ThinkSafeError
 from thinksafe_jax.runs import content_hash
 from thinksafe_jax.synthesis.prompts import Prompt, load_prompts, read_prompts, source_hashes
 from thinksafe_jax.synthesis.sample import HARMFUL_ONLY
 
+# accents that stand alone are quotation marks; variation selectors choose a picture
+_STYLE = {"`", "´", "¨", *map(chr, range(0xFE00, 0xFE10))}
 _log = logging.getLogger(__name__)
 
 
@@ -34,23 +38,22 @@ def synthesis_prompts(recipe: Recipe) -> Selection:
     counts the rows that it will have.
 
     Raises:
-        ConfigError, InputError: as `read_prompts`.
+        ConfigError, InputError: as `read_prompts`; `drop_contaminated` and a suite of the
+            evaluation cannot be read, so what is left out would depend on the network.
     """
     cfg = recipe.synthesis
     found = read_prompts(cfg.prompts, require_label=True)
     usable = found.prompts
     if cfg.method in HARMFUL_ONLY:
         usable = [prompt for prompt in usable if prompt.label == "harmful"]
-    held_out = [
-        prompt
-        for sources in (
-            recipe.evaluation.harmful,
-            recipe.evaluation.over_refusal,
-            recipe.evaluation.reasoning,
-        )
-        if sources
-        for prompt in load_prompts(sources, require_label=False)
-    ]
+    held_out, unchecked = _held_out(recipe.evaluation)
+    for suite, reason in unchecked.items():
+        if cfg.drop_contaminated:
+            raise InputError(
+                f"synthesis.drop_contaminated: no prompt can be compared with suite {suite} of the "
+                f"evaluation: {reason}; give the suite a path, or set drop_contaminated to false"
+            )
+        _log.warning("prompts are not compared with suite %s: %s", suite, reason)
     exact, near = contaminated(usable, held_out)
     if exact or near:
         _log.warning(
@@ -69,10 +72,29 @@ def synthesis_prompts(recipe: Recipe) -> Selection:
             "contaminated_exact": len(exact),
             "contaminated_normalised": len(near),
             "contaminated_dropped": len(dropped),
+            "contamination_unchecked": unchecked,
             "sources_sha256": source_hashes(cfg.prompts),
             "prompts_sha256": content_hash([[p.id, p.text, p.label] for p in kept]),
         },
     )
+
+
+def _held_out(cfg: EvaluationConfig) -> tuple[list[Prompt], dict[str, str]]:
+    """(what the evaluation asks, {named suite that cannot be read now: why})."""
+    from thinksafe_jax.evaluation.suites import load_questions  # it reads prompts with this room
+
+    listed = (cfg.harmful, cfg.over_refusal, cfg.reasoning)
+    asked = [p for sources in listed if sources for p in load_prompts(sources, require_label=False)]
+    unchecked = {}
+    for suite in cfg.suites:
+        try:
+            questions = load_questions(EvaluationConfig(suites=[suite])).items
+        except ThinkSafeError as error:
+            unchecked[suite.name] = str(error)
+            continue
+        # of a multiple-choice question the options are no part of what may be trained on
+        asked += [Prompt(q.id, q.prompt.partition("\nA) ")[0], "") for q in questions]
+    return asked, unchecked
 
 
 def contaminated(
@@ -82,7 +104,7 @@ def contaminated(
     texts = {prompt.text for prompt in held_out}
     plain = {normalised(text) for text in texts} - {""}
     exact, near = [], []
-    for prompt in prompts:
+    for prompt in prompts if texts else ():
         if prompt.text in texts:
             exact.append(prompt.id)
         elif normalised(prompt.text) in plain:
@@ -91,8 +113,28 @@ def contaminated(
 
 
 def normalised(text: str) -> str:
-    """A text without case, accents of form, spaces and punctuation: letters and digits only."""
-    return re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", text).casefold())
+    """A text without case, forms of letters, spaces and punctuation.
+
+    What tells one question from another stays: the vowel signs of Thai or Devanagari, operators
+    (C++, x^2, 3 < 5), a sign between two digits (5-3, 2.5) and # after a letter (C#).
+    """
+    blank, sign = _noise()
+    return sign.sub("", unicodedata.normalize("NFKC", text).casefold().translate(blank))
+
+
+@cache
+def _noise() -> tuple[dict[int, None], re.Pattern[str]]:
+    """What `normalised` drops: blanks, marks of format and currency (a table); punctuation."""
+    blank, signs = {}, ""
+    for point in range(0x20000):  # beyond are ideographs, which are letters
+        category = unicodedata.category(chr(point))
+        if category[0] == "Z" or category in ("Cc", "Cf", "Sc") or chr(point) in _STYLE:
+            blank[point] = None
+        elif category[0] == "P":
+            signs += chr(point)
+    # a sign is dropped unless it is a # after a letter or digit, or stands between two digits
+    kept = r"(?<=#)(?<=\w.)|(?<!#)(?<=\d.)(?=\d)"
+    return blank, re.compile(rf"[{re.escape(signs)}](?!{kept})", re.DOTALL)
 
 
 def stratified(prompts: Sequence[Prompt], limit: int | None, seed: int) -> list[Prompt]:
