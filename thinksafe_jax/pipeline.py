@@ -94,12 +94,12 @@ def run_pipeline(
         for name in stages or STAGES:
             if stages and run.group.first:  # all of them together come in order
                 _require_earlier(run, name)
-            if run.group.decide(f"is {name} done", run.group.first and _is_done(run, name)):
+            inputs = _inputs(run, name) if run.group.first else ""
+            if run.group.decide(f"is {name} done", run.group.first and _is_done(run, name, inputs)):
                 log.info("%s: already done", name)
                 continue
             run.check_stop()
             run.group.beat(name)
-            inputs = content_hash(*STAGES[name].inputs(recipe, run.path))
             facts = STAGES[name].work(run, session)
             run.mark_done(name, inputs, **(facts or {}))
             run.group.barrier(f"{name} done", run.check_stop)
@@ -392,15 +392,18 @@ STAGES = {
 }
 
 
-def _is_done(run: Run, name: str) -> bool:
-    stage = STAGES[name]
-    inputs = content_hash(*stage.inputs(run.recipe, run.path))
-    return stage.output(run.path).exists() and run.is_done(name, inputs)
+def _inputs(run: Run, name: str) -> str:
+    """Hash of everything that the result of a stage depends on."""
+    return content_hash(*STAGES[name].inputs(run.recipe, run.path))
+
+
+def _is_done(run: Run, name: str, inputs: str) -> bool:
+    return STAGES[name].output(run.path).exists() and run.is_done(name, inputs)
 
 
 def _require_earlier(run: Run, name: str) -> None:
     for earlier in list(STAGES)[: list(STAGES).index(name)]:
-        if name != "report" and not _is_done(run, earlier):
+        if name != "report" and not _is_done(run, earlier, _inputs(run, earlier)):
             raise InputError(
                 f"{shown(run.path)}: {name} needs what {earlier} makes; first: "
                 f"thinksafe {earlier} {shown(run.path)}"

@@ -22,6 +22,7 @@ from thinksafe_jax.models import (
 )
 from thinksafe_jax.parallel import ModelMesh, load_mesh, move
 from thinksafe_jax.runs import content_hash
+from thinksafe_jax.runs.storage import refresh
 from thinksafe_jax.sampling import Engine
 from thinksafe_jax.synthesis import source_hashes
 from thinksafe_jax.tokenizer import ChatTokenizer
@@ -60,11 +61,15 @@ class Session:
         compare_hosts(group, "meshes", mesh_hashes(recipe))
         if training:
             _require_whole_mesh(recipe.mesh, group.count)
-        folders = group.in_turn("models", self._folders)
+        folders = group.in_turn("models", self._folders, self._see_pins)
         sources = [*recipe.synthesis.prompts, *recipe.evaluation.sources]
         compare_hosts(group, "data", group.in_turn("data", lambda: source_hashes(sources)))
         facts = {name: checkpoint_hash(folder) for name, folder in folders.items()}
         compare_hosts(group, "models", facts)
+
+    def _see_pins(self) -> None:
+        if self._pins is not None:
+            refresh(self._pins.parent)
 
     def _folders(self) -> dict[str, Path]:
         """Every checkpoint that the recipe names."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import fsspec
@@ -11,6 +12,7 @@ from tests.hosts.test_group import together
 from tests.support import REPOSITORY
 from thinksafe_jax.config import load_recipe
 from thinksafe_jax.errors import ConfigError, InputError
+from thinksafe_jax.runs import storage
 from thinksafe_jax.session import Session, mesh_hashes
 from thinksafe_jax.weights import resolve_model
 
@@ -80,6 +82,32 @@ def test_the_run_records_the_revision_of_student_and_guard(tmp_path, monkeypatch
     assert Session(recipe, pins).directory == session.directory
     with pytest.raises(InputError, match="memory://world/guard: its files changed since this run"):
         _ = Session(recipe, pins).guard
+    bucket.store.clear()
+
+
+def test_hosts_that_share_a_bucket_take_the_commits_that_the_first_has_found(tmp_path, monkeypatch):
+    """The others see its models.json before their turn, and write none of their own."""
+    monkeypatch.setenv("THINKSAFE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(storage, "_mounts", {})
+    bucket = fsspec.filesystem("memory")
+    for file in resolve_model("mini:student").iterdir():
+        bucket.pipe(f"/world/student/{file.name}", file.read_bytes())
+    changes = ["student.model=memory://world/student"]
+    recipe = load_recipe(REPOSITORY / "configs/recipes/mini.yaml", changes)
+    first, second = (tmp_path / name for name in "01")
+    first.mkdir()
+    second.mkdir()
+    sent = []
+    storage.mount(
+        second, sent.append, lambda: shutil.copytree(first, second, dirs_exist_ok=True) and None
+    )
+
+    def meet(group):
+        Session(recipe, tmp_path / str(group.index) / "models.json").meet(group, training=False)
+
+    assert together(meet, count=2) == [None, None]
+    assert (second / "models.json").read_bytes() == (first / "models.json").read_bytes()
+    assert sent == []
     bucket.store.clear()
 
 

@@ -86,7 +86,9 @@ def evaluate(
     group = current()
     part = Part(group.index, group.count)
     asked = group.in_turn(
-        "questions", lambda: load_questions(cfg, out_dir.with_name("datasets.json"))
+        "questions",
+        lambda: load_questions(cfg, out_dir.with_name("datasets.json")),
+        lambda: refresh(out_dir.parent),
     )
     questions = asked.items
     if cfg.judge != "mini" and any(q.kind == REASONING for q in questions):

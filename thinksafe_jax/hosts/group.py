@@ -55,10 +55,16 @@ class Group:
         """The value of process 0; the others' is ignored."""
         return self.gather(name, value if self.first else None)[0]
 
-    def in_turn(self, name: str, work: Callable[[], T]) -> T:
-        """`work` in process 0, then in the others, which find what it left behind."""
+    def in_turn(self, name: str, work: Callable[[], T], look: Callable[[], None] = nothing) -> T:
+        """`work` in process 0, then in the others, which find what it left behind.
+
+        Args:
+            look: called by the others before `work`, as `storage.refresh` where it lies in a
+                bucket.
+        """
         if not self.first:
             self.barrier(name)
+            look()
             return work()
         done = work()
         self.barrier(name)

@@ -36,6 +36,7 @@ def wait_for_rows(
                 f"{store.folder}: the processes have written {total} rows, {group.describe(0)} "
                 f"sees {seen}; is the run directory on storage that all of them share?"
             )
+        poll()
         time.sleep(1.0)
         refresh(store.folder)
     group.barrier(f"{name} complete", poll)
