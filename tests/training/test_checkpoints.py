@@ -67,8 +67,8 @@ def test_only_the_newest_are_kept(store):
         (lambda path: largest(path).write_bytes(b""), "has 0 bytes instead of"),
         (lambda path: largest(path).unlink(), "is missing"),
         (lambda path: (path / "manifest.json").unlink(), "never finished"),
-        (lambda path: (path / "manifest.json").write_text("{"), "manifest.json is damaged"),
-        (lambda path: (path / "manifest.json").write_text("{}"), "lists no arrays"),
+        (lambda path: (path / "manifest.json").write_text("{"), "manifest.json: damaged"),
+        (lambda path: (path / "manifest.json").write_text('{"files": {}}'), "lists no arrays"),
         (lambda path: (path / "meta.json").write_text("{}"), "meta.json has 2 bytes"),
     ],
 )
@@ -152,7 +152,7 @@ def test_a_write_that_fails_half_way_leaves_nothing_behind(store, monkeypatch):
     def fails(file, value):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoints, "_write_json", fails)
+    monkeypatch.setattr(checkpoints, "write_json", fails)
     with pytest.raises(EnvironmentFault, match="No space left on device"):
         store.save(30, state(30), {})
     assert sorted(p.name for p in store.directory.iterdir()) == ["step_00000010", "step_00000020"]
@@ -178,7 +178,7 @@ def test_what_fails_in_the_background_is_said_at_the_next_step(store, monkeypatc
     def fails(file, value):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoints, "_write_json", fails)
+    monkeypatch.setattr(checkpoints, "write_json", fails)
     store.save(30, state(30), {}, wait=False)
     store._writer.join()
     with pytest.raises(EnvironmentFault, match=r"No space left .* Kept: steps \[10, 20\]"):
@@ -190,7 +190,7 @@ def test_what_fails_in_the_background_is_said_at_the_next_step(store, monkeypatc
 
 def test_the_manifest_names_every_file(store):
     path = store.path(20)
-    manifest = json.loads((path / "manifest.json").read_text())
+    manifest = json.loads((path / "manifest.json").read_text())["files"]
     files = {p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()}
     assert set(manifest) == files - {"manifest.json"}
     assert all(np.char.str_len(facts["sha256"]) == 64 for facts in manifest.values())

@@ -108,8 +108,8 @@ def _require_own(out: Path) -> None:
     found = [] if known else sorted(p.name for p in out.iterdir() if not p.name.startswith("."))
     if found:
         raise ConfigError(
-            f"--out {out}: holds {', '.join(found[:3])}{', …' * (len(found) > 3)} and no {ROWS} of an "
-            "earlier probe; name a new folder"
+            f"--out {out}: holds {', '.join(found[:3])}{', …' * (len(found) > 3)} and no {ROWS} of "
+            "an earlier probe; name a new folder"
         )
 
 

@@ -9,10 +9,8 @@ dtype that differs. So a checkpoint counts only when every file matches its mani
 and dtypes are compared before anything is read.
 """
 
-import hashlib
 import json
 import logging
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +24,8 @@ import orbax.checkpoint as ocp
 from thinksafe_jax.errors import EnvironmentFault, InputError
 from thinksafe_jax.hosts import current
 from thinksafe_jax.runs.storage import is_mounted, persist, refresh, sync_folder
+from thinksafe_jax.weights.folder import write_json
+from thinksafe_jax.weights.manifest import check_files, read_manifest, write_manifest
 from thinksafe_jax.weights.together import on_host
 
 _log = logging.getLogger(__name__)
@@ -89,10 +89,10 @@ class CheckpointStore:
                 writing.wait_until_finished()
             if not self._group.first:
                 return
-            _write_json(partial / "meta.json", {**meta, "step": step, "tree": tree})
-            _write_json(partial / "manifest.json", _hash_files(partial))
+            write_json(partial / "meta.json", {**meta, "step": step, "tree": tree})
+            write_manifest(partial, {})
             shutil.rmtree(self.path(step), ignore_errors=True)
-            os.replace(partial, self.path(step))
+            partial.replace(self.path(step))
             sync_folder(self.directory)
             persist(self.path(step))  # an older one is given up only afterwards
             self._prune(step)
@@ -208,21 +208,11 @@ class CheckpointStore:
 def verify(path: Path) -> str:
     """What is wrong with the checkpoint at `path`; empty when every file matches its manifest."""
     try:
-        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
-        expected = {name: (facts["sha256"], facts["bytes"]) for name, facts in manifest.items()}
-    except FileNotFoundError:
-        return "it has no manifest.json, so it was never finished"
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        return f"manifest.json is damaged ({error})"
-    for name, (digest, size) in expected.items():
-        file = path / name
-        if not file.is_file():
-            return f"{name} is missing"
-        if file.stat().st_size != size:
-            return f"{name} has {file.stat().st_size} bytes instead of {size}"
-        if _sha256(file) != digest:
-            return f"sha256 mismatch in {name}"
-    return "" if {"meta.json"} < set(expected) else "its manifest lists no arrays"
+        files = read_manifest(path)["files"]
+        check_files(path, files, files)
+    except InputError as error:
+        return str(error)
+    return "" if {"meta.json"} < set(files) else f"{path}: its manifest lists no arrays"
 
 
 def describe_differences(saved: dict[str, Any], wanted: dict[str, Any], limit: int = 5) -> str:
@@ -241,26 +231,6 @@ def _named(tree: Any) -> dict[str, Any]:
 
 def _describe(array: Any) -> str:
     return f"{array.dtype}{list(array.shape)}"
-
-
-def _hash_files(folder: Path) -> dict[str, dict[str, Any]]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {
-        path.relative_to(folder).as_posix(): {"sha256": _sha256(path), "bytes": path.stat().st_size}
-        for path in files
-    }
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _write_json(file: Path, value: Any) -> None:
-    with file.open("w", encoding="utf-8") as stream:
-        json.dump(value, stream, indent=1)
-        stream.flush()
-        os.fsync(stream.fileno())
 
 
 def _free(folder: Path) -> str:

@@ -38,11 +38,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         if not complete:
             raise KeyError("sha256, bytes")
     except FileNotFoundError:
-        raise InputError(
-            f"{folder}: has no {NAME}, so it was never finished. Make it again"
-        ) from None
+        raise InputError(f"{folder}: has no {NAME}, so it was never finished") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{file}: damaged ({error!r}). Make the copy again") from None
+        raise InputError(f"{file}: damaged ({error!r})") from None
     return content
 
 
@@ -65,7 +63,7 @@ def check_files(folder: Path, files: dict[str, dict[str, Any]], names: Iterable[
             f"sha256 mismatch in {name}" for name, sha in digests if sha != files[name]["sha256"]
         ]
     if problems:
-        raise InputError(f"{folder}: {'; '.join(problems[:8])}. Make the copy again")
+        raise InputError(f"{folder}: {'; '.join(problems[:8])}")
 
 
 def _digests(folder: Path, names: list[str]) -> list[str]:

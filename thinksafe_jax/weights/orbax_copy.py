@@ -91,12 +91,15 @@ def restore_copy(
     Raises:
         InputError: the copy is unfinished, damaged, or does not fit its config.json.
     """
-    manifest = read_manifest(directory)
+    try:
+        manifest = read_manifest(directory)
+        # each process checks its share: together they cover every file
+        names = sorted(manifest["files"])[jax.process_index() :: jax.process_count()]
+        check_files(directory, manifest["files"], names)
+    except InputError as error:
+        raise InputError(f"{error}. Make the copy again") from None
     if manifest.get("format") != FORMAT:
         raise InputError(f"{directory / NAME}: format {manifest.get('format')!r}, not {FORMAT}")
-    # each process checks its share: together they cover every file
-    names = sorted(manifest["files"])[jax.process_index() :: jax.process_count()]
-    check_files(directory, manifest["files"], names)
     default = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     abstract = {}
     for path, param in walk(declare(cfg)):
