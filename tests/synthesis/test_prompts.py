@@ -1,7 +1,9 @@
 """Prompt files: what is accepted, and that every refusal names the file and the line."""
 
 import hashlib
+from dataclasses import replace
 
+import datasets
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -10,6 +12,7 @@ from tests.support import shared_asset
 from thinksafe_jax.config import PromptSource
 from thinksafe_jax.errors import ConfigError, InputError
 from thinksafe_jax.synthesis import Prompt, load_prompts, read_prompts, source_hashes
+from thinksafe_jax.synthesis.readers import read_rows
 
 HARMFUL = {"label": "harmful"}
 
@@ -119,6 +122,34 @@ def test_source_hash_is_the_files_sha256(tmp_path):
     assert source_hashes([PromptSource(path=path)]) == {path: expected}
 
 
+def test_ids_are_numbered_only_where_two_sources_have_one_stem(tmp_path):
+    """The first keeps its ids, as it has them alone; so do two windows on one file."""
+    for folder in "ab":
+        (tmp_path / folder).mkdir()
+        write(
+            tmp_path / folder, "p.jsonl", f'{{"prompt": "{folder}1"}}\n{{"prompt": "{folder}2"}}\n'
+        )
+    a, b = (PromptSource(str(tmp_path / folder / "p.jsonl"), **HARMFUL) for folder in "ab")
+    other = PromptSource(write(tmp_path, "p.2.csv", "prompt\nc1\n"), **HARMFUL)
+    windows = [replace(a, limit=1), b, replace(a, start=1), other]
+    found = load_prompts(windows, require_label=True)
+    assert {p.text: p.id for p in found} == {
+        "a1": "p-1", "a2": "p-2", "b1": "p.2-1", "b2": "p.2-2", "c1": "p.2.2-1"
+    }  # fmt: skip
+
+
+def test_two_splits_of_a_dataset_have_ids_and_hashes_of_their_own(tmp_path):
+    folder = tmp_path / "set"
+    datasets.DatasetDict(
+        {name: datasets.Dataset.from_dict({"prompt": [name]}) for name in ("train", "test")}
+    ).save_to_disk(folder)
+    splits = [PromptSource(str(folder), split=name, **HARMFUL) for name in ("train", "test")]
+    assert [p.id for p in load_prompts(splits, require_label=True)] == ["set-1", "set.2-1"]
+    hashes = source_hashes(splits)
+    assert list(hashes) == [str(folder), f"{folder}[split=test]"]
+    assert len(set(hashes.values())) == 2
+
+
 # --- labels (defect D13) and columns ---------------------------------------------------------
 
 
@@ -179,6 +210,34 @@ def test_one_prompt_with_two_labels_is_refused(tmp_path):
 )
 def test_broken_files_are_refused_by_line(tmp_path, name, content, expected):
     assert expected in refusal(write(tmp_path, name, content))
+
+
+def parquet(folder, *columns):
+    """A Parquet file of (name, type, values); names may repeat."""
+    arrays = [pyarrow.array(values, kind) for _, kind, values in columns]
+    table = pyarrow.Table.from_arrays(arrays, names=[name for name, *_ in columns])
+    pyarrow.parquet.write_table(table, folder / "x.parquet")
+    return str(folder / "x.parquet")
+
+
+BEYOND = [2**62]  # microseconds since 1970: the year 148,000, beyond Python's dates
+
+
+def test_of_parquet_only_needed_columns_are_read(tmp_path):
+    path = parquet(
+        tmp_path, ("prompt", pyarrow.string(), ["a"]), ("n", pyarrow.int64(), [1]),
+        ("n", pyarrow.int64(), [2]), ("when", pyarrow.timestamp("us"), BEYOND),
+    )  # fmt: skip
+    assert texts(path) == ["a"]
+    assert "repeated column name n" in refusal(path, where={"n": "1"})
+    assert "row 1: column 'when' cannot be read" in refusal(path, id_column="when")
+    assert "no column 'promt'; did you mean 'prompt'?" in refusal(path, prompt_column="promt")
+    with pytest.raises(InputError, match="repeated column name n"):
+        list(read_rows(path))
+    (tmp_path / "set").mkdir()
+    parquet(tmp_path / "set", ("prompt", pyarrow.string(), ["a"]),
+            ("when", pyarrow.timestamp("us"), BEYOND))  # fmt: skip
+    assert "set[train]: row 1: cannot be read" in refusal(str(tmp_path / "set"))
 
 
 def test_missing_file(tmp_path):

@@ -107,9 +107,9 @@ def _require_own(out: Path) -> None:
     known = not out.is_dir() or (out / ROWS).is_dir()
     found = [] if known else sorted(p.name for p in out.iterdir() if not p.name.startswith("."))
     if found:
+        names = ", ".join(found[:3]) + ", …" * (len(found) > 3)
         raise ConfigError(
-            f"--out {out}: holds {', '.join(found[:3])}{', …' * (len(found) > 3)} and no {ROWS} of "
-            "an earlier probe; name a new folder"
+            f"--out {out}: holds {names} and no {ROWS} of an earlier probe; name a new folder"
         )
 
 

@@ -6,11 +6,10 @@ occur twice are kept once and counted. Empty and over-long prompts stay: they en
 reason, so that every prompt of a source is accounted for.
 """
 
-import difflib
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -18,7 +17,14 @@ from typing import Any
 
 from thinksafe_jax.config import PromptSource
 from thinksafe_jax.errors import ConfigError, InputError
-from thinksafe_jax.synthesis.readers import Row, is_dataset, read_dataset_rows, read_rows
+from thinksafe_jax.synthesis.readers import (
+    HUB,
+    Row,
+    is_dataset,
+    no_column,
+    read_dataset_rows,
+    read_rows,
+)
 
 LABELS = ("harmful", "benign")
 _MINI = "mini:"
@@ -68,8 +74,8 @@ def read_prompts(sources: Sequence[PromptSource], *, require_label: bool) -> Pro
     by_id: dict[str, Prompt] = {}
     by_text: dict[str, Prompt] = {}
     kept: list[Prompt] = []
-    for source in sources:
-        for prompt in _read_source(source, require_label):
+    for source, prefix in zip(sources, _id_prefixes(sources), strict=True):
+        for prompt in _read_source(source, prefix, require_label):
             _refuse_repeated_id(prompt, by_id)
             first = by_text.setdefault(prompt.text, prompt)
             if first is prompt or not prompt.text.strip():
@@ -86,29 +92,60 @@ def read_prompts(sources: Sequence[PromptSource], *, require_label: bool) -> Pro
 
 
 def source_hashes(sources: Sequence[PromptSource]) -> dict[str, str]:
-    """sha256 of each source's content by path, for the run's manifest."""
+    """sha256 of each source's content by its name, for the run's manifest."""
     hashes = {}
     for source in sources:
         if Path(source.path).is_file():
             with Path(source.path).open("rb") as handle:
-                hashes[source.path] = hashlib.file_digest(handle, "sha256").hexdigest()
+                hashes[_name(source)] = hashlib.file_digest(handle, "sha256").hexdigest()
         else:
             digest = hashlib.sha256()
             for row in _source_rows(source):
                 digest.update(json.dumps(row.values, sort_keys=True, default=str).encode())
-            hashes[source.path] = digest.hexdigest()
+            hashes[_name(source)] = digest.hexdigest()
     return hashes
 
 
-def _read_source(source: PromptSource, require_label: bool) -> list[Prompt]:
+def _name(source: PromptSource) -> str:
+    """The path of a source, and what of its dataset is read, where that is not the default."""
+    default = PromptSource()
+    said = {key: getattr(source, key) for key in ("split", "subset", "revision")}
+    chosen = [f"{key}={value}" for key, value in said.items() if value != getattr(default, key)]
+    return f"{source.path}[{', '.join(chosen)}]" if chosen else source.path
+
+
+def _id_prefixes(sources: Sequence[PromptSource]) -> list[str]:
+    """What the ids of rows without a column for them begin with: the stem of the source's path.
+
+    Another file or split of the same stem is numbered, from `stem.2` on.
+    """
+    owners: dict[str, str] = {}
+    prefixes = []
+    for source in sources:
+        stem = prefix = Path(source.path).stem.removeprefix(HUB)
+        number = 1
+        while source.id_column is None and owners.setdefault(prefix, _name(source)) != _name(
+            source
+        ):
+            number += 1
+            prefix = f"{stem}.{number}"
+        prefixes.append(prefix)
+    return prefixes
+
+
+def _read_source(source: PromptSource, prefix: str, require_label: bool) -> list[Prompt]:
     _check_source(source, require_label)
+    columns = _columns(source)
     matching = (
         row
-        for row in _source_rows(source)
+        for row in _source_rows(source, {*columns.values(), *source.where})
         if all(_text(_cell(row, name)) == value for name, value in source.where.items())
     )
     stop = None if source.limit is None else source.start + source.limit
-    prompts = [_prompt(row, source, require_label) for row in islice(matching, source.start, stop)]
+    prompts = [
+        _prompt(row, source, columns, prefix, require_label)
+        for row in islice(matching, source.start, stop)
+    ]
     if not prompts:
         raise InputError(
             f"{source.path}: no prompts left (where={dict(source.where)}, start={source.start}, "
@@ -134,12 +171,12 @@ def _check_source(source: PromptSource, require_label: bool) -> None:
         raise ConfigError(f"{name}: set label, or label_column and labels")
 
 
-def _source_rows(source: PromptSource) -> Iterator[Row]:
+def _source_rows(source: PromptSource, columns: Collection[str] | None = None) -> Iterator[Row]:
     if source.path.startswith(_MINI):
         return _mini_rows(source.path)
     if is_dataset(source.path):
         return read_dataset_rows(source)
-    return read_rows(source.path)
+    return read_rows(source.path, columns)
 
 
 def _mini_rows(path: str) -> Iterator[Row]:
@@ -149,24 +186,32 @@ def _mini_rows(path: str) -> Iterator[Row]:
         yield Row(number, f"{path}:{number}", dict(values))
 
 
-def _prompt(row: Row, source: PromptSource, require_label: bool) -> Prompt:
-    columns: Mapping[str, str | None] = {
+def _columns(source: PromptSource) -> Mapping[str, str]:
+    """The column of each field that a source has."""
+    if source.path.startswith(_MINI):
+        return _MINI_COLUMNS
+    named = {
         "id": source.id_column,
         "prompt": source.prompt_column,
         "label": source.label_column,
         "answer": source.answer_column,
         "response": source.response_column,
     }
-    if source.path.startswith(_MINI):  # its columns are known, and a row may have no answer
-        columns = {name: column for name, column in _MINI_COLUMNS.items() if column in row.values}
-    text = _cell(row, columns["prompt"] or "prompt")
+    return {field: column for field, column in named.items() if column is not None}
+
+
+def _prompt(
+    row: Row, source: PromptSource, columns: Mapping[str, str], prefix: str, require_label: bool
+) -> Prompt:
+    if source.path.startswith(_MINI):  # a row may have no answer
+        columns = {field: column for field, column in columns.items() if column in row.values}
+    text = _cell(row, columns["prompt"])
     if not isinstance(text, str):
         raise InputError(f"{row.where}: the prompt is {type(text).__name__}, not text")
-    answer, response = columns.get("answer"), columns.get("response")
-    label = columns.get("label")
+    label, answer, response = (columns.get(name) for name in ("label", "answer", "response"))
     spelled = _text(_cell(row, label)) if label else ""
     prompt = Prompt(
-        id=_identity(row, columns.get("id"), source),
+        id=_identity(row, columns.get("id"), prefix),
         text=text,
         label=_label(row, label, source, require_label),
         answer=None if answer is None else _text(_cell(row, answer)),
@@ -178,9 +223,9 @@ def _prompt(row: Row, source: PromptSource, require_label: bool) -> Prompt:
     return prompt
 
 
-def _identity(row: Row, column: str | None, source: PromptSource) -> str:
+def _identity(row: Row, column: str | None, prefix: str) -> str:
     if column is None:
-        return f"{Path(source.path).stem.removeprefix('hf:')}-{row.number}"
+        return f"{prefix}-{row.number}"
     identity = _text(_cell(row, column))
     if not identity.strip():
         raise InputError(f"{row.where}: empty id in column {column!r}")
@@ -207,10 +252,7 @@ def _label(row: Row, column: str | None, source: PromptSource, require_label: bo
 def _cell(row: Row, column: str) -> Any:
     if column in row.values:
         return row.values[column]
-    names = [str(name) for name in row.values]
-    near = difflib.get_close_matches(column, names, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise InputError(f"{row.where}: no column {column!r}{hint} (columns: {', '.join(names)})")
+    raise no_column(row.where, column, list(row.values))
 
 
 def _text(value: Any) -> str:

@@ -6,10 +6,11 @@ CRLF and blank lines are accepted, every other irregularity stops the run with i
 """
 
 import csv
+import difflib
 import io
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from thinksafe_jax.config import PromptSource
 from thinksafe_jax.errors import InputError
 
 HUB = "hf:"
+Columns = Collection[str] | None  # those that are needed; None is all
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -30,24 +32,35 @@ class Row:
     values: dict[str, Any]
 
 
-def read_rows(path: str | Path) -> Iterator[Row]:
-    """Every data row of a `.jsonl`, `.csv` or `.parquet` file, in file order.
+def read_rows(path: str | Path, columns: Collection[str] | None = None) -> Iterator[Row]:
+    """Every data row of a `.jsonl`, `.json`, `.csv` or `.parquet` file, in file order.
+
+    Args:
+        columns: those that are needed; of a Parquet file no others are read.
 
     Raises:
         InputError: the file is missing, has another ending, or a row cannot be read.
     """
     file = Path(path)
-    reader = _READERS.get(file.suffix.lower())
-    if reader is None:
+    suffix = file.suffix.lower()
+    if suffix not in _READERS:
         raise InputError(
             f"{file}: prompts are read from {', '.join(_READERS)}, not {file.suffix!r}"
         )
     if not file.is_file():
         raise InputError(f"{file}: no such prompt file")
-    yield from reader(file)
+    yield from _READERS[suffix](file, columns)
 
 
-def _read_jsonl(file: Path) -> Iterator[Row]:
+def no_column(where: str, column: str, names: Sequence[Any]) -> InputError:
+    """The error for a row without a column, with the nearest of those it has."""
+    names = list(map(str, names))
+    near = difflib.get_close_matches(column, names, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return InputError(f"{where}: no column {column!r}{hint} (columns: {', '.join(names)})")
+
+
+def _read_jsonl(file: Path, _: Columns) -> Iterator[Row]:
     number = 0
     with file.open("rb") as handle:
         for line_number, raw in enumerate(handle, start=1):
@@ -79,7 +92,7 @@ def _decode(raw: bytes, where: str) -> str:
         ) from None
 
 
-def _read_json(file: Path) -> Iterator[Row]:
+def _read_json(file: Path, _: Columns) -> Iterator[Row]:
     """A list of objects in one file, as the authors' code writes it."""
     try:
         rows = json.loads(_decode(file.read_bytes().removeprefix(_BOM), str(file)))
@@ -108,9 +121,13 @@ def read_dataset_rows(source: PromptSource) -> Iterator[Row]:
         from thinksafe_jax.weights.hub import download_dataset
 
         folder = download_dataset(source.path.removeprefix(HUB), source.revision)
-    table = _load_dataset(folder, source)
-    for number, values in enumerate(table, start=1):
-        yield Row(number, f"{source.path}[{source.split}]: row {number}", dict(values))
+    table, number = _load_dataset(folder, source), 0
+    name = f"{source.path}[{source.split}]"
+    try:
+        for number, values in enumerate(table, start=1):
+            yield Row(number, f"{name}: row {number}", dict(values))
+    except (ValueError, OverflowError) as error:
+        raise InputError(f"{name}: row {number + 1}: cannot be read ({error})") from None
 
 
 def _load_dataset(folder: Path, source: PromptSource) -> Any:
@@ -131,7 +148,7 @@ def _load_dataset(folder: Path, source: PromptSource) -> Any:
         ) from None
 
 
-def _read_csv(file: Path) -> Iterator[Row]:
+def _read_csv(file: Path, _: Columns) -> Iterator[Row]:
     text = "".join(
         _decode(raw, f"{file}:{n}")
         for n, raw in enumerate(file.read_bytes().removeprefix(_BOM).splitlines(True), start=1)
@@ -170,33 +187,46 @@ def _csv_records(file: Path, text: str) -> Iterator[tuple[int, list[str]]]:
         raise InputError(f"{file}:{line}: not valid CSV ({error})") from None
 
 
-def _read_parquet(file: Path) -> Iterator[Row]:
+def _read_parquet(file: Path, columns: Columns) -> Iterator[Row]:
     import pyarrow
     import pyarrow.parquet
 
     try:
         table = pyarrow.parquet.ParquetFile(file)
+        names = _parquet_columns(file, table.schema_arrow.names, columns)
         number = 0
-        for batch in table.iter_batches(batch_size=1024):
+        for batch in table.iter_batches(batch_size=1024, columns=names):
             for index in range(batch.num_rows):
                 number += 1
                 where = f"{file}: row {number}"
-                yield Row(number, where, _parquet_row(batch, index, where))
+                yield Row(number, where, _parquet_row(batch, index, names, where))
     except (pyarrow.ArrowException, OSError) as error:
         raise InputError(f"{file}: not a readable Parquet file ({error})") from None
 
 
-def _parquet_row(batch: Any, index: int, where: str) -> dict[str, Any]:
+def _parquet_columns(file: Path, names: Sequence[str], columns: Columns) -> list[str]:
+    needed = list(names) if columns is None else sorted(columns)
+    for name in needed:
+        if name not in names:
+            raise no_column(str(file), name, names)
+        if names.count(name) > 1:
+            raise InputError(f"{file}: repeated column name {name}")
+    return needed
+
+
+def _parquet_row(batch: Any, index: int, names: Sequence[str], where: str) -> dict[str, Any]:
     values = {}
-    for name in batch.schema.names:
+    for name in names:
         try:
             values[name] = batch.column(name)[index].as_py()
         except UnicodeDecodeError:
             raise InputError(f"{where}: invalid UTF-8 in column {name!r}") from None
+        except (ValueError, OverflowError) as error:  # beyond what Python can hold
+            raise InputError(f"{where}: column {name!r} cannot be read ({error})") from None
     return values
 
 
-_READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
+_READERS: dict[str, Callable[[Path, Columns], Iterator[Row]]] = {
     ".jsonl": _read_jsonl,
     ".json": _read_json,
     ".csv": _read_csv,
