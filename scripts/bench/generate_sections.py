@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import math
-import re
 import sys
 import time
 from pathlib import Path
@@ -19,6 +17,7 @@ from workloads import load_model, long_tail, save_model
 from thinksafe_jax.config import EngineConfig, SamplingConfig
 from thinksafe_jax.models import forward
 from thinksafe_jax.models.decoder import logits
+from thinksafe_jax.parallel.hlo import collectives_of, total
 from thinksafe_jax.sampling import Engine, Request
 from thinksafe_jax.sampling.cache import kv_bytes_per_token
 from thinksafe_jax.sampling.filters import Options, sample
@@ -61,7 +60,7 @@ def rivals(scratch: Path) -> dict:
     model = transformers.load(scratch / "T")
     static = {
         (batch, threads): transformers.generate(model, requests, batch, threads)
-        for batch in (8, 16, 32)
+        for batch in (16, 32, 64)
         for threads in (1, 2)
     }
     threads = max((1, 2), key=lambda n: transformers.continuous(model, requests, n))
@@ -267,17 +266,10 @@ def collective_bytes(engine: Engine) -> int:
     device = engine._devices[0]
     table = device.layout.put(engine._allocator(device).table, device.layout.rows)
     text = decode.lower(
-        device.params, device._pools, device._slots, table, cfg=engine.cfg, steps=4,
+        device.params, device._pools, device._slots, table, cfg=engine.cfg, steps=1,
         eos_ids=(), layout=device.layout, attention=engine.attention,
     ).compile().as_text()  # fmt: skip
-    body = max(re.split(r"\n\n", text), key=lambda part: part.count("all-reduce("))
-    total = 0
-    for line in body.splitlines():
-        if found := re.search(r"= (.*?) (all-reduce|all-gather)(?:-start)?\(", line):
-            for dtype, shape in re.findall(r"(f32|s32|u32|pred)\[([\d,]*)\]", found[1]):
-                size = 1 if dtype == "pred" else 4
-                total += size * math.prod(int(n) for n in shape.split(",") if n)
-    return total
+    return total(collectives_of(text, branches="least")).bytes
 
 
 def ideal_bytes(engine: Engine) -> int:

@@ -70,7 +70,7 @@ def main() -> None:
     config, model = load(folder)
     cache = CacheConfig(512, config.num_layers, config.num_kv_heads, config.head_dim)
     sampler = Sampler(model, TokenIds(), cache)
-    print(json.dumps({batch: rate(sampler, requests, batch) for batch in (8, 16, 32)}))
+    print(json.dumps({batch: rate(sampler, requests, batch) for batch in (4, 8, 16, 32)}))
 
 
 if __name__ == "__main__":
