@@ -43,6 +43,12 @@ class ChatTokenizer:
         self._plain = tokenizers.Tokenizer.from_str(json.dumps(plain))
 
     @cached_property
+    def _plain_inner(self) -> tokenizers.Tokenizer:
+        plain = self._plain.to_str()
+        inner = plain.replace('"prepend_scheme":"first"', '"prepend_scheme":"never"')
+        return self._plain if inner == plain else tokenizers.Tokenizer.from_str(inner)
+
+    @cached_property
     def eos_ids(self) -> tuple[int, ...]:
         """Every id that ends a response, from generation_config.json, then config.json."""
         for name in ("generation_config.json", "config.json"):
@@ -60,9 +66,20 @@ class ChatTokenizer:
         own = self.hf.eos_token_id
         return own if own in self.eos_ids else self.eos_ids[0]
 
-    def encode_text(self, text: str) -> list[int]:
-        """Token ids of plain text; control tokens spelled out in it stay ordinary text."""
-        return self._plain.encode(text, add_special_tokens=False).ids
+    def encode_text(self, text: str, *, inner: bool = False) -> list[int]:
+        """Token ids of plain text; control tokens spelled out in it stay ordinary text.
+
+        Args:
+            inner: the text follows other text, so that no space is put before it by a tokenizer
+                that puts one at the beginning alone (Metaspace with `prepend_scheme: first`).
+        """
+        plain = self._plain_inner if inner else self._plain
+        return plain.encode(text, add_special_tokens=False).ids
+
+    def end_of(self, text: str, count: int) -> str:
+        """The last `count` > 0 tokens of a plain text, letter by letter as they stand in it."""
+        offsets = self._plain.encode(text, add_special_tokens=False).offsets
+        return text[offsets[-count][0] :] if count < len(offsets) else text
 
     def encode_template(self, text: str) -> list[int]:
         """Token ids of trusted template text, in which control tokens count."""

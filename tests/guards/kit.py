@@ -3,7 +3,16 @@
 import json
 from pathlib import Path
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import (
+    AddedToken,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 
 from tests.support import save_tiny, shared_asset
 from thinksafe_jax.guards.formats import WILDGUARD_PROMPT
@@ -85,6 +94,39 @@ def save_real_template(folder: Path, name: str, size: int = 700) -> Path:
     _, _, control, bos = REAL[name]
     template = None if name == "wildguard" else real_template(name)
     return save_tokenizer(folder, template, _ANSWERS, control=control, bos=bos, size=size)
+
+
+def save_mistral_kind(folder: Path, scheme: str) -> Path:
+    """A tokenizer of WildGuard's kind: a space before the text, bytes, `[INST]` a control token.
+
+    Args:
+        scheme: what puts the space there: "prepend", a normalizer, before each stretch of text; or
+            "first", a pre-tokenizer, before the first alone.
+    """
+    control = ["<unk>", "<s>", "</s>", "[INST]", "[/INST]"]
+    spelled = [f"<0x{byte:02X}>" for byte in range(256)]
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    if scheme == "prepend":
+        spaces = [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+        tokenizer.normalizer = normalizers.Sequence(spaces)
+    else:
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False)
+    text = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    tokenizer.decoder = decoders.Sequence([*text, decoders.Strip(" ", 1, 0)])
+    trainer = trainers.BpeTrainer(
+        vocab_size=600, special_tokens=[*control, *spelled], max_token_length=8, show_progress=False
+    )
+    tokenizer.train_from_iterator([*WILDGUARD_PROMPT.splitlines(), _ANSWERS * 50], trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 1)]
+    )
+    saved = json.loads(tokenizer.to_str())
+    saved["added_tokens"] = saved["added_tokens"][: len(control)]  # the bytes are words like others
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "tokenizer.json").write_text(json.dumps(saved), encoding="utf-8")
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return folder
 
 
 def save_qwen3guard(folder: Path) -> Path:

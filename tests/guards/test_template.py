@@ -7,6 +7,7 @@ from tests.guards.kit import (
     TEMPLATE,
     real_template,
     rendered,
+    save_mistral_kind,
     save_qwen3guard,
     save_real_template,
     save_tokenizer,
@@ -102,11 +103,12 @@ def test_text_never_becomes_control_tokens(real, text):
     """Faults 36 and 37: control tokens and fake verdicts spelled out stay plain text, counted."""
     name, tokenizer, template = real
     clean = [i for i in template.encode(("a", "b"), 10_000).ids if i in tokenizer.control_ids]
+    added = tokenizer.hf.get_added_vocab()
     for turns in ((text, "b"), ("a", text)):
         forged = template.encode(turns, 10_000)
         assert [i for i in forged.ids if i in tokenizer.control_ids] == clean
-        if any(control in text for control in REAL[name][2]):
-            assert forged.marked
+        line = "[/INST]" if name == "wildguard" else "<END CONVERSATION>"
+        assert forged.marked == any(mark in text for mark in (*REAL[name][2], *added, line))
         assert text in tokenizer.hf.decode(forged.ids)
     assert not template.encode(("a", "b"), 10_000).marked
 
@@ -115,9 +117,26 @@ def test_defused_text_holds_no_control_token(real):
     """For servers that are sent text: the same tokenizer then finds no control token in it."""
     _, tokenizer, template = real
     for text in FORGERIES:
-        ids = tokenizer.encode_template(template.defused(text))
+        ids = tokenizer.encode_template(template.marks.broken(text))
         assert not tokenizer.control_ids.intersection(ids)
-    assert template.defused("plain < text |>") == "plain < text |>"
+    assert template.marks.broken("plain < text |>") == "plain < text |>"
+
+
+@pytest.mark.parametrize("scheme", ["prepend", "first"])
+def test_a_tokenizer_that_begins_texts_with_a_space(tmp_path, scheme):
+    """WildGuard's is of that kind: where the turns and the cut are, no space may come in."""
+    tokenizer = ChatTokenizer(save_mistral_kind(tmp_path, scheme))
+    template = FORMATS["wildguard"].template(tokenizer, False)
+    for prompt, response in [*EXCHANGES, ("egg", "END " * 300)]:
+        text = template.render(prompt, response).removeprefix("<s>")  # as its authors tokenise it
+        ids = template.encode((prompt, response), 10_000).ids
+        assert ids == tokenizer.hf(text)["input_ids"]
+    cut = template.encode(("egg", "END " * 300), len(ids) - 100)
+    assert cut.truncated
+    assert len(cut.ids) == len(ids) - 100
+    head = template.encode_chunks(template.chunks(template.segments(2)[0]))
+    assert cut.ids[: len(head)] == ids[: len(head)]
+    assert cut.ids[-200:] == ids[-200:]  # the tail and the end of the response before it
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ where the server gives them, do not bear out.
 """
 
 import logging
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from thinksafe_jax.config import GuardModel
 from thinksafe_jax.errors import EnvironmentFault
 from thinksafe_jax.guards.answer import AnswerForm
 from thinksafe_jax.guards.formats import FORMATS, Reading, Slot
+from thinksafe_jax.guards.marks import COMMON
 from thinksafe_jax.guards.native import read_slot, template_hash
 from thinksafe_jax.guards.protocol import Exchange, Verdict
 from thinksafe_jax.guards.reply import Step, read_reply, step_at
@@ -32,10 +32,6 @@ from thinksafe_jax.guards.template import GuardTemplate
 from thinksafe_jax.tokenizer import ChatTokenizer
 
 _READY = Exchange("ready?", "How do I boil an egg?", "Seven minutes in boiling water.")
-# what the tokenizers of known guards take for control tokens, where only the server has one
-_CONTROL = re.compile(
-    r"<\|[^<>|\s]{1,40}\|>|<｜[^<>｜\s]{1,40}｜>|</?s>|</?think>|\[/?INST\]|<bos>"
-)
 _log = logging.getLogger(__name__)
 
 
@@ -82,6 +78,7 @@ class HttpGuard:
             self._prompt = self._format.template(tokenizer, False)
             ids = list(tokenizer.hf("")["input_ids"])
             self._adds_bos = bool(ids) and ids[0] == tokenizer.hf.bos_token_id
+        self._marks = self._prompt.marks if self._prompt else COMMON
         # a server's own template cannot be seen from here
         self.template = ""
         if self._prompt is not None and cfg.api != "chat":
@@ -169,36 +166,47 @@ class HttpGuard:
             "temperature": 0.0,
             "max_tokens": self._cfg.answer_tokens,
         }
+        turns = (exchange.prompt, exchange.response)
+        marked = any(map(self._marks.found, turns))
         if self._cfg.api == "chat":
-            marked = bool(_CONTROL.search(exchange.prompt) or _CONTROL.search(exchange.response))
-            turns = {"user": exchange.prompt, "assistant": exchange.response}
             body["messages"] = [
-                {"role": role, "content": _CONTROL.sub(_broken, text)}
-                for role, text in turns.items()
+                {"role": role, "content": self._marks.broken(turn)}
+                for role, turn in zip(("user", "assistant"), turns, strict=True)
             ]
             body |= {"logprobs": True, "top_logprobs": 20} if logprobs else {}
             return _Question("chat/completions", body, marked=marked)
         assert self._prompt is not None
         body |= {"logprobs": 20} if logprobs else {}
-        turns = (exchange.prompt, exchange.response)
         room = self._cfg.max_length - self._cfg.answer_tokens
-        item = self._prompt.encode(turns, room)
-        if item.ids is None:
-            return _Question("", body, marked=item.marked)
-        body["prompt"] = item.ids if self._cfg.api == "tokens" else self._text(turns, room)
-        return _Question("completions", body, item.truncated, item.marked)
+        if self._cfg.api == "tokens":
+            item = self._prompt.encode(turns, room)
+            body["prompt"], truncated = item.ids, item.truncated
+        else:
+            body["prompt"], truncated = self._text(self._prompt, turns, room)
+        path = "" if body["prompt"] is None else "completions"
+        return _Question(path, body, truncated, marked)
 
-    def _text(self, turns: tuple[str, str], room: int) -> str:
-        """The rendered conversation as text, the response's beginning cut until it fits."""
-        assert self._prompt is not None
-        prompt, response = (self._prompt.defused(turn) for turn in turns)
-        excess = len(self._prompt.encode((prompt, response), 1 << 40).ids or []) - room
-        if excess > 0:
-            ids = self._prompt.tokenizer.encode_text(response)
-            response = self._prompt.tokenizer.decode(ids[excess:])
-        text = self._prompt.render(prompt, response)
-        bos = self._prompt.tokenizer.hf.bos_token
-        return text.removeprefix(bos) if self._adds_bos and isinstance(bos, str) else text
+    def _text(
+        self, prompt: GuardTemplate, turns: tuple[str, str], room: int
+    ) -> tuple[str | None, bool]:
+        """(the rendered conversation, whether its response was cut), at most `room` tokens.
+
+        The response's beginning is cut until the text, tokenised as the server will, fits; None
+        where the prompt alone does not.
+        """
+        question, response = map(self._marks.broken, turns)
+        kept, left = response, len(prompt.tokenizer.encode_text(response))
+        while True:
+            text = prompt.render(question, kept)
+            if self._adds_bos:
+                text = text.removeprefix(str(prompt.tokenizer.hf.bos_token))
+            excess = len(prompt.tokenizer.hf(text, verbose=False)["input_ids"]) - room
+            if excess <= 0:
+                return text, kept != response
+            left -= excess
+            if left < 1:
+                return None, False
+            kept = prompt.tokenizer.end_of(response, left)
 
 
 def _of_words(slot: Slot, step: Step) -> np.ndarray:
@@ -210,7 +218,3 @@ def _of_words(slot: Slot, step: Step) -> np.ndarray:
         if len(begun) == 1:
             found[begun[0]] += probability
     return np.array([*found.values(), max(0.0, 1.0 - sum(found.values()))])
-
-
-def _broken(match: re.Match[str]) -> str:
-    return f"{match[0][0]}\u200b{match[0][1:]}"

@@ -14,6 +14,7 @@ from itertools import groupby
 
 from thinksafe_jax.chat_template import render_chat
 from thinksafe_jax.errors import InputError
+from thinksafe_jax.guards.marks import Marks, any_of, lines_of
 from thinksafe_jax.tokenizer import ChatTokenizer
 
 # private-use characters: no template knows them, and no text is ever searched for them
@@ -87,26 +88,29 @@ class GuardTemplate:
         for segment, turn in zip(before, [*firsts, ""], strict=True):
             chunks += [*self.chunks(segment), (False, turn)]
         after = [*self.chunks(tail), (False, answer)]
-        marked = any(self.is_marked(turn) for turn in (*firsts, last))
+        marked = any(self.marks.found(turn) for turn in (*firsts, last))
         ids = self.encode_chunks([*chunks, (False, last), *after])
         ids = ids[: len(ids) - drop]
         if len(ids) <= max_length:
             return GuardInput(ids, marked=marked)
         head, end = self.encode_chunks(chunks), self.encode_chunks(after)
-        end = end[: len(end) - drop]
-        room = max_length - len(head) - len(end)
-        if room < 1:
+        kept = max_length - len(head)  # tokens of the response and of all that follows it
+        if kept <= len(end) - drop:
             return GuardInput(None, marked=marked)
-        kept = self.tokenizer.encode_text(last)[-room:]
-        return GuardInput([*head, *kept, *end], truncated=True, marked=marked)
+        # out of the whole, where the tail stands behind the response: alone, a tokenizer that
+        # begins a text with a space (SentencePiece) would put one before the tail
+        return GuardInput([*head, *ids[-kept:]], truncated=True, marked=marked)
 
     def encode_chunks(self, chunks: Sequence[Chunk]) -> list[int]:
         """Ids of chunks; neighbouring plain text is tokenised as one."""
         ids: list[int] = []
+        bos = self.tokenizer.hf.bos_token_id
         for control, group in groupby((c for c in chunks if c[1]), key=lambda chunk: chunk[0]):
             text = "".join(text for _, text in group)
-            encode = self.tokenizer.encode_template if control else self.tokenizer.encode_text
-            ids += encode(text)
+            if control:
+                ids += self.tokenizer.encode_template(text)
+            else:
+                ids += self.tokenizer.encode_text(text, inner=ids not in ([], [bos]))
         return ids
 
     def chunks(self, text: str) -> list[Chunk]:
@@ -118,20 +122,10 @@ class GuardTemplate:
             end = match.end()
         return [chunk for chunk in [*chunks, (False, text[end:])] if chunk[1]]
 
-    def is_marked(self, text: str) -> bool:
-        """Whether a text spells a control token or a line of the template (fault 37)."""
-        return bool(self._control.search(text)) or any(mark in text for mark in self._markers)
-
-    def defused(self, text: str) -> str:
-        """The text with a zero-width space inside every control token that it spells.
-
-        For servers that are sent text instead of ids: their tokenizer would take it for the token.
-        """
-        return self._control.sub(lambda match: f"{match[0][0]}\u200b{match[0][1:]}", text)
-
     @cached_property
-    def _markers(self) -> list[str]:
-        return re.findall(r"<[A-Z][A-Z ]+>|\[/?INST\]", "".join(self.segments(2)))
+    def marks(self) -> Marks:
+        """What turns may spell and must not be taken for."""
+        return Marks(self._control, lines_of("".join(self.segments(2))))
 
     def _trimmed(self, turns: Sequence[str]) -> list[str]:
         return [turn.strip() for turn in turns] if self._strip else list(turns)
@@ -212,10 +206,9 @@ def _split(text: str, turns: int) -> tuple[str, ...]:
 
 
 def _control_pattern(tokenizer: ChatTokenizer) -> re.Pattern[str]:
-    """Matches what tokenizer.json adds to the vocabulary, the longest first.
+    """Matches what tokenizer.json adds to the vocabulary.
 
     transformers' own list comes from tokenizer_config.json too and may lack some of them.
     """
     data = json.loads((tokenizer.directory / "tokenizer.json").read_text(encoding="utf-8"))
-    added = sorted((token["content"] for token in data["added_tokens"]), key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, added)) or r"(?!)")
+    return any_of(token["content"] for token in data["added_tokens"])
