@@ -1,5 +1,6 @@
 """`thinksafe doctor`: what this machine has, what is missing, and the command that adds it."""
 
+import contextlib
 import importlib.util
 import os
 import platform
@@ -98,8 +99,13 @@ def _versions() -> Iterator[Finding]:
 
 def _devices() -> Iterator[Finding]:
     if LIBTPU_LOCK.exists():
-        text = f"{LIBTPU_LOCK} exists: another process uses the TPU, or left it; then delete it"
-        yield Finding("libtpu lock", text, "note")
+        users = _users(LIBTPU_LOCK, *Path("/dev").glob("accel*"), *Path("/dev/vfio").glob("*"))
+        whose = (
+            f"held by {', '.join(users)}: wait, or stop it"
+            if users
+            else "but no process of yours has it or a TPU open: if no other user does, delete it"
+        )
+        yield Finding("libtpu lock", f"{LIBTPU_LOCK} exists, {whose}", "note")
     try:
         import jax
 
@@ -112,6 +118,23 @@ def _devices() -> Iterator[Finding]:
     text = f"{len(devices)} x {', '.join(kinds)} (backend {jax.default_backend()})"
     yield Finding("devices", text)
     yield Finding("processes", f"{jax.process_count()}, this is {jax.process_index()}")
+
+
+def _users(*files: Path) -> list[str]:
+    """Processes that have one of the files open, as far as this user may see."""
+    wanted, found = {str(file) for file in files}, []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # another user's, or just gone
+            if wanted & set(_open_files(process)):
+                name = (process / "comm").read_text().strip()
+                found.append(f"pid {process.name} ({name})")
+    return found
+
+
+def _open_files(process: Path) -> Iterator[str]:
+    for descriptor in (process / "fd").iterdir():
+        with contextlib.suppress(OSError):  # closed meanwhile
+            yield os.readlink(descriptor)
 
 
 def _extras() -> Iterator[Finding]:

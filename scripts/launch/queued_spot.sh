@@ -11,6 +11,7 @@ starts=${STARTS:-50} pause=${PAUSE:-30} # runs begun before giving up; seconds b
 # shellcheck source=scripts/launch/tpu_runtime.sh
 . "$here/tpu_runtime.sh"
 runtime=$(tpu_runtime "$type")
+delete="gcloud compute tpus queued-resources delete $name --zone=$zone --force"
 queue() { gcloud compute tpus queued-resources "$1" "$name" "${@:2}" --zone="$zone"; }
 
 while ((starts > 0)); do
@@ -25,12 +26,15 @@ while ((starts > 0)); do
       bash "$here/cloud_tpu.sh" "$@" || status=$?
       case $status in
         0) queue delete --force --quiet; exit 0 ;;
-        2 | 3) exit "$status" ;; # usage or input: starting again would not help
+        2 | 3) # usage or input: starting again would not help
+          echo "$name costs money until: $delete" >&2
+          exit "$status"
+          ;;
       esac
       ;;
     SUSPENDED | FAILED) queue delete --force --quiet ;;
   esac
   sleep "$pause"
 done
-echo "$name: given up after ${STARTS:-50} starts" >&2
+echo "$name: given up after ${STARTS:-50} starts; it costs money until: $delete" >&2
 exit 75

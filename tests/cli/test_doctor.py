@@ -1,6 +1,7 @@
 """`thinksafe doctor` says what is here, what is missing, and how to get it."""
 
 import json
+import os
 import sys
 from importlib import metadata
 
@@ -61,11 +62,15 @@ def test_no_device_is_a_finding_and_no_traceback(monkeypatch):
     )
 
 
-def test_a_libtpu_lock_file_is_named(monkeypatch, tmp_path):
+def test_a_libtpu_lock_file_is_named_with_its_holder(monkeypatch, tmp_path):
     monkeypatch.setattr(doctor, "LIBTPU_LOCK", tmp_path / "libtpu_lockfile")
     assert "libtpu lock" not in by_name(doctor.examine())
     (tmp_path / "libtpu_lockfile").write_text("")
-    assert str(tmp_path) in by_name(doctor.examine())["libtpu lock"].value
+    left = by_name(doctor.examine())["libtpu lock"].value
+    assert f"{tmp_path}/libtpu_lockfile exists" in left and "delete it" in left
+    with (tmp_path / "libtpu_lockfile").open():
+        held = by_name(doctor.examine())["libtpu lock"].value
+    assert f"held by pid {os.getpid()} (" in held and "delete" not in held
 
 
 def test_a_run_directory_in_use_or_left_by_a_kill_is_described(tmp_path):

@@ -184,6 +184,8 @@ def test_spot_runs_are_started_again_until_they_are_done(stand_in, tmp_path, cod
     assert calls.count("exec thinksafe run --config 'recipe.yaml'") == len(codes)
     assert "--runtime-version=v2-alpha-tpuv6e" in calls
     assert Path("state").exists() == (ended != 0)  # the TPU is deleted only when the run is done
+    delete = "money until: gcloud compute tpus queued-resources delete pod --zone=zone --force"
+    assert (delete in done.stderr) == (ended != 0)
 
 
 @pytest.mark.parametrize("code, queued_again", [(0, False), (3, False), (75, True), (143, True)])
