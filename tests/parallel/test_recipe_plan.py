@@ -15,8 +15,10 @@ from thinksafe_jax.config import load_recipe
 from thinksafe_jax.errors import ConfigError
 from thinksafe_jax.parallel import load_mesh
 from thinksafe_jax.parallel.budget import Settings
+from thinksafe_jax.parallel.find_model import find_model
 from thinksafe_jax.parallel.recipe_plan import Assumed, plan_recipe
 from thinksafe_jax.parallel.recipe_plan_text import as_json, recipe_plan_text
+from thinksafe_jax.parallel.work import decode_work
 
 MINI = REPOSITORY / "configs/recipes/mini.yaml"
 # the mini guard has three heads: one device holds it whole
@@ -47,9 +49,14 @@ def test_every_stage_is_planned_and_nothing_is_allocated(tmp_path):
     assert {"weights", "adapter", "optimizer", "loss", "activations"} <= train.bytes.keys()
     for stage in (sample, guard, train):
         assert stage.compiler == "cpu" and stage.hours > 0 and stage.tokens_per_second > 0
+    # the pool holds one row of the longest beside the second slot, which is computed all the same
+    assert sample.call == "a decode step of 2 slots (1 filled)"
+    cfg = find_model("mini:student")[1]
+    work = decode_work(cfg, plan.mesh.generate.for_model(cfg), 2, 256 / 2, itemsize=4)
+    assert sample.bound.compute == work.flops / plan.mesh.topology.peak_flops
     json.dumps(as_json(plan))
     text = recipe_plan_text(plan)
-    assert "t = max(F / flops, M / bandwidth, S / (interconnect / 2))" in text
+    assert "t >= max(F / flops, M / bandwidth, S / (interconnect / 2))" in text
     assert "chip-hours" in text
 
 

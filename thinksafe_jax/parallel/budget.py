@@ -26,6 +26,7 @@ from thinksafe_jax.training.optimizer import make_optimizer
 
 USABLE = 0.95  # of a chip's memory; the rest is the runtime's
 POOL_SHARE = 0.85  # of what the weights leave, for the KV pool; programs need the rest
+_FILLED = 0.95  # of the pool, while rows enough wait
 _MOST_CHIPS = 64  # times the mesh's own, in the search for one that fits
 
 
@@ -76,6 +77,11 @@ class Budget:
     kv_bytes_per_token: int = 0
     pool_tokens: int = 0
     fits: bool = False
+
+
+def filled_rows(pool_tokens: int, mean_context: int) -> int:
+    """Rows that decode together in a pool while more wait."""
+    return int(_FILLED * pool_tokens / mean_context)
 
 
 def phase_budget(

@@ -1,13 +1,12 @@
 """What a model needs on a mesh, and what is left for the KV cache; nothing is allocated."""
 
-import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from thinksafe_jax.models.config import ModelConfig
 from thinksafe_jax.models.params import parameter_count
-from thinksafe_jax.parallel.budget import Budget, Settings, nearest_axes, phase_budget
+from thinksafe_jax.parallel.budget import Budget, Settings, filled_rows, nearest_axes, phase_budget
 from thinksafe_jax.parallel.roofline import Roofline, decode_roofline
 from thinksafe_jax.parallel.rules import (
     Strategy,
@@ -16,8 +15,6 @@ from thinksafe_jax.parallel.rules import (
     strategy_warnings,
 )
 from thinksafe_jax.parallel.strategy import MeshConfig, Phase, Topology
-
-_FILLED = 0.95  # of the pool, while rows enough wait
 
 
 @dataclass(frozen=True)
@@ -94,7 +91,7 @@ def _plan_phase(
     strategy = phase.for_model(cfg)
     budget = phase_budget(name, phase, cfg, topology, settings)
     size, mean = settings.itemsize, settings.mean_context
-    rows = math.floor(_FILLED * budget.pool_tokens / mean)
+    rows = filled_rows(budget.pool_tokens, mean)
     ok = not budget.problems
     return PhasePlan(
         axes=strategy.axes,

@@ -14,8 +14,9 @@ from thinksafe_jax.parallel.find_model import find_model
 from thinksafe_jax.parallel.mesh_file import load_mesh
 from thinksafe_jax.parallel.plan import PhasePlan, Plan, make_plan
 from thinksafe_jax.parallel.programs import Compiled, Program, compile_program, train_program
-from thinksafe_jax.parallel.roofline import FORMULA, Roofline
+from thinksafe_jax.parallel.roofline import Roofline
 from thinksafe_jax.parallel.strategy import MeshConfig
+from thinksafe_jax.parallel.work import BOUND, FORMULAS, SYMBOLS, Bound
 from thinksafe_jax.runs import atomic_write
 
 PLANNED = TrainingConfig(micro_batch_size=2)  # as the recipes of the paper's models
@@ -65,7 +66,7 @@ def plan_text(plan: Plan, parameters: bool = False) -> str:
     lines = [
         f"{plan.model}: {plan.parameters:,} parameters, {plan.settings.dtype}",
         f"{plan.mesh}: {topology.chips} x {topology.chip} on {topology.hosts} host(s), "
-        f"{_gb(topology.hbm_bytes)} each, of which {USABLE:.0%} are used",
+        f"{gb(topology.hbm_bytes)} each, of which {USABLE:.0%} are used",
     ]
     for name, phase in (("generate", plan.generate), ("train", plan.train)):
         lines += ["", *_phase_lines(name, phase, plan)]
@@ -81,8 +82,8 @@ def _phase_lines(name: str, phase: PhasePlan, plan: Plan) -> Iterator[str]:
     yield from (f"  does not go: {problem}" for problem in budget.problems)
     if not budget.problems:
         yield "  per device"
-        yield from (f"    {what:<12}{_gb(size):>12}" for what, size in budget.bytes.items())
-        yield f"    {'left':<12}{_gb(budget.free):>12}"
+        yield from (f"    {what:<12}{gb(size):>12}" for what, size in budget.bytes.items())
+        yield f"    {'left':<12}{gb(budget.free):>12}"
         if name == "train":
             yield "    activations and the loss come on top; --compile reads them from the program"
         else:
@@ -97,10 +98,10 @@ def _step_lines(program: Program, memory: Compiled, plan: Plan) -> Iterator[str]
     hbm = plan.topology.hbm_bytes
     where = f"compiled for {memory.compiler}"
     yield f"  the LoRA step, {where}, {sequences} x {length:,} tokens a pass"
-    yield f"    {'arguments':<12}{_gb(memory.arguments):>12}"
-    yield f"    {'temporaries':<12}{_gb(memory.temporaries):>12}"
+    yield f"    {'arguments':<12}{gb(memory.arguments):>12}"
+    yield f"    {'temporaries':<12}{gb(memory.temporaries):>12}"
     verdict = "fits" if memory.peak <= hbm else "does not fit"
-    yield f"    {'peak':<12}{_gb(memory.peak):>12}  {verdict} in {_gb(hbm)}"
+    yield f"    {'peak':<12}{gb(memory.peak):>12}  {verdict} in {gb(hbm)}"
 
 
 def _pool_lines(phase: PhasePlan, plan: Plan) -> Iterator[str]:
@@ -120,15 +121,13 @@ def _pool_lines(phase: PhasePlan, plan: Plan) -> Iterator[str]:
 def _roofline_lines(roofline: Roofline, mean_context: int) -> Iterator[str]:
     yield (
         f"  decode at most {roofline.tokens_per_second:,.0f} tokens/s: {roofline.replicas} "
-        f"replica(s) x {roofline.rows} rows at a context of {mean_context:,} in "
-        f"{1e3 * roofline.step_seconds:.2f} ms ({roofline.bound} bound)"
+        f"replica(s) x {roofline.rows} rows at a context of {mean_context:,}"
     )
-    yield from (f"    {line}" for line in FORMULA.splitlines())
+    yield f"    {bound_text(roofline.bound)}"
     if roofline.all_reduce_bytes:
-        yield (
-            f"    all-reduces: {_gb(roofline.all_reduce_bytes)} a step and device, "
-            f"{1e3 * roofline.all_reduce_seconds:.2f} ms more where nothing hides them"
-        )
+        yield f"    all-reduces of {gb(roofline.all_reduce_bytes)} a step and device"
+    lines = (BOUND, f"decode: {FORMULAS['decode']}", *SYMBOLS.splitlines())
+    yield from (f"    {line}" for line in lines)
 
 
 def _advice(name: str, phase: PhasePlan, plan: Plan) -> str:
@@ -162,5 +161,13 @@ def _sizes(axes: dict[str, int]) -> str:
     return ", ".join(f"{name} {size}" for name, size in axes.items())
 
 
-def _gb(size: float) -> str:
+def bound_text(bound: Bound) -> str:
+    """One line: the bound of a step, what it is bound by, and its three parts."""
+    parts = (("compute", bound.compute), ("memory", bound.memory), ("network", bound.network))
+    shown = ", ".join(f"{name} {1e3 * seconds:,.2f}" for name, seconds in parts)
+    return f"at least {1e3 * bound.seconds:,.2f} ms a step, {bound.limit} bound ({shown})"
+
+
+def gb(size: float) -> str:
+    """Bytes in GB of 10^9."""
     return f"{size / 1e9:,.3f} GB"

@@ -11,7 +11,7 @@ from typing import Any
 from thinksafe_jax.config import GuardConfig, GuardModel, Recipe
 from thinksafe_jax.errors import ThinkSafeError
 from thinksafe_jax.models.config import ModelConfig
-from thinksafe_jax.parallel.budget import Budget, Settings, nearest_axes, phase_budget
+from thinksafe_jax.parallel.budget import Budget, Settings, filled_rows, nearest_axes, phase_budget
 from thinksafe_jax.parallel.devices import compile_devices, is_simulated
 from thinksafe_jax.parallel.find_model import find_model
 from thinksafe_jax.parallel.hlo import Traffics, total
@@ -39,7 +39,6 @@ from thinksafe_jax.synthesis.prompts import read_prompts
 from thinksafe_jax.training.losses import default_chunk
 from thinksafe_jax.training.trainer import lora_config
 
-FILLED = 0.95  # of the pool, while rows enough wait
 _TRIES = 4  # other settings that are compiled in search of some that fit
 
 
@@ -224,8 +223,10 @@ def _sample(case: _Case) -> Stage:
     )  # fmt: skip
     decoded = compile_program(partial(decode_program, cfg, phase, case.devices, shape), dtype)
     filled = compile_program(partial(prefill_program, cfg, phase, case.devices, shape), dtype)
-    rows = min(engine.slots, max(1, int(FILLED * pool / settings.mean_context)))
-    work = decode_work(cfg, strategy, rows, settings.mean_context, settings.itemsize)
+    rows = min(engine.slots, max(1, filled_rows(pool, settings.mean_context)))
+    # the program computes all of its slots; those without a row have no context
+    context = rows * settings.mean_context / engine.slots
+    work = decode_work(cfg, strategy, engine.slots, context, settings.itemsize)
     bound = bound_of(work, total(decoded.collectives).wire_bytes, case.mesh.topology)
     replicas = strategy.ways("batch")
     rate = replicas * rows / bound.seconds
@@ -247,7 +248,7 @@ def _sample(case: _Case) -> Stage:
             f"{pool // longest} rows of {longest:,} tokens, or {rows} at a mean of "
             f"{settings.mean_context:,}",
         ],
-        call=f"a decode step of {rows} rows",
+        call=f"a decode step of {engine.slots} slots ({rows} filled)",
         traffic=decoded.collectives,
         bound=bound,
         formula="decode",

@@ -10,7 +10,7 @@ from thinksafe_jax.errors import ConfigError
 from thinksafe_jax.parallel.find_model import find_model
 from thinksafe_jax.parallel.mesh_file import load_mesh
 from thinksafe_jax.parallel.plan import make_plan
-from thinksafe_jax.parallel.plan_text import parameter_lines
+from thinksafe_jax.parallel.plan_text import bound_text, gb, parameter_lines
 from thinksafe_jax.parallel.recipe_plan import Assumed, RecipePlan, Stage, plan_recipe
 from thinksafe_jax.parallel.work import BOUND, FORMULAS, SYMBOLS
 from thinksafe_jax.runs import atomic_write
@@ -63,7 +63,7 @@ def recipe_plan_text(plan: RecipePlan) -> str:
     said = "counted" if plan.counted else "assumed: their files are not here"
     lines = [
         f"{plan.recipe} on {plan.mesh.name}: {topology.chips} x {topology.chip} on "
-        f"{topology.hosts} host(s), {_gb(topology.hbm_bytes)} each",
+        f"{topology.hosts} host(s), {gb(topology.hbm_bytes)} each",
         f"{plan.prompts:,} prompts ({said}), {assumed.prompt_tokens:,} tokens of prompt and "
         f"{assumed.response_tokens:,} of response each (assumed)",
     ]
@@ -80,10 +80,10 @@ def _stage_lines(stage: Stage, plan: RecipePlan) -> Iterator[str]:
     yield from (f"  does not go: {problem}" for problem in stage.problems)
     hbm = plan.mesh.topology.hbm_bytes
     if stage.bytes:
-        parts = ", ".join(f"{name} {_gb(size)}" for name, size in stage.bytes.items() if size)
+        parts = ", ".join(f"{name} {gb(size)}" for name, size in stage.bytes.items() if size)
         verdict = "fits" if stage.fits(plan.mesh) else "does not fit"
         yield f"  {parts}"
-        yield f"  = {_gb(stage.peak)} of {_gb(hbm)} a device: {verdict}"
+        yield f"  = {gb(stage.peak)} of {gb(hbm)} a device: {verdict}"
     if stage.compiler:
         yield f"  compiled for {stage.compiler}"
     yield from (f"  {fact}" for fact in stage.facts)
@@ -103,18 +103,12 @@ def _rate_lines(stage: Stage, plan: RecipePlan) -> Iterator[str]:
         f"{t.count:,} {kind} ({_mb(t.bytes)})" for kind, t in sorted(stage.traffic.items())
     )
     yield f"  {stage.call} sends {sent or 'nothing'}"
-    times = (("compute", bound.compute), ("memory", bound.memory), ("network", bound.network))
-    shown = ", ".join(f"{name} {1e3 * seconds:,.2f}" for name, seconds in times)
-    yield f"  at least {1e3 * bound.seconds:,.2f} ms a step, {bound.limit} bound ({shown})"
+    yield f"  {bound_text(bound)}"
     chips = plan.mesh.topology.chips
     yield (
         f"  at most {stage.tokens_per_second:,.0f} tokens/s: {stage.hours:,.2f} h, "
         f"{stage.hours * chips:,.1f} chip-hours"
     )
-
-
-def _gb(size: float) -> str:
-    return f"{size / 1e9:,.3f} GB"
 
 
 def _mb(size: float) -> str:

@@ -15,7 +15,7 @@ import jax
 from thinksafe_jax.config import TrainingConfig
 from thinksafe_jax.errors import ConfigError, EnvironmentFault, InputError, ThinkSafeError
 from thinksafe_jax.models.config import ModelConfig
-from thinksafe_jax.parallel.budget import Settings, phase_budget
+from thinksafe_jax.parallel.budget import Settings, filled_rows, phase_budget
 from thinksafe_jax.parallel.devices import compile_devices, has_compiler, is_simulated
 from thinksafe_jax.parallel.hlo import total
 from thinksafe_jax.parallel.measure import measured_seconds
@@ -36,7 +36,6 @@ from thinksafe_jax.runs.machine import machine
 from thinksafe_jax.training.trainer import lora_config
 
 PHASES = ("decode", "prefill", "train")
-FILLED = 0.95  # of the pool, while rows enough wait
 _MOST_SLOTS = 1024
 Row = dict[str, Any]
 
@@ -237,7 +236,7 @@ def _program(
         work = train_work(cfg, strategy, rows, length, size, again=again)
         return lambda dtype: train_program(cfg, section, devices, config, dtype), work, 1
     mean, replicas = sizes.mean_context, strategy.ways("batch")
-    slots = settings.slots or min(_MOST_SLOTS, max(1, int(FILLED * pool_tokens / mean)))
+    slots = settings.slots or min(_MOST_SLOTS, max(1, filled_rows(pool_tokens, mean)))
     pool = pool_tokens if settings.slots is None else slots * sizes.context
     simulated = not settings.measure and is_simulated(one.mesh.topology)
     sampler = Sampler(slots, pool, sizes.context, settings.prompt, simulated=simulated)

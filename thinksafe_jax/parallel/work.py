@@ -12,7 +12,9 @@ from thinksafe_jax.models.config import ModelConfig
 from thinksafe_jax.parallel.rules import Strategy, parameter_tensors
 from thinksafe_jax.parallel.strategy import Topology
 
-BOUND = "t = max(F / flops, M / bandwidth, S / (interconnect / 2))"
+# S / (interconnect / 2) is as if all links of a chip carried the message, each one way. A ring on
+# one axis of a torus has two of the four links of a v5e or v6e, and two of the six of a v5p.
+BOUND = "t >= max(F / flops, M / bandwidth, S / (interconnect / 2)), all links of a chip in use"
 FORMULAS = {
     "decode": "F = B (2 P + 4 L N h ctx / n), M = W + B ctx kv",
     "prefill": "F = T (2 P' + 2 L N h T / n), M = W' + T kv",
@@ -42,7 +44,7 @@ class Bound:
     """Lower bound of one call, as `BOUND` says; seconds.
 
     Attributes:
-        compute, memory, network: each alone.
+        compute, memory, network: each alone, lower bounds all three.
         limit: the name of the largest.
     """
 
@@ -73,9 +75,9 @@ def kv_bytes_per_device(cfg: ModelConfig, strategy: Strategy, itemsize: int) -> 
 
 
 def decode_work(
-    cfg: ModelConfig, strategy: Strategy, rows: int, context: int, itemsize: int
+    cfg: ModelConfig, strategy: Strategy, rows: int, context: float, itemsize: int
 ) -> Work:
-    """Of one step of a replica with `rows` rows."""
+    """Of one step of a replica with `rows` rows at a mean context of `context` tokens."""
     layers, head = _multiplied(cfg, strategy)
     attention = 2 * _scores(cfg, strategy) * context
     cache = rows * context * kv_bytes_per_device(cfg, strategy, itemsize)
