@@ -14,7 +14,6 @@ from thinksafe_jax.synthesis.prompts import (
     PromptSet,
     load_prompts,
     read_prompts,
-    source_hashes,
 )
 from thinksafe_jax.synthesis.rounds import Rounds
 from thinksafe_jax.synthesis.sample import (
@@ -32,6 +31,7 @@ from thinksafe_jax.synthesis.selection import (
     stratified,
     synthesis_prompts,
 )
+from thinksafe_jax.synthesis.sources import source_hashes
 from thinksafe_jax.synthesis.steering import TEMPLATES, steer, steering_of
 
 __all__ = [

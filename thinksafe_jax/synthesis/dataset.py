@@ -32,8 +32,8 @@ from thinksafe_jax.synthesis.ladder import (
     coverage,
 )
 from thinksafe_jax.synthesis.parquet import ParquetWriter
-from thinksafe_jax.synthesis.prompts import source_hashes
 from thinksafe_jax.synthesis.sample import SAMPLED
+from thinksafe_jax.synthesis.sources import source_hashes
 
 Row = Mapping[str, Any]
 # {label: {sampled, accepted, accepted_at: {attempt: n}, dropped: {reason: n}, verdicts: {…}}}

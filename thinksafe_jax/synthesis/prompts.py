@@ -6,29 +6,24 @@ occur twice are kept once and counted. Empty and over-long prompts stay: they en
 reason, so that every prompt of a source is accounted for.
 """
 
-import hashlib
-import json
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from thinksafe_jax.config import PromptSource
 from thinksafe_jax.errors import ConfigError, InputError
-from thinksafe_jax.synthesis.readers import (
-    HUB,
-    Row,
-    is_dataset,
-    no_column,
-    read_dataset_rows,
-    read_rows,
+from thinksafe_jax.synthesis.readers import Row, no_column
+from thinksafe_jax.synthesis.sources import (
+    LABELS,
+    MINI,
+    check_source,
+    columns_of,
+    id_prefixes,
+    source_rows,
 )
 
-LABELS = ("harmful", "benign")
-_MINI = "mini:"
-_MINI_COLUMNS = {"id": "id", "prompt": "prompt", "label": "label", "answer": "answer"}
 _log = logging.getLogger(__name__)
 
 
@@ -74,7 +69,7 @@ def read_prompts(sources: Sequence[PromptSource], *, require_label: bool) -> Pro
     by_id: dict[str, Prompt] = {}
     by_text: dict[str, Prompt] = {}
     kept: list[Prompt] = []
-    for source, prefix in zip(sources, _id_prefixes(sources), strict=True):
+    for source, prefix in zip(sources, id_prefixes(sources), strict=True):
         for prompt in _read_source(source, prefix, require_label):
             _refuse_repeated_id(prompt, by_id)
             first = by_text.setdefault(prompt.text, prompt)
@@ -91,54 +86,12 @@ def read_prompts(sources: Sequence[PromptSource], *, require_label: bool) -> Pro
     return PromptSet(kept, duplicates)
 
 
-def source_hashes(sources: Sequence[PromptSource]) -> dict[str, str]:
-    """sha256 of each source's content by its name, for the run's manifest."""
-    hashes = {}
-    for source in sources:
-        if Path(source.path).is_file():
-            with Path(source.path).open("rb") as handle:
-                hashes[_name(source)] = hashlib.file_digest(handle, "sha256").hexdigest()
-        else:
-            digest = hashlib.sha256()
-            for row in _source_rows(source):
-                digest.update(json.dumps(row.values, sort_keys=True, default=str).encode())
-            hashes[_name(source)] = digest.hexdigest()
-    return hashes
-
-
-def _name(source: PromptSource) -> str:
-    """The path of a source, and what of its dataset is read, where that is not the default."""
-    default = PromptSource()
-    said = {key: getattr(source, key) for key in ("split", "subset", "revision")}
-    chosen = [f"{key}={value}" for key, value in said.items() if value != getattr(default, key)]
-    return f"{source.path}[{', '.join(chosen)}]" if chosen else source.path
-
-
-def _id_prefixes(sources: Sequence[PromptSource]) -> list[str]:
-    """What the ids of rows without a column for them begin with: the stem of the source's path.
-
-    Another file or split of the same stem is numbered, from `stem.2` on.
-    """
-    owners: dict[str, str] = {}
-    prefixes = []
-    for source in sources:
-        stem = prefix = Path(source.path).stem.removeprefix(HUB)
-        number = 1
-        while source.id_column is None and owners.setdefault(prefix, _name(source)) != _name(
-            source
-        ):
-            number += 1
-            prefix = f"{stem}.{number}"
-        prefixes.append(prefix)
-    return prefixes
-
-
 def _read_source(source: PromptSource, prefix: str, require_label: bool) -> list[Prompt]:
-    _check_source(source, require_label)
-    columns = _columns(source)
+    check_source(source, require_label)
+    columns = columns_of(source)
     matching = (
         row
-        for row in _source_rows(source, {*columns.values(), *source.where})
+        for row in source_rows(source, {*columns.values(), *source.where})
         if all(_text(_cell(row, name)) == value for name, value in source.where.items())
     )
     stop = None if source.limit is None else source.start + source.limit
@@ -154,56 +107,10 @@ def _read_source(source: PromptSource, prefix: str, require_label: bool) -> list
     return prompts
 
 
-def _check_source(source: PromptSource, require_label: bool) -> None:
-    name = f"prompt source {source.path!r}"
-    if source.start < 0 or (source.limit is not None and source.limit < 1):
-        raise ConfigError(
-            f"{name}: start must be at least 0 and limit at least 1, not {source.start} and "
-            f"{source.limit}"
-        )
-    if source.label is not None and source.label_column is not None:
-        raise ConfigError(f"{name}: label and label_column exclude each other")
-    unknown = {value for value in (source.label, *source.labels.values()) if value} - {*LABELS}
-    if unknown:
-        raise ConfigError(f"{name}: labels are harmful or benign, not {', '.join(sorted(unknown))}")
-    unlabelled = source.label is None and source.label_column is None
-    if require_label and unlabelled and not source.path.startswith(_MINI):
-        raise ConfigError(f"{name}: set label, or label_column and labels")
-
-
-def _source_rows(source: PromptSource, columns: Collection[str] | None = None) -> Iterator[Row]:
-    if source.path.startswith(_MINI):
-        return _mini_rows(source.path)
-    if is_dataset(source.path):
-        return read_dataset_rows(source)
-    return read_rows(source.path, columns)
-
-
-def _mini_rows(path: str) -> Iterator[Row]:
-    from thinksafe_jax import mini
-
-    for number, values in enumerate(mini.prompts(path.removeprefix(_MINI)), start=1):
-        yield Row(number, f"{path}:{number}", dict(values))
-
-
-def _columns(source: PromptSource) -> Mapping[str, str]:
-    """The column of each field that a source has."""
-    if source.path.startswith(_MINI):
-        return _MINI_COLUMNS
-    named = {
-        "id": source.id_column,
-        "prompt": source.prompt_column,
-        "label": source.label_column,
-        "answer": source.answer_column,
-        "response": source.response_column,
-    }
-    return {field: column for field, column in named.items() if column is not None}
-
-
 def _prompt(
     row: Row, source: PromptSource, columns: Mapping[str, str], prefix: str, require_label: bool
 ) -> Prompt:
-    if source.path.startswith(_MINI):  # a row may have no answer
+    if source.path.startswith(MINI):  # a row may have no answer
         columns = {field: column for field, column in columns.items() if column in row.values}
     text = _cell(row, columns["prompt"])
     if not isinstance(text, str):
@@ -241,7 +148,7 @@ def _label(row: Row, column: str | None, source: PromptSource, require_label: bo
     known = source.labels or {label: label for label in LABELS}
     if value in known:
         return known[value]
-    if source.path.startswith(_MINI) and not require_label:
+    if source.path.startswith(MINI) and not require_label:
         return ""
     raise InputError(
         f"{row.where}: label {value!r} in column {column!r} is not mapped; known values: "

@@ -15,8 +15,9 @@ from typing import Any
 from thinksafe_jax.config import EvaluationConfig, Recipe
 from thinksafe_jax.errors import InputError, ThinkSafeError
 from thinksafe_jax.runs import content_hash
-from thinksafe_jax.synthesis.prompts import Prompt, load_prompts, read_prompts, source_hashes
+from thinksafe_jax.synthesis.prompts import Prompt, load_prompts, read_prompts
 from thinksafe_jax.synthesis.sample import HARMFUL_ONLY
+from thinksafe_jax.synthesis.sources import source_hashes
 
 # accents that stand alone are quotation marks; variation selectors choose a picture
 _STYLE = {"`", "´", "¨", *map(chr, range(0xFE00, 0xFE10))}
