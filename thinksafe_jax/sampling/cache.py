@@ -105,12 +105,14 @@ class PageAllocator:
     def reserve(self, slot: int, tokens: int) -> bool:
         """Gives `slot` pages for `tokens` tokens in all; False, and no change, if too few are."""
         free = self._free[self.shard_of(slot)]
-        missing = self.pages_for(tokens) - int(self._owned[slot])
+        owned = int(self._owned[slot])
+        missing = self.pages_for(tokens) - owned
         if missing > len(free):
             return False
-        for _ in range(missing):
-            self.table[slot, self._owned[slot]] = free.pop()
-            self._owned[slot] += 1
+        if missing > 0:
+            self.table[slot, owned : owned + missing] = free[-missing:]
+            del free[-missing:]
+            self._owned[slot] += missing
         return True
 
     def release(self, slot: int) -> None:
