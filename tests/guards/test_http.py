@@ -66,9 +66,9 @@ def transformers_serve(tmp_path_factory):
     folder = str(tmp_path_factory.mktemp("served") / "guard")
     shutil.copytree(resolve_model("mini:guard"), folder)
     config = Path(folder, "tokenizer_config.json")
-    settings = json.loads(config.read_text())
-    settings["chat_template"] += "{{ '\n\n' }}"
-    config.write_text(json.dumps(settings))
+    named = json.loads(config.read_text())
+    named["chat_template"] += "{{ '\n\n' }}"
+    config.write_text(json.dumps(named))
     command = [
         str(Path(sys.executable).with_name("transformers")), "serve", folder,
         "--host", "127.0.0.1", "--port", str(port), "--device", "cpu", "--dtype", "float32",
@@ -414,3 +414,10 @@ def test_the_key_is_sent_and_shown_nowhere(monkeypatch, caplog):
     with pytest.raises(ConfigError, match="GUARD_API_KEY") as caught:
         load_guard(settings("http://localhost:1/v1"))
     assert "secret-word" not in str(caught.value) + caplog.text
+
+
+def test_the_key_follows_no_redirect():
+    """It is meant for `guard.url`, and a redirected question would arrive without its body."""
+    moved = serving(lambda body, n: (302, {"Location": "http://localhost:1/"}, b""))
+    with moved as (url, _), pytest.raises(EnvironmentFault, match="HTTP 302"):
+        load_guard(settings(url))

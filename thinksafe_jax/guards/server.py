@@ -45,7 +45,7 @@ class Server:
         _check_url(url)
         self.url, self._timeout, self._retries = url.rstrip("/"), timeout, retries
         self._stopped = threading.Event()
-        self._opener = urllib.request.build_opener(_HTTPHandler, _HTTPSHandler)
+        self._opener = urllib.request.build_opener(_HTTPHandler, _HTTPSHandler, _Here)
 
     def stop(self) -> None:
         """Ends the waiting between tries: nobody wants the answers any more."""
@@ -160,6 +160,13 @@ class _HTTPHandler(_InTime, urllib.request.HTTPHandler):
 
 class _HTTPSHandler(_InTime, urllib.request.HTTPSHandler):
     pass
+
+
+class _Here(urllib.request.HTTPRedirectHandler):
+    """Follows no redirect: it would turn a question into a GET and take the key along."""
+
+    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
+        return None
 
 
 def _check_url(url: str) -> None:
