@@ -30,6 +30,7 @@ class GuardModel:
     batch_tokens: int = 16384  # padded tokens per forward pass
     mesh: str | None = None  # a mesh of its own, as where its heads need one; default: the recipe's
     authors_compat: bool = False  # the authors' double BOS (llama-guard), for comparison
+    # the key of a server that wants one is read from the environment variable GUARD_API_KEY
     url: str = ""  # of an OpenAI-compatible server, as http://localhost:8000/v1; "" runs it here
     served_name: str = ""  # the server's name for the model; default `model`
     api: str = "chat"  # chat | completions (text) | tokens (completions of token ids: vLLM, SGLang)
