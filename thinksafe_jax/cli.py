@@ -8,13 +8,19 @@ import typer
 
 from thinksafe_jax import __version__, hosts
 from thinksafe_jax.commands.analysis import register as register_analysis
-from thinksafe_jax.commands.arguments import NewVerdicts, RunDirectory, run_directory
+from thinksafe_jax.commands.arguments import (
+    Config,
+    JsonOut,
+    NewVerdicts,
+    Overrides,
+    RunDirectory,
+    SkipBadRows,
+    run_directory,
+)
 from thinksafe_jax.commands.evaluation import register as register_evaluation
 from thinksafe_jax.commands.sharding import register as register_sharding
 from thinksafe_jax.commands.synthesis import register as register_synthesis
 from thinksafe_jax.errors import ConfigError, ThinkSafeError
-
-OVERRIDES = "Changes to the recipe as [cyan]key.sub=value[/], for example training.epochs=1."
 
 app = typer.Typer(
     name="thinksafe",
@@ -32,15 +38,6 @@ app = typer.Typer(
     ),
 )
 
-Config = Annotated[
-    Path | None,
-    typer.Option("--config", "-c", help="Recipe (YAML); paths in it start from here, not from it."),
-]
-Overrides = Annotated[list[str] | None, typer.Argument(help=OVERRIDES, show_default=False)]
-SkipBadRows = Annotated[
-    bool,
-    typer.Option("--skip-bad-rows", help="Leave unreadable rows out and count them (else exit 3)."),
-]
 AllowNonfinite = Annotated[
     bool, typer.Option("--allow-nonfinite", help="Accept NaN and infinity in the weights.")
 ]
@@ -314,7 +311,7 @@ def verify(
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16, for both.")] = "float32",
     adapter: Annotated[Path | None, typer.Option(help="PEFT adapter that both apply.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")] = None,
-    json_out: Annotated[Path | None, typer.Option("--json", help="Write the figures here.")] = None,
+    json_out: JsonOut = None,
     allow_nonfinite: AllowNonfinite = False,
 ) -> None:
     """Compare the decoder's logits with those of transformers, on the CPU.

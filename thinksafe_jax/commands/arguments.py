@@ -36,6 +36,24 @@ NewVerdicts = Annotated[
         "may be given anew.",
     ),
 ]
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", help="Recipe (YAML); paths in it start from here, not from it."),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="Changes to the recipe as [cyan]key.sub=value[/], for example training.epochs=1.",
+        show_default=False,
+    ),
+]
+SkipBadRows = Annotated[
+    bool,
+    typer.Option("--skip-bad-rows", help="Leave unreadable rows out and count them (else exit 3)."),
+]
+JsonOut = Annotated[
+    Path | None, typer.Option("--json", help="Write the figures here, too, as JSON.")
+]
 RunDirectory = Annotated[
     Path,
     typer.Argument(

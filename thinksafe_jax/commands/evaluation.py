@@ -7,24 +7,11 @@ from typing import Annotated
 import typer
 
 from thinksafe_jax import hosts
-from thinksafe_jax.commands.arguments import run_directory
+from thinksafe_jax.commands.arguments import Config, JsonOut, Overrides, SkipBadRows, run_directory
 from thinksafe_jax.errors import ConfigError
-
-JsonOut = Annotated[Path | None, typer.Option("--json", help="Write the figures here.")]
-
 
 Target = Annotated[
     str, typer.Argument(help="A run directory, or a model: directory, Hub id, mini:student.")
-]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(help="With a run directory: changes as key.sub=value.", show_default=False),
-]
-Config = Annotated[
-    Path | None, typer.Option("--config", "-c", help="With a new run directory: its recipe.")
-]
-SkipBadRows = Annotated[
-    bool, typer.Option("--skip-bad-rows", help="Leave unreadable rows out and count them.")
 ]
 Suites = Annotated[
     list[str] | None,

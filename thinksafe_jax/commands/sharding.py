@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from thinksafe_jax.commands.arguments import Config, JsonOut, Overrides
 from thinksafe_jax.errors import ConfigError
 
 
@@ -16,12 +17,8 @@ def register(app: typer.Typer) -> None:
 
 
 def plan(
-    overrides: Annotated[
-        list[str] | None, typer.Argument(help="Changes to the recipe as key.sub=value.")
-    ] = None,
-    config: Annotated[
-        Path | None, typer.Option("--config", "-c", help="Recipe: every stage is planned.")
-    ] = None,
+    overrides: Overrides = None,
+    config: Config = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -39,9 +36,7 @@ def plan(
         bool,
         typer.Option("--compile", help="With --model: compile the training step, too (a minute)."),
     ] = False,
-    json_out: Annotated[
-        Path | None, typer.Option("--json", help="Write the plan there as JSON, too.")
-    ] = None,
+    json_out: JsonOut = None,
     prompts: Annotated[
         int, typer.Option(help="Prompts, where the recipe's files are not here.", min=1)
     ] = 40_000,

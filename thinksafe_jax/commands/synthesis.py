@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from thinksafe_jax.commands.arguments import RunDirectory, local_folder
+from thinksafe_jax.commands.arguments import Config, Overrides, RunDirectory, local_folder
 from thinksafe_jax.errors import ConfigError
 
 dataset = typer.Typer(
@@ -20,10 +20,8 @@ def register(app: typer.Typer) -> None:
 
 
 def probe(
-    overrides: Annotated[
-        list[str] | None, typer.Argument(help="Changes to the recipe as key.sub=value.")
-    ] = None,
-    config: Annotated[Path | None, typer.Option("--config", "-c", help="Recipe (YAML).")] = None,
+    overrides: Overrides = None,
+    config: Config = None,
     prompts: Annotated[int, typer.Option(help="Prompts of each label, a fair sample.", min=2)] = 64,
     samples: Annotated[int, typer.Option(help="Responses to each prompt.", min=1)] = 1,
     template: Annotated[
