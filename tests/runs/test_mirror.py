@@ -135,28 +135,27 @@ def test_a_new_run_clears_the_bucket_too(url):
         assert objects(url) == {"config.yaml", "manifest.json", "lock"}
 
 
-def test_what_never_arrived_does_not_come_into_a_run_that_was_begun_anew(
-    url, tmp_path, monkeypatch
+@pytest.mark.parametrize("anew", ["new_run", "new_verdicts"])
+def test_what_never_arrived_does_not_come_into_what_was_begun_anew(
+    url, tmp_path, monkeypatch, anew
 ):
     with Run.open(RECIPE, url) as run:
-        here = run.path
-        created = run.manifest.content["created"]
-    unsent = here / "samples/part-00000.jsonl"  # killed before the bucket had it
+        here, created = run.path, run.manifest.content["created"]
+    unsent = here / "verdicts/part-00000.jsonl"  # killed before the bucket had it
     unsent.parent.mkdir()
     unsent.write_text('{"id": "old"}\n')
     monkeypatch.setenv("THINKSAFE_CACHE", str(tmp_path / "another machine"))
     monkeypatch.setattr(manifest, "now", lambda: f"after {created}")
-    with Run.open(RECIPE, url, new_run=True) as run:
+    with Run.open(RECIPE, url, **{anew: True}) as run:
         assert run.path != here
     monkeypatch.setenv("THINKSAFE_CACHE", str(tmp_path / "cache"))
     with Run.open(RECIPE, url) as run:
         assert run.path == here
-        assert run.store("samples").read() == []
-        run.mark_done("sample", "hash")
-        unsent.parent.mkdir(exist_ok=True)
-        unsent.write_text('{"id": "new"}\n')
+        assert run.store("verdicts").read() == []
+    unsent.parent.mkdir(exist_ok=True)
+    unsent.write_text('{"id": "new"}\n')
     with Run.open(RECIPE, url) as run:
-        assert run.store("samples").keys() == {"new"}, "what is of the run itself stays"
+        assert run.store("verdicts").keys() == {"new"}, "what is of the run itself stays"
 
 
 def test_a_checkpoint_arrives_whole_and_outlives_a_kill_in_the_next(url, elsewhere, monkeypatch):

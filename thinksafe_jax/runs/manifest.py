@@ -82,13 +82,21 @@ class Manifest:
 
     Args:
         recipe_hash: of the recipe that goes on in this directory.
+        new_verdicts: its verdicts begin anew; copies of the old ones elsewhere hold no more.
         read_only: as it is, for a process beside the one that writes it.
 
     Raises:
         InputError: the file is not what this class writes.
     """
 
-    def __init__(self, path: Path, recipe_hash: str, *, read_only: bool = False):
+    def __init__(
+        self,
+        path: Path,
+        recipe_hash: str,
+        *,
+        new_verdicts: bool = False,
+        read_only: bool = False,
+    ):
         self.path = path
         self.content = self._load() or {
             "schema_version": SCHEMA_VERSION,
@@ -106,6 +114,8 @@ class Manifest:
             ]
             log.warning("resuming with other versions: %s", ", ".join(changed))
         self.content |= {"versions": current, "recipe_hash": recipe_hash}
+        if new_verdicts:
+            self.content["verdicts_since"] = now()
         self._save()
 
     def is_done(self, stage: str, inputs_hash: str) -> bool:

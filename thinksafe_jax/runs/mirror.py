@@ -132,14 +132,14 @@ class Mirror:
             self._note(dict.fromkeys(gone))
 
     def _begun_anew(self, index: Mapping[str, Entry], found: Mapping[str, Any]) -> bool:
-        """Whether the run in the bucket is another than the one that this folder is a copy of."""
+        """Whether the run in the bucket, or its verdicts, are others than this folder copied."""
         if _MANIFEST not in found:
             return _MANIFEST in index
         if index.get(_MANIFEST, [""])[0] == identity(found[_MANIFEST]):
             return False
         own = self.folder / _MANIFEST
         theirs = self._store.cat_file(f"{self._root}/{_MANIFEST}")
-        return _created(own.read_bytes() if own.exists() else b"") != _created(theirs)
+        return _begun(own.read_bytes() if own.exists() else b"{}") != _begun(theirs)
 
     def _forget(self, found: Container[str]) -> None:
         """Deletes what the bucket does not hold."""
@@ -256,12 +256,13 @@ def _is_manifest(name: str) -> bool:
     return name.rpartition("/")[2] == _MANIFEST
 
 
-def _created(manifest: bytes) -> str:
-    """When the run of a manifest was begun; empty for one that is damaged."""
+def _begun(manifest: bytes) -> list[Any]:
+    """When the run of a manifest, and its verdicts, were begun; empty for one that is damaged."""
     try:
-        return str(json.loads(manifest)["created"])
-    except (ValueError, KeyError, TypeError):
-        return ""
+        content = json.loads(manifest)
+        return [content.get(name) for name in ("created", "verdicts_since")]
+    except (ValueError, AttributeError):
+        return []
 
 
 def _deletion_order(name: str) -> tuple[bool, bool, str]:

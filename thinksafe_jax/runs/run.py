@@ -134,7 +134,8 @@ class Run:
             if new_verdicts:
                 _delete(path, [path / name for name in OF_VERDICTS if (path / name).exists()])
             _keep_config(recipe, path)
-            manifest = Manifest(path / "manifest.json", _recipe_hash(recipe))
+            file, recipe_hash = path / "manifest.json", _recipe_hash(recipe)
+            manifest = Manifest(file, recipe_hash, new_verdicts=new_verdicts)
             with StopSignals() as stop:
                 group.decide("run directory", content_hash(manifest.path))
                 yield Run(recipe, path, manifest, stop, skip_bad_rows, part)
