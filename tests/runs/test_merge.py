@@ -1,5 +1,7 @@
 """Rows that several processes write are waited for."""
 
+from types import SimpleNamespace
+
 from tests.hosts.test_group import together
 from thinksafe_jax.errors import Terminated
 from thinksafe_jax.hosts import Group
@@ -11,7 +13,8 @@ def test_who_waits_for_rows_that_do_not_appear_can_be_stopped(tmp_path, monkeypa
     """The other process tells of a row that its disk does not show here."""
     looked = []
     monkeypatch.setattr(storage, "_mounts", {})
-    storage.mount(tmp_path, lambda path: None, lambda: looked.append("again"))
+    bucket = SimpleNamespace(url="memory://run", pull=lambda: looked.append("again"))
+    storage.mount(tmp_path, bucket)
 
     def poll() -> None:
         if looked:
