@@ -1,18 +1,23 @@
 """The run directory as one object: opened, locked, checked against its config, and closed."""
 
-import logging
 import re
-import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from thinksafe_jax.config import HARMLESS_KEYS, Recipe, diff, load_recipe, to_yaml
-from thinksafe_jax.errors import ConfigError, EnvironmentFault
+from thinksafe_jax.config import HARMLESS_KEYS, Recipe
+from thinksafe_jax.errors import EnvironmentFault
 from thinksafe_jax.hosts import Group, current
+from thinksafe_jax.runs.contents import (
+    clear,
+    clear_verdicts,
+    keep_config,
+    refuse_another,
+    refuse_foreign,
+)
 from thinksafe_jax.runs.jsonl import drop_torn_tail, to_line
 from thinksafe_jax.runs.lock import RunLock
 from thinksafe_jax.runs.manifest import Manifest, content_hash, now
@@ -20,7 +25,6 @@ from thinksafe_jax.runs.mirror import mirror_of, run_folder
 from thinksafe_jax.runs.part import WHOLE, Part
 from thinksafe_jax.runs.signals import StopSignals
 from thinksafe_jax.runs.storage import (
-    atomic_write,
     persist,
     prepare_directory,
     refresh,
@@ -29,28 +33,7 @@ from thinksafe_jax.runs.storage import (
 )
 from thinksafe_jax.runs.store import RowStore
 
-log = logging.getLogger(__name__)
-
 METRICS_SECONDS = 60.0  # between copies of metrics.jsonl to a bucket: a log goes there whole
-# In this order `clear` deletes: without a manifest nothing counts as done, and the config goes
-# last, so that a kill in between can never mix two configurations.
-CONTENTS = (
-    "manifest.json",
-    "samples",
-    "verdicts",
-    "dataset",
-    "checkpoints",
-    "adapter",
-    "merged",
-    "evaluation",
-    "analysis",
-    "report",
-    "metrics.jsonl",
-    "models.json",
-    "config.yaml",
-)
-# What was made of the verdicts. The evaluation knows by itself which of its rows still hold.
-OF_VERDICTS = ("report", "merged", "adapter", "checkpoints", "dataset", "verdicts")
 
 
 class Run:
@@ -127,13 +110,13 @@ class Run:
                 locks.callback(RunLock(path / f"lock-{part.name}").release)
             if mirror := mirror_of(path):
                 locks.enter_context(mirror.held(*_lease(part if apart else WHOLE)))
-            _refuse_foreign(path)
+            refuse_foreign(path)
             if new_run:
                 clear(path)
-            _refuse_another(recipe, path, other_guard=new_verdicts)
+            refuse_another(recipe, path, other_guard=new_verdicts)
             if new_verdicts:
-                _delete(path, [path / name for name in OF_VERDICTS if (path / name).exists()])
-            _keep_config(recipe, path)
+                clear_verdicts(path)
+            keep_config(recipe, path)
             file, recipe_hash = path / "manifest.json", _recipe_hash(recipe)
             manifest = Manifest(file, recipe_hash, new_verdicts=new_verdicts)
             with StopSignals() as stop:
@@ -198,22 +181,6 @@ def _lease(part: Part) -> tuple[str, Callable[[str], bool]]:
     return "lock", lambda other: re.fullmatch(r"lock-\d+of\d+", other) is not None
 
 
-def clear(path: Path) -> None:
-    """Delete a run's contents and nothing else that may lie beside them."""
-    present = [path / name for name in CONTENTS if (path / name).exists()]
-    present[:0] = path.glob("metrics-*of*.jsonl")
-    if present:
-        log.warning("%s: starting afresh, deleting the earlier run", shown(path))
-    _delete(path, present)
-
-
-def _delete(path: Path, items: Sequence[Path]) -> None:
-    with storage_errors(path):
-        for item in items:
-            shutil.rmtree(item) if item.is_dir() else item.unlink()
-    persist(path)
-
-
 def _shared_manifest(group: Group, path: Path, recipe_hash: str) -> Manifest:
     """The manifest that the first process has just opened, as this one sees it."""
     opened = group.decide("run directory")
@@ -237,50 +204,6 @@ def _send_rows(path: Path) -> None:
     on this host, so the others must see them too."""
     for folder in {shard.parent for shard in path.rglob("part-*.jsonl")}:
         persist(folder)
-
-
-def _refuse_foreign(path: Path) -> None:
-    if (path / "config.yaml").exists():
-        return
-    known = {*CONTENTS, "lock"}
-    ours = re.compile(r"\..*|lock-\d+of\d+")
-    found = (p.name for p in path.iterdir())
-    others = sorted(name for name in found if name not in known and not ours.fullmatch(name))
-    if others:
-        raise ConfigError(
-            f"{shown(path)} holds other files ({', '.join(others[:3])}) and no run; choose a new "
-            "--run-dir"
-        )
-
-
-def _refuse_another(recipe: Recipe, path: Path, *, other_guard: bool) -> None:
-    """Compare with the configuration that the directory began with (fault 24)."""
-    file = path / "config.yaml"
-    if file.exists():
-        begun = load_recipe(file)
-        changes = diff(
-            replace(begun, guard=recipe.guard) if other_guard else begun, recipe, HARMLESS_KEYS
-        )
-        if changes:
-            indented = changes.replace("\n", "\n  ")
-            raise ConfigError(
-                f"{shown(path)} was begun with another configuration:\n  {indented}\n"
-                "use another --run-dir, or --new-run to delete it and start afresh (for another "
-                "guard alone, --new-verdicts keeps the samples)"
-            )
-    else:
-        left = [n for n in CONTENTS if (path / n).exists()]
-        if left:
-            raise ConfigError(
-                f"{shown(path)} holds {', '.join(left)} but no config.yaml to tell what made them; "
-                "use another --run-dir, or --new-run to delete them and start afresh"
-            )
-
-
-def _keep_config(recipe: Recipe, path: Path) -> None:
-    file, text = path / "config.yaml", to_yaml(recipe)
-    if not file.exists() or file.read_text(encoding="utf-8") != text:
-        atomic_write(file, text)
 
 
 def _recipe_hash(recipe: Recipe) -> str:

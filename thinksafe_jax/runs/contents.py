@@ -1,0 +1,105 @@
+"""What lies in a run directory: which configuration it is of, and what to delete to begin anew."""
+
+import logging
+import re
+import shutil
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from thinksafe_jax.config import HARMLESS_KEYS, Recipe, diff, load_recipe, to_yaml
+from thinksafe_jax.errors import ConfigError
+from thinksafe_jax.runs.storage import atomic_write, persist, shown, storage_errors
+
+log = logging.getLogger(__name__)
+
+# In this order `clear` deletes: without a manifest nothing counts as done, and the config goes
+# last, so that a kill in between can never mix two configurations.
+CONTENTS = (
+    "manifest.json",
+    "samples",
+    "verdicts",
+    "dataset",
+    "checkpoints",
+    "adapter",
+    "merged",
+    "evaluation",
+    "analysis",
+    "report",
+    "metrics.jsonl",
+    "models.json",
+    "config.yaml",
+)
+# What was made of the verdicts. The evaluation knows by itself which of its rows still hold.
+OF_VERDICTS = ("report", "merged", "adapter", "checkpoints", "dataset", "verdicts")
+
+
+def clear(path: Path) -> None:
+    """Delete a run's contents and nothing else that may lie beside them."""
+    present = [path / name for name in CONTENTS if (path / name).exists()]
+    present[:0] = path.glob("metrics-*of*.jsonl")
+    if present:
+        log.warning("%s: starting afresh, deleting the earlier run", shown(path))
+    _delete(path, present)
+
+
+def clear_verdicts(path: Path) -> None:
+    """Delete the verdicts and what was made of them."""
+    _delete(path, [path / name for name in OF_VERDICTS if (path / name).exists()])
+
+
+def _delete(path: Path, items: Iterable[Path]) -> None:
+    with storage_errors(path):
+        for item in items:
+            shutil.rmtree(item) if item.is_dir() else item.unlink()
+    persist(path)
+
+
+def refuse_foreign(path: Path) -> None:
+    """Raises ConfigError where other files lie than a run's."""
+    if (path / "config.yaml").exists():
+        return
+    known = {*CONTENTS, "lock"}
+    ours = re.compile(r"\..*|lock-\d+of\d+")
+    found = (p.name for p in path.iterdir())
+    others = sorted(name for name in found if name not in known and not ours.fullmatch(name))
+    if others:
+        raise ConfigError(
+            f"{shown(path)} holds other files ({', '.join(others[:3])}) and no run; choose a new "
+            "--run-dir"
+        )
+
+
+def refuse_another(recipe: Recipe, path: Path, *, other_guard: bool) -> None:
+    """Compare with the configuration that the directory began with (fault 24).
+
+    Raises:
+        ConfigError: another one, save for the guard with `other_guard`; or nothing tells which.
+    """
+    file = path / "config.yaml"
+    if file.exists():
+        begun = load_recipe(file)
+        changes = diff(
+            replace(begun, guard=recipe.guard) if other_guard else begun, recipe, HARMLESS_KEYS
+        )
+        if changes:
+            indented = changes.replace("\n", "\n  ")
+            raise ConfigError(
+                f"{shown(path)} was begun with another configuration:\n  {indented}\n"
+                "use another --run-dir, or --new-run to delete it and start afresh (for another "
+                "guard alone, --new-verdicts keeps the samples)"
+            )
+    else:
+        left = [n for n in CONTENTS if (path / n).exists()]
+        if left:
+            raise ConfigError(
+                f"{shown(path)} holds {', '.join(left)} but no config.yaml to tell what made them; "
+                "use another --run-dir, or --new-run to delete them and start afresh"
+            )
+
+
+def keep_config(recipe: Recipe, path: Path) -> None:
+    """Write config.yaml, unless it is there."""
+    file, text = path / "config.yaml", to_yaml(recipe)
+    if not file.exists() or file.read_text(encoding="utf-8") != text:
+        atomic_write(file, text)
