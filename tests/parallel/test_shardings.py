@@ -27,9 +27,9 @@ from thinksafe_jax.models.attention import causal_attention
 from thinksafe_jax.models.decoder import block
 from thinksafe_jax.models.rope import rope_tables
 from thinksafe_jax.parallel import (
+    ModelMesh,
     Strategy,
     adapter_shardings,
-    batch_sharding,
     build_mesh,
     hidden_sharding,
     load_mesh,
@@ -74,9 +74,8 @@ def expected(cfg):
 def on_mesh(mesh, rules, cfg):
     """`params_of(cfg)` and `batch()` on the mesh."""
     placed = jax.device_put(params_of(cfg), param_shardings(cfg, mesh, rules))
-    inputs = batch()
-    rows = batch_sharding(mesh, rules, inputs[0].shape[0])
-    return placed, [jax.device_put(x, rows) for x in inputs]
+    rows = ModelMesh(cfg, mesh, rules).leading()
+    return placed, [jax.device_put(x, rows) for x in batch()]
 
 
 @pytest.mark.parametrize(
@@ -163,8 +162,6 @@ def test_what_does_not_divide_is_an_error_before_anything_is_placed():
     cfg = dataclasses.replace(TIED, vocab_size=97)
     with pytest.raises(ConfigError, match="vocab 97 does not divide over kv 2 x group 2 = 4"):
         param_shardings(cfg, mesh, table.rules)
-    with pytest.raises(ConfigError, match="3 rows do not divide over replica 2 = 2"):
-        batch_sharding(mesh, table.rules, rows=3)
     with pytest.raises(ConfigError, match="kv 4 x group 4 = 16 needs more than the 8 devices"):
         build_mesh(strategy({"kv": 4, "group": 4}))
 

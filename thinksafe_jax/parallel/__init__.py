@@ -13,7 +13,6 @@ from thinksafe_jax.parallel.rules import (
 )
 from thinksafe_jax.parallel.shardings import (
     adapter_shardings,
-    batch_sharding,
     build_mesh,
     hidden_sharding,
     on_devices,
@@ -32,7 +31,6 @@ __all__ = [
     "Strategy",
     "Topology",
     "adapter_shardings",
-    "batch_sharding",
     "build_mesh",
     "hidden_sharding",
     "load_mesh",

@@ -108,22 +108,6 @@ def like_trainable(
     return jax.tree_util.tree_map_with_path(one, state)
 
 
-def batch_sharding(mesh: Mesh, rules: Rules, rows: int | None = None) -> NamedSharding:
-    """The sharding of token arrays `[rows, tokens]`.
-
-    Raises:
-        ConfigError: `rows` do not divide over the batch's mesh axes.
-    """
-    ways = math.prod(mesh.shape[name] for name in rules["batch"])
-    if rows is not None and rows % ways:
-        axes = " x ".join(f"{name} {mesh.shape[name]}" for name in rules["batch"])
-        raise ConfigError(
-            f"{rows} rows do not divide over {axes} = {ways}; use a multiple of {ways} rows, or "
-            "smaller axes for batch"
-        )
-    return NamedSharding(mesh, partition_spec(("batch", "sequence"), rules))
-
-
 def hidden_sharding(mesh: Mesh, rules: Rules) -> NamedSharding:
     """The sharding of hidden states `[B, T, D]`: rows are cut, the model's width is whole.
 
