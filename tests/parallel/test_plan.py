@@ -297,7 +297,7 @@ def test_models_that_are_none(tmp_path):
     with pytest.raises(ConfigError, match=r"no config\.json at"):
         find_model(str(tmp_path / "none.json"))
     file = tmp_path / "bad.json"
-    for text, expected in (("{", "not valid JSON"), ("[]", "one JSON object")):
+    for text, expected in (("{", "not valid JSON"), ("[]", "a JSON object was expected")):
         file.write_text(text)
         with pytest.raises(InputError, match=expected):
             find_model(str(file))

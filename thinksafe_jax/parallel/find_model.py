@@ -72,6 +72,4 @@ def _read(file: Path) -> ModelConfig:
         raise ConfigError(f"no config.json at {file}") from None
     except ValueError as error:
         raise InputError(f"{file}: not valid JSON ({error})") from None
-    if not isinstance(raw, dict):
-        raise InputError(f"{file}: not a config.json, which is one JSON object")
     return parse_config(raw, where=str(file))
