@@ -23,10 +23,15 @@ def held(array) -> int:
     return shard * len(array.sharding.device_set)
 
 
-def live(others: set[int]) -> int:
-    """Bytes of all arrays alive but those that were there before; shared memory counts once."""
-    arrays = [x for x in jax.live_arrays() if id(x) not in others]
-    shards = [shard.data for x in arrays for shard in x.addressable_shards]
+def new_arrays(others: list[jax.Array]) -> list[jax.Array]:
+    """All arrays alive but `others`, which were there before and stay."""
+    known = {id(x) for x in others}
+    return [x for x in jax.live_arrays() if id(x) not in known]
+
+
+def live(others: list[jax.Array]) -> int:
+    """Bytes of `new_arrays`; shared memory counts once."""
+    shards = [shard.data for x in new_arrays(others) for shard in x.addressable_shards]
     return sum({(x.device, x.unsafe_buffer_pointer()): x.nbytes for x in shards}.values())
 
 
@@ -36,7 +41,7 @@ def test_one_leaf_at_a_time_is_there_twice(monkeypatch):
     expected = jax.tree.map(np.asarray, source)
     before = sum(map(held, jax.tree.leaves(source)))
     gc.collect()
-    outside = {id(x) for x in jax.live_arrays()} - {id(x) for x in jax.tree.leaves(source)}
+    outside = new_arrays(jax.tree.leaves(source))
     seen, put = [], jax.device_put
 
     def watched(x, where):
@@ -73,13 +78,13 @@ def test_the_sampler_has_the_weights_of_the_session_and_no_copy(where):
     small = ["engine.pool_tokens=1024", "engine.max_length=512", *where]
     session = Session(load_recipe(REPOSITORY / "configs/recipes/mini.yaml", small))
     gc.collect()
-    others = {id(x) for x in jax.live_arrays()}
+    others = jax.live_arrays()
     expected = jax.tree.map(np.array, session.params)  # a view would keep the arrays alive
     once = live(others)
     engine = session.engine()
     gc.collect()
     page = session.recipe.engine.page_size
-    pools = sum(held(x) for x in jax.live_arrays() if x.ndim == 4 and x.shape[2] == page)
+    pools = sum(held(x) for x in new_arrays(others) if x.ndim == 4 and x.shape[2] == page)
     assert pools > 0
     beside = live(others) - pools  # the weights, and the state of the slots
     assert once <= beside <= 1.05 * once
