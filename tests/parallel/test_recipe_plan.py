@@ -16,8 +16,9 @@ from thinksafe_jax.errors import ConfigError
 from thinksafe_jax.parallel import load_mesh
 from thinksafe_jax.parallel.budget import Settings
 from thinksafe_jax.parallel.find_model import find_model
-from thinksafe_jax.parallel.recipe_plan import Assumed, plan_recipe
+from thinksafe_jax.parallel.recipe_plan import plan_recipe
 from thinksafe_jax.parallel.recipe_plan_text import as_json, recipe_plan_text
+from thinksafe_jax.parallel.stage import Assumed
 from thinksafe_jax.parallel.work import decode_work
 
 MINI = REPOSITORY / "configs/recipes/mini.yaml"

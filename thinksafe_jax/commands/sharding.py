@@ -72,8 +72,8 @@ def plan(
         fits = print_plan(model, mesh, parameters=params, json_out=json_out, compiled=compiled)
     else:
         from thinksafe_jax.config import load_recipe
-        from thinksafe_jax.parallel.recipe_plan import Assumed
         from thinksafe_jax.parallel.recipe_plan_text import print_recipe_plan
+        from thinksafe_jax.parallel.stage import Assumed
 
         recipe = load_recipe(Path(str(config)), overrides or [])
         assumed = Assumed(prompts, prompt_tokens, response_tokens)

@@ -11,7 +11,8 @@ from thinksafe_jax.parallel.find_model import find_model
 from thinksafe_jax.parallel.mesh_file import load_mesh
 from thinksafe_jax.parallel.plan import make_plan
 from thinksafe_jax.parallel.plan_text import bound_text, gb, parameter_lines
-from thinksafe_jax.parallel.recipe_plan import Assumed, RecipePlan, Stage, plan_recipe
+from thinksafe_jax.parallel.recipe_plan import RecipePlan, plan_recipe
+from thinksafe_jax.parallel.stage import Assumed, Stage
 from thinksafe_jax.parallel.work import BOUND, FORMULAS, SYMBOLS
 from thinksafe_jax.runs import atomic_write
 

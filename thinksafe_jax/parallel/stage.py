@@ -1,0 +1,134 @@
+"""A stage of a recipe on a mesh: what its plan holds, and what follows from the rules alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from thinksafe_jax.config import Recipe
+from thinksafe_jax.models.config import ModelConfig
+from thinksafe_jax.parallel.budget import Budget, Settings, nearest_axes, phase_budget
+from thinksafe_jax.parallel.find_model import find_model
+from thinksafe_jax.parallel.hlo import Traffics
+from thinksafe_jax.parallel.rules import strategy_warnings
+from thinksafe_jax.parallel.strategy import MeshConfig, Phase
+from thinksafe_jax.parallel.work import Bound
+from thinksafe_jax.training.trainer import lora_config
+
+
+@dataclass(frozen=True)
+class Assumed:
+    """What no recipe says.
+
+    Attributes:
+        prompts: of the synthesis, where their files are not here.
+        prompt_tokens, response_tokens: of a row, on average.
+    """
+
+    prompts: int = 40_000
+    prompt_tokens: int = 300
+    response_tokens: int = 5_000
+
+    def mean_context(self, most: int) -> int:
+        """Live tokens of a row, averaged over time, where a response has at most `most` tokens.
+
+        The default lengths are taken to be those of `Settings.mean_context`; what is behind the
+        prompt grows with the response. Never more than half of `most`: a row begins with none.
+        """
+        grown = (Settings.mean_context - Assumed.prompt_tokens) / Assumed.response_tokens
+        return self.prompt_tokens + round(min(grown * self.response_tokens, most / 2))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage on the mesh; bytes are per device.
+
+    Attributes:
+        axes: of the mesh, split ones divided; with the digest of the rules.
+        bytes: what -> bytes, all alive at the same time.
+        problems: why it cannot be at all.
+        call: what `traffic` and `bound` are of.
+        formula: name of the bound's formula in `work.FORMULAS`.
+        tokens_per_second: of all devices.
+        hours: at the bound; chip-hours are these times the chips.
+        nearest: settings close to the recipe's that fit, where these do not.
+    """
+
+    name: str
+    model: str
+    axes: dict[str, int] = field(default_factory=dict)
+    rules_hash: str = ""
+    bytes: dict[str, int] = field(default_factory=dict)
+    compiler: str = ""
+    problems: list[str] = field(default_factory=list)
+    facts: list[str] = field(default_factory=list)
+    call: str = ""
+    traffic: Traffics = field(default_factory=dict)
+    bound: Bound | None = None
+    formula: str = ""
+    tokens_per_second: float = 0.0
+    hours: float = 0.0
+    warnings: list[str] = field(default_factory=list)
+    nearest: list[str] = field(default_factory=list)
+
+    @property
+    def peak(self) -> int:
+        return sum(self.bytes.values())
+
+    def fits(self, mesh: MeshConfig) -> bool:
+        """Whether it can be and has room."""
+        return not self.problems and self.peak <= mesh.topology.hbm_bytes
+
+
+@dataclass(frozen=True)
+class Case:
+    """What the stages are planned from; `devices` are those to compile for."""
+
+    recipe: Recipe
+    mesh: MeshConfig
+    prompts: int
+    assumed: Assumed
+    devices: Sequence[Any]
+
+    @property
+    def rows(self) -> int:
+        """Responses of the synthesis, all attempts needed."""
+        return self.prompts * max(1, self.recipe.synthesis.attempts)
+
+
+def settings_of(case: Case, cfg: ModelConfig, dtype: str) -> Settings:
+    """What the recipe and the assumed lengths say of the model `cfg`, sampled or trained."""
+    recipe = case.recipe
+    longest = recipe.engine.max_length or cfg.max_position_embeddings  # as the engine has it
+    mean = case.assumed.mean_context(recipe.synthesis.sampling.max_new_tokens)
+    return Settings(dtype, lora_config(recipe.training), longest, mean).capped(cfg)
+
+
+def author_of(recipe: Recipe) -> tuple[str, ModelConfig, str]:
+    """Who writes the responses, the teacher or the student: name, facts, dtype."""
+    source = recipe.synthesis.teacher if recipe.synthesis.teacher.model else recipe.student
+    return (*find_model(source.model), source.dtype)
+
+
+def stage_on(
+    name: str, model: str, cfg: ModelConfig, phase: Phase, case: Case, settings: Settings
+) -> tuple[Stage, Budget]:
+    """A stage with what follows from the rules alone, and its budget.
+
+    Args:
+        name: load, sample, guard or train.
+        model: what to call the model `cfg`.
+        phase: of the mesh, or of the guard's own.
+    """
+    strategy = phase.for_model(cfg)
+    kind = "train" if name == "train" else "generate"
+    budget = phase_budget(kind, phase, cfg, case.mesh.topology, settings)
+    stage = Stage(
+        name, model, strategy.axes, strategy.hash, {}, problems=budget.problems,
+        warnings=[] if budget.problems else strategy_warnings(cfg, strategy, settings.itemsize),
+    )  # fmt: skip
+    if name != "guard" and not budget.fits:
+        axes = nearest_axes(kind, phase, cfg, case.mesh.topology, settings)
+        if axes:
+            sizes = ", ".join(f"{axis} {size}" for axis, size in axes.items())
+            stage = replace(stage, nearest=[f"{kind}.axes: {sizes}"])
+    return stage, budget
