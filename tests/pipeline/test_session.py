@@ -85,6 +85,23 @@ def test_the_run_records_the_revision_of_student_and_guard(tmp_path, monkeypatch
     bucket.store.clear()
 
 
+class SharedBy:
+    """A folder that is brought up to date from another host's, and notes what is sent there."""
+
+    url = "memory://run"
+
+    def __init__(self, folder: Path, other: Path):
+        self.folder, self.other, self.sent = folder, other, []
+        for path in (folder, other):
+            path.mkdir()
+
+    def push(self, path: Path, *, wait: bool = True) -> None:
+        self.sent.append(path)
+
+    def pull(self) -> None:
+        shutil.copytree(self.other, self.folder, dirs_exist_ok=True)
+
+
 def test_hosts_that_share_a_bucket_take_the_commits_that_the_first_has_found(tmp_path, monkeypatch):
     """The others see its models.json before their turn, and write none of their own."""
     monkeypatch.setenv("THINKSAFE_CACHE", str(tmp_path / "cache"))
@@ -95,19 +112,15 @@ def test_hosts_that_share_a_bucket_take_the_commits_that_the_first_has_found(tmp
     changes = ["student.model=memory://world/student"]
     recipe = load_recipe(REPOSITORY / "configs/recipes/mini.yaml", changes)
     first, second = (tmp_path / name for name in "01")
-    first.mkdir()
-    second.mkdir()
-    sent = []
-    storage.mount(
-        second, sent.append, lambda: shutil.copytree(first, second, dirs_exist_ok=True) and None
-    )
+    shared = SharedBy(second, first)
+    storage.mount(second, shared)
 
     def meet(group):
         Session(recipe, tmp_path / str(group.index) / "models.json").meet(group, training=False)
 
     assert together(meet, count=2) == [None, None]
     assert (second / "models.json").read_bytes() == (first / "models.json").read_bytes()
-    assert sent == []
+    assert shared.sent == []
     bucket.store.clear()
 
 

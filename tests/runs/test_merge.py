@@ -1,6 +1,6 @@
 """Rows that several processes write are waited for."""
 
-from types import SimpleNamespace
+from pathlib import Path
 
 from tests.hosts.test_group import together
 from thinksafe_jax.errors import Terminated
@@ -9,15 +9,26 @@ from thinksafe_jax.runs import RowStore, storage
 from thinksafe_jax.runs.merge import wait_for_rows
 
 
+class Bucket:
+    """Shows nothing, and knows when it was looked into."""
+
+    url, looked_into = "memory://run", False
+
+    def push(self, path: Path, *, wait: bool = True) -> None:
+        pass
+
+    def pull(self) -> None:
+        self.looked_into = True
+
+
 def test_who_waits_for_rows_that_do_not_appear_can_be_stopped(tmp_path, monkeypatch):
     """The other process tells of a row that its disk does not show here."""
-    looked = []
+    bucket = Bucket()
     monkeypatch.setattr(storage, "_mounts", {})
-    bucket = SimpleNamespace(url="memory://run", pull=lambda: looked.append("again"))
     storage.mount(tmp_path, bucket)
 
     def poll() -> None:
-        if looked:
+        if bucket.looked_into:
             raise Terminated(15)
 
     def wait(group: Group) -> None:
