@@ -80,9 +80,9 @@ def test_every_guard_answers_as_its_greedy_generation_would(checkpoint):
     guard = load(kind, folder)
     for exchange, verdict in zip(EXCHANGES, guard.judge(EXCHANGES), strict=True):
         words = greedy(guard, model, name, exchange)
-        expected = FORMATS[kind].read(words) if "verdict" in words else Reading("unparsed")
+        expected = FORMATS[kind].read(words) if "verdict" in words else Reading("unparsed", "")
         assert verdict.verdict == expected.verdict
-        assert verdict.refusal == expected.refusal
+        assert (verdict.word, verdict.refusal) == (expected.word, expected.refusal)
         assert verdict.categories == expected.categories
         assert (verdict.p_unsafe is None) == (verdict.verdict == "unparsed")
         assert verdict.template == guard.template and len(guard.template) == 16
@@ -136,6 +136,7 @@ def test_generated_answers_are_read_whole_or_not_at_all(kind, text, expected):
         return
     reading = FORMATS[kind].read(match.groupdict())
     assert (reading.verdict, reading.refusal, reading.categories) == expected
+    assert reading.word == match["verdict"].strip()  # Controversial can be told from Unsafe
 
 
 def test_wildguards_answer_survives_a_long_response(checkpoint):

@@ -2,12 +2,13 @@
 
 import hashlib
 import json
+from dataclasses import replace
 
 import pytest
 from huggingface_hub import ModelCard
 
 from thinksafe_jax.config import Recipe
-from thinksafe_jax.config.schema import ModelSource, TrainingConfig
+from thinksafe_jax.config.schema import ModelSource, SynthesisConfig, TrainingConfig
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.weights import card_of_run
 from thinksafe_jax.weights.card import CardFacts, model_card
@@ -36,6 +37,21 @@ def test_adapter_card(run):
     assert "a" * 40 in card.text
     assert r"r 32, alpha 16, dropout 0.05, on q\_proj, v\_proj" in card.text
     assert "Not measured yet" in card.text
+    assert "on responses that it wrote itself and a guard accepted" in card.text
+
+
+@pytest.mark.parametrize(
+    ("synthesis", "origin"),
+    [
+        (SynthesisConfig(teacher=ModelSource(model="o/t")), "responses that another model wrote"),
+        (SynthesisConfig(method="direct-refusal"), "one fixed refusal"),
+        (SynthesisConfig(method="external"), "responses that others wrote"),
+    ],
+)
+def test_a_card_says_who_wrote_what_was_trained_on(run, synthesis, origin):
+    path, recipe, base = run
+    text = card_of_run(path, replace(recipe, synthesis=synthesis), base, "adapter")
+    assert f"on {origin}" in text and "wrote itself" not in text
 
 
 def test_merged_card_with_an_evaluation(run):
@@ -79,7 +95,7 @@ def test_the_rates_after_training_are_machine_readable():
 
     rate = {"value": 0.031, "low": 0.01, "high": 0.06, "n": 250}
     evaluation = {"after": {"harmful_response_rate": rate}}
-    facts = CardFacts("run", "mini:student", None, "adapter", {}, None, evaluation)
+    facts = CardFacts("run", "mini:student", None, "adapter", "thinksafe", {}, None, evaluation)
     (found,) = ModelCard(model_card(facts)).data.eval_results
     assert (found.metric_type, found.metric_value) == ("harmful_response_rate", 0.031)
 
@@ -92,7 +108,7 @@ def test_named_suites_are_machine_readable_with_the_commit_of_their_dataset():
     after = {"suites": suites, "settings": {"sources": sources}}
     before = {"suites": {"strongreject": {**facts, "rate": {**RATE, "value": 0.5}}}}
     evaluation = {"before": before, "after": after}
-    facts = CardFacts("run", "mini:student", None, "adapter", {}, None, evaluation)
+    facts = CardFacts("run", "mini:student", None, "adapter", "thinksafe", {}, None, evaluation)
     card = ModelCard(model_card(facts))
     hub, mine = card.data.eval_results
     assert (hub.dataset_type, hub.dataset_revision) == ("walledai/StrongREJECT", "c" * 40)

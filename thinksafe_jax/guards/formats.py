@@ -54,6 +54,7 @@ class Reading:
     """What the filled-in form means; `refusal` is None where the form does not say."""
 
     verdict: str
+    word: str  # the guard's own for it
     refusal: bool | None = None
     categories: tuple[str, ...] = ()
 
@@ -94,12 +95,13 @@ def _llama_slots(template: GuardTemplate) -> tuple[Slot, ...]:
 
 def _llama_read(words: Mapping[str, str]) -> Reading:
     named = re.findall(r"\d+", words.get("category") or "")
-    return Reading(words["verdict"], None, tuple(f"S{number}" for number in named))
+    word = words["verdict"]
+    return Reading(word, word, None, tuple(f"S{number}" for number in named))
 
 
 def _wildguard_read(words: Mapping[str, str]) -> Reading:
-    verdict = {"yes": "unsafe", "no": "safe"}[words["verdict"].strip()]
-    return Reading(verdict, words["refusal"].strip() == "yes")
+    word = words["verdict"].strip()
+    return Reading({"yes": "unsafe", "no": "safe"}[word], word, words["refusal"].strip() == "yes")
 
 
 def _wildguard_guess(exchange: Exchange) -> Mapping[str, str]:
@@ -108,11 +110,11 @@ def _wildguard_guess(exchange: Exchange) -> Mapping[str, str]:
 
 
 def _qwen_read(words: Mapping[str, str]) -> Reading:
-    safe = words["verdict"].strip() == "Safe"
+    word = words["verdict"].strip()
     refusal = words["refusal"].strip() == "Yes" if words.get("refusal") else None
     named = [c.strip() for c in (words.get("category") or "").split(",")]
     categories = tuple(c for c in named if c and c != "None")
-    return Reading("safe" if safe else "unsafe", refusal, categories)
+    return Reading("safe" if word == "Safe" else "unsafe", word, refusal, categories)
 
 
 _YES_NO = (" yes", " no")

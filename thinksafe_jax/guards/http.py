@@ -139,6 +139,7 @@ class HttpGuard:
             question.truncated,
             self.name,
             answer.other_mass,
+            word=reading.word if reading else "",
             categories=reading.categories if reading else (),
             refusal=reading.refusal if reading else None,
             marked=question.marked,

@@ -266,6 +266,7 @@ class NativeGuard:
             one.item.truncated,
             self.name,
             one.other,
+            word=reading.word if reading else "",
             categories=reading.categories if reading else (),
             refusal=reading.refusal if reading else None,
             marked=one.item.marked,

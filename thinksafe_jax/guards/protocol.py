@@ -35,6 +35,8 @@ class Verdict:
             no probability or the verdict is unparsed. Kept so that a threshold can be moved later.
         truncated: whether the beginning of the response was cut to fit the guard's context.
         other_mass: probability of the verdict being none of the guard's words; None without one.
+        word: the guard's own word for the verdict: Qwen3Guard's Controversial counts as unsafe, and
+            can be told apart later; "" where it cannot be read, and of a majority.
         categories: what the guard names as violated, in its own terms and order; empty where it
             names nothing.
         refusal: whether the response refuses, where the guard answers that.
@@ -50,6 +52,7 @@ class Verdict:
     truncated: bool
     guard: str
     other_mass: float | None = None
+    word: str = ""
     categories: tuple[str, ...] = ()
     refusal: bool | None = None
     marked: bool = False
@@ -62,6 +65,7 @@ class Verdict:
             "id": self.id,
             "attempt": attempt,
             "verdict": self.verdict,
+            "word": self.word,
             "p_unsafe": _rounded(self.p_unsafe),
             "scope": self.scope,
             "truncated": self.truncated,

@@ -10,12 +10,21 @@ from typing import Any
 from thinksafe_jax.config import Recipe
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.synthesis.card import escape
+from thinksafe_jax.synthesis.sample import SAMPLED
 from thinksafe_jax.weights.source import model_revision
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+", re.ASCII)
 _STEPS = ("before", "after")
 _OWN_LISTS = ("harmful", "over_refusal", "reasoning")  # the recipe's; _RATES are of these
 _RELATION = {"adapter": "adapter", "merged": "finetune"}
+_ROWS = {
+    "thinksafe": "responses that it wrote itself and a guard accepted",
+    "rejection": "responses that it wrote itself, all to a prompt accepted by a guard",
+    "teacher": "responses that another model wrote and a guard accepted",
+    "direct-refusal": "one fixed refusal for every harmful request",
+    "safepath": "one fixed first line of thought for every harmful request",
+    "external": "responses that others wrote",
+}
 _RATES = {
     "harmful_response_rate": "harmful responses, lower is better",
     "over_refusal_rate": "refused harmless prompts, lower is better",
@@ -32,6 +41,7 @@ class CardFacts:
         name: title.
         base_model: Hub id or directory of the student; `base_revision` its commit, where known.
         kind: adapter | merged.
+        method: `SynthesisConfig.method`, or "teacher" where another model wrote the responses.
         recipe: settings worth a line each, by name.
         dataset_sha256: of dataset/train.jsonl.
         evaluation: "before" and "after" as in RUN/evaluation; empty where not measured yet.
@@ -41,6 +51,7 @@ class CardFacts:
     base_model: str
     base_revision: str | None
     kind: str
+    method: str
     recipe: dict[str, Any]
     dataset_sha256: str | None
     evaluation: dict[str, dict[str, Any]]
@@ -72,9 +83,12 @@ def card_of_run(run_path: Path, recipe: Recipe, base: Path, kind: str) -> str:
             except ValueError as error:
                 raise InputError(f"{file}: not valid JSON ({error})") from None
     revision = model_revision(base)
-    student = recipe.student.model
+    student, settings = recipe.student.model, _settings(recipe)
+    method = recipe.synthesis.method
+    if method in SAMPLED and recipe.synthesis.teacher.model:
+        method = "teacher"
     return model_card(
-        CardFacts(recipe.name, student, revision, kind, _settings(recipe), digest, evaluation)
+        CardFacts(recipe.name, student, revision, kind, method, settings, digest, evaluation)
     )
 
 
@@ -115,8 +129,7 @@ def model_card(facts: CardFacts) -> str:
         f"---\n{data.to_yaml()}\n---",
         f"# {escape(facts.name or 'model')}",
         f"{what} {escape(facts.base_model)}, trained to refuse harmful requests without losing its "
-        "reasoning, on responses that the model wrote itself and a guard accepted (ThinkSafe, "
-        "arXiv 2601.23143).",
+        f"reasoning, on {_ROWS[facts.method]} (with the tools of ThinkSafe, arXiv 2601.23143).",
         "## How it was made",
         _facts_table(facts),
         "## Evaluation",
