@@ -116,12 +116,12 @@ class Run:
             refuse_another(recipe, path, other_guard=new_verdicts)
             if new_verdicts:
                 clear_verdicts(path)
+            stop = locks.enter_context(StopSignals())  # from the first sign of a run on
             keep_config(recipe, path)
             file, recipe_hash = path / "manifest.json", _recipe_hash(recipe)
             manifest = Manifest(file, recipe_hash, new_verdicts=new_verdicts)
-            with StopSignals() as stop:
-                group.decide("run directory", content_hash(manifest.path))
-                yield Run(recipe, path, manifest, stop, skip_bad_rows, part)
+            group.decide("run directory", content_hash(manifest.path))
+            yield Run(recipe, path, manifest, stop, skip_bad_rows, part)
 
     def store(self, name: str, key: tuple[str, ...] = ("id",)) -> RowStore:
         """The rows beneath a folder of the run, as `store("samples", ("id", "attempt"))`."""

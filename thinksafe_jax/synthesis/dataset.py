@@ -22,6 +22,7 @@ from thinksafe_jax.config import Recipe
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.guards import Guard, answer_part
 from thinksafe_jax.runs import Location, RowStore, atomic_write, atomic_writer, prepare_directory
+from thinksafe_jax.runs.storage import shown
 from thinksafe_jax.synthesis.card import dataset_card
 from thinksafe_jax.synthesis.ladder import (
     WAITING,
@@ -228,6 +229,8 @@ def read_dataset(run_path: Path) -> Iterable[dict[str, str]]:
     """
     file = run_path / "dataset/train.jsonl"
     if not file.exists():
-        raise InputError(f"{file}: no dataset yet; first: thinksafe filter {run_path}")
+        raise InputError(
+            f"{shown(file)}: no dataset yet; first: thinksafe filter {shown(run_path)}"
+        )
     with file.open(encoding="utf-8") as lines:
         yield from map(json.loads, lines)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from thinksafe_jax.errors import EnvironmentFault, InputError
 from thinksafe_jax.runs import atomic_writer
+from thinksafe_jax.runs.storage import shown
 from thinksafe_jax.synthesis.dataset import read_dataset
 
 # as the authors' synthesize_data.py writes them; their train.py reads the first two
@@ -42,7 +43,9 @@ def push(run_path: Path, repository: str, *, private: bool = True) -> str:
 
     folder = run_path / "dataset"
     if not (folder / "README.md").exists():
-        raise InputError(f"{folder}: no dataset yet; first: thinksafe filter {run_path}")
+        raise InputError(
+            f"{shown(folder)}: no dataset yet; first: thinksafe filter {shown(run_path)}"
+        )
     if repository.count("/") != 1:
         raise InputError(f"{repository!r}: expected owner/name")
     api = HfApi()

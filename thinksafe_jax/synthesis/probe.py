@@ -88,7 +88,8 @@ def run_probe(
                 recipe.synthesis, steering=name, attempts=samples, ladder=[], method="rejection"
             )
             folder = rows_folder / f"{steering_of(name, 'harmful')}-{label}"
-            rows, ledger = answers(cfg, engine, tokenizer, guard, chosen[label], folder)
+            arm = replace(recipe, synthesis=cfg)
+            rows, ledger = answers(arm, engine, tokenizer, guard, chosen[label], folder)
             plain = harmful.get("none") if label == "harmful" else None
             arms.append(measure(name, label, rows, ledger, plain, run_prompts[label]))
             if label == "harmful":

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from thinksafe_jax.analysis.acceptance import OddsRatio, Outcomes, acceptance, odds_ratio
-from thinksafe_jax.config import SynthesisConfig
+from thinksafe_jax.config import Recipe
 from thinksafe_jax.evaluation.statistics import Rate
 from thinksafe_jax.guards import Guard
 from thinksafe_jax.runs import RowStore, atomic_write, prepare_directory
@@ -52,17 +52,25 @@ class Arm:
 
 
 def answers(
-    cfg: SynthesisConfig,
+    recipe: Recipe,
     engine: Sampler,
     tokenizer: "ChatTokenizer",
     guard: Guard,
     prompts: list[Prompt],
     folder: Path,
 ) -> tuple[RowStore, Ledger]:
-    """All samples of one arm, judged; rows that an earlier, equal probe left are taken up."""
+    """All samples of one arm, judged; rows that an earlier, equal probe left are taken up.
+
+    Args:
+        recipe: with the arm's steering and attempts.
+
+    Raises:
+        InputError: the guard cannot be read, see `guard.max_unparsed`.
+    """
+    cfg, most = recipe.synthesis, recipe.guard.max_unparsed
     stores = [RowStore(folder / name, ("id", "attempt")) for name in ("samples", "verdicts")]
     ledger = Ledger(cfg.reasoning).read(stores[0].rows(), stores[1].rows())
-    rounds = Rounds(cfg, prompts, tokenizer, stores[0], stores[1], ledger, lambda: None)
+    rounds = Rounds(cfg, prompts, tokenizer, stores[0], stores[1], ledger, lambda: None, most)
     for attempt in attempts(cfg):
         with _timed(engine, folder):
             rounds.sample(engine, attempt)
