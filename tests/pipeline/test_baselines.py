@@ -60,6 +60,31 @@ def test_the_ladder_and_its_files(ladder):
     assert len(verdict["template"]) == 16
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"verdict": "unparsed"}, r"verdicts are unparsed.*--new-verdicts"),
+        ({"template": "0" * 16}, r"different templates.*--new-verdicts"),
+    ],
+)
+def test_verdicts_that_cannot_be_trusted_stop_the_run_and_lose_no_sample(
+    ladder, tmp_path, changes, message
+):
+    folder, rows = tmp_path / "run", ladder[1]
+    shutil.copytree(ladder[0], folder)
+    shutil.rmtree(folder / "dataset")
+    verdicts = RowStore(folder / "verdicts", ("id", "attempt"))
+    first = verdicts.read()[0]
+    verdicts.append([{**first, "id": f"other{n}", **changes} for n in range(20)])
+    recipe = load_recipe(REPOSITORY / "configs/recipes/mini.yaml", SMALL)
+    with pytest.raises(InputError, match=message):
+        run_pipeline(recipe, folder, stages=["filter"])
+    samples = (folder / "samples/part-00000.jsonl").read_bytes()
+    run_pipeline(recipe, folder, stages=["filter"], new_verdicts=True)
+    assert list(read_dataset(folder)) == rows
+    assert (folder / "samples/part-00000.jsonl").read_bytes() == samples
+
+
 def test_datasets_loads_the_parquet_copy(ladder):
     folder, rows = ladder
     loaded = datasets.load_dataset(str(folder / "dataset"), split="train")

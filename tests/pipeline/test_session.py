@@ -1,8 +1,10 @@
 """What can only be checked once the model is known."""
 
 import dataclasses
+import gc
 import json
 import shutil
+import weakref
 from pathlib import Path
 
 import fsspec
@@ -53,6 +55,17 @@ def test_hosts_compare_what_their_mesh_files_say(tmp_path):
     assert mesh_hashes(recipe) == {name: before}
     file.write_text(file.read_text().replace("data: 2, fsdp: 2,", "fsdp: 2, data: 2,"))
     assert mesh_hashes(recipe)[name] != before
+
+
+def test_guard_and_teacher_make_room_for_training():
+    """D9: on one device as on a mesh, nothing else lies beside the student that is trained."""
+    teacher = "synthesis.teacher.model=mini:student"
+    session = Session(load_recipe(REPOSITORY / "configs/recipes/mini.yaml", [teacher]))
+    assert session.guard is session.judge and session.author is not session
+    others = [weakref.ref(session.guard), weakref.ref(session.author)]
+    assert session.training_params is session.params
+    gc.collect()
+    assert [other() for other in others] == [None, None]
 
 
 def test_the_models_are_loaded_once():
