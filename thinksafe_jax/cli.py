@@ -199,7 +199,8 @@ def filter_command(
 ) -> None:
     """Let the guard judge the samples and write the dataset.
 
-    The recipe is the one the directory was begun with.
+    The recipe is the one the directory was begun with. With --new-verdicts a ladder also samples
+    what the guard now wants to be asked again.
 
     Examples:
 
@@ -208,7 +209,9 @@ def filter_command(
       thinksafe filter runs/big guard.kind=wildguard guard.model=allenai/wildguard --new-verdicts
     """
     recipe = recipe_of(run_dir, config, overrides or [])
-    start(recipe, run_dir, ["filter"], skip_bad_rows=skip_bad_rows, new_verdicts=new_verdicts)
+    # on a ladder another guard decides anew which prompts are asked again
+    stages = ["sample", "filter"] if new_verdicts else ["filter"]
+    start(recipe, run_dir, stages, skip_bad_rows=skip_bad_rows, new_verdicts=new_verdicts)
 
 
 _stage_command("train", "Train the LoRA adapter on the dataset.")

@@ -65,7 +65,9 @@ def probe(
     console = output(150)
     console.print(probe_table(found))
     if any(arm.odds_ratio is not None and arm.odds_ratio.corrected for arm in found.arms):
-        console.print("* one side accepted all or nothing: half a response added to each cell")
+        console.print(
+            "* one side accepted all or nothing: half a pair of responses is added to each cell"
+        )
     advice = (
         "recommends no template"
         if found.recommended is None
