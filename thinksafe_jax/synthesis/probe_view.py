@@ -52,7 +52,7 @@ def write_plot(found: "Probe", path: Path) -> Path:
     prepare_directory(path.parent)
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 0.5 * len(arms) + 1.6), sharey=True)
     _intervals(left, places, [_rate(arm.acceptance) for arm in arms])
-    left.set_xlim(0, 1)
+    left.set_xlim(-0.02, 1.02)  # whole points at both ends
     left.set_xlabel("accepted share α of harmful prompts, 95 %")
     left.set_yticks(places, [short_name(arm.template) for arm in arms], parse_math=False)
     known = [
