@@ -42,10 +42,10 @@ MEDIAN, SIGMA = 160, 1.15  # tokens of a response: median, and spread of its log
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--pairs", type=int, default=32)
+    parser.add_argument("--pairs", type=int, default=48)
     parser.add_argument("--longest", type=int, default=2048, help="tokens of guard input")
     parser.add_argument("--batch", type=int, default=8, help="pairs in a batch of transformers")
-    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
