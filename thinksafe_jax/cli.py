@@ -11,7 +11,6 @@ from thinksafe_jax.commands.analysis import register as register_analysis
 from thinksafe_jax.commands.arguments import (
     Config,
     JsonOut,
-    NewVerdicts,
     Overrides,
     RunDirectory,
     SkipBadRows,
@@ -99,7 +98,14 @@ def run(
         bool,
         typer.Option("--new-run", help="Delete what an earlier run left there and start afresh."),
     ] = False,
-    new_verdicts: NewVerdicts = False,
+    new_verdicts: Annotated[
+        bool,
+        typer.Option(
+            "--new-verdicts",
+            help="Delete what the guard said and all that was made of it, keep the samples; "
+            "guard.* may be given anew.",
+        ),
+    ] = False,
     skip_bad_rows: SkipBadRows = False,
     limit: Annotated[
         int | None,
@@ -153,7 +159,6 @@ def sample(
     overrides: Overrides = None,
     config: Config = None,
     skip_bad_rows: SkipBadRows = False,
-    new_verdicts: NewVerdicts = False,
     part: Annotated[
         str | None,
         typer.Option(
@@ -176,7 +181,7 @@ def sample(
     """
     recipe = recipe_of(run_dir, config, overrides or [])
     if part is None:
-        start(recipe, run_dir, ["sample"], skip_bad_rows=skip_bad_rows, new_verdicts=new_verdicts)
+        start(recipe, run_dir, ["sample"], skip_bad_rows=skip_bad_rows)
         return
     if hosts.current().count > 1:
         raise ConfigError(
@@ -189,31 +194,7 @@ def sample(
     run_part(recipe, run_dir, Part.parse(part), skip_bad_rows=skip_bad_rows)
 
 
-@app.command("filter")
-def filter_command(
-    run_dir: RunDirectory,
-    overrides: Overrides = None,
-    config: Config = None,
-    skip_bad_rows: SkipBadRows = False,
-    new_verdicts: NewVerdicts = False,
-) -> None:
-    """Let the guard judge the samples and write the dataset.
-
-    The recipe is the one the directory was begun with. With --new-verdicts a ladder also samples
-    what the guard now wants to be asked again.
-
-    Examples:
-
-      thinksafe filter runs/mini
-
-      thinksafe filter runs/big guard.kind=wildguard guard.model=allenai/wildguard --new-verdicts
-    """
-    recipe = recipe_of(run_dir, config, overrides or [])
-    # on a ladder another guard decides anew which prompts are asked again
-    stages = ["sample", "filter"] if new_verdicts else ["filter"]
-    start(recipe, run_dir, stages, skip_bad_rows=skip_bad_rows, new_verdicts=new_verdicts)
-
-
+_stage_command("filter", "Let the guard judge the samples and write the dataset.")
 _stage_command("train", "Train the LoRA adapter on the dataset.")
 
 

@@ -16,16 +16,12 @@ from rich.text import Text
 from thinksafe_jax.errors import EnvironmentFault
 from thinksafe_jax.runs.compile_cache import compile_cache_folder
 from thinksafe_jax.runs.lock import describe, holder, is_held
+from thinksafe_jax.runs.manifest import COMPUTE
 from thinksafe_jax.runs.storage import free_bytes, prepare_directory
 from thinksafe_jax.runs.terminal import clean
 
 NEEDED = [
-    "jax",
-    "jaxlib",
-    "flax",
-    "optax",
-    "orbax-checkpoint",
-    "transformers",
+    *COMPUTE,
     "tokenizers",
     "datasets",
     "grain",
@@ -34,7 +30,6 @@ NEEDED = [
     "omegaconf",
     "typer",
     "rich",
-    "numpy",
     "jinja2",
     "matplotlib",
     "jaxtyping",
@@ -90,7 +85,7 @@ def print_findings(findings: list[Finding]) -> None:
 
 def _versions() -> Iterator[Finding]:
     yield Finding("python", f"{platform.python_version()} on {platform.platform()}")
-    for name in ("thinksafe-jax", *NEEDED):
+    for name in NEEDED:
         try:
             yield Finding(name, metadata.version(name))
         except metadata.PackageNotFoundError:

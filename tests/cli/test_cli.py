@@ -129,12 +129,12 @@ def test_an_error_is_shown_as_text_not_as_markup_or_escapes(
 
 def test_run_hands_recipe_directory_and_flags_on(recipe_file, tmp_path, monkeypatch, pipeline):
     folder = tmp_path / "run"
-    more = ["--new-run", "--limit", 7, "training.epochs=1", "seed=5"]
+    more = ["--new-run", "--new-verdicts", "--limit", 7, "training.epochs=1", "seed=5"]
     assert exit_code(monkeypatch, "run", "-c", recipe_file, "--run-dir", folder, *more) == 0
     ((recipe, where, options),) = pipeline.calls
     assert (recipe.training.epochs, recipe.seed, where) == (1, 5, folder)
     assert recipe.synthesis.limit == 7
-    anew = {"new_run": True, "new_verdicts": False}
+    anew = {"new_run": True, "new_verdicts": True}
     assert options == {"stages": None, "skip_bad_rows": False, **anew}
 
 
@@ -150,21 +150,10 @@ def test_a_stage_command_runs_that_stage_with_the_directorys_own_recipe(
 ):
     with Run.open(RECIPE, tmp_path / "run"):
         pass
-    assert exit_code(monkeypatch, "train", tmp_path / "run", "--skip-bad-rows") == 0
+    assert exit_code(monkeypatch, "filter", tmp_path / "run", "--skip-bad-rows") == 0
     ((recipe, where, options),) = pipeline.calls
     assert (recipe, where) == (RECIPE, tmp_path / "run")
-    assert options == {"stages": ["train"], "skip_bad_rows": True}
-
-
-def test_a_guard_can_be_changed_and_the_samples_kept(tmp_path, monkeypatch, pipeline):
-    with Run.open(RECIPE, tmp_path / "run"):
-        pass
-    more = ["guard.kind=wildguard", "--new-verdicts"]
-    assert exit_code(monkeypatch, "filter", tmp_path / "run", *more) == 0
-    ((recipe, _, options),) = pipeline.calls
-    assert recipe.guard.kind == "wildguard"
-    stages = ["sample", "filter"]  # a ladder may have to ask some prompts again
-    assert options == {"stages": stages, "skip_bad_rows": False, "new_verdicts": True}
+    assert options == {"stages": ["filter"], "skip_bad_rows": True}
 
 
 def test_a_stage_command_can_begin_a_directory(recipe_file, tmp_path, monkeypatch, pipeline):

@@ -38,6 +38,6 @@ def test_control_tokens_of_other_families(token):
 
 
 def test_plain_text_is_left_alone():
-    text = "a < b, <b>bold</b>, List[int], [TODO], x|y, <-- and \u200b"
+    text = "a < b, <b>bold</b>, List[int], [NOTE], x|y, <-- and \u200b"
     assert not COMMON.found(text)
     assert COMMON.broken(text) == text

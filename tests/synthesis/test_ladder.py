@@ -87,8 +87,7 @@ def climb(folder, cfg=CFG, engine=None, prompts=PROMPTS, max_unparsed=1.0):
     """One start of a run: reads what is there, makes what is missing."""
     stores = [RowStore(folder / name, ("id", "attempt")) for name in ("samples", "verdicts")]
     ledger = Ledger(cfg.reasoning).read(stores[0].rows(), stores[1].rows())
-    held = (Tokenizer(), *stores, ledger, lambda: None, max_unparsed)
-    rounds = Rounds(cfg, prompts, *held)  # type: ignore[arg-type]
+    rounds = Rounds(cfg, prompts, Tokenizer(), *stores, ledger, lambda: None, max_unparsed)
     engine, guard = engine or Engine(), Guard()
     for attempt in attempts(cfg):
         if attempt.number > 1 and cfg.method != "rejection":

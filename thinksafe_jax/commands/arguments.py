@@ -28,14 +28,6 @@ def local_folder(text: str) -> Path:
     return Path(text)
 
 
-NewVerdicts = Annotated[
-    bool,
-    typer.Option(
-        "--new-verdicts",
-        help="Delete what the guard said and all that was made of it, keep the samples; guard.* "
-        "may be given anew.",
-    ),
-]
 Config = Annotated[
     Path | None,
     typer.Option("--config", "-c", help="Recipe (YAML); paths in it start from here, not from it."),

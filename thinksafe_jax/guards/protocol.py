@@ -104,8 +104,8 @@ def check_unparsed(unparsed: int, total: int, max_share: float, guard: str) -> N
         raise InputError(
             f"guard {guard}: {unparsed} of {total} verdicts are unparsed, more than guard."
             f"max_unparsed={max_share:g} allows; is guard.kind the checkpoint's own format, with "
-            "its own chat template and tokenizer? The samples are kept: correct guard.* and judge "
-            "them anew with --new-verdicts"
+            "its own chat template and tokenizer? A run keeps its samples: `thinksafe run` with "
+            "guard.* corrected and --new-verdicts judges them anew"
         )
 
 
@@ -120,7 +120,7 @@ def check_one_template(templates: Iterable[str], guard: str) -> None:
         raise InputError(
             f"guard {guard}: verdicts were made with different templates ({', '.join(found)}); its "
             "files changed under the run. Put them back, or judge all samples anew with "
-            "--new-verdicts"
+            "`thinksafe run … --new-verdicts`"
         )
 
 

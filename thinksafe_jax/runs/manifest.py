@@ -16,7 +16,7 @@ from thinksafe_jax.runs.storage import atomic_write
 
 log = logging.getLogger(__name__)
 SCHEMA_VERSION = 1
-_COMPUTE = (
+COMPUTE = (
     "thinksafe-jax",
     "jax",
     "jaxlib",
@@ -65,8 +65,8 @@ def _add_files(digest: Any, path: Path) -> None:
 
 def versions() -> dict[str, str]:
     """Versions of what computes, read without importing it; of the optional what is there."""
-    found = {"python": platform.python_version()} | dict.fromkeys(_COMPUTE, "absent")
-    for name in (*_COMPUTE, *_OPTIONAL):
+    found = {"python": platform.python_version()} | dict.fromkeys(COMPUTE, "absent")
+    for name in (*COMPUTE, *_OPTIONAL):
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found
