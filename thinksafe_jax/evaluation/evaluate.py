@@ -250,10 +250,10 @@ def _judge(
         Exchange(key, row["prompt"], scoped(row["response"], scope), _label(row), scope)
         for key, (row, scope) in waiting.items()
     ]
-    empty = [e for e in exchanges if not e.response.strip()]
     unasked = [
         Verdict(e.id, "unparsed", None, e.scope, False, guard.name, template=guard.template)
-        for e in empty
+        for e in exchanges
+        if not e.response.strip()
     ]
     asked = guard.judge(e for e in exchanges if e.response.strip())
     with keeping(store, "judge", len(waiting)) as keep:
