@@ -82,7 +82,7 @@ def test_gold_answers_of_a_reasoning_suite(tmp_path):
     path = write(tmp_path, "math.jsonl", '{"question": "2+2?", "answer": 4}\n')
     source = PromptSource(path=path, prompt_column="question", answer_column="answer")
     prompts = load_prompts([source], require_label=False)
-    assert prompts == [Prompt("math-1", "2+2?", "", "4", f"{path}:1", stratum=f"{path}/")]
+    assert prompts == [Prompt("math-1", "2+2?", "", "4", f"{path}:1", stratum="math/")]
 
 
 def test_real_files():

@@ -132,6 +132,10 @@ def test_a_limit_is_a_fair_part_and_always_the_same(tmp_path):
     assert limited != synthesis_prompts(recipe(tmp_path)).prompts[:20]
     few = stratified(synthesis_prompts(recipe(tmp_path)).prompts, 3, seed=1)
     assert len({p.stratum for p in few}) == 3
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    moved = synthesis_prompts(recipe(elsewhere, limit=20)).prompts
+    assert [p.id for p in moved] == [p.id for p in limited]
 
 
 def test_datasets_in_folders(tmp_path):

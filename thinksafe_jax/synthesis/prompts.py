@@ -20,7 +20,7 @@ from thinksafe_jax.synthesis.sources import (
     MINI,
     check_source,
     columns_of,
-    id_prefixes,
+    short_names,
     source_rows,
 )
 
@@ -69,8 +69,8 @@ def read_prompts(sources: Sequence[PromptSource], *, require_label: bool) -> Pro
     by_id: dict[str, Prompt] = {}
     by_text: dict[str, Prompt] = {}
     kept: list[Prompt] = []
-    for source, prefix in zip(sources, id_prefixes(sources), strict=True):
-        for prompt in _read_source(source, prefix, require_label):
+    for source, short in zip(sources, short_names(sources), strict=True):
+        for prompt in _read_source(source, short, require_label):
             _refuse_repeated_id(prompt, by_id)
             first = by_text.setdefault(prompt.text, prompt)
             if first is prompt or not prompt.text.strip():
@@ -86,7 +86,7 @@ def read_prompts(sources: Sequence[PromptSource], *, require_label: bool) -> Pro
     return PromptSet(kept, duplicates)
 
 
-def _read_source(source: PromptSource, prefix: str, require_label: bool) -> list[Prompt]:
+def _read_source(source: PromptSource, short: str, require_label: bool) -> list[Prompt]:
     check_source(source, require_label)
     columns = columns_of(source)
     matching = (
@@ -96,7 +96,7 @@ def _read_source(source: PromptSource, prefix: str, require_label: bool) -> list
     )
     stop = None if source.limit is None else source.start + source.limit
     prompts = [
-        _prompt(row, source, columns, prefix, require_label)
+        _prompt(row, source, columns, short, require_label)
         for row in islice(matching, source.start, stop)
     ]
     if not prompts:
@@ -108,7 +108,7 @@ def _read_source(source: PromptSource, prefix: str, require_label: bool) -> list
 
 
 def _prompt(
-    row: Row, source: PromptSource, columns: Mapping[str, str], prefix: str, require_label: bool
+    row: Row, source: PromptSource, columns: Mapping[str, str], short: str, require_label: bool
 ) -> Prompt:
     if source.path.startswith(MINI):  # a row may have no answer
         columns = {field: column for field, column in columns.items() if column in row.values}
@@ -118,21 +118,21 @@ def _prompt(
     label, answer, response = (columns.get(name) for name in ("label", "answer", "response"))
     spelled = _text(_cell(row, label)) if label else ""
     prompt = Prompt(
-        id=_identity(row, columns.get("id"), prefix),
+        id=_identity(row, columns.get("id"), short),
         text=text,
         label=_label(row, label, source, require_label),
         answer=None if answer is None else _text(_cell(row, answer)),
         source=row.where,
         response=None if response is None else _text(_cell(row, response)),
-        stratum=f"{source.path}/{spelled}",
+        stratum=f"{short}/{spelled}",
     )
     _refuse_surrogates(prompt)
     return prompt
 
 
-def _identity(row: Row, column: str | None, prefix: str) -> str:
+def _identity(row: Row, column: str | None, short: str) -> str:
     if column is None:
-        return f"{prefix}-{row.number}"
+        return f"{short}-{row.number}"
     identity = _text(_cell(row, column))
     if not identity.strip():
         raise InputError(f"{row.where}: empty id in column {column!r}")

@@ -37,21 +37,22 @@ def _name(source: PromptSource) -> str:
     return f"{source.path}[{', '.join(chosen)}]" if chosen else source.path
 
 
-def id_prefixes(sources: Sequence[PromptSource]) -> list[str]:
-    """What the ids of rows without a column for them begin with: the stem of the source's path.
+def short_names(sources: Sequence[PromptSource]) -> list[str]:
+    """The stem of each source's path; another file or split of the same is numbered, `stem.2` on.
 
-    Another file or split of the same stem is numbered, from `stem.2` on.
+    Ids of rows without a column for them begin so, and a limit draws by it: the same prompts come
+    out wherever the files lie.
     """
     owners: dict[str, str] = {}
-    prefixes = []
+    names = []
     for source in sources:
-        stem = prefix = Path(source.path).stem.removeprefix(HUB)
+        stem = short = Path(source.path).stem.removeprefix(HUB)
         name, number = _name(source), 1
-        while source.id_column is None and owners.setdefault(prefix, name) != name:
+        while owners.setdefault(short, name) != name:
             number += 1
-            prefix = f"{stem}.{number}"
-        prefixes.append(prefix)
-    return prefixes
+            short = f"{stem}.{number}"
+        names.append(short)
+    return names
 
 
 def check_source(source: PromptSource, require_label: bool) -> None:
