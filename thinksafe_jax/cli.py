@@ -11,6 +11,7 @@ from thinksafe_jax.commands.analysis import register as register_analysis
 from thinksafe_jax.commands.arguments import (
     Config,
     JsonOut,
+    NewVerdicts,
     Overrides,
     RunDirectory,
     SkipBadRows,
@@ -98,14 +99,7 @@ def run(
         bool,
         typer.Option("--new-run", help="Delete what an earlier run left there and start afresh."),
     ] = False,
-    new_verdicts: Annotated[
-        bool,
-        typer.Option(
-            "--new-verdicts",
-            help="Delete what the guard said and all that was made of it, keep the samples; "
-            "guard.* may be given anew.",
-        ),
-    ] = False,
+    new_verdicts: NewVerdicts = False,
     skip_bad_rows: SkipBadRows = False,
     limit: Annotated[
         int | None,

@@ -74,7 +74,8 @@ def run_pipeline(
         run_dir: where everything goes.
         stages: names out of STAGES; all of them by default.
         new_run: delete what an earlier run left there.
-        new_verdicts: delete what the guard said, and all that was made of it; keep the samples.
+        new_verdicts: delete what guard and judge said, and all that was made of it; keep what the
+            models wrote.
         skip_bad_rows: leave out unreadable rows instead of stopping at them.
 
     Returns:
@@ -374,11 +375,11 @@ STAGES = {
     ),
     "evaluate": Stage(
         evaluate_both,
-        lambda path: path / "evaluation",
+        lambda path: path / "evaluation/after.json",
         lambda r, path: (
             r.evaluation,
             source_hashes(r.evaluation.sources),
-            r.guard if r.judge.kind == "same" else r.judge,
+            r.judging,
             r.student,
             r.seed,
             *exported_weights(path),

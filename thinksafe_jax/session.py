@@ -158,11 +158,9 @@ class Session:
 
     @cached_property
     def judge(self) -> Guard:
-        """The guard of the evaluation; the filter's own where the recipe names no other."""
-        cfg = self.recipe.judge
-        return (
-            self.guard if cfg.kind == "same" or cfg == self.recipe.guard else self._load_guard(cfg)
-        )
+        """The guard of the evaluation."""
+        cfg = self.recipe.judging
+        return self.guard if cfg == self.recipe.guard else self._load_guard(cfg)
 
     def _load_guard(self, cfg: GuardConfig) -> Guard:
         return load_guard(cfg, self._pins, self.recipe.mesh)

@@ -207,6 +207,19 @@ def test_rows_of_another_model_or_other_settings_are_not_taken_up(stage):
     assert len(stage.engine.generated) == 6
 
 
+def test_another_guard_or_scope_is_asked_about_the_answers_that_are_there(stage, monkeypatch):
+    stage.run()
+    stage.cfg = replace(stage.cfg, scopes=["answer"])
+    stage.run()
+    assert (stage.engine.generated, len(stage.guard.seen)) == ([], 4)
+    monkeypatch.setattr(Strict, "name", "stricter")
+    result = stage.run()
+    assert (stage.engine.generated, len(stage.guard.seen)) == ([], 4)
+    assert result["settings"]["guard"]["name"] == "stricter"
+    assert stage.run() == result
+    assert (stage.engine.generated, stage.guard.seen) == ([], [])
+
+
 @pytest.mark.parametrize("stop_after", range(1, 11))  # six responses, then four verdicts
 def test_a_stop_keeps_every_finished_row_and_resumes_behind_it(tmp_path, stop_after):
     whole, cut = Stage(tmp_path / "whole"), Stage(tmp_path / "cut")

@@ -84,6 +84,10 @@ def test_score_reads_jsonl_and_writes_the_promised_keys(tmp_path):
         (["compare", "one"], "two evaluations or more"),
         (["evaluate", "mini:student", "--suite", "gsm8"], "did you mean gsm8k"),
         (["evaluate", "mini:student"], "name suites"),
+        (
+            ["evaluate", "runs/mini", "--judge", "wildguard:x", "--new-run"],
+            "--judge, --new-run: only",
+        ),
         (["analyze", "perplexity", "mini:student"], "give --data"),
     ],
 )
@@ -100,6 +104,24 @@ def test_secrets_of_the_environment_reach_no_file(tmp_path, monkeypatch):  # 49
     file.write_text(json.dumps({"answer": "4", "response": "4"}) + "\n")
     RUN.invoke(app, ["score", str(file), "--suite", "math500", "--json", str(tmp_path / "o.json")])
     assert "secret123" not in (tmp_path / "o.json").read_text()
+
+
+def test_another_judge_is_asked_about_the_answers_that_are_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "asked.jsonl").write_text('{"id": "a", "prompt": "Hello?"}\n')
+    options = ["--suite", "harmful:mine=asked.jsonl", "--preset", "quick", "--slots", "1"]
+    options += ["--max-new-tokens", "4", "--dtype", "float32", "--out", "run"]
+    RUN.invoke(app, ["evaluate", "mini:student", *options], catch_exceptions=False)
+    (answers,) = (tmp_path / "run/evaluation/model/responses").iterdir()
+    written = answers.stat().st_mtime_ns
+    other = ["evaluate", "mini:student", *options, "--judge", "llama-guard:mini:guard"]
+    assert "another guard or judge alone, --new-verdicts" in str(RUN.invoke(app, other).exception)
+    RUN.invoke(app, [*other, "--new-verdicts"], catch_exceptions=False)
+    assert answers.stat().st_mtime_ns == written
+    result = json.loads((tmp_path / "run/evaluation/model.json").read_text())
+    assert result["settings"]["guard"] == {"name": "mini:guard", "weak": False}
+    verdicts = (tmp_path / "run/evaluation/model/verdicts/part-00000.jsonl").read_text()
+    assert json.loads(verdicts)["guard"] == "mini:guard"
 
 
 def test_a_model_is_evaluated_into_a_bucket(tmp_path, monkeypatch):

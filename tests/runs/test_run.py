@@ -30,6 +30,7 @@ RECIPE = Recipe(
     guard=GuardConfig(model="mini:guard"),
     synthesis=SynthesisConfig(prompts=[PromptSource(path="mini:train-harmful")]),
 )
+JUDGE = GuardConfig(kind="wildguard", model="allenai/wildguard")
 
 
 def tree(path: Path) -> set[str]:
@@ -128,6 +129,44 @@ def test_new_verdicts_keep_the_samples_and_allow_another_guard_alone(tmp_path):
         assert not run.store("verdicts").keys() and not (tmp_path / "dataset").exists()
     with Run.open(other, tmp_path):
         assert load_recipe(tmp_path / "config.yaml").guard.kind == "wildguard"
+
+
+def evaluated(path, *others):
+    """What one evaluated run holds, and `others`."""
+    names = ["evaluation/before.json", "evaluation/datasets.json", "report/report.html", *others]
+    rooms = ("responses", "verdicts")
+    names += [f"evaluation/before/{room}/part-00000.jsonl" for room in rooms]
+    for name in (*names, "evaluation/before/rows.jsonl", "verdicts/part-00000.jsonl"):
+        file = path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("{}\n", encoding="utf-8")
+
+
+def left(path):
+    files = (p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file())
+    return {*files} - {"config.yaml", "manifest.json", "lock"}
+
+
+KEPT = {"evaluation/datasets.json", "evaluation/before/responses/part-00000.jsonl"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "kept"),
+    [
+        ({}, set()),
+        ({"guard": replace(RECIPE.guard, dtype="float32")}, set()),
+        ({"judge": JUDGE}, {"adapter/x", "verdicts/part-00000.jsonl"}),
+        ({"judge": JUDGE, "guard": replace(RECIPE.guard, max_unparsed=0.5)},
+         {"adapter/x", "verdicts/part-00000.jsonl"}),
+        ({"judge": JUDGE, "guard": replace(RECIPE.guard, dtype="float32")}, set()),
+    ],
+)  # fmt: skip
+def test_new_verdicts_are_those_of_who_changed(tmp_path, changes, kept):
+    """Answers of the evaluation stay; another judge alone asks for no training anew."""
+    with Run.open(RECIPE, tmp_path):
+        evaluated(tmp_path, "adapter/x")
+    with Run.open(replace(RECIPE, **changes), tmp_path, new_verdicts=True):
+        assert left(tmp_path) == KEPT | kept
 
 
 def test_new_run_deletes_the_earlier_run_and_nothing_else(tmp_path):

@@ -43,6 +43,14 @@ SkipBadRows = Annotated[
     bool,
     typer.Option("--skip-bad-rows", help="Leave unreadable rows out and count them (else exit 3)."),
 ]
+NewVerdicts = Annotated[
+    bool,
+    typer.Option(
+        "--new-verdicts",
+        help="Judge anew, with another guard or judge if need be: delete what they said and what "
+        "was made of it, keep what the models wrote.",
+    ),
+]
 JsonOut = Annotated[
     Path | None, typer.Option("--json", help="Write the figures here, too, as JSON.")
 ]

@@ -7,7 +7,14 @@ from typing import Annotated
 import typer
 
 from thinksafe_jax import hosts
-from thinksafe_jax.commands.arguments import Config, JsonOut, Overrides, SkipBadRows, run_directory
+from thinksafe_jax.commands.arguments import (
+    Config,
+    JsonOut,
+    NewVerdicts,
+    Overrides,
+    SkipBadRows,
+    run_directory,
+)
 from thinksafe_jax.errors import ConfigError
 
 Target = Annotated[
@@ -46,6 +53,7 @@ NewRun = Annotated[bool, typer.Option("--new-run", help="Start afresh in --out."
 
 
 def evaluate(
+    context: typer.Context,
     target: Target,
     overrides: Overrides = None,
     config: Config = None,
@@ -63,6 +71,7 @@ def evaluate(
     slots: Slots = 64,
     out: Out = None,
     new_run: NewRun = False,
+    new_verdicts: NewVerdicts = False,
 ) -> None:
     """Measure a run's student before and after, or any model on named suites.
 
@@ -77,6 +86,7 @@ def evaluate(
       thinksafe evaluate models/SmolLM2-135M-Instruct --preset quick --suite gsm8k --data data
     """
     if suite is None:
+        _refuse_options_of_a_model(context)
         _stage(run_directory(target), config, overrides or [], skip_bad_rows)
         return
     if overrides or config:
@@ -91,12 +101,27 @@ def evaluate(
         target, suite, adapter, data, judge, preset, tuple(scope or ("full",)), dtype, limit,
         samples, max_new_tokens, slots,
     )  # fmt: skip
-    summary = evaluate_model(asked, folder, new_run=new_run)
+    summary = evaluate_model(asked, folder, new_run=new_run, new_verdicts=new_verdicts)
     if not hosts.current().first:
         return
     console = output(110)
     console.print(final_table(summary))
     console.print(f"report: {shown(folder / 'report/report.html')}", markup=False, soft_wrap=True)
+
+
+def _refuse_options_of_a_model(context: typer.Context) -> None:
+    """Where a run is evaluated its recipe says how; no option is left unheard."""
+    of_a_run = {"target", "overrides", "config", "skip_bad_rows"}
+    given = []
+    for option in context.command.params:
+        source = context.get_parameter_source(option.name or "")
+        if option.name not in of_a_run and source and source.name == "COMMANDLINE":
+            given.append(option.opts[-1])
+    if given:
+        raise ConfigError(
+            f"{', '.join(given)}: only with --suite, where a model is evaluated; a run is judged "
+            "as its recipe says (evaluation.*, judge.*), and begun anew by `thinksafe run`"
+        )
 
 
 def _stage(run_dir: Path, config: Path | None, overrides: list[str], skip_bad_rows: bool) -> None:

@@ -195,3 +195,8 @@ class Recipe:
     synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    @property
+    def judging(self) -> GuardConfig:
+        """The guard of the evaluation: the filter's own where `judge` names no other."""
+        return self.guard if self.judge.kind == "same" else self.judge

@@ -3,14 +3,15 @@
     questions ─► responses/*.jsonl ─► verdicts/*.jsonl ─► rows.jsonl ─► <name>.json
                  as they finish       as they are judged   joined        rates with intervals
 
-Responses and verdicts are kept row by row, so an evaluation that was killed goes on where it was.
+Responses and verdicts are kept row by row, so an evaluation that was killed goes on where it was;
+another judge is asked about the responses that are there.
 """
 
 import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -94,9 +95,11 @@ def evaluate(
     if cfg.judge != "mini" and any(q.kind == REASONING for q in questions):
         require_math_verify()
     askable, skipped = _askable(questions, cfg, engine, tokenizer)
-    settings = _settings(cfg, guard, asked, reasoning)
+    answering, judging = _answering(cfg, asked, reasoning), _judging(cfg, guard)
     if group.first:
-        _discard_rows_of_others(out_dir, content_hash(settings, model_hash))
+        answers = content_hash(answering, model_hash)
+        follows = {"responses": answers, "verdicts": content_hash(answers, judging)}
+        _discard_rows_of_others(out_dir, follows)
     group.barrier(f"{out_dir.name} begins")
     refresh(out_dir)
     responses = RowStore(out_dir / "responses", key=_KEY, writer=part.name)
@@ -115,7 +118,7 @@ def evaluate(
     if not group.first:
         return {}
     scored = _scored([by_key[key] for key in askable], verdicts, cfg)
-    result = summarise(scored) | {"skipped": skipped, "settings": settings}
+    result = summarise(scored) | {"skipped": skipped, "settings": answering | judging}
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in scored]
     atomic_write(out_dir / "rows.jsonl", "".join(lines))
     atomic_write(out_dir.with_name(f"{out_dir.name}.json"), json.dumps(result, indent=2) + "\n")
@@ -135,17 +138,22 @@ def _scored(rows: list[dict], verdicts: RowStore, cfg: EvaluationConfig) -> list
         return score_rows(rows, in_order, cfg.judge, pool)
 
 
-def _discard_rows_of_others(out_dir: Path, inputs: str) -> None:
-    """Rows are taken up only where the same model answered the same questions in the same way."""
-    file = out_dir / "inputs.sha256"
-    if file.exists() and file.read_text(encoding="utf-8").strip() == inputs:
-        return
-    for folder in (out_dir / "responses", out_dir / "verdicts"):
-        if folder.exists():
-            _log.warning("%s: of another model or other settings, evaluated anew", folder)
-            shutil.rmtree(folder)
+def _discard_rows_of_others(out_dir: Path, follows: Mapping[str, str]) -> None:
+    """Responses are taken up where the same model was asked the same in the same way; verdicts
+    where the same guard was asked about those.
+
+    Args:
+        follows: folder -> hash of all that its rows follow from, kept in <folder>.sha256.
+    """
     prepare_directory(out_dir)
-    atomic_write(file, f"{inputs}\n")
+    for name, inputs in follows.items():
+        folder, file = out_dir / name, out_dir / f"{name}.sha256"
+        if file.exists() and file.read_text(encoding="utf-8").strip() == inputs:
+            continue
+        if folder.exists():
+            _log.warning("%s: of another model, guard or setting, made anew", folder)
+            shutil.rmtree(folder)
+        atomic_write(file, f"{inputs}\n")
 
 
 def _askable(
@@ -278,16 +286,13 @@ def scoped(response: str, scope: str) -> str:
     return reasoning.partition(THINK_OPEN)[2].strip() or reasoning.strip()
 
 
-def _settings(cfg: EvaluationConfig, guard: Guard, asked: Questions, reasoning: str) -> dict:
-    """All that must be equal for two evaluations to be comparable."""
+def _answering(cfg: EvaluationConfig, asked: Questions, reasoning: str) -> dict:
+    """What was asked, and how: equal in evaluations that can be compared."""
     suites = list(dict.fromkeys(q.suite for q in asked.items))
     return {
         "sampling": asdict(cfg.sampling),
         "reasoning_sampling": asdict(cfg.reasoning_sampling or cfg.sampling),
         "samples": cfg.samples,
-        "scopes": list(cfg.scopes),
-        "judge": cfg.judge,
-        "guard": {"name": guard.name, "weak": guard.weak},
         "reasoning": reasoning,
         "reasoning_prompt": cfg.reasoning_prompt,
         "steering": "none",
@@ -295,6 +300,15 @@ def _settings(cfg: EvaluationConfig, guard: Guard, asked: Questions, reasoning: 
         "prompts_sha256": fingerprint(asked.items),
         "sources": {name: asdict(source) for name, source in asked.sources.items()},
         "version": thinksafe_jax.__version__,
+    }
+
+
+def _judging(cfg: EvaluationConfig, guard: Guard) -> dict:
+    """Who judged what of the answers: equal in evaluations that can be compared."""
+    return {
+        "scopes": list(cfg.scopes),
+        "judge": cfg.judge,
+        "guard": {"name": guard.name, "weak": guard.weak},
     }
 
 

@@ -52,8 +52,13 @@ class ModelEvaluation:
     seed: int = 42
 
 
-def evaluate_model(asked: ModelEvaluation, out: Path, *, new_run: bool = False) -> dict:
+def evaluate_model(
+    asked: ModelEvaluation, out: Path, *, new_run: bool = False, new_verdicts: bool = False
+) -> dict:
     """Answer, judge and score the suites; write rows, tables and the report below `out`.
+
+    Args:
+        new_run, new_verdicts: as `run_pipeline`.
 
     Returns:
         The content of out/report/summary.json.
@@ -74,7 +79,7 @@ def evaluate_model(asked: ModelEvaluation, out: Path, *, new_run: bool = False) 
     found = preset(asked.preset, opens_think=ChatTokenizer(folder).opens_think)
     recipe = recipe_of(asked, suites, found, load_config(folder).max_position_embeddings)
     validate(recipe)
-    with Run.open(recipe, out, new_run=new_run) as run:
+    with Run.open(recipe, out, new_run=new_run, new_verdicts=new_verdicts) as run:
         session = Session(recipe, run.path / "models.json")
         session.meet(run.group, training=False)
         weights = [session.directory / "config.json"]

@@ -120,9 +120,9 @@ def _judge(run: RunFiles) -> dict:
     recipe = run.recipe
     if recipe is None:
         return {"kind": None, "same_as_filter": False}
-    kind, judge = recipe.evaluation.judge, recipe.judge
+    kind = recipe.evaluation.judge
     filtered = bool(recipe.synthesis.prompts) and recipe.synthesis.method in SAMPLED
-    same = judge.kind == "same" or bool(_checkpoints(judge) & _checkpoints(recipe.guard))
+    same = bool(_checkpoints(recipe.judging) & _checkpoints(recipe.guard))
     return {"kind": kind, "same_as_filter": kind == "guard" and filtered and same}
 
 

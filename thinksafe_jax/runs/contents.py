@@ -30,8 +30,7 @@ CONTENTS = (
     "models.json",
     "config.yaml",
 )
-# What was made of the verdicts. The evaluation knows by itself which of its rows still hold.
-OF_VERDICTS = ("report", "merged", "adapter", "checkpoints", "dataset", "verdicts")
+_OF_GUARD = ("merged", "adapter", "checkpoints", "dataset", "verdicts")  # what was made of it first
 
 
 def clear(path: Path) -> None:
@@ -43,9 +42,20 @@ def clear(path: Path) -> None:
     _delete(path, present)
 
 
-def clear_verdicts(path: Path) -> None:
-    """Delete the verdicts and what was made of them."""
-    _delete(path, [path / name for name in OF_VERDICTS if (path / name).exists()])
+def clear_verdicts(path: Path, recipe: Recipe) -> None:
+    """Delete the verdicts that `recipe` has made anew, and what was made of them.
+
+    Where it names another judge but no other guard, that is the evaluation's alone.
+    """
+    file = path / "config.yaml"
+    begun = load_recipe(file) if file.exists() else recipe
+    same_guard = not diff(replace(begun, judge=recipe.judge), recipe, HARMLESS_KEYS)
+    evaluated = [step for step in (path / "evaluation").glob("*") if step.is_dir()]
+    made = [path / "report", *(step.with_name(f"{step.name}.json") for step in evaluated)]
+    if begun.judging == recipe.judging or not same_guard:
+        made += [path / name for name in _OF_GUARD]
+    made += [step / name for step in evaluated for name in ("rows.jsonl", "verdicts")]
+    _delete(path, [item for item in made if item.exists()])
 
 
 def _delete(path: Path, items: Iterable[Path]) -> None:
@@ -70,24 +80,25 @@ def refuse_foreign(path: Path) -> None:
         )
 
 
-def refuse_another(recipe: Recipe, path: Path, *, other_guard: bool) -> None:
+def refuse_another(recipe: Recipe, path: Path, *, other_guards: bool) -> None:
     """Compare with the configuration that the directory began with (fault 24).
 
     Raises:
-        ConfigError: another one, save for the guard with `other_guard`; or nothing tells which.
+        ConfigError: another one, save for guard and judge with `other_guards`; or nothing tells
+            which.
     """
     file = path / "config.yaml"
     if file.exists():
         begun = load_recipe(file)
-        changes = diff(
-            replace(begun, guard=recipe.guard) if other_guard else begun, recipe, HARMLESS_KEYS
-        )
+        if other_guards:
+            begun = replace(begun, guard=recipe.guard, judge=recipe.judge)
+        changes = diff(begun, recipe, HARMLESS_KEYS)
         if changes:
             indented = changes.replace("\n", "\n  ")
             raise ConfigError(
                 f"{shown(path)} was begun with another configuration:\n  {indented}\n"
                 "use another --run-dir, or --new-run to delete it and start afresh (for another "
-                "guard alone, --new-verdicts keeps the samples)"
+                "guard or judge alone, --new-verdicts keeps the samples)"
             )
     else:
         left = [n for n in CONTENTS if (path / n).exists()]

@@ -83,8 +83,8 @@ class Run:
         Args:
             path: a folder, or a URL as gs://bucket/run (see `mirror`).
             new_run: delete what an earlier run left in the directory (only names a run writes).
-            new_verdicts: delete the verdicts and what was made of them; `guard` may then differ
-                from the one that the directory was begun with.
+            new_verdicts: delete the verdicts and what was made of them; `guard` and `judge` may
+                then differ from those that the directory was begun with.
             skip_bad_rows: for the stores made by `store`.
             part: of several processes in the same directory; the whole shuts out all parts.
 
@@ -113,9 +113,9 @@ class Run:
             refuse_foreign(path)
             if new_run:
                 clear(path)
-            refuse_another(recipe, path, other_guard=new_verdicts)
+            refuse_another(recipe, path, other_guards=new_verdicts)
             if new_verdicts:
-                clear_verdicts(path)
+                clear_verdicts(path, recipe)
             stop = locks.enter_context(StopSignals())  # from the first sign of a run on
             keep_config(recipe, path)
             file, recipe_hash = path / "manifest.json", _recipe_hash(recipe)
