@@ -1,14 +1,21 @@
 """Strict by default: 8 host devices, no silent dtype or rank promotion, warnings are errors."""
 
 import os
+from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ["HF_HOME"] = str(Path(__file__).parents[1] / ".pytest_cache/huggingface")
+os.environ["NO_PROXY"] = "127.0.0.1,localhost"
 
 import jax
+
+# like the Hub's folder above: what a user has set or downloaded is no part of a test
+for name in [n for n in os.environ if n.startswith("THINKSAFE_")] + ["COLUMNS", "FORCE_COLOR"]:
+    os.environ.pop(name, None)
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -156,7 +156,8 @@ def free_port() -> int:
 
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 10
     first = 20_000 + 1000 * worker
-    for offset in range(os.getpid() % 100 * 10, 1000, 2):
+    begin = os.getpid() % 100 * 10
+    for offset in (n % 1000 for n in range(begin, begin + 1000, 2)):
         with socket.socket() as one, socket.socket() as two:
             try:
                 one.bind(("", first + offset))
@@ -164,7 +165,7 @@ def free_port() -> int:
             except OSError:
                 continue
             return first + offset
-    raise RuntimeError(f"no free port from {first} on")
+    raise RuntimeError(f"no free port from {first} to {first + 999}")
 
 
 def start_processes(command: list[str], count: int, devices: int, **environment) -> list:
@@ -195,13 +196,14 @@ def start_processes(command: list[str], count: int, devices: int, **environment)
 
 
 def finish_processes(
-    processes: list, timeout: float = 120, patience: float = 10
+    processes: list, timeout: float = 600, patience: float = 60
 ) -> list[tuple[int, str, str]]:
     """(exit code, stdout, stderr) of each.
 
     Args:
-        timeout: seconds after which all are killed.
-        patience: seconds that the others have after one ended with an error.
+        timeout: seconds after which all are killed: a guard against hangs, not a measure.
+        patience: seconds that the others have after one ended with an error; short where one is
+            stopped for good.
     """
     import time
     from concurrent.futures import ThreadPoolExecutor

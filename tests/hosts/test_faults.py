@@ -60,12 +60,12 @@ except KeyError:
 """
 
 
-def strike(index, blow, count=3, **environment):
+def strike(index, blow, count=3, patience=60.0, **environment):
     """(exit codes, what each said) after process `index` did something unforeseen."""
     places = ["{address}", "{count}", "{index}"]
     command = [sys.executable, "-c", MEMBER.replace("{", "{{").replace("}", "}}"), *places]
     processes = start_processes([*command, str(index), blow], count, 1, **environment)
-    done = finish_processes(processes, patience=3)
+    done = finish_processes(processes, patience=patience)
     return [code for code, _, _ in done], [errors for _, _, errors in done]
 
 
@@ -80,7 +80,8 @@ def test_a_killed_process_ends_the_others(index):
 
 @pytest.mark.parametrize("index", [0, 1])
 def test_a_stopped_process_is_noticed_by_its_silence(index):
-    codes, errors = strike(index, "SIGSTOP", count=2, THINKSAFE_SILENCE_LIMIT="2")
+    limit = {"THINKSAFE_SILENCE_LIMIT": "4"}
+    codes, errors = strike(index, "SIGSTOP", count=2, patience=6.0, **limit)
     assert codes == [75, -9][:: 1 if index else -1]
     line = errors[1 - index]
     assert f"process {index} (" in line and "has been silent for" in line
@@ -90,7 +91,7 @@ def test_a_stopped_process_is_noticed_by_its_silence(index):
 
 
 def test_a_step_that_stops_trips_the_watchdog():
-    codes, errors = strike(1, "hang", count=2, THINKSAFE_STEP_LIMIT="1")
+    codes, errors = strike(1, "hang", count=2, THINKSAFE_STEP_LIMIT="3")
     assert codes == [75, 75]
     assert "watchdog: this process made no progress for" in errors[1] and "row 2" in errors[1]
     assert "most recent call first" in errors[1]  # the stacks
@@ -98,7 +99,7 @@ def test_a_step_that_stops_trips_the_watchdog():
 
 
 def test_who_does_not_come_to_a_meeting_is_named_with_its_name():
-    codes, errors = strike(1, "late", count=2, THINKSAFE_STEP_LIMIT="1")
+    codes, errors = strike(1, "late", count=2, THINKSAFE_STEP_LIMIT="3")
     assert codes == [75, 75]
     assert "process 1 (" in errors[0]
     assert "did not come to 'rows of samples' and has made no progress for" in errors[0]
@@ -146,9 +147,9 @@ time.sleep(60)
 
 
 def test_the_watchdog_of_one_process_has_to_be_asked_for():
-    environment = {**os.environ, "THINKSAFE_STEP_LIMIT": "1"}
+    environment = {**os.environ, "THINKSAFE_STEP_LIMIT": "3"}
     command = [sys.executable, "-c", WATCHED]
-    watched = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
+    watched = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
     assert watched.returncode == 75
     assert "at: step 2" in watched.stderr and "THINKSAFE_STEP_LIMIT" in watched.stderr
     assert "watchdog" not in {thread.name for thread in threading.enumerate()}  # nobody asked

@@ -94,11 +94,11 @@ def test_of_two_the_other_is_named_as_well():
 
 
 def test_who_is_missing_at_the_start_is_named():
-    limits = Limits(start=1.0, silence=20.0, step=0.0)
+    limits = Limits(start=4.0, silence=20.0, step=0.0)
     errors = together(lambda group: None, count=4, limits=limits, indices=[0, 2])
     for error in errors:
         assert isinstance(error, EnvironmentFault)
-        assert "2 of 4 processes joined within 1 s; missing: process 1, 3." in str(error)
+        assert "2 of 4 processes joined within 4 s; missing: process 1, 3." in str(error)
         assert "--worker=all" in str(error) and "at port" in str(error)
 
 

@@ -167,20 +167,23 @@ def test_killed_at_ten_random_moments_it_ends_the_same(finished, environment, tm
     assert result(folder) == result(finished)
 
 
-# a file that appears when the phase begins; config.yaml is there before anything is loaded
-@pytest.mark.parametrize("sign", ["config.yaml", "samples", "checkpoints", "evaluation/before"])
-def test_sigterm_saves_and_says_so(finished, environment, tmp_path, sign):
+def test_sigterm_saves_and_says_so(finished, environment, tmp_path):
     """Fault 6, at loading, sampling, training, evaluating: exit code 143 within seconds, and the
     next start goes on where it was."""
     folder = tmp_path / "stopped"
-    process = subprocess.Popen(command(folder), env=environment, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not (folder / sign).exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 143, errors
-    assert "run the same command again to resume" in errors
+    # what appears when the phase begins; config.yaml is there before anything is loaded
+    for sign in ("config.yaml", "samples", "checkpoints", "evaluation/before"):
+        assert not (folder / sign).exists()
+        process = subprocess.Popen(
+            command(folder), env=environment, stderr=subprocess.PIPE, text=True
+        )
+        deadline = time.monotonic() + 600
+        while not (folder / sign).exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 143, (sign, errors)
+        assert "run the same command again to resume" in errors
     run(folder, environment)
     assert result(folder) == result(finished)
 
@@ -197,7 +200,7 @@ def test_parts_of_several_hosts_end_as_one_run(finished, environment, tmp_path):
         )
 
     hosts = [part("0/2"), part("1/2")]
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while len(list(folder.glob("samples/part-*of2-*"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
     for host in hosts:
@@ -225,12 +228,12 @@ def test_a_run_in_a_bucket_moves_from_machine_to_machine(finished, environment, 
         assert done.returncode == -signal.SIGKILL
         assert filesystem.exists(f"{root}/samples/part-00000.jsonl")
         second = subprocess.Popen(command(url), env=machine("two"), stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 600
         while time.monotonic() < deadline:
             filesystem.invalidate_cache()
             if filesystem.glob(f"{root}/checkpoints/*/manifest.json"):
                 break
-            time.sleep(0.05)
+            time.sleep(0.1)
         second.kill()
         second.wait()
         third = run(url, machine("three"))

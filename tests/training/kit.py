@@ -1,8 +1,8 @@
 """A tiny model and random rows for the training tests."""
 
-import json
+import os
+import signal
 import sys
-import time
 from pathlib import Path
 
 import jax
@@ -72,12 +72,11 @@ def assert_same_bits(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None
 
 KILLED_SETTINGS = settings(epochs=4)  # 12 steps
 
-if __name__ == "__main__":  # a run in its own process, slowed down so that a test can kill it
-    folder = Path(sys.argv[1])
+if __name__ == "__main__":  # a run in its own process, killed behind a step
 
-    def log(**values) -> None:
-        with (folder / "log.jsonl").open("a") as stream:
-            stream.write(json.dumps(values) + "\n")
-        time.sleep(0.2)
+    def log(step: int, **_) -> None:
+        if step == int(sys.argv[2]):
+            os.kill(os.getpid(), signal.SIGKILL)
 
-    train(params(), CONFIG, KILLED_SETTINGS, rows(), seed=3, checkpoint_dir=folder, log=log)
+    where = {"checkpoint_dir": Path(sys.argv[1]), "log": log}
+    train(params(), CONFIG, KILLED_SETTINGS, rows(), seed=3, **where)
