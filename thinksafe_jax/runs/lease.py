@@ -106,7 +106,7 @@ class Lease:
                 if found is None:
                     unknown.remove(path)
                 elif found != first[path]:
-                    raise ConfigError(_in_use(self._url, found))
+                    raise ConfigError(_in_use(self._url, found or first[path]))
         for path, found in first.items():
             if self._read(path) == found:
                 log.warning("%s: taking over from %s, killed", self._url, describe(found))
@@ -146,13 +146,15 @@ class Lease:
         return found is not None and found.get("token") == self._me["token"]
 
     def _read(self, path: str) -> dict[str, Any] | None:
-        try:
-            found = json.loads(self._store.cat_file(path))
-        except FileNotFoundError:
-            return None
-        except ValueError:  # half written, by a kill, where the store is a folder
-            return {}
-        return found if isinstance(found, dict) else {}
+        for _ in range(2):  # where the store is a folder, what is being rewritten reads as torn
+            try:
+                found = json.loads(self._store.cat_file(path))
+            except FileNotFoundError:
+                return None
+            except ValueError:  # so does what a kill left half written
+                continue
+            return found if isinstance(found, dict) else {}
+        return {}
 
 
 def _in_use(url: str, who: dict[str, Any] | None) -> str:
