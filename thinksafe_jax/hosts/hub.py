@@ -125,6 +125,8 @@ class Hub:
             self._peers[index] = peer
             if len(self._peers) == wanted:
                 self._complete = True
+                for other in self._peers.values():  # from now on it sends signs of life
+                    other.heard = time.monotonic()
                 names = [self._peers[n].host for n in range(wanted)]
                 self._tell("all", names=names, port=_free_port(self._cluster.port + 1))
         return peer
