@@ -76,6 +76,7 @@ class Rounds:
         waiting = [by_id[id] for id in turn]
         if not waiting:
             return 0
+        self.check_stop()  # the first row may be long in coming
         name = f"sample, attempt {attempt.number}" if self.cfg.attempts > 1 else "sample"
         ladder, sound = attempts(self.cfg), 0
         with Progress(name, len(waiting)) as bar, RowBuffer(self.samples) as buffer:
