@@ -16,6 +16,7 @@ from rich.text import Text
 from thinksafe_jax.errors import EnvironmentFault
 from thinksafe_jax.runs.compile_cache import compile_cache_folder
 from thinksafe_jax.runs.lock import describe, holder, is_held
+from thinksafe_jax.runs.machine import free_memory
 from thinksafe_jax.runs.manifest import COMPUTE
 from thinksafe_jax.runs.storage import free_bytes, prepare_directory
 from thinksafe_jax.runs.terminal import clean
@@ -143,13 +144,10 @@ def _extras() -> Iterator[Finding]:
 
 def _memory() -> Iterator[Finding]:
     yield Finding("cores", f"{len(os.sched_getaffinity(0))}")
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        available = next(int(x.split()[1]) for x in lines if x.startswith("MemAvailable")) * 1024
-    except (OSError, StopIteration, ValueError, IndexError):
-        return
-    state = "note" if available < LITTLE_MEMORY else "ok"
-    yield Finding("memory free", f"{available / 2**30:.1f} GiB", state)
+    available = free_memory()
+    if available is not None:
+        state = "note" if available < LITTLE_MEMORY else "ok"
+        yield Finding("memory free", f"{available / 2**30:.1f} GiB", state)
 
 
 def _caches() -> Iterator[Finding]:

@@ -22,7 +22,7 @@ def print_report(report: PodReport) -> None:
             f"{1e3 * found.seconds:.2f} ms, {found.gb_per_second:.1f} GB/s through each"
         )
     for problem in report.problems:
-        console.print(Text(clean(problem), "red"))
+        console.print(Text(clean(problem), "red"), soft_wrap=True)
     if not report.problems:
         console.print(f"{len(report.hosts)} hosts agree, and nothing is missing")
 

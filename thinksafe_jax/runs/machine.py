@@ -35,6 +35,15 @@ def peak_memory() -> int:
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
+def free_memory() -> int | None:
+    """Bytes of host memory that can be had, what only caches files among them; None if unknown."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(int(x.split()[1]) for x in lines if x.startswith("MemAvailable")) * 1024
+    except (OSError, StopIteration, ValueError, IndexError):
+        return None
+
+
 def _version(name: str) -> str:
     try:
         return version(name)

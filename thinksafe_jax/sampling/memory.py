@@ -1,11 +1,11 @@
 """How large the KV pool may be."""
 
-import os
 from typing import Any
 
 import jax.numpy as jnp
 
 from thinksafe_jax.models.config import ModelConfig
+from thinksafe_jax.runs.machine import free_memory
 from thinksafe_jax.sampling.cache import kv_bytes_per_token
 
 _DEVICE_SHARE = 0.85  # of the device memory that is free once the weights are there
@@ -28,7 +28,7 @@ def default_pool_tokens(
     if "bytes_limit" in stats:
         free = _DEVICE_SHARE * (stats["bytes_limit"] - stats["bytes_in_use"])
         return min(wanted, int(free // per_device))
-    if "SC_AVPHYS_PAGES" not in os.sysconf_names:  # macOS does not say
+    free = free_memory()
+    if free is None:
         return wanted
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return min(wanted, int(_HOST_SHARE * free / pools // kv_bytes_per_token(cfg, dtype)))
