@@ -10,7 +10,6 @@ from functools import cached_property
 from pathlib import Path
 
 import tokenizers
-from transformers import AutoTokenizer
 
 from thinksafe_jax.chat_template import render_chat
 from thinksafe_jax.errors import InputError
@@ -35,6 +34,8 @@ class ChatTokenizer:
         file = self.directory / "tokenizer.json"
         if not file.exists():
             raise InputError(f"{self.directory}: no tokenizer.json; is it a complete checkpoint?")
+        from transformers import AutoTokenizer  # seconds, where PyTorch is installed as well
+
         self.hf = AutoTokenizer.from_pretrained(str(self.directory), local_files_only=True)
         self._full = tokenizers.Tokenizer.from_file(str(file))
         plain = json.loads(file.read_text(encoding="utf-8"))
