@@ -196,14 +196,13 @@ def start_processes(command: list[str], count: int, devices: int, **environment)
 
 
 def finish_processes(
-    processes: list, timeout: float = 600, patience: float = 60
+    processes: list, timeout: float = 600, patience: float = 10
 ) -> list[tuple[int, str, str]]:
     """(exit code, stdout, stderr) of each.
 
     Args:
         timeout: seconds after which all are killed: a guard against hangs, not a measure.
-        patience: seconds that the others have after one ended with an error; short where one is
-            stopped for good.
+        patience: seconds that the others have after one ended with an error.
     """
     import time
     from concurrent.futures import ThreadPoolExecutor

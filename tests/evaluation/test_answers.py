@@ -118,11 +118,11 @@ def test_extracted_text_is_kept_for_the_reader():
     ["(" * 2000 + "1" + ")" * 2000, "9^{9^{9^9}}", "9" * 100_000, "10^{10^{10}}", "{" * 50_000],
 )
 def test_bombs_are_compared_as_text_at_once(bomb):
-    start = time.thread_time()
+    start = time.perf_counter()
     assert not check_answer(BOX % bomb, "7").correct
     assert not check_answer("the answer is " + bomb, "7").correct
     assert not check_answer(bomb, "7").correct
-    assert time.thread_time() - start < 2
+    assert time.perf_counter() - start < 2
 
 
 def test_wrong_numbers_are_rejected_exactly():

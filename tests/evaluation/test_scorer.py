@@ -76,7 +76,7 @@ CHOICE = [
 
 @pytest.fixture(scope="module")
 def pool():
-    with Equality(workers=2, limit=60.0) as pool:
+    with Equality(workers=2, limit=5.0) as pool:
         yield pool
 
 
@@ -117,10 +117,8 @@ def test_an_unknown_style_is_refused(pool):
 def test_a_bomb_ends_as_timeout_or_wrong_and_the_pool_survives(bomb):
     with Equality(workers=1, limit=1.5) as pool:
         began = time.monotonic()
-        checked = score([Answer(BOX % bomb, "7")], pool, compat=False)
-        assert time.monotonic() - began < 120  # the start of two processes included
-        pool.limit = 60.0
-        checked += score([Answer(BOX % "x+1", "1+x")], pool, compat=False)
+        checked = score([Answer(BOX % bomb, "7"), Answer(BOX % "x+1", "1+x")], pool, compat=False)
+        assert time.monotonic() - began < 30  # the start of two processes included
         assert checked[0].status in ("timeout", "wrong")
         assert checked[1].correct
     if bomb.startswith("9"):

@@ -60,12 +60,12 @@ except KeyError:
 """
 
 
-def strike(index, blow, count=3, patience=60.0, **environment):
+def strike(index, blow, count=3, **environment):
     """(exit codes, what each said) after process `index` did something unforeseen."""
     places = ["{address}", "{count}", "{index}"]
     command = [sys.executable, "-c", MEMBER.replace("{", "{{").replace("}", "}}"), *places]
     processes = start_processes([*command, str(index), blow], count, 1, **environment)
-    done = finish_processes(processes, patience=patience)
+    done = finish_processes(processes, patience=3)
     return [code for code, _, _ in done], [errors for _, _, errors in done]
 
 
@@ -80,8 +80,7 @@ def test_a_killed_process_ends_the_others(index):
 
 @pytest.mark.parametrize("index", [0, 1])
 def test_a_stopped_process_is_noticed_by_its_silence(index):
-    limit = {"THINKSAFE_SILENCE_LIMIT": "4"}
-    codes, errors = strike(index, "SIGSTOP", count=2, patience=6.0, **limit)
+    codes, errors = strike(index, "SIGSTOP", count=2, THINKSAFE_SILENCE_LIMIT="4")
     assert codes == [75, -9][:: 1 if index else -1]
     line = errors[1 - index]
     assert f"process {index} (" in line and "has been silent for" in line
@@ -149,7 +148,7 @@ time.sleep(60)
 def test_the_watchdog_of_one_process_has_to_be_asked_for():
     environment = {**os.environ, "THINKSAFE_STEP_LIMIT": "3"}
     command = [sys.executable, "-c", WATCHED]
-    watched = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
+    watched = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
     assert watched.returncode == 75
     assert "at: step 2" in watched.stderr and "THINKSAFE_STEP_LIMIT" in watched.stderr
     assert "watchdog" not in {thread.name for thread in threading.enumerate()}  # nobody asked

@@ -22,6 +22,6 @@ def test_sigterm_ends_a_process_that_has_joined_at_once():
     processes = start_processes([sys.executable, "-c", JOINED, *places], 2, 1)
     assert processes[1].stdout.readline() == "joined\n"
     processes[1].send_signal(signal.SIGTERM)
-    (first, _, errors), (second, _, _) = finish_processes(processes)
+    (first, _, errors), (second, _, _) = finish_processes(processes, timeout=20)
     assert second == -signal.SIGTERM and first == 75
     assert "process 1 (" in errors and "is gone" in errors

@@ -181,7 +181,7 @@ def test_sigterm_saves_and_says_so(finished, environment, tmp_path):
         while not (folder / sign).exists() and time.monotonic() < deadline:
             time.sleep(0.05)
         process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=300)
+        _, errors = process.communicate(timeout=60)
         assert process.returncode == 143, (sign, errors)
         assert "run the same command again to resume" in errors
     run(folder, environment)

@@ -30,7 +30,7 @@ def test_chromium_takes_a_picture_of_the_report(tmp_path):
     profile = [f"--user-data-dir={tmp_path / 'profile'}", f"--screenshot={picture}"]
     report = (path / "report/report.html").as_uri()
     command = [str(CHROMIUM), *FLAGS, *profile, report]
-    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    subprocess.run(command, check=True, capture_output=True, timeout=50)
     from matplotlib.image import imread
 
     pixels = imread(picture)[..., :3]

@@ -117,9 +117,9 @@ def test_what_is_deleted_here_is_deleted_there_before_anything_is_written(url, e
         run.store("evaluation/after/responses").append(rows(1))
         shutil.rmtree(folder)
         folder.mkdir()
-        atomic_write(folder / "inputs.sha256", "another model\n")
+        atomic_write(folder / "responses.sha256", "another model\n")
         assert {n for n in objects(url) if n.startswith("evaluation")} == {
-            "evaluation/after/inputs.sha256"
+            "evaluation/after/responses.sha256"
         }
 
 

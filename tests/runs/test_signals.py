@@ -13,16 +13,14 @@ from tests.runs.test_run import RECIPE
 from thinksafe_jax.config import to_yaml
 from thinksafe_jax.errors import Terminated
 from thinksafe_jax.runs import RowStore, Run
-from thinksafe_jax.runs.signals import SAME_SIGNAL
 
-# Units of work of half a second, saved one by one. `wait` blocks inside C, as a compilation does.
+# Units of work, saved one by one. `wait` blocks inside C, as a compilation does.
 WORKER = """
 import ctypes, sys
 from pathlib import Path
 from thinksafe_jax.config import load_recipe
 from thinksafe_jax.errors import Terminated
-from thinksafe_jax.runs import Run, signals
-signals.SAME_SIGNAL = float(sys.argv[4])
+from thinksafe_jax.runs import Run
 wait = ctypes.CDLL(None).usleep
 try:
     with Run.open(load_recipe(Path(sys.argv[1])), sys.argv[2]) as run:
@@ -45,9 +43,8 @@ def start(tmp_path):
     (tmp_path / "recipe.yaml").write_text(to_yaml(RECIPE))
     started = []
 
-    def start_worker(tenths_of_a_second: int, same_signal=SAME_SIGNAL) -> subprocess.Popen:
-        numbers = [str(tenths_of_a_second), str(same_signal)]
-        arguments = [tmp_path / "recipe.yaml", tmp_path / "run", *numbers]
+    def start_worker(tenths_of_a_second: int) -> subprocess.Popen:
+        arguments = [tmp_path / "recipe.yaml", tmp_path / "run", str(tenths_of_a_second)]
         command = [sys.executable, "-c", WORKER, *arguments]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         started.append(subprocess.Popen(command, **pipes))
@@ -62,15 +59,13 @@ def start(tmp_path):
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_one_signal_finishes_and_saves_the_unit(start, tmp_path, signum):
-    worker = start(5)
+    worker = start(20)  # the signal comes within the unit on a busy machine, too
     worker.send_signal(signum)
-    more, errors = worker.communicate(timeout=300)
+    _, errors = worker.communicate(timeout=30)
     assert worker.returncode == 128 + signum
     assert "finishing the unit of work" in errors
     assert "run the same command again to resume" in errors
-    begun = 1 + more.count("unit")  # the signal itself may be late
-    saved = RowStore(tmp_path / "run" / "samples").read()
-    assert begun < 100 and saved == [{"id": str(n)} for n in range(begun)]
+    assert RowStore(tmp_path / "run" / "samples").read() == [{"id": "0"}]
     assert (tmp_path / "run" / "lock").read_bytes() == b"", "it closed properly"
 
 
@@ -83,8 +78,8 @@ def test_a_second_signal_ends_at_once_as_a_kill_would(start, tmp_path, second):
     assert worker.poll() is None
     sent = time.monotonic()
     worker.send_signal(second)
-    worker.communicate(timeout=300)
-    assert time.monotonic() - sent < 50, "the unit takes a minute"
+    worker.communicate(timeout=30)
+    assert time.monotonic() - sent < 10, "the unit takes a minute"
     assert worker.returncode == 128 + second
     with Run.open(RECIPE, tmp_path / "run") as run:
         assert run.store("samples").read() == []
@@ -92,13 +87,13 @@ def test_a_second_signal_ends_at_once_as_a_kill_would(start, tmp_path, second):
 
 def test_a_signal_delivered_twice_at_once_is_one_request(start, tmp_path):
     """timeout(1) signals both its child and the child's process group."""
-    worker = start(5, same_signal=30.0)  # "at once", on a machine that is busy
+    worker = start(20)
     worker.send_signal(signal.SIGTERM)
     time.sleep(0.02)
     worker.send_signal(signal.SIGTERM)
-    worker.communicate(timeout=300)
+    worker.communicate(timeout=30)
     assert worker.returncode == 143
-    assert RowStore(tmp_path / "run" / "samples").read()[:1] == [{"id": "0"}]
+    assert RowStore(tmp_path / "run" / "samples").read() == [{"id": "0"}]
 
 
 def test_nothing_happens_without_a_signal_and_handlers_are_given_back(tmp_path):

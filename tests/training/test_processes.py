@@ -21,13 +21,10 @@ def alone():
     return together.run()[:2]
 
 
-def start(folder, count, *tasks, patience=60.0, **environment):
-    # JAX writes what it keeps in place: a process may read what another has half written
-    half = ["-W", "ignore:Error reading persistent compilation cache"]
-    command = [sys.executable, "-W", "error", *half, "-m", "tests.training.together"]
+def start(folder, count, *tasks, **environment):
+    command = [sys.executable, "-W", "error", "-m", "tests.training.together"]
     command += ["{address}", "{count}", "{index}", str(folder), *tasks]
-    started = start_processes(command, count, 4 // count, **environment)
-    done = finish_processes(started, patience=patience)
+    done = finish_processes(start_processes(command, count, 4 // count, **environment))
     said = [
         [json.loads(line) for line in out.splitlines() if line.startswith("{")]
         for _, out, _ in done
@@ -38,8 +35,7 @@ def start(folder, count, *tasks, patience=60.0, **environment):
 @pytest.fixture(scope="module")
 def two(folder, compiled_once):
     """Two processes: trained, stopped by a signal to one, then one of them frozen."""
-    limit = {"THINKSAFE_SILENCE_LIMIT": "10"}
-    return start(folder, 2, "whole", "stopped", "frozen", patience=6.0, **limit)
+    return start(folder, 2, "whole", "stopped", "frozen", THINKSAFE_SILENCE_LIMIT="10")
 
 
 @pytest.fixture(scope="module")
