@@ -110,6 +110,16 @@ def save_tiny(name: str, directory: Path, dtype: str = "float32", **overrides):
     return model
 
 
+def live_arrays() -> list:
+    """`jax.live_arrays()` without what earlier tests left in cycles, which may go at any moment."""
+    import gc
+
+    import jax
+
+    gc.collect()
+    return jax.live_arrays()
+
+
 @contextmanager
 def quick_compiles(folder: Path):
     """Programs are compiled with few optimisations, and once: models are so small that compiling is

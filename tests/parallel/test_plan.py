@@ -1,7 +1,6 @@
 """The plan: numbers that can be checked by hand, exit codes, and no device touched."""
 
 import dataclasses
-import gc
 import json
 import math
 import os
@@ -14,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.parallel.kit import NAMES, TIED, write_mesh
-from tests.support import PUBLISHED, shared_asset
+from tests.support import PUBLISHED, live_arrays, shared_asset
 from thinksafe_jax.cli import app
 from thinksafe_jax.config import TrainingConfig
 from thinksafe_jax.errors import ConfigError, InputError
@@ -60,8 +59,7 @@ def follow_advice(plan, mesh, cfg) -> bool:
 def test_every_model_on_every_mesh_without_allocating():
     files = sorted(shared_asset("configs").glob("*.json"))
     meshes = [load_mesh(name) for name in NAMES]
-    gc.collect()  # what earlier tests left in cycles may go at any moment
-    before = len(jax.live_arrays())
+    before = len(live_arrays())
     for file in files:
         name, cfg = find_model(str(file))
         for mesh in meshes:

@@ -1,13 +1,12 @@
 """The programs of a run from shapes alone: memory and collectives, without weights or devices."""
 
 import dataclasses
-import gc
 
 import jax
 import jax.numpy as jnp
 import pytest
 
-from tests.support import quick_compiles, tiny_config
+from tests.support import live_arrays, quick_compiles, tiny_config
 from tests.training import kit
 from thinksafe_jax.parallel import load_mesh
 from thinksafe_jax.parallel.devices import compile_devices, torus
@@ -43,8 +42,7 @@ def train_step(dtype="float32", **changes):
 
 
 def test_memory_follows_what_the_recipe_keeps_and_nothing_is_allocated():
-    gc.collect()  # what earlier tests left in cycles may go at any moment
-    before = len(jax.live_arrays())
+    before = len(live_arrays())
     (build, layer), (_, everything) = train_step(remat="layer"), train_step(remat="none")
     assert len(jax.live_arrays()) == before
     program = build("float32")

@@ -1,7 +1,6 @@
 """The plan of a recipe: every stage with its memory, rates and hours, and what would fit."""
 
 import dataclasses
-import gc
 import json
 import re
 
@@ -10,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.parallel.kit import write_mesh
-from tests.support import REPOSITORY, quick_compiles, shared_asset
+from tests.support import REPOSITORY, live_arrays, quick_compiles, shared_asset
 from thinksafe_jax.cli import app
 from thinksafe_jax.config import load_recipe
 from thinksafe_jax.errors import ConfigError
@@ -40,8 +39,7 @@ def mini_plan(tmp_path, *changes, overrides=(), assumed=None):
 
 
 def test_every_stage_is_planned_and_nothing_is_allocated(tmp_path):
-    gc.collect()  # what earlier tests left in cycles may go at any moment
-    before = len(jax.live_arrays())
+    before = len(live_arrays())
     plan = mini_plan(tmp_path)
     assert len(jax.live_arrays()) == before
     assert [stage.name for stage in plan.stages] == ["load", "sample", "guard", "train"]

@@ -2,7 +2,6 @@
 batches, random numbers by slot, padding, end of sequence, pools, lengths), test_filters (order of
 the filters, sorts) and test_sharding (gathered pools and logits)."""
 
-import gc
 import re
 
 import jax
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.sampling.kit import RANDOM, engine, requests, run
+from tests.support import live_arrays
 from thinksafe_jax.config import SamplingConfig
 from thinksafe_jax.sampling import Request
 from thinksafe_jax.sampling.cache import PageAllocator
@@ -87,8 +87,7 @@ def test_nothing_is_compiled_after_warm_up(model):
 def test_a_second_run_allocates_nothing(model):
     sampler = engine(model)
     run(sampler, requests(6))
-    gc.collect()  # what earlier tests left in cycles may go at any moment
-    before = sum(x.nbytes for x in jax.live_arrays())
+    before = sum(x.nbytes for x in live_arrays())
     run(sampler, requests(9))
     assert sum(x.nbytes for x in jax.live_arrays()) == before
 

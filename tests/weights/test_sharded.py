@@ -1,6 +1,5 @@
 """Sharded load equals unsharded, and reads no more than what the devices hold."""
 
-import gc
 import itertools
 import json
 
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 
-from tests.support import PUBLISHED, REPOSITORY, shared_asset
+from tests.support import PUBLISHED, REPOSITORY, live_arrays, shared_asset
 from tests.weights.kit import same_bits, small_checkpoint
 from thinksafe_jax.errors import ConfigError
 from thinksafe_jax.models import abstract_params, parse_config
@@ -157,8 +156,7 @@ def test_all_finite_agrees_with_numpy(dtype):
 def test_real_shapes_as_abstract_trees():
     """Every real config.json: tree and shardings without an array, of the published size."""
     mesh_file = load_mesh("cpu-8")
-    gc.collect()  # what earlier tests left in cycles may go at any moment
-    before = len(jax.live_arrays())
+    before = len(live_arrays())
     for file in sorted(shared_asset("configs").glob("*.json")):
         cfg = parse_config(json.loads(file.read_text()), where=str(file))
         tree = abstract_params(cfg, jnp.bfloat16)
