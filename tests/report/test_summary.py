@@ -96,6 +96,22 @@ def test_a_judge_that_was_the_filter_is_labelled(path):
     assert "same-judge" not in notes(path)  # nothing was filtered by it
 
 
+def test_filter_and_judge_have_their_own_names(path):
+    """In the evaluation's settings stands who judged there, which need not have filtered."""
+    configure(path, evaluation={"judge": "guard"}, judge={"kind": "refusal-match"})
+    for step in ("before", "after"):
+        file = path / f"evaluation/{step}.json"
+        found = json.loads(file.read_text())
+        found["settings"]["guard"] = {"name": "refusal-match", "weak": True}
+        file.write_text(json.dumps(found))
+    content = summary(path)
+    assert (content["guard"]["name"], content["guard"]["weak"]) == ("mini:guard", False)
+    assert (content["judge"]["name"], content["judge"]["weak"]) == ("refusal-match", True)
+    assert "weak-guard" in notes(path) and "same-judge" not in notes(path)
+    text = (path / "report/report.html").read_text(encoding="utf-8")
+    assert "guard <b>mini:guard</b>" in text and "judge <b>refusal-match (weak)</b>" in text
+
+
 FILTER = GuardConfig("llama-guard", "mini:guard", dtype="float32")  # of the example run
 PHRASES = GuardModel("refusal-match")
 

@@ -1,7 +1,10 @@
 """summary.json: the run in numbers, for programs. Names and meaning are a public contract.
 
 schema_version      1; it changes when a name changes its meaning
-name, method, student, guard {kind, name, weak}, judge {kind, name, same_as_filter}
+name, method, student
+guard               {kind, name, weak}: what filters the training data
+judge               {kind, name, weak, same_as_filter}: what judges the evaluation; kind is guard,
+                    or mini where the exact judge does and the guard's agreement is measured
 before, after       null until evaluated; else the three rates as {value, low, high, n} (Wilson
                     95 %), guard_agreement where measured, and unparsed, truncated, skipped,
                     bounds as in evaluation/*.json
@@ -110,20 +113,31 @@ def _change(evaluation: dict[str, dict]) -> dict | None:
 
 def _guard(run: RunFiles) -> dict:
     kind = run.recipe.guard.kind if run.recipe else None
-    seen = [e.get("settings", {}).get("guard", {}) for e in run.evaluation.values()]
-    names = [g["name"] for g in seen if "name" in g] + [v["guard"] for v in run.verdicts[:1]]
-    weak = kind in WEAK_GUARDS or any(g.get("weak") for g in seen)
-    return {"kind": kind, "name": names[0] if names else kind, "weak": weak}
+    names = [v["guard"] for v in run.verdicts[:1]]
+    if run.recipe is None or run.recipe.judging == run.recipe.guard:
+        names += _names(_judging(run))
+    return {"kind": kind, "name": names[0] if names else kind, "weak": kind in WEAK_GUARDS}
+
+
+def _judging(run: RunFiles) -> list[dict]:
+    """The guard of each evaluation, as its settings have it."""
+    return [e.get("settings", {}).get("guard", {}) for e in run.evaluation.values()]
+
+
+def _names(guards: list[dict]) -> list[str]:
+    return [guard["name"] for guard in guards if "name" in guard]
 
 
 def _judge(run: RunFiles) -> dict:
-    recipe = run.recipe
+    recipe, seen = run.recipe, _judging(run)
+    names = _names(seen)
+    found = {"name": names[0] if names else None, "weak": any(g.get("weak") for g in seen)}
     if recipe is None:
-        return {"kind": None, "same_as_filter": False}
+        return {"kind": None, **found, "same_as_filter": False}
     kind = recipe.evaluation.judge
     filtered = bool(recipe.synthesis.prompts) and recipe.synthesis.method in SAMPLED
     same = bool(_checkpoints(recipe.judging) & _checkpoints(recipe.guard))
-    return {"kind": kind, "same_as_filter": kind == "guard" and filtered and same}
+    return {"kind": kind, **found, "same_as_filter": kind == "guard" and filtered and same}
 
 
 def _checkpoints(guard: GuardConfig) -> set[tuple[str, ...]]:
@@ -158,7 +172,7 @@ def _mean(values: list[float]) -> float | None:
 
 def _notes(run: RunFiles, guard: dict, judge: dict) -> list[dict]:
     notes = []
-    if guard["weak"]:
+    if guard["weak"] or judge["weak"]:
         notes.append(
             (
                 "weak-guard",
