@@ -1,6 +1,6 @@
 # make demo   installs into .venv and runs the whole flow on the embedded mini world
 # make test   installs into .venv and runs the tests
-# make lint   ruff and pyright
+# make lint   ruff, pyright and the floors of imports
 # make clean  removes .venv and runs/mini*
 PYTHON ?= python3
 VENV := .venv
@@ -19,6 +19,7 @@ test: $(VENV)/installed-test
 lint: $(VENV)/installed-dev
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
+	$(VENV)/bin/lint-imports
 	$(VENV)/bin/pyright
 
 clean:

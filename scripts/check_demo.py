@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from thinksafe_jax.report import comparison_table
+from thinksafe_jax.report.terminal_tables import comparison_table
 
 MOST_HARMFUL_AFTER = 0.15
 MOST_ARITHMETIC_LOST = 0.02

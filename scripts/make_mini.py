@@ -23,20 +23,17 @@ import numpy as np
 from thinksafe_jax import mini
 from thinksafe_jax.config import EngineConfig, GuardConfig, SamplingConfig, TrainingConfig
 from thinksafe_jax.guards import Exchange, load_guard
-from thinksafe_jax.guards.answer import AnswerForm
+from thinksafe_jax.guards.answer_form import AnswerForm
 from thinksafe_jax.guards.formats import LLAMA_GUARD
 from thinksafe_jax.mini.corpus import corpus
 from thinksafe_jax.mini.guard_corpus import guard_corpus, verdict_of
-from thinksafe_jax.mini.vocabulary import (
-    CONTEXT,
-    write_guard_tokenizer,
-    write_student_tokenizer,
-)
+from thinksafe_jax.mini.vocabulary import CONTEXT, write_guard_tokenizer, write_student_tokenizer
 from thinksafe_jax.models import init_params, load_config, parameter_count, parse_config
 from thinksafe_jax.sampling import Engine, Request
-from thinksafe_jax.synthesis.steering import steer
+from thinksafe_jax.synthesis import steer
 from thinksafe_jax.tokenizer import ChatTokenizer
-from thinksafe_jax.training import Example, build_examples, train
+from thinksafe_jax.training import build_examples, train
+from thinksafe_jax.training.examples import Example
 from thinksafe_jax.weights import load_params, save_checkpoint
 
 ASSETS = Path(mini.__file__).parent / "assets"
@@ -120,7 +117,7 @@ def fit(
 
 def make_student(out: Path, scratch: Path, seed: int, rows: int) -> None:
     """Tokenizer, corpus and weights of the student."""
-    read = list(corpus(seed, rows))
+    read = list(corpus(seed, rows, steer))
     texts = [text for row in read for text in (row["prompt"], row["response"])]
     write_student_tokenizer(scratch, texts, VOCABULARY)
     named = [
@@ -152,7 +149,7 @@ def sample(student: Path, rows: Iterable[dict], steering: str, seed: int, **chan
 
 def guard_rows(student: Path, seed: int, rows: int) -> list[dict]:
     """The guard's corpus, and the student's own answers to training prompts, calm and heated."""
-    read = list(guard_corpus(seed, rows))
+    read = list(guard_corpus(seed, rows, steer))
     for steering, temperature in (("none", 0.6), ("authors", 1.0), ("none", 1.3)):
         asked = mini.prompts("train-harmful") + mini.prompts("train-benign")[:200]
         answers = sample(student, asked, steering, seed, temperature=temperature)

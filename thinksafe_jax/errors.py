@@ -1,5 +1,8 @@
 """The errors a user meets. Each class fixes the process's exit code; the message names the fix."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class ThinkSafeError(Exception):
     """Base of every error that is shown to the user as one plain message, without a traceback."""
@@ -37,3 +40,18 @@ class Terminated(ThinkSafeError):
     def __init__(self, signum: int):
         super().__init__(f"stopped by signal {signum}; run the same command again to resume")
         self.signum, self.exit_code = signum, 128 + signum
+
+
+def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """The half sentence "; did you mean X?" for a misspelt name, or "" where nothing looks alike.
+
+    Args:
+        cutoff: how alike, from 0 to 1, as in `difflib.get_close_matches`.
+    """
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of another library says, in one line; its type where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -16,9 +16,10 @@ from machine import machine
 from rehearsal import CountingDevice
 
 from thinksafe_jax.config import EngineConfig, SamplingConfig
-from thinksafe_jax.sampling import EngineStats, Request
-from thinksafe_jax.sampling.cache import PageAllocator
+from thinksafe_jax.sampling import Request
+from thinksafe_jax.sampling.pages import PageAllocator
 from thinksafe_jax.sampling.scheduler import Scheduler
+from thinksafe_jax.sampling.stats import EngineStats
 
 SAFETY, REASONING = 2_165, 16_376
 MOST = {"safety": 16_384, "reasoning": 32_768}

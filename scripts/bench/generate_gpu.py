@@ -25,9 +25,9 @@ from workloads import chain_of_thought_lengths
 
 from thinksafe_jax.config import EngineConfig, SamplingConfig
 from thinksafe_jax.models import ModelConfig, init_params
-from thinksafe_jax.sampling import Engine, Request
-from thinksafe_jax.sampling.attention import IMPLEMENTATIONS, Case, table_pages
-from thinksafe_jax.sampling.cache import kv_bytes_per_token
+from thinksafe_jax.sampling import Case, Engine, Request, table_pages
+from thinksafe_jax.sampling.attention import IMPLEMENTATIONS
+from thinksafe_jax.sampling.kv_cache import kv_bytes_per_token
 
 QWEN3 = ModelConfig(
     family="qwen3", vocab_size=151_936, hidden_size=1024, intermediate_size=3072, num_layers=28,

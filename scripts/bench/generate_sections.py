@@ -15,13 +15,11 @@ from stepper import Stepper, fastest, timed
 from workloads import load_model, long_tail, save_model
 
 from thinksafe_jax.config import EngineConfig, SamplingConfig
-from thinksafe_jax.models import forward
-from thinksafe_jax.models.decoder import logits
-from thinksafe_jax.parallel.hlo import collectives_of, total
-from thinksafe_jax.sampling import Engine, Request
-from thinksafe_jax.sampling.cache import kv_bytes_per_token
-from thinksafe_jax.sampling.filters import Options, sample
-from thinksafe_jax.sampling.programs import decode
+from thinksafe_jax.models import forward, logits
+from thinksafe_jax.planning.collectives import collectives_of, total
+from thinksafe_jax.sampling import Engine, Request, decode
+from thinksafe_jax.sampling.kv_cache import kv_bytes_per_token
+from thinksafe_jax.sampling.next_token import Options, sample
 
 # a short window: in so small a set the steps after a row's end weigh more than the host
 SHAPE_T = EngineConfig(slots=16, window=4, page_size=16, max_length=512)

@@ -124,9 +124,10 @@ def long_tailed(guard, count: int, longest: int) -> list:
     """Pairs of the mini world's sentences whose responses have lognormal lengths."""
     from thinksafe_jax.guards import Exchange
     from thinksafe_jax.mini.guard_corpus import guard_corpus
+    from thinksafe_jax.synthesis import steer
 
     rng = Random(0)
-    texts = [row["response"] for row in guard_corpus(seed=3, rows=200)]
+    texts = [row["response"] for row in guard_corpus(seed=3, rows=200, steer=steer)]
     fixed = len(guard.prompt.encode(("How?", ""), longest).ids or [])
     pairs = []
     for n in range(count):

@@ -92,8 +92,8 @@ def make(folder: Path, layers: int) -> None:
 
     from thinksafe_jax.models import parse_config
     from thinksafe_jax.weights.export import write_shards
-    from thinksafe_jax.weights.safetensors_io import TensorSource
-    from thinksafe_jax.weights.table import entries
+    from thinksafe_jax.weights.names import entries
+    from thinksafe_jax.weights.safetensors import TensorSource
 
     config = {**CONFIG, "num_hidden_layers": layers}
     (folder / "config.json").write_text(json.dumps(config))
@@ -182,8 +182,7 @@ def measure_slices(folder: Path, process: int, port: int, cut: str) -> dict:
     jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=4, process_id=process)
     from jax.sharding import NamedSharding, PartitionSpec
 
-    from thinksafe_jax.models import load_config
-    from thinksafe_jax.models.params import map_params
+    from thinksafe_jax.models import load_config, map_params
     from thinksafe_jax.weights import load_params
 
     cfg = load_config(folder)

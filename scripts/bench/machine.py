@@ -1,5 +1,5 @@
 """What a benchmark ran on; the scripts beside this one take it from here."""
 
-from thinksafe_jax.runs.machine import machine
+from thinksafe_jax.machine import machine
 
 __all__ = ["machine"]

@@ -6,10 +6,11 @@ import numpy as np
 from workloads import chain_of_thought_lengths
 
 from thinksafe_jax.config import EngineConfig, SamplingConfig
-from thinksafe_jax.sampling import EngineStats, Request
-from thinksafe_jax.sampling.cache import PageAllocator
+from thinksafe_jax.sampling import Request
 from thinksafe_jax.sampling.device import Placement
+from thinksafe_jax.sampling.pages import PageAllocator
 from thinksafe_jax.sampling.scheduler import Scheduler
+from thinksafe_jax.sampling.stats import EngineStats
 
 
 class CountingDevice:

@@ -65,9 +65,9 @@ class FakeEngine:
 
     def generate(self, requests: Iterator) -> Iterator:
         from thinksafe_jax.config import EngineConfig
-        from thinksafe_jax.sampling import EngineStats
-        from thinksafe_jax.sampling.cache import PageAllocator
+        from thinksafe_jax.sampling.pages import PageAllocator
         from thinksafe_jax.sampling.scheduler import Scheduler
+        from thinksafe_jax.sampling.stats import EngineStats
 
         per_slot = -(-(PROMPT + TOKENS + 1) // PAGE)
         self.stats = EngineStats()
@@ -131,10 +131,10 @@ def synthesise(folder: Path, count: int) -> tuple[dict, dict[str, int]]:
         ModelSource,
         PromptSource,
         Recipe,
-        Rung,
         SamplingConfig,
         SynthesisConfig,
     )
+    from thinksafe_jax.config.recipe import Rung
     from thinksafe_jax.runs import Run
     from thinksafe_jax.synthesis import (
         Ledger,
@@ -166,7 +166,7 @@ def synthesise(folder: Path, count: int) -> tuple[dict, dict[str, int]]:
             sampled += rounds.sample(engine, attempt)
             judged += rounds.judge(guard)
         facts = dataset_facts(recipe, guard)
-        counts = write_dataset(run.path, samples, verdicts, facts, len)
+        counts, _ = write_dataset(run.path, samples, verdicts, facts, len)
     accepted = sum(count["accepted"] for count in counts.values())
     return counts, {"sampled": sampled, "judged": judged, "dataset": accepted}
 

@@ -80,7 +80,8 @@ def measure_ours(folder: Path, steps: int, remat: str) -> dict:
 
     from thinksafe_jax.config import TrainingConfig
     from thinksafe_jax.models import load_config
-    from thinksafe_jax.training import Example, train
+    from thinksafe_jax.training import train
+    from thinksafe_jax.training.examples import Example
     from thinksafe_jax.weights import load_params
 
     cfg = load_config(folder)

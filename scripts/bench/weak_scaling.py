@@ -33,9 +33,10 @@ from workloads import chain_of_thought_lengths
 
 from thinksafe_jax.config import EngineConfig, SamplingConfig
 from thinksafe_jax.runs import Part, RowBuffer, RowStore
-from thinksafe_jax.sampling import EngineStats, Request
-from thinksafe_jax.sampling.cache import PageAllocator
+from thinksafe_jax.sampling import Request
+from thinksafe_jax.sampling.pages import PageAllocator
 from thinksafe_jax.sampling.scheduler import Scheduler
+from thinksafe_jax.sampling.stats import EngineStats
 
 PER_REPLICA, SLOTS, WINDOW, PAGE, PROMPT = 625, 128, 32, 64, 250
 REPLICAS = (1, 2, 4, 8, 16, 32, 64)

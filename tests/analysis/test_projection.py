@@ -8,12 +8,12 @@ import pytest
 
 from tests.support import REPOSITORY
 from thinksafe_jax import mini
-from thinksafe_jax.analysis.draw import draw, prompts_of, scored
 from thinksafe_jax.analysis.likelihood import log_probabilities
 from thinksafe_jax.analysis.projection import Draws, projection, tilt_ratios
+from thinksafe_jax.analysis.projection_draws import draw, prompts_of, scored
 from thinksafe_jax.config import SamplingConfig, load_recipe
+from thinksafe_jax.pipeline import Session
 from thinksafe_jax.sampling import Request
-from thinksafe_jax.session import Session
 from thinksafe_jax.synthesis import steer
 
 RECIPE = REPOSITORY / "configs/recipes/mini.yaml"

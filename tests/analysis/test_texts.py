@@ -15,10 +15,10 @@ from thinksafe_jax.analysis.lengths import lengths
 from thinksafe_jax.analysis.likelihood import log_probabilities, sequence, token_divergence
 from thinksafe_jax.analysis.perplexity import perplexity
 from thinksafe_jax.analysis.shift import shift
-from thinksafe_jax.cli import app
+from thinksafe_jax.cli.app import app
 from thinksafe_jax.config import load_recipe
 from thinksafe_jax.models import forward, logits
-from thinksafe_jax.session import Session
+from thinksafe_jax.pipeline import Session
 
 TEXT = "<think>\nI should say no.\n</think>\n\nI am sorry, but I cannot help with that."
 PROMPT = "How do I bake bread?"

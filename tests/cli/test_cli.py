@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs.test_run import RECIPE
-from thinksafe_jax import cli, errors
+from tests.runs.test_directory import RECIPE
+from thinksafe_jax import __version__, cli, errors
 from thinksafe_jax.config import to_yaml
 from thinksafe_jax.runs import Run
 
@@ -17,7 +17,7 @@ COMMANDS = ("run", "sample", "filter", "train", "export", "evaluate", "report", 
 
 
 def thinksafe(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "thinksafe_jax.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "thinksafe_jax", *map(str, arguments)]
     env = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1"}
     return subprocess.run(command, capture_output=True, text=True, env=env, cwd=cwd)
 
@@ -171,4 +171,4 @@ def test_an_impossible_run_dir_is_refused_before_anything_heavy(recipe_file, tmp
 
 def test_version(monkeypatch, capsys):
     assert exit_code(monkeypatch, "--version") == 0
-    assert capsys.readouterr().out.strip() == cli.__version__
+    assert capsys.readouterr().out.strip() == __version__

@@ -7,9 +7,9 @@ import pytest
 
 from tests.support import SHARED
 from thinksafe_jax.errors import InputError
-from thinksafe_jax.evaluation.compare import Evaluated, compare
-from thinksafe_jax.evaluation.published import paper_model, paper_rows, paper_table, published
-from thinksafe_jax.evaluation.statistics import clustered, paired_difference, pass_at_k
+from thinksafe_jax.evaluation import compare, paper_model, paper_rows, paper_table, published
+from thinksafe_jax.evaluation.compare import Evaluated
+from thinksafe_jax.intervals import clustered, paired_difference, pass_at_k
 
 
 def evaluated(label: str, right: list[int], suite: str = "gsm8k") -> Evaluated:

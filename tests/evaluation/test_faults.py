@@ -6,11 +6,12 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.object_store import s3_bucket
-from thinksafe_jax.cli import app
-from thinksafe_jax.evaluation.equality import Equality
-from thinksafe_jax.evaluation.evaluate import scoped
-from thinksafe_jax.evaluation.scoring import outcome, score_rows, suite_facts
-from thinksafe_jax.runs.objects import list_objects, open_store
+from thinksafe_jax.cli.app import app
+from thinksafe_jax.evaluation import outcome
+from thinksafe_jax.evaluation.answers.equality import Equality
+from thinksafe_jax.evaluation.evaluator import scoped
+from thinksafe_jax.evaluation.scoring import score_rows, suite_facts
+from thinksafe_jax.storage import list_objects, open_store
 
 RUN = CliRunner()
 

@@ -2,8 +2,9 @@
 
 import pytest
 
-from thinksafe_jax.evaluation.equality import Equality
-from thinksafe_jax.evaluation.scoring import outcome, score_rows, suite_facts, summarise
+from thinksafe_jax.evaluation import outcome
+from thinksafe_jax.evaluation.answers.equality import Equality
+from thinksafe_jax.evaluation.scoring import score_rows, suite_facts, summarise
 
 SAFE = {"verdict": "safe", "p_unsafe": 0.1, "truncated": False, "scope": "full"}
 UNSAFE = SAFE | {"verdict": "unsafe", "p_unsafe": 0.9}

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from thinksafe_jax.guards.batching import bucket_lengths, make_batches
+from thinksafe_jax.guards import bucket_lengths, make_batches
 
 
 def test_buckets_grow_by_a_quarter_up_to_the_limit():

@@ -13,8 +13,9 @@ from tests.support import save_tiny
 from thinksafe_jax.config import GuardConfig
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.guards import Exchange, check_one_template, check_unparsed, load_guard
+from thinksafe_jax.guards.answer_form import read_slot
 from thinksafe_jax.guards.formats import FORMATS, Slot
-from thinksafe_jax.guards.native import GuardStats, NativeGuard, read_slot
+from thinksafe_jax.guards.native import GuardStats, NativeGuard
 from thinksafe_jax.models import load_config
 from thinksafe_jax.tokenizer import ChatTokenizer
 from thinksafe_jax.weights import load_params

@@ -13,7 +13,7 @@ from tests.guards.kit import (
     save_tokenizer,
 )
 from thinksafe_jax.errors import InputError
-from thinksafe_jax.guards.answer import AnswerForm
+from thinksafe_jax.guards.answer_form import AnswerForm
 from thinksafe_jax.guards.formats import FORMATS, WILDGUARD_PROMPT
 from thinksafe_jax.guards.template import chat_template
 from thinksafe_jax.tokenizer import ChatTokenizer

@@ -6,8 +6,15 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from thinksafe_jax.errors import ConfigError
-from thinksafe_jax.hosts import Cluster, find_cluster
-from thinksafe_jax.hosts.cluster import PORT, first_node, from_slurm, from_tpu, tpu_metadata
+from thinksafe_jax.hosts.cluster import (
+    PORT,
+    Cluster,
+    find_cluster,
+    first_node,
+    from_slurm,
+    from_tpu,
+    tpu_metadata,
+)
 
 
 def test_explicit_addresses():

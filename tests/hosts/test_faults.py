@@ -16,18 +16,18 @@ MEMBER = """
 import os, signal, socket, sys, time
 from dataclasses import replace
 from thinksafe_jax.errors import InputError, Terminated, ThinkSafeError
-from thinksafe_jax.hosts import several
+from thinksafe_jax.hosts import hosts
 from thinksafe_jax.hosts.cluster import find_cluster
-from thinksafe_jax.hosts.several import Hosts
-from thinksafe_jax.hosts.hub import Hub
-from thinksafe_jax.hosts.limits import Limits
+from thinksafe_jax.hosts.hosts import Hosts
+from thinksafe_jax.hosts.meeting_point import Hub
+from thinksafe_jax.hosts.group import Limits
 
 cluster = find_cluster(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
 limits = Limits.from_environment(alone=False)
 hub = None if cluster.index else Hub(cluster, limits)
 striker, blow = int(sys.argv[4]), sys.argv[5]
 if blow == "stop":
-    several._GRACE, several._PATIENCE = 0.1, 9.0  # half a minute is long for a test
+    hosts._GRACE, hosts._PATIENCE = 0.1, 9.0  # half a minute is long for a test
 if blow == "late":  # its own watchdog sleeps, so that the meeting's limit is what counts
     limits = replace(limits, step=0.0)
 group = Hosts(cluster, limits, hub)

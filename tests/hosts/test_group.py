@@ -8,14 +8,13 @@ import pytest
 
 from tests.support import free_port
 from thinksafe_jax.errors import ConfigError, EnvironmentFault, RetryLater, ThinkSafeError
+from thinksafe_jax.hosts import Group, compare_hosts
 from thinksafe_jax.hosts.cluster import Cluster
-from thinksafe_jax.hosts.compare import compare_hosts
-from thinksafe_jax.hosts.group import Group
-from thinksafe_jax.hosts.hub import Hub
+from thinksafe_jax.hosts.group import Limits
+from thinksafe_jax.hosts.hosts import Hosts
 from thinksafe_jax.hosts.join import _reach
-from thinksafe_jax.hosts.limits import Limits
-from thinksafe_jax.hosts.several import Hosts
-from thinksafe_jax.hosts.wire import Wire
+from thinksafe_jax.hosts.meeting_point import Hub
+from thinksafe_jax.hosts.messages import Wire
 
 LIMITS = Limits(start=20.0, silence=20.0, step=0.0)
 

@@ -6,14 +6,15 @@ import sys
 from tests.support import finish_processes, start_processes
 
 JOINED = """
-import sys, time
-from thinksafe_jax import cli, hosts
+import importlib, sys, time
+from thinksafe_jax import hosts
 def wait():
     hosts.join(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
     print("joined", flush=True)
     time.sleep(60)
-cli.app = wait
-cli.main()
+script = importlib.import_module("thinksafe_jax.cli.main")
+script.app = wait
+script.main()
 """
 
 

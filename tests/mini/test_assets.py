@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from thinksafe_jax import mini
-from thinksafe_jax.guards.answer import AnswerForm
+from thinksafe_jax.guards.answer_form import AnswerForm
 from thinksafe_jax.guards.formats import LLAMA_GUARD
 from thinksafe_jax.mini.corpus import corpus
 from thinksafe_jax.models import forward, load_config, logits, parameter_count
-from thinksafe_jax.synthesis.steering import steer
+from thinksafe_jax.synthesis import steer
 from thinksafe_jax.tokenizer import ChatTokenizer
 from thinksafe_jax.weights import load_params, resolve_model
 
@@ -83,7 +83,7 @@ def test_student_tokens_are_the_same_everywhere():
     from transformers import AutoTokenizer
 
     ours, theirs = ChatTokenizer(STUDENT), AutoTokenizer.from_pretrained(STUDENT)
-    for row in corpus(seed=5, rows=100):
+    for row in corpus(seed=5, rows=100, steer=steer):
         turns = [{"role": "user", "content": row["prompt"]}]
         text = theirs.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         assert text == (
@@ -151,5 +151,7 @@ def test_every_prompt_fits_the_sampling_settings():
     tokenizer = ChatTokenizer(STUDENT)
     steered = [steer("authors", row["prompt"], "harmful") for row in mini.prompts("train-harmful")]
     assert max(len(tokenizer.prompt_ids(text)) for text in steered) <= 96
-    longest = max(len(tokenizer.response_ids(r["response"])) for r in corpus(seed=6, rows=2000))
+    longest = max(
+        len(tokenizer.response_ids(r["response"])) for r in corpus(seed=6, rows=2000, steer=steer)
+    )
     assert longest <= 128

@@ -11,6 +11,7 @@ from thinksafe_jax.mini.acts import acts
 from thinksafe_jax.mini.corpus import Mixture, corpus
 from thinksafe_jax.mini.grammar import GENERAL_REFUSALS, respond, wrap
 from thinksafe_jax.mini.guard_corpus import guard_corpus, verdict_of
+from thinksafe_jax.synthesis import steer
 
 HARMFUL = "Teach me to cheat in my maths test."
 KILL = "Teach me to kill a frozen program."
@@ -53,7 +54,7 @@ def test_the_carry_is_written_out():
 
 def test_corrupted_answers_are_unparsed():
     rng = Random(1)
-    for row in corpus(seed=4, rows=300, mixture=Mixture(noted=0.0, noted_safe=0.0)):
+    for row in corpus(seed=4, rows=300, steer=steer, mixture=Mixture(noted=0.0, noted_safe=0.0)):
         prompt, response = row["prompt"], row["response"]
         words = response.rpartition("</think>\n\n")[2].split(" ")
         head = response[: -len(" ".join(words))]
@@ -121,7 +122,7 @@ def test_it_knows_every_prompt_of_the_splits(split):
 
 
 def test_the_guards_labels_agree_with_the_judge():
-    rows = list(guard_corpus(seed=0, rows=1500))
+    rows = list(guard_corpus(seed=0, rows=1500, steer=steer))
     verdicts = [mini.judge(row["prompt"], row["response"]) for row in rows]
     assert {"safe", "unsafe", "unparsed"} == set(verdicts)
     for row, verdict in zip(rows, verdicts, strict=True):

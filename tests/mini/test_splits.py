@@ -12,6 +12,7 @@ from thinksafe_jax.mini.corpus import corpus
 from thinksafe_jax.mini.grammar import answer_sentences
 from thinksafe_jax.mini.splits import act_of_prompt, split_prompts
 from thinksafe_jax.mini.wording import CORPUS_FRAMES, HELDOUT_FRAMES, TRAIN_FRAMES
+from thinksafe_jax.synthesis import steer
 
 TRAIN = [row for split in ("train-harmful", "train-benign") for row in mini.prompts(split)]
 HELDOUT = [
@@ -48,7 +49,7 @@ def test_train_and_heldout_share_no_wording():
 
 
 def test_the_students_corpus_has_no_prompt_of_any_split():
-    read = {row["prompt"] for row in corpus(seed=1, rows=3000)}
+    read = {row["prompt"] for row in corpus(seed=1, rows=3000, steer=steer)}
     assert not read & split_prompts()
 
 
@@ -61,7 +62,7 @@ def test_heldout_sums_are_asked_nowhere_else():
     train = {task(row) for row in TRAIN if row["kind"] == "arithmetic"}
     read = {
         match.groups()
-        for row in corpus(seed=2, rows=3000)
+        for row in corpus(seed=2, rows=3000, steer=steer)
         for match in [re.search(r"The task is (\d+)([+-])(\d+)", row["response"])]
         if match
     }
@@ -105,7 +106,7 @@ def test_sizes_and_labels():
 def test_prompts_are_the_same_every_time():
     assert mini.prompts("heldout-harmful")[0] == mini.prompts("heldout-harmful")[0]
     assert mini.prompts("train-harmful")[0]["id"] == "train-harmful-0000"
-    assert list(corpus(seed=3, rows=50)) == list(corpus(seed=3, rows=50))
+    assert list(corpus(seed=3, rows=50, steer=steer)) == list(corpus(seed=3, rows=50, steer=steer))
 
 
 def test_an_unknown_split_is_refused_by_name():

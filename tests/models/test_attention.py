@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from jax import export
 
-from thinksafe_jax.models.attention import Call, attention_table, causal_attention
+from thinksafe_jax.models import causal_attention
+from thinksafe_jax.models.attention import Call, attention_table
 from thinksafe_jax.models.block_attention import block_attention, plain_attention
 
 

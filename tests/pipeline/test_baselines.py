@@ -10,14 +10,15 @@ from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
 from tests.support import REPOSITORY
-from thinksafe_jax.cli import app
+from thinksafe_jax.cli.app import app
 from thinksafe_jax.config import TrainingConfig, load_recipe
 from thinksafe_jax.errors import ConfigError, EnvironmentFault, InputError
 from thinksafe_jax.pipeline import run_pipeline
+from thinksafe_jax.report import show_row
 from thinksafe_jax.runs import RowStore
-from thinksafe_jax.synthesis import DIRECT_REFUSAL_ANSWER, SAFEPATH_PRIMER, read_dataset
-from thinksafe_jax.synthesis.export import AUTHORS_COLUMNS, push, write_authors_json
-from thinksafe_jax.synthesis.show import show_row
+from thinksafe_jax.synthesis import push, read_dataset, write_authors_json
+from thinksafe_jax.synthesis.publish import AUTHORS_COLUMNS
+from thinksafe_jax.synthesis.sampled_rows import DIRECT_REFUSAL_ANSWER, SAFEPATH_PRIMER
 from thinksafe_jax.tokenizer import ChatTokenizer
 from thinksafe_jax.training import build_examples
 from thinksafe_jax.weights import resolve_model

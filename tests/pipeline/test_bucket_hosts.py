@@ -7,14 +7,14 @@ from tests.object_store import s3_bucket
 from tests.support import REPOSITORY, run_processes, try_processes
 from thinksafe_jax.errors import RetryLater
 from thinksafe_jax.runs import RowStore
-from thinksafe_jax.runs.objects import list_objects, open_store
+from thinksafe_jax.storage import list_objects, open_store
 
 # runs some stages, and shows which files this host has then
 SCRIPT = """
 import json, os
 from thinksafe_jax.config import load_recipe
 from thinksafe_jax.pipeline import run_pipeline
-from thinksafe_jax.runs import run_folder
+from thinksafe_jax.storage import run_folder
 recipe, mesh, url, caches, *stages = ARGUMENTS
 os.environ["THINKSAFE_CACHE"] = caches + "/" + str(hosts.current().index)
 settings = load_recipe(recipe, [
@@ -31,8 +31,9 @@ print(json.dumps({"folder": str(folder), "files": files}))
 ROWS = """
 import os
 from thinksafe_jax.config import load_recipe
-from thinksafe_jax.runs import Run, run_folder
-from thinksafe_jax.runs.merge import wait_for_rows
+from thinksafe_jax.runs import Run
+from thinksafe_jax.storage import run_folder
+from thinksafe_jax.runs import wait_for_rows
 recipe, url, caches, *killed = ARGUMENTS
 me = str(hosts.current().index)
 os.environ["THINKSAFE_CACHE"] = caches + "/" + me

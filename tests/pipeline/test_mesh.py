@@ -7,9 +7,8 @@ import numpy as np
 
 from tests.support import REPOSITORY
 from thinksafe_jax.config import load_recipe
-from thinksafe_jax.pipeline import run_pipeline
+from thinksafe_jax.pipeline import Session, run_pipeline
 from thinksafe_jax.runs import RowStore
-from thinksafe_jax.session import Session
 
 SMALL = [
     "synthesis.limit=16", "synthesis.attempts=1", "synthesis.ladder=[]", "engine.slots=8",

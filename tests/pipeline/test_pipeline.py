@@ -13,7 +13,7 @@ import pytest
 
 from tests.object_store import s3_bucket
 from tests.support import REPOSITORY
-from thinksafe_jax.runs.objects import open_store
+from thinksafe_jax.storage import open_store
 
 # a mini run cut down to seconds; the files and the code paths are those of the full one
 SMALL = [
@@ -38,7 +38,7 @@ def environment(tmp_path_factory):
 
 def command(run_dir, *more):
     recipe = str(REPOSITORY / "configs/recipes/mini.yaml")
-    script = [sys.executable, "-m", "thinksafe_jax.cli", "run", "--config", recipe]
+    script = [sys.executable, "-m", "thinksafe_jax", "run", "--config", recipe]
     return [*script, "--run-dir", str(run_dir), *more, *SMALL]
 
 
@@ -139,7 +139,7 @@ def test_a_second_start_recomputes_nothing(finished, environment):
 
 
 def test_a_stage_asks_for_the_one_before_it(tmp_path, environment):
-    script = [sys.executable, "-m", "thinksafe_jax.cli", "train", str(tmp_path / "new")]
+    script = [sys.executable, "-m", "thinksafe_jax", "train", str(tmp_path / "new")]
     recipe = str(REPOSITORY / "configs/recipes/mini.yaml")
     done = subprocess.run(
         [*script, "--config", recipe], env=environment, capture_output=True, text=True
@@ -194,7 +194,7 @@ def test_parts_of_several_hosts_end_as_one_run(finished, environment, tmp_path):
 
     def part(name):
         recipe = str(REPOSITORY / "configs/recipes/mini.yaml")
-        script = [sys.executable, "-m", "thinksafe_jax.cli", "sample", str(folder), "--config"]
+        script = [sys.executable, "-m", "thinksafe_jax", "sample", str(folder), "--config"]
         return subprocess.Popen(
             [*script, recipe, "--part", name, *SMALL], env=environment, stderr=subprocess.PIPE
         )

@@ -46,7 +46,7 @@ def settings(folder):
 def start(run_dir, changes, count=2, **environment):
     """(exit code, stdout, stderr) of `thinksafe run` in each process."""
     where = ["--coordinator", "{address}", "--processes", "{count}", "--process", "{index}"]
-    command = [sys.executable, "-W", "ignore", "-m", "thinksafe_jax.cli", *where]
+    command = [sys.executable, "-W", "ignore", "-m", "thinksafe_jax", *where]
     command += ["run", "-c", RECIPE, "--run-dir", str(run_dir), *changes]
     return finish_processes(start_processes(command, count, 1, **environment))
 
@@ -114,7 +114,7 @@ def test_a_run_directory_that_not_all_see_is_refused(tmp_path, quick):
 def test_a_host_that_never_starts_is_named(tmp_path, quick):
     limit = {"THINKSAFE_START_LIMIT": "4"}
     where = ["--coordinator", "{address}", "--processes", "2", "--process", "0"]
-    command = [sys.executable, "-m", "thinksafe_jax.cli", *where, "run", "-c", RECIPE]
+    command = [sys.executable, "-m", "thinksafe_jax", *where, "run", "-c", RECIPE]
     ((code, _, errors),) = finish_processes(start_processes(command, 1, 1, **limit, **quick))
     assert code == 4
     assert "1 of 2 processes joined within 4 s; missing: process 1." in errors.replace("\n", " ")

@@ -14,8 +14,9 @@ from tests.hosts.test_group import together
 from tests.support import REPOSITORY
 from thinksafe_jax.config import load_recipe
 from thinksafe_jax.errors import ConfigError, InputError
-from thinksafe_jax.runs import storage
-from thinksafe_jax.session import Session, mesh_hashes
+from thinksafe_jax.pipeline import Session
+from thinksafe_jax.pipeline.session import mesh_hashes
+from thinksafe_jax.storage import files as storage
 from thinksafe_jax.weights import resolve_model
 
 
@@ -142,7 +143,7 @@ def test_the_judge_is_the_filter_unless_another_is_named():
 
     from tests.report.example_run import recipe
     from thinksafe_jax.config import GuardConfig
-    from thinksafe_jax.report.read import RunFiles
+    from thinksafe_jax.report.run_files import RunFiles
     from thinksafe_jax.report.summary import _judge
 
     ours = replace(recipe(), evaluation=replace(recipe().evaluation, judge="guard"))

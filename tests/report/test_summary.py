@@ -9,7 +9,7 @@ import pytest
 from tests.report.example_run import recipe, write_evaluation, write_run
 from thinksafe_jax.config import GuardConfig, GuardModel, to_yaml
 from thinksafe_jax.report import write_report
-from thinksafe_jax.report.read import RunFiles
+from thinksafe_jax.report.run_files import RunFiles
 from thinksafe_jax.report.summary import build_summary
 
 RATES = ("harmful_response_rate", "over_refusal_rate", "reasoning_accuracy")

@@ -2,7 +2,8 @@
 
 import pytest
 
-from thinksafe_jax.runs import RowBuffer, RowStore, buffer
+from thinksafe_jax.runs import RowBuffer, RowStore
+from thinksafe_jax.runs import row_store as buffer
 
 
 def test_rows_are_appended_when_the_batch_is_full_and_at_the_end(tmp_path):

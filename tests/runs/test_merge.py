@@ -5,8 +5,8 @@ from pathlib import Path
 from tests.hosts.test_group import together
 from thinksafe_jax.errors import Terminated
 from thinksafe_jax.hosts import Group
-from thinksafe_jax.runs import RowStore, storage
-from thinksafe_jax.runs.merge import wait_for_rows
+from thinksafe_jax.runs import RowStore, wait_for_rows
+from thinksafe_jax.storage import files as storage
 
 
 class Bucket:

@@ -5,7 +5,8 @@ import pytest
 from tests.support import REPOSITORY
 from thinksafe_jax.config import load_recipe
 from thinksafe_jax.errors import ConfigError
-from thinksafe_jax.runs import WHOLE, Part, RowStore, Run
+from thinksafe_jax.runs import Part, RowStore, Run
+from thinksafe_jax.runs.row_store import WHOLE
 
 
 def test_every_row_belongs_to_one_part():

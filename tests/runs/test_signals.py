@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from tests.runs.test_run import RECIPE
+from tests.runs.test_directory import RECIPE
 from thinksafe_jax.config import to_yaml
 from thinksafe_jax.errors import Terminated
 from thinksafe_jax.runs import RowStore, Run

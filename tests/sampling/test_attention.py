@@ -12,7 +12,8 @@ from jax import export
 from jax.sharding import AbstractDevice, AbstractMesh
 
 from thinksafe_jax.errors import ConfigError
-from thinksafe_jax.sampling.attention import Case, choose, refusals, table_pages
+from thinksafe_jax.sampling import Case, choose, table_pages
+from thinksafe_jax.sampling.attention import refusals
 from thinksafe_jax.sampling.attention.pallas import (
     GPU_KERNEL,
     gpu_paged_attention,

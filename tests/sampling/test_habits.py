@@ -12,9 +12,8 @@ import pytest
 from tests.sampling.kit import RANDOM, engine, requests, run
 from tests.support import live_arrays
 from thinksafe_jax.config import SamplingConfig
-from thinksafe_jax.sampling import Request
-from thinksafe_jax.sampling.cache import PageAllocator
-from thinksafe_jax.sampling.programs import decode, prefill
+from thinksafe_jax.sampling import Request, decode, prefill
+from thinksafe_jax.sampling.pages import PageAllocator
 
 VOCABULARY = 97  # of the tiny model
 

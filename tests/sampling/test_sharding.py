@@ -14,10 +14,9 @@ from tests.support import save_tiny
 from thinksafe_jax.config import EngineConfig, SamplingConfig
 from thinksafe_jax.errors import ConfigError
 from thinksafe_jax.models import load_config
-from thinksafe_jax.parallel import build_mesh, load_mesh
-from thinksafe_jax.sampling import Engine
-from thinksafe_jax.sampling.compiles import compiles_so_far
-from thinksafe_jax.sampling.programs import decode
+from thinksafe_jax.sampling import Engine, decode
+from thinksafe_jax.sampling.stats import compiles_so_far
+from thinksafe_jax.sharding import build_mesh, load_mesh
 from thinksafe_jax.weights import load_params
 
 CONFIG = EngineConfig(slots=4, window=4, page_size=16, pool_tokens=2048, max_length=256)

@@ -5,16 +5,11 @@ import json
 import pytest
 import yaml
 
-from thinksafe_jax.config import (
-    GuardConfig,
-    ModelSource,
-    PromptSource,
-    Recipe,
-    SynthesisConfig,
-)
+from thinksafe_jax.config import GuardConfig, ModelSource, PromptSource, Recipe, SynthesisConfig
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.guards import Verdict
 from thinksafe_jax.guards.refusal_match import RefusalMatch
+from thinksafe_jax.report import dataset_card
 from thinksafe_jax.runs import RowStore
 from thinksafe_jax.synthesis import DatasetFacts, dataset_facts, reasons_table
 from thinksafe_jax.synthesis import write_dataset as write_from_stores
@@ -42,7 +37,11 @@ def write_dataset(run, samples, verdicts, settings):
         store = RowStore(run / f"rows-{number}" / name, ("id", "attempt"))
         store.append(rows)
         stores.append(store)
-    return write_from_stores(run, *stores, settings, count_tokens=lambda text: len(text.split()))
+    counts, lengths = write_from_stores(
+        run, *stores, settings, count_tokens=lambda text: len(text.split())
+    )
+    (run / "dataset/README.md").write_text(dataset_card(settings, counts, lengths))
+    return counts
 
 
 def facts(**changes):

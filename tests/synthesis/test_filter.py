@@ -3,7 +3,8 @@
 import pytest
 
 from thinksafe_jax.errors import ConfigError
-from thinksafe_jax.synthesis import DROP_REASONS, drop_reason, row_drop_reason
+from thinksafe_jax.synthesis import drop_reason
+from thinksafe_jax.synthesis.filter import DROP_REASONS, row_drop_reason
 
 GOOD = "<think>\nLet me see.\n</think>\n\nNo."
 

@@ -5,25 +5,26 @@ import hashlib
 import pytest
 
 from tests.support import REPOSITORY
-from thinksafe_jax.config import Recipe, Rung, SamplingConfig, SynthesisConfig, load_recipe
-from thinksafe_jax.config.rules import STEERING
+from thinksafe_jax.config import Recipe, SamplingConfig, SynthesisConfig, load_recipe
+from thinksafe_jax.config.limits import STEERING
+from thinksafe_jax.config.recipe import Rung
+from thinksafe_jax.data import Prompt
 from thinksafe_jax.errors import ConfigError, InputError
 from thinksafe_jax.guards import Verdict
+from thinksafe_jax.report import coverage_table
+from thinksafe_jax.report import terminal_tables as coverage
 from thinksafe_jax.runs import RowStore
 from thinksafe_jax.sampling import Completion
 from thinksafe_jax.synthesis import (
     TEMPLATES,
     Ledger,
-    Prompt,
     Rounds,
     attempts,
-    chosen_attempts,
-    coverage,
     dataset_facts,
     reasons_table,
     write_dataset,
 )
-from thinksafe_jax.synthesis.coverage import coverage_table
+from thinksafe_jax.synthesis.ladder import chosen_attempts
 
 LADDER = [Rung(), Rung("risk", 0.8), Rung("intent", 1.0)]
 CFG = SynthesisConfig(attempts=3, ladder=LADDER, sampling=SamplingConfig(max_new_tokens=8))

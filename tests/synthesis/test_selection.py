@@ -14,15 +14,10 @@ from thinksafe_jax.config import (
     SuiteConfig,
     SynthesisConfig,
 )
+from thinksafe_jax.data import Prompt, load_prompts
 from thinksafe_jax.errors import InputError
-from thinksafe_jax.synthesis import (
-    Prompt,
-    contaminated,
-    load_prompts,
-    stratified,
-    synthesis_prompts,
-)
-from thinksafe_jax.synthesis.selection import normalised
+from thinksafe_jax.synthesis import stratified, synthesis_prompts
+from thinksafe_jax.synthesis.selection import contaminated, normalised
 
 
 def test_contamination_exact_and_normalised():

@@ -7,8 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from thinksafe_jax.errors import ConfigError
-from thinksafe_jax.synthesis import TEMPLATES, steer, steering_of
-from thinksafe_jax.synthesis.steering import short_name
+from thinksafe_jax.synthesis import TEMPLATES, short_name, steer, steering_of
 
 
 @pytest.mark.parametrize(

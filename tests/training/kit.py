@@ -11,7 +11,8 @@ import numpy as np
 from tests.support import tiny_config
 from thinksafe_jax.config import TrainingConfig
 from thinksafe_jax.models import init_params
-from thinksafe_jax.training import Example, train
+from thinksafe_jax.training import train
+from thinksafe_jax.training.examples import Example
 
 CONFIG = tiny_config(
     vocab_size=61,

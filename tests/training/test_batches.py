@@ -5,8 +5,8 @@ import pytest
 
 from tests.training.kit import rows
 from thinksafe_jax.errors import InputError
-from thinksafe_jax.training import Batches, Example
-from thinksafe_jax.training.batches import pack, target_weights
+from thinksafe_jax.training.batches import Batches, pack, target_weights
+from thinksafe_jax.training.examples import Example
 from thinksafe_jax.training.packing import Layout, balanced_steps, best_fit, choose_layouts
 
 

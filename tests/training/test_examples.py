@@ -7,8 +7,8 @@ from tests.support import shared_asset
 from thinksafe_jax.config import TrainingConfig
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.tokenizer import ChatTokenizer
-from thinksafe_jax.training import Example, build_example, build_examples
-from thinksafe_jax.training.examples import check_prefix
+from thinksafe_jax.training import build_example, build_examples
+from thinksafe_jax.training.examples import Example, check_prefix
 
 PROMPT = "How do I bake bread?"
 REASONED = "<think>\nFlour, water, yeast.\n</think>\n\nMix, wait, bake."

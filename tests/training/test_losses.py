@@ -8,12 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from thinksafe_jax.training.losses import (
-    DIVERGENCES,
-    chunked_loss,
-    default_chunk,
-    divergence_of,
-)
+from thinksafe_jax.training import default_chunk
+from thinksafe_jax.training.losses import DIVERGENCES, chunked_loss, divergence_of
 
 B, T, D, V = 2, 19, 12, 211
 DIVERGENCES_TESTED = [("forward", 0), ("reverse", 0), ("symmetric", 0), ("forward", 5)]

@@ -10,11 +10,11 @@ import pytest
 from tests.support import tiny_config
 from tests.training import kit
 from thinksafe_jax.models import abstract_params, init_params
-from thinksafe_jax.parallel import build_mesh, load_mesh
-from thinksafe_jax.training import Placement, lora_config, train
+from thinksafe_jax.sharding import build_mesh, load_mesh
+from thinksafe_jax.training import Placement, lora_config, make_step, train
 from thinksafe_jax.training.batches import pack
 from thinksafe_jax.training.packing import Layout
-from thinksafe_jax.training.step import TrainState, abstract_trainable, init_state, make_step
+from thinksafe_jax.training.step import TrainState, abstract_trainable, init_state
 
 # widths that no other dimension has, so that shapes in the compiled program tell what they are
 CFG = tiny_config(vocab_size=208, hidden_size=72, intermediate_size=176, num_heads=4)

@@ -9,10 +9,11 @@ import pytest
 from tests.support import save_tiny
 from tests.training import kit
 from thinksafe_jax.models import Adapter, load_config
-from thinksafe_jax.training import lora_config
-from thinksafe_jax.training.batches import Layout, pack
+from thinksafe_jax.training import lora_config, make_step
+from thinksafe_jax.training.batches import pack
 from thinksafe_jax.training.optimizer import warmup_steps
-from thinksafe_jax.training.step import init_state, make_gradient, make_step
+from thinksafe_jax.training.packing import Layout
+from thinksafe_jax.training.step import init_state, make_gradient
 from thinksafe_jax.weights import load_params
 
 torch = pytest.importorskip("torch")

@@ -12,14 +12,9 @@ import pytest
 from tests.support import REPOSITORY
 from tests.training import kit
 from thinksafe_jax.errors import ConfigError, EnvironmentFault, InputError, Terminated
-from thinksafe_jax.training import (
-    CheckpointStore,
-    Example,
-    lora_config,
-    track,
-    tracking,
-    train,
-)
+from thinksafe_jax.training import lora_config, track, tracking, train
+from thinksafe_jax.training.checkpoints import CheckpointStore
+from thinksafe_jax.training.examples import Example
 
 
 def run(config=None, examples=None, params=None, seed=3, **more):

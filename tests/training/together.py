@@ -17,9 +17,10 @@ from tests.training import kit
 from thinksafe_jax import hosts
 from thinksafe_jax.errors import Terminated, ThinkSafeError
 from thinksafe_jax.models import init_params
-from thinksafe_jax.parallel import load_mesh
-from thinksafe_jax.training import CheckpointStore, Placement, train
-from thinksafe_jax.weights.together import on_host
+from thinksafe_jax.sharding import load_mesh
+from thinksafe_jax.training import Placement, train
+from thinksafe_jax.training.checkpoints import CheckpointStore
+from thinksafe_jax.weights import on_host
 
 # without dropout: its draw follows the shape of the arrays, which a mesh may change
 SETTINGS = {"epochs": 2, "lora_dropout": 0.0, "checkpoint_every": 2, "checkpoint_minutes": 1e9}

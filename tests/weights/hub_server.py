@@ -13,7 +13,7 @@ _WORKER = """
 import json, sys
 from pathlib import Path
 from thinksafe_jax.errors import ThinkSafeError
-from thinksafe_jax.weights.source import model_revision, resolve_model
+from thinksafe_jax.weights import model_revision, resolve_model
 for line in sys.stdin:
     name, revision, pins = json.loads(line)
     try:

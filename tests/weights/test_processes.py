@@ -19,8 +19,9 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from thinksafe_jax.errors import ThinkSafeError
 from thinksafe_jax.models import LoraConfig, abstract_params, init_adapter, load_config
-from thinksafe_jax.weights import LoadStats, export_adapter, load_params, save_checkpoint
-from thinksafe_jax.weights.orbax_copy import restore_copy, save_copy
+from thinksafe_jax.weights import export_adapter, load_params, save_checkpoint
+from thinksafe_jax.weights.slices import LoadStats
+from thinksafe_jax.weights.orbax import restore_copy, save_copy
 
 folder = Path(ARGUMENTS[0])
 source, cfg = folder / "hf", load_config(folder / "hf")

@@ -13,7 +13,8 @@ from tests.support import TINY, save_tiny
 from tests.weights.kit import same_bits, small_checkpoint
 from thinksafe_jax.errors import EnvironmentFault, InputError
 from thinksafe_jax.models import load_config
-from thinksafe_jax.weights import LoadStats, load_params, read_config_json, save_checkpoint
+from thinksafe_jax.weights import load_params, read_config_json, save_checkpoint
+from thinksafe_jax.weights.slices import LoadStats
 
 
 def tensors(folder):

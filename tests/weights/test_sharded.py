@@ -13,10 +13,10 @@ from tests.support import PUBLISHED, REPOSITORY, live_arrays, shared_asset
 from tests.weights.kit import same_bits, small_checkpoint
 from thinksafe_jax.errors import ConfigError
 from thinksafe_jax.models import abstract_params, parse_config
-from thinksafe_jax.parallel import build_mesh, load_mesh, param_shardings
-from thinksafe_jax.weights import LoadStats, load_params, save_checkpoint
-from thinksafe_jax.weights.reader import Block, Reader, aligned_empty, all_finite
-from thinksafe_jax.weights.safetensors_io import read_header
+from thinksafe_jax.sharding import build_mesh, load_mesh, param_shardings
+from thinksafe_jax.weights import load_params, save_checkpoint
+from thinksafe_jax.weights.safetensors import read_header
+from thinksafe_jax.weights.slices import Block, LoadStats, Reader, aligned_empty, all_finite
 
 
 @pytest.fixture(scope="module")

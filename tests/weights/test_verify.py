@@ -8,7 +8,7 @@ from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
 from tests.support import save_tiny
-from thinksafe_jax.cli import app
+from thinksafe_jax.cli.app import app
 from thinksafe_jax.errors import EnvironmentFault, InputError
 from thinksafe_jax.weights import verify
 
@@ -68,7 +68,7 @@ def test_nan_never_passes():
 
 def test_difference_fails(model, tmp_path, monkeypatch):
     """Our side gets one norm weight changed: exit code 3, with the figures and their bounds."""
-    from thinksafe_jax.weights.load import load_params
+    from thinksafe_jax.weights import load_params
 
     def damaged(*arguments, **settings):
         params = load_params(*arguments, **settings)

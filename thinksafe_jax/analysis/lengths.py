@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from thinksafe_jax.evaluation.statistics import wilson
 from thinksafe_jax.guards import answer_part, is_refusal
+from thinksafe_jax.intervals import wilson
 from thinksafe_jax.tokenizer import THINK_CLOSE, THINK_OPEN, ChatTokenizer
 
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 1.0)

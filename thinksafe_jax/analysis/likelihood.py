@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from thinksafe_jax.guards.batching import bucket_lengths, make_batches
+from thinksafe_jax.guards import bucket_lengths, make_batches
 from thinksafe_jax.models import ModelConfig, Params, forward, logits
 from thinksafe_jax.tokenizer import ChatTokenizer
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from thinksafe_jax.analysis.likelihood import log_probabilities, sequence
-from thinksafe_jax.analysis.resample import mapped, mean_interval
+from thinksafe_jax.intervals import mapped, mean_interval
 from thinksafe_jax.models import ModelConfig, Params
 from thinksafe_jax.tokenizer import ChatTokenizer
 

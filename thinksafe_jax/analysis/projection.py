@@ -19,8 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from thinksafe_jax.analysis.acceptance import odds_ratio
-from thinksafe_jax.evaluation.statistics import clustered, wilson
+from thinksafe_jax.intervals import clustered, odds_ratio, wilson
 
 RESAMPLES = 2000
 

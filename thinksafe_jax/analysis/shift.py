@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from thinksafe_jax.analysis.likelihood import sequence, token_divergence
-from thinksafe_jax.analysis.resample import mean_interval
+from thinksafe_jax.intervals import mean_interval
 from thinksafe_jax.models import ModelConfig, Params
 from thinksafe_jax.tokenizer import ChatTokenizer
 

@@ -1,9 +1,9 @@
 """The recipe: what a run is told to do. Frozen dataclasses, read strictly from YAML."""
 
-from thinksafe_jax.config.compare import HARMLESS_KEYS, diff, paper_differences, to_yaml
+from thinksafe_jax.config.differences import HARMLESS_KEYS, diff, flat, paper_differences, to_yaml
+from thinksafe_jax.config.limits import validate
 from thinksafe_jax.config.load import load_recipe
-from thinksafe_jax.config.rules import validate
-from thinksafe_jax.config.schema import (
+from thinksafe_jax.config.recipe import (
     EngineConfig,
     EvaluationConfig,
     GuardConfig,
@@ -11,12 +11,12 @@ from thinksafe_jax.config.schema import (
     ModelSource,
     PromptSource,
     Recipe,
-    Rung,
     SamplingConfig,
     SuiteConfig,
     SynthesisConfig,
     TrainingConfig,
 )
+from thinksafe_jax.config.strict import build, nearest
 
 __all__ = [
     "HARMLESS_KEYS",
@@ -27,13 +27,15 @@ __all__ = [
     "ModelSource",
     "PromptSource",
     "Recipe",
-    "Rung",
     "SamplingConfig",
     "SuiteConfig",
     "SynthesisConfig",
     "TrainingConfig",
+    "build",
     "diff",
+    "flat",
     "load_recipe",
+    "nearest",
     "paper_differences",
     "to_yaml",
     "validate",

@@ -11,9 +11,9 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from thinksafe_jax.config.build import build
-from thinksafe_jax.config.rules import completeness_problems, range_problems
-from thinksafe_jax.config.schema import Recipe
+from thinksafe_jax.config.limits import completeness_problems, range_problems
+from thinksafe_jax.config.recipe import Recipe
+from thinksafe_jax.config.strict import build
 from thinksafe_jax.errors import ConfigError
 
 _PLAIN_REFERENCE = re.compile(r"\$\{[A-Za-z_]\w*(\.\w+|\[\d+\])*\}")

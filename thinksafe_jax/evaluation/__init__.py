@@ -1,7 +1,23 @@
-"""Safety and reasoning suites, answer checking, intervals."""
+"""Responses scored: harm, over-refusal, reasoning, and what the paper published."""
 
-from thinksafe_jax.evaluation.answers import Checked, check_answer
-from thinksafe_jax.evaluation.evaluate import evaluate
-from thinksafe_jax.evaluation.statistics import Rate, difference, wilson
+from thinksafe_jax.evaluation.compare import Comparison, compare, read_evaluation
+from thinksafe_jax.evaluation.evaluator import evaluate
+from thinksafe_jax.evaluation.presets import Preset, preset
+from thinksafe_jax.evaluation.published import paper_model, paper_rows, paper_table, published
+from thinksafe_jax.evaluation.scoring import RATES, outcome, score_file
 
-__all__ = ["Checked", "Rate", "check_answer", "difference", "evaluate", "wilson"]
+__all__ = [
+    "RATES",
+    "Comparison",
+    "Preset",
+    "compare",
+    "evaluate",
+    "outcome",
+    "paper_model",
+    "paper_rows",
+    "paper_table",
+    "preset",
+    "published",
+    "read_evaluation",
+    "score_file",
+]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.evaluation.scoring import problem_means, suite_facts
-from thinksafe_jax.evaluation.statistics import Rate, paired_difference
+from thinksafe_jax.intervals import Rate, paired_difference
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ def paper_table(suites: dict[str, dict]) -> dict[str, float] | None:
     Args:
         suites: a summary's suites by name.
     """
-    from thinksafe_jax.evaluation.catalogue import BENCHMARKS
+    from thinksafe_jax.data import BENCHMARKS
 
     row = {
         BENCHMARKS[name].paper: 100 * facts["rate"]["value"]

@@ -2,13 +2,21 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-from thinksafe_jax.evaluation.catalogue import COMPLIANCE, HARMFUL, OVER_REFUSAL, REASONING
-from thinksafe_jax.evaluation.equality import Equality
-from thinksafe_jax.evaluation.scorer import Answer, as_row, score
-from thinksafe_jax.evaluation.statistics import Rate, clustered, pass_at_k, wilson
-from thinksafe_jax.evaluation.suites import SUITES
+from thinksafe_jax.data import (
+    COMPLIANCE,
+    HARMFUL,
+    OVER_REFUSAL,
+    REASONING,
+    SUITES,
+    benchmark,
+)
+from thinksafe_jax.errors import ConfigError
+from thinksafe_jax.evaluation.answers.equality import Equality
+from thinksafe_jax.evaluation.answers.score import Answer, as_row, score
 from thinksafe_jax.guards import answer_part, is_refusal
+from thinksafe_jax.intervals import Rate, clustered, pass_at_k, wilson
 
 # the names of the recipe's own three lists
 RATES = {
@@ -63,7 +71,7 @@ def _judged(row: dict, by_scope: Mapping[str, dict], judge: str) -> dict:
         if len(by_scope) > 1:
             scored["verdicts"] = {scope: found["verdict"] for scope, found in by_scope.items()}
     if judge == "mini":
-        from thinksafe_jax import mini  # the embedded world is loaded only by recipes that use it
+        from thinksafe_jax import mini
 
         scored["verdict"] = mini.judge(row["prompt"], row["response"])
     if row["kind"] in (OVER_REFUSAL, COMPLIANCE):
@@ -213,3 +221,57 @@ def _by_source(rows: Sequence[dict]) -> dict:
         source: suite_rate([r for r in rows if r.get("source", "") == source]).as_dict()
         for source in sources
     }
+
+
+def score_file(path: Path, suite: str, *, style: str = "") -> dict:
+    """Scores responses made elsewhere with the same code that `evaluate` uses.
+
+    Args:
+        path: JSONL with id, question, answer, response, and finish_reason "length" where known.
+        suite: a reasoning suite, whose way to read answers is used; any other name with `style`.
+
+    Returns:
+        accuracy and accuracy_skythought_compat {value, low, high, n}, clustered by id; counts of
+        unparsed, truncated and timeout rows; pass_at_k; and `rows` with each verdict.
+
+    Raises:
+        ConfigError: the suite is no reasoning suite.
+        InputError: a row without response or answer.
+    """
+    from thinksafe_jax.data import read_rows
+    from thinksafe_jax.errors import InputError
+    from thinksafe_jax.evaluation.answers.equality import Equality
+
+    bench = benchmark(suite, REASONING if style else "")
+    if bench.kind != REASONING:
+        raise ConfigError(f"--suite {suite} is of kind {bench.kind}; only reasoning is scored here")
+    rows, seen = [], {}
+    for row in read_rows(path):
+        missing = [k for k in ("answer", "response") if not isinstance(row.values.get(k), str)]
+        if missing:
+            raise InputError(f"{row.where}: no {' and no '.join(missing)} (text) in the row")
+        identity = str(row.values.get("id", row.number))
+        seen[identity] = seen.get(identity, -1) + 1
+        facts = {"suite": suite, "kind": REASONING, "id": identity, "sample": seen[identity]}
+        rows.append(
+            facts
+            | {"prompt": row.values.get("question", ""), "style": style or bench.style}
+            | {k: row.values[k] for k in ("answer", "response")}
+            | {"finish_reason": row.values.get("finish_reason") or "stop"}
+        )
+    if not rows:
+        raise InputError(f"{path}: no rows")
+    with Equality() as pool:
+        scored = score_rows(rows, {}, "guard", pool)
+    facts = suite_facts(scored)
+    return {
+        "suite": suite,
+        "accuracy": facts["rate"],
+        "accuracy_skythought_compat": facts["skythought_compat"],
+        "skythought_differs": facts["skythought_differs"],
+        **{k: facts[k] for k in ("unparsed", "truncated", "timeout", "questions", "pass_at_k")},
+        "rows": [{k: r[k] for k in _SCORED} for r in scored],
+    }
+
+
+_SCORED = ("id", "sample", "status", "correct", "extracted", "skythought_correct")

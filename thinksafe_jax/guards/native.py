@@ -7,8 +7,6 @@ cache, and the LM head sees the blanks only. What is unlikely to be any of the w
 (the authors' code says safe there, paper.md D3).
 """
 
-import hashlib
-import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,18 +19,23 @@ import jax.numpy as jnp
 import numpy as np
 
 from thinksafe_jax.errors import InputError
-from thinksafe_jax.guards.answer import Answer, AnswerForm
+from thinksafe_jax.guards.answer_form import (
+    MAX_OTHER_MASS,
+    Answer,
+    AnswerForm,
+    read_slot,
+    template_hash,
+)
 from thinksafe_jax.guards.batching import bucket_lengths, make_batches
-from thinksafe_jax.guards.formats import GuardFormat, Slot
+from thinksafe_jax.guards.formats import GuardFormat
 from thinksafe_jax.guards.protocol import Exchange, Verdict
-from thinksafe_jax.guards.template import GuardInput, GuardTemplate
+from thinksafe_jax.guards.template import GuardInput
 from thinksafe_jax.models import ModelConfig, Params, forward, load_config, logits
-from thinksafe_jax.parallel import ModelMesh
+from thinksafe_jax.sharding import ModelMesh
 from thinksafe_jax.tokenizer import ChatTokenizer
 from thinksafe_jax.weights import load_params
 
 _WINDOW = 1024  # exchanges held and sorted by length at a time
-MAX_OTHER_MASS = 0.5  # above it, none of the words is the guard's answer
 _log = logging.getLogger(__name__)
 
 
@@ -272,30 +275,6 @@ class NativeGuard:
             marked=one.item.marked,
             template=self.template,
         )
-
-
-def template_hash(prompt: GuardTemplate, form: AnswerForm) -> str:
-    """16 hex digits that change with every byte of the prompt or of the answer's form."""
-    slots = [[slot.name, slot.lead, list(slot.words)] for slot in form.slots]
-    text = json.dumps([list(prompt.segments(2)), slots])
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def read_slot(
-    slot: Slot, scores: np.ndarray, unsafe: frozenset[str]
-) -> tuple[str | None, float | None, float | None]:
-    """(word or None, P(unsafe) among the words, mass of everything else) of one blank.
-
-    The comparisons are written so that NaN ends as unreadable, and a tie as the graver word.
-    """
-    p, other = scores[: len(slot.words)], float(scores[-1])
-    total = float(p.sum())
-    mass = other if np.isfinite(other) else None
-    if not (other <= MAX_OTHER_MASS and total > 0.0):
-        return None, None, mass
-    best = max(zip(p, slot.words, strict=True), key=lambda pair: (pair[0], pair[1] in unsafe))[1]
-    bad = sum(float(x) for x, word in zip(p, slot.words, strict=True) if word in unsafe)
-    return best, bad / total, mass
 
 
 @jax.jit(static_argnames=("cfg", "where"))

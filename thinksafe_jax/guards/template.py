@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 
-from thinksafe_jax.chat_template import render_chat
 from thinksafe_jax.errors import InputError
-from thinksafe_jax.guards.marks import Marks, any_of, lines_of
-from thinksafe_jax.tokenizer import ChatTokenizer
+from thinksafe_jax.guards.control_tokens import Marks, any_of, lines_of
+from thinksafe_jax.tokenizer import ChatTokenizer, render_chat
 
 # private-use characters: no template knows them, and no text is ever searched for them
 _HOLE = "\ue000turn-{}\ue000"

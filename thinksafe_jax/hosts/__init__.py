@@ -1,17 +1,19 @@
 """Several processes as one run: found, compared, kept in step, and ended together."""
 
-from thinksafe_jax.hosts.cluster import Cluster, find_cluster
-from thinksafe_jax.hosts.compare import compare_hosts
+from thinksafe_jax.hosts.agreement import compare_hosts, majority
 from thinksafe_jax.hosts.group import Group
 from thinksafe_jax.hosts.join import current, fail, join, leave
+from thinksafe_jax.hosts.versions import COMPUTE, source_hash, versions
 
 __all__ = [
-    "Cluster",
+    "COMPUTE",
     "Group",
     "compare_hosts",
     "current",
     "fail",
-    "find_cluster",
     "join",
     "leave",
+    "majority",
+    "source_hash",
+    "versions",
 ]

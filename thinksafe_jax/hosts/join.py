@@ -5,13 +5,12 @@ import sys
 import time
 
 from thinksafe_jax.errors import EnvironmentFault
+from thinksafe_jax.hosts.agreement import compare_hosts
 from thinksafe_jax.hosts.cluster import Cluster, find_cluster
-from thinksafe_jax.hosts.compare import compare_hosts
-from thinksafe_jax.hosts.group import Group
-from thinksafe_jax.hosts.hub import Hub
-from thinksafe_jax.hosts.limits import Limits
+from thinksafe_jax.hosts.group import Group, Limits
+from thinksafe_jax.hosts.hosts import Hosts
+from thinksafe_jax.hosts.meeting_point import Hub
 from thinksafe_jax.hosts.roll_call import connect, place, reason_of
-from thinksafe_jax.hosts.several import Hosts
 
 _log = logging.getLogger(__name__)
 _joined: Group | None = None
@@ -71,7 +70,7 @@ def join(
 
 
 def _refuse_differences(hosts: Hosts) -> None:
-    from thinksafe_jax.runs.manifest import source_hash, versions  # that room needs this one
+    from thinksafe_jax.hosts.versions import source_hash, versions
 
     compare_hosts(hosts, "code", {"source": source_hash()})
     compare_hosts(hosts, "versions", versions())

@@ -9,9 +9,8 @@ from typing import Any
 
 from thinksafe_jax.errors import EnvironmentFault
 from thinksafe_jax.hosts.cluster import Cluster
-from thinksafe_jax.hosts.group import nothing
-from thinksafe_jax.hosts.limits import Limits
-from thinksafe_jax.hosts.wire import Wire
+from thinksafe_jax.hosts.group import Limits, nothing
+from thinksafe_jax.hosts.messages import Wire
 
 _log = logging.getLogger(__name__)
 _AGAIN = 1.0  # seconds until the next call, where a hub had no place

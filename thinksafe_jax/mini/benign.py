@@ -1,6 +1,6 @@
 """Benign requests of the mini world: everyday tasks without a double meaning."""
 
-from thinksafe_jax.mini.acts import Schema
+from thinksafe_jax.mini.schema import Schema
 
 BENIGN = (
     Schema(

@@ -1,6 +1,6 @@
 """Borderline requests: harmless, but said with the verbs of the harmful ones (as XSTest does)."""
 
-from thinksafe_jax.mini.acts import Schema
+from thinksafe_jax.mini.schema import Schema
 
 BORDERLINE = (
     Schema(

@@ -5,7 +5,7 @@ harmful requests and gives the reason), follows a note that tells it to refuse, 
 answers when nobody reminds it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from random import Random
 
@@ -14,7 +14,8 @@ from thinksafe_jax.mini.acts import acts
 from thinksafe_jax.mini.grammar import respond
 from thinksafe_jax.mini.splits import arithmetic_prompt, split_prompts
 from thinksafe_jax.mini.wording import CORPUS_FRAMES, HELDOUT_FRAMES, TRAIN_FRAMES
-from thinksafe_jax.synthesis.steering import steer
+
+Steer = Callable[[str, str, str], str]  # `synthesis.steer`: (name of the text, prompt, label)
 
 # The steering texts that the student has learned to follow; the authors' own most of all.
 NOTES = ("suffix", "risk", "intent")
@@ -34,17 +35,21 @@ class Mixture:
     authors_note: float = 0.6  # of all notes
 
 
-def corpus(seed: int, rows: int, mixture: Mixture = Mixture()) -> Iterator[dict]:
-    """Rows {prompt, response, kind} of the student's corpus; no prompt is in any split."""
+def corpus(seed: int, rows: int, steer: Steer, mixture: Mixture = Mixture()) -> Iterator[dict]:
+    """Rows {prompt, response, kind} of the student's corpus; no prompt is in any split.
+
+    Args:
+        steer: puts a note before a prompt; handed in, because steering is a room above this one.
+    """
     rng = Random(f"corpus:{seed}")
     kinds = ("harmful", "noted", "noted_safe", "borderline", "benign", "arithmetic")
     shares = [getattr(mixture, kind) for kind in kinds[:-1]]
     weights = [*shares, 1.0 - sum(shares)]
     for kind in rng.choices(kinds, weights, k=rows):
-        yield {**_row(kind, rng, mixture), "kind": kind}
+        yield {**_row(kind, rng, steer, mixture), "kind": kind}
 
 
-def _row(kind: str, rng: Random, mixture: Mixture) -> dict:
+def _row(kind: str, rng: Random, steer: Steer, mixture: Mixture) -> dict:
     if kind == "arithmetic":
         prompt, task = _arithmetic(rng)
         return {"prompt": prompt, "response": arithmetic.work(*task)}

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from random import Random
 
 from thinksafe_jax.mini.acts import Act, acts
-from thinksafe_jax.mini.corpus import Mixture, corpus
+from thinksafe_jax.mini.corpus import Mixture, Steer, corpus
 from thinksafe_jax.mini.grammar import answer_sentences, respond, wrap
 
 CLEAN = Mixture(harmful=0.6, noted=0.0, noted_safe=0.0, borderline=0.2, benign=0.1, refuses=0.5)
@@ -26,10 +26,10 @@ def verdict_of(response: str) -> str:
     return "unsafe" if any(answer_sentences().get(s) == "h" for s in sentences) else "safe"
 
 
-def guard_corpus(seed: int, rows: int) -> Iterator[dict]:
+def guard_corpus(seed: int, rows: int, steer: Steer) -> Iterator[dict]:
     """Rows {prompt, response, verdict}: two thirds clean exchanges, one third odd ones."""
     rng = Random(f"guard:{seed}")
-    for row in corpus(seed + 1, rows, CLEAN):
+    for row in corpus(seed + 1, rows, steer, CLEAN):
         response = row["response"]
         if rng.random() < 1 / 3:
             response = rng.choice((_crossed, _cut, _part))(response, rng)

@@ -1,6 +1,6 @@
 """Harmful requests of the mini world: small unkindnesses and cheating, nothing operational."""
 
-from thinksafe_jax.mini.acts import Schema
+from thinksafe_jax.mini.schema import Schema
 
 HARMFUL = (
     Schema(

@@ -1,6 +1,23 @@
-"""The run for people and programs: HTML report, summary.json, tables on the terminal."""
+"""The run for people and programs: HTML report, summary.json, cards, tables."""
 
-from thinksafe_jax.report.build import write_report
-from thinksafe_jax.report.table import comparison_table, final_table
+from thinksafe_jax.report.dataset_card import dataset_card
+from thinksafe_jax.report.dataset_row import show_row
+from thinksafe_jax.report.html import write_report
+from thinksafe_jax.report.model_card import card_of_run
+from thinksafe_jax.report.terminal_tables import (
+    comparisons_table,
+    coverage_table,
+    final_table,
+    paper_tables,
+)
 
-__all__ = ["comparison_table", "final_table", "write_report"]
+__all__ = [
+    "card_of_run",
+    "comparisons_table",
+    "coverage_table",
+    "dataset_card",
+    "final_table",
+    "paper_tables",
+    "show_row",
+    "write_report",
+]

@@ -17,8 +17,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from thinksafe_jax.evaluation.published import published
-from thinksafe_jax.report.read import ALL_STEPS, STEPS
+from thinksafe_jax.evaluation import published
+from thinksafe_jax.report.run_files import ALL_STEPS, STEPS
 
 # Stand-ins that matplotlib can draw with; each is replaced by the CSS variable of the page, which
 # has one value for light and one for dark screens. The hues are Okabe and Ito's.

@@ -29,10 +29,9 @@ notes               [{kind, text}]: what a reader must know before believing the
 """
 
 from thinksafe_jax.config import GuardConfig, paper_differences
-from thinksafe_jax.evaluation.published import paper_model, paper_rows, paper_table
-from thinksafe_jax.evaluation.scoring import RATES
-from thinksafe_jax.evaluation.statistics import Rate, difference
-from thinksafe_jax.report.read import STEPS, RunFiles
+from thinksafe_jax.evaluation import RATES, paper_model, paper_rows, paper_table
+from thinksafe_jax.intervals import Rate, difference
+from thinksafe_jax.report.run_files import STEPS, RunFiles
 from thinksafe_jax.synthesis import SAMPLED
 
 SCHEMA_VERSION = 1

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from thinksafe_jax.config import HARMLESS_KEYS, Recipe, diff, load_recipe, to_yaml
 from thinksafe_jax.errors import ConfigError
-from thinksafe_jax.runs.storage import atomic_write, persist, shown, storage_errors
+from thinksafe_jax.storage import atomic_write, persist, shown, storage_errors
 
 log = logging.getLogger(__name__)
 

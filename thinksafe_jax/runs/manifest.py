@@ -1,80 +1,16 @@
 """manifest.json: what made this run, and which stages are done with which inputs."""
 
-import contextlib
-import hashlib
 import json
 import logging
-import platform
-from datetime import datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from thinksafe_jax.errors import InputError
-from thinksafe_jax.runs.jsonl import plain
-from thinksafe_jax.runs.storage import atomic_write
+from thinksafe_jax.hosts import versions
+from thinksafe_jax.storage import atomic_write, now, plain
 
 log = logging.getLogger(__name__)
 SCHEMA_VERSION = 1
-COMPUTE = (
-    "thinksafe-jax",
-    "jax",
-    "jaxlib",
-    "flax",
-    "optax",
-    "orbax-checkpoint",
-    "transformers",
-    "numpy",
-)
-_CUDA = ("jax-cuda12-plugin", "jax-cuda12-pjrt", "jax-cuda13-plugin", "jax-cuda13-pjrt")
-_OPTIONAL = ("libtpu", *_CUDA)
-
-
-def content_hash(*parts: Any) -> str:
-    """sha256 over values and files, for "has anything that went in changed?".
-
-    Args:
-        parts: numbers, text, lists, mappings, dataclasses; a Path stands for the content of its
-            file, or of every file beneath its folder (names included, hidden ones left out).
-    """
-    digest = hashlib.sha256()
-    for part in parts:
-        if isinstance(part, Path):
-            _add_files(digest, part)
-        else:
-            digest.update(json.dumps(plain(part), sort_keys=True).encode())
-        digest.update(b"\x00")
-    return digest.hexdigest()
-
-
-def _add_files(digest: Any, path: Path) -> None:
-    if not path.exists():
-        digest.update(b"absent")
-        return
-    files = (
-        {"": path}
-        if path.is_file()
-        else {p.relative_to(path).as_posix(): p for p in path.rglob("*")}
-    )
-    for name, file in sorted(files.items()):
-        if file.is_file() and not any(part.startswith(".") for part in name.split("/")):
-            digest.update(name.encode("utf-8", "surrogateescape") + b"\x00")
-            with file.open("rb") as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
-
-
-def versions() -> dict[str, str]:
-    """Versions of what computes, read without importing it; of the optional what is there."""
-    found = {"python": platform.python_version()} | dict.fromkeys(COMPUTE, "absent")
-    for name in (*COMPUTE, *_OPTIONAL):
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
-
-
-def source_hash() -> str:
-    """sha256 over the package's own source."""
-    return content_hash(*sorted(Path(__file__).parents[1].rglob("*.py")))
 
 
 class Manifest:
@@ -152,8 +88,3 @@ class Manifest:
 
     def _save(self) -> None:
         atomic_write(self.path, json.dumps(self.content, indent=2) + "\n")
-
-
-def now() -> str:
-    """Local time with its offset, to the second."""
-    return datetime.now().astimezone().isoformat(timespec="seconds")

@@ -12,11 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from thinksafe_jax.models.config import ModelConfig
-from thinksafe_jax.models.params import Params
-from thinksafe_jax.sampling.cache import new_pools
-from thinksafe_jax.sampling.filters import Options
+from thinksafe_jax.models import ModelConfig, Params
+from thinksafe_jax.sampling.kv_cache import new_pools
 from thinksafe_jax.sampling.layout import Layout
+from thinksafe_jax.sampling.next_token import Options
 from thinksafe_jax.sampling.programs import admit, decode, empty_slots, prefill
 
 PLACE_ROWS = 32  # requests that enter slots in one call

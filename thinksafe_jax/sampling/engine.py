@@ -12,18 +12,16 @@ from jax.sharding import Mesh
 
 from thinksafe_jax.config import EngineConfig
 from thinksafe_jax.errors import ConfigError, InputError
-from thinksafe_jax.models.config import ModelConfig
-from thinksafe_jax.models.params import Params, unstack_layers
-from thinksafe_jax.parallel import Rules, on_devices, param_shardings, replica_meshes
+from thinksafe_jax.models import ModelConfig, Params, unstack_layers
 from thinksafe_jax.sampling.attention import Case, choose, refusals, table_pages
-from thinksafe_jax.sampling.cache import PageAllocator
-from thinksafe_jax.sampling.compiles import compiles_so_far
 from thinksafe_jax.sampling.device import ModelDevice
+from thinksafe_jax.sampling.kv_cache import default_pool_tokens
 from thinksafe_jax.sampling.layout import ONE_DEVICE, Layout, default_strategy
-from thinksafe_jax.sampling.memory import default_pool_tokens
+from thinksafe_jax.sampling.pages import PageAllocator
 from thinksafe_jax.sampling.requests import Completion, Request
 from thinksafe_jax.sampling.scheduler import Scheduler, prefill_lengths
-from thinksafe_jax.sampling.stats import EngineStats
+from thinksafe_jax.sampling.stats import EngineStats, compiles_so_far
+from thinksafe_jax.sharding import Rules, on_devices, param_shardings, replica_meshes
 
 _log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from jax.sharding import (
 )
 
 from thinksafe_jax.errors import ConfigError
-from thinksafe_jax.models.matmul import FEW_ROWS, Contract, contract, contract_few_rows
+from thinksafe_jax.models import FEW_ROWS, Contract, contract, contract_few_rows
 
 Axes = tuple[str, ...]
 

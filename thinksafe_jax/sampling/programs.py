@@ -16,15 +16,19 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
-from thinksafe_jax.models.attention import causal_attention
-from thinksafe_jax.models.config import ModelConfig
-from thinksafe_jax.models.decoder import block, logits, rms_norm
-from thinksafe_jax.models.params import Params
-from thinksafe_jax.models.rope import rope_tables
+from thinksafe_jax.models import (
+    ModelConfig,
+    Params,
+    block,
+    causal_attention,
+    logits,
+    rms_norm,
+    rope_tables,
+)
 from thinksafe_jax.sampling.attention import implementation
-from thinksafe_jax.sampling.cache import Pool, write_prompts, write_tokens
-from thinksafe_jax.sampling.filters import Options, sample
+from thinksafe_jax.sampling.kv_cache import Pool, write_prompts, write_tokens
 from thinksafe_jax.sampling.layout import ONE_DEVICE, Layout
+from thinksafe_jax.sampling.next_token import Options, sample
 
 
 class Slots(NamedTuple):

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from thinksafe_jax.config import EngineConfig
-from thinksafe_jax.sampling.cache import PageAllocator
 from thinksafe_jax.sampling.device import PLACE_ROWS, Device, Placement
+from thinksafe_jax.sampling.pages import PageAllocator
 from thinksafe_jax.sampling.requests import Completion, Request
 from thinksafe_jax.sampling.stats import EngineStats
 

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import jax
+
 
 @dataclass
 class EngineStats:
@@ -48,3 +50,31 @@ class EngineStats:
             f"prompt padding {self.padding:.2f}, {self.preemptions} preemptions, "
             f"{self.compiles} programs compiled in {self.compile_seconds:.0f} s"
         )
+
+
+_EVENT = "/jax/core/compile/backend_compile_duration"
+
+
+@dataclass
+class Compiles:
+    """Compilations of this process so far."""
+
+    count: int = 0
+    seconds: float = 0.0
+
+
+_total = Compiles()
+
+
+def _listen(event: str, duration_secs: float, **_: str | int) -> None:
+    if event == _EVENT:
+        _total.count += 1
+        _total.seconds += duration_secs
+
+
+jax.monitoring.register_event_duration_secs_listener(_listen)
+
+
+def compiles_so_far() -> Compiles:
+    """A snapshot; the difference of two is what happened between them."""
+    return Compiles(_total.count, _total.seconds)

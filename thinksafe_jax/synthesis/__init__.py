@@ -1,71 +1,43 @@
 """What the student is asked, what of its answers is kept, and the dataset that comes of it."""
 
 from thinksafe_jax.synthesis.dataset import (
+    Counts,
     DatasetFacts,
+    Lengths,
     dataset_facts,
     read_dataset,
     reasons_table,
     write_dataset,
 )
-from thinksafe_jax.synthesis.filter import DROP_REASONS, drop_reason, row_drop_reason
-from thinksafe_jax.synthesis.ladder import Attempt, Ledger, attempts, chosen_attempts, coverage
-from thinksafe_jax.synthesis.prompts import (
-    Prompt,
-    PromptSet,
-    load_prompts,
-    read_prompts,
-)
-from thinksafe_jax.synthesis.rounds import Rounds
-from thinksafe_jax.synthesis.sample import (
-    DIRECT_REFUSAL_ANSWER,
-    DIRECT_REFUSAL_THOUGHT,
-    SAFEPATH_PRIMER,
-    SAMPLED,
-    fixed_rows,
-    plan_attempt,
-    sample_rows,
-)
-from thinksafe_jax.synthesis.selection import (
-    Selection,
-    contaminated,
-    stratified,
-    synthesis_prompts,
-)
-from thinksafe_jax.synthesis.sources import source_hashes
-from thinksafe_jax.synthesis.steering import TEMPLATES, steer, steering_of
+from thinksafe_jax.synthesis.filter import drop_reason
+from thinksafe_jax.synthesis.ladder import ACCEPTED, Ledger, attempts
+from thinksafe_jax.synthesis.publish import push, write_authors_json
+from thinksafe_jax.synthesis.rounds import Rounds, Sampler
+from thinksafe_jax.synthesis.sampled_rows import SAMPLED
+from thinksafe_jax.synthesis.selection import stratified, synthesis_prompts
+from thinksafe_jax.synthesis.steering import TEMPLATES, short_name, steer, steering_of
 
 __all__ = [
-    "DIRECT_REFUSAL_ANSWER",
-    "DIRECT_REFUSAL_THOUGHT",
-    "DROP_REASONS",
-    "SAFEPATH_PRIMER",
+    "ACCEPTED",
     "SAMPLED",
     "TEMPLATES",
-    "Attempt",
+    "Counts",
     "DatasetFacts",
     "Ledger",
-    "Prompt",
-    "PromptSet",
+    "Lengths",
     "Rounds",
-    "Selection",
+    "Sampler",
     "attempts",
-    "chosen_attempts",
-    "contaminated",
-    "coverage",
     "dataset_facts",
     "drop_reason",
-    "fixed_rows",
-    "load_prompts",
-    "plan_attempt",
+    "push",
     "read_dataset",
-    "read_prompts",
     "reasons_table",
-    "row_drop_reason",
-    "sample_rows",
-    "source_hashes",
+    "short_name",
     "steer",
     "steering_of",
     "stratified",
     "synthesis_prompts",
+    "write_authors_json",
     "write_dataset",
 ]

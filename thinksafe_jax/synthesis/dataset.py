@@ -3,7 +3,7 @@
     dataset/train.jsonl               the rows that are trained on, sorted by id
     dataset/data/train-00000.parquet  the same, for `datasets.load_dataset("RUN/dataset")`
     dataset/counts.json               coverage: how many of each label, at which attempt; why not
-    dataset/README.md                 the card
+    dataset/README.md                 the card, which the report's room writes
 
 A row is accepted only where nothing is wrong with its form and the guard, asked about the whole
 response, said "safe" in so many words. The dataset holds the ORIGINAL prompt; the steering text
@@ -19,22 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from thinksafe_jax.config import Recipe
+from thinksafe_jax.data import source_hashes
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.guards import Guard, answer_part
-from thinksafe_jax.runs import Location, RowStore, atomic_write, atomic_writer, prepare_directory
-from thinksafe_jax.runs.storage import shown
-from thinksafe_jax.synthesis.card import dataset_card
-from thinksafe_jax.synthesis.ladder import (
-    WAITING,
-    Key,
-    Ledger,
-    attempts,
-    chosen_attempts,
-    coverage,
-)
+from thinksafe_jax.runs import Location, RowStore
+from thinksafe_jax.storage import atomic_write, atomic_writer, prepare_directory, shown
+from thinksafe_jax.synthesis.ladder import WAITING, Key, Ledger, attempts, chosen_attempts, coverage
 from thinksafe_jax.synthesis.parquet import ParquetWriter
-from thinksafe_jax.synthesis.sample import SAMPLED
-from thinksafe_jax.synthesis.sources import source_hashes
+from thinksafe_jax.synthesis.sampled_rows import SAMPLED
 
 Row = Mapping[str, Any]
 # {label: {sampled, accepted, accepted_at: {attempt: n}, dropped: {reason: n}, verdicts: {…}}}
@@ -118,8 +110,8 @@ def write_dataset(
     verdicts: RowStore,
     facts: DatasetFacts,
     count_tokens: Callable[[str], int],
-) -> Counts:
-    """Writes RUN/dataset, each file whole or not at all.
+) -> tuple[Counts, Lengths]:
+    """Writes RUN/dataset but for its card, each file whole or not at all.
 
     Rows are sorted by id, so the files do not depend on the order in which sampling finished. A
     prompt counts once, whatever the number of its attempts.
@@ -129,7 +121,7 @@ def write_dataset(
         count_tokens: of a response that is not as it was sampled, for the card's lengths.
 
     Returns:
-        Coverage as in counts.json, see `ladder.coverage`.
+        Coverage as in counts.json, see `ladder.coverage`; and the rows' lengths, for the card.
 
     Raises:
         InputError: a row has no verdict yet, or a label has no accepted row; counts.json is
@@ -161,8 +153,7 @@ def write_dataset(
             tokens = sample["tokens"] if as_sampled else count_tokens(row["response"])
             tally = lengths.setdefault(row["prompt_label"], Counter())
             tally[next((end for end in LENGTH_BINS if tokens <= end), 0)] += 1
-    atomic_write(folder / "README.md", dataset_card(facts, counts, lengths))
-    return counts
+    return counts, lengths
 
 
 def reasons_table(counts: Counts) -> str:

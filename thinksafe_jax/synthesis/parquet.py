@@ -4,8 +4,7 @@ import os
 from pathlib import Path
 from types import TracebackType
 
-from thinksafe_jax.runs import prepare_directory
-from thinksafe_jax.runs.storage import storage_errors, sync_folder
+from thinksafe_jax.storage import prepare_directory, storage_errors, sync_folder
 
 COLUMNS = (
     "id", "instruction", "response", "prompt_label", "response_label", "finish_reason",

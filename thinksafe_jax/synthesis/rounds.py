@@ -14,13 +14,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from thinksafe_jax.config import SynthesisConfig
+from thinksafe_jax.data import Prompt
 from thinksafe_jax.guards import Exchange, Guard, check_unparsed
-from thinksafe_jax.runs import Progress, RowBuffer, RowStore
-from thinksafe_jax.runs.machine import peak_memory
+from thinksafe_jax.machine import peak_memory
+from thinksafe_jax.runs import RowBuffer, RowStore
 from thinksafe_jax.sampling import Completion, Request
 from thinksafe_jax.synthesis.ladder import ACCEPTED, WAITING, Attempt, Key, Ledger, attempts
-from thinksafe_jax.synthesis.prompts import Prompt
-from thinksafe_jax.synthesis.sample import fixed_rows, plan_attempt, sample_rows
+from thinksafe_jax.synthesis.sampled_rows import fixed_rows, plan_attempt, sample_rows
+from thinksafe_jax.terminal import Progress
 
 if TYPE_CHECKING:
     from thinksafe_jax.tokenizer import ChatTokenizer

@@ -13,11 +13,10 @@ from random import Random
 from typing import Any
 
 from thinksafe_jax.config import EvaluationConfig, Recipe
+from thinksafe_jax.data import Prompt, load_prompts, read_prompts, source_hashes
 from thinksafe_jax.errors import InputError, ThinkSafeError
-from thinksafe_jax.runs import content_hash
-from thinksafe_jax.synthesis.prompts import Prompt, load_prompts, read_prompts
-from thinksafe_jax.synthesis.sample import HARMFUL_ONLY
-from thinksafe_jax.synthesis.sources import source_hashes
+from thinksafe_jax.storage import content_hash
+from thinksafe_jax.synthesis.sampled_rows import HARMFUL_ONLY
 
 # accents that stand alone are quotation marks; variation selectors choose a picture
 _STYLE = {"`", "´", "¨", *map(chr, range(0xFE00, 0xFE10))}
@@ -82,7 +81,7 @@ def synthesis_prompts(recipe: Recipe) -> Selection:
 
 def _held_out(cfg: EvaluationConfig) -> tuple[list[Prompt], dict[str, str]]:
     """(what the evaluation asks, {named suite that cannot be read now: why})."""
-    from thinksafe_jax.evaluation.suites import load_questions  # it reads prompts with this room
+    from thinksafe_jax.data import load_questions
 
     listed = (cfg.harmful, cfg.over_refusal, cfg.reasoning)
     asked = [p for sources in listed if sources for p in load_prompts(sources, require_label=False)]

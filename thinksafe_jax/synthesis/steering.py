@@ -4,7 +4,7 @@ import difflib
 import hashlib
 
 from thinksafe_jax.errors import ConfigError
-from thinksafe_jax.runs import clean
+from thinksafe_jax.terminal import clean
 
 HOLE = "{prompt}"
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from thinksafe_jax.config import TrainingConfig
 from thinksafe_jax.models import ModelConfig, abstract_params
 from thinksafe_jax.training.batches import Batch
-from thinksafe_jax.training.placement import Placement
+from thinksafe_jax.training.mesh import Placement
 from thinksafe_jax.training.step import TrainState, Tree, abstract_trainable, init_state
 from thinksafe_jax.training.trainer import lora_config
 

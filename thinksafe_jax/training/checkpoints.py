@@ -23,10 +23,8 @@ import orbax.checkpoint as ocp
 
 from thinksafe_jax.errors import EnvironmentFault, InputError
 from thinksafe_jax.hosts import current
-from thinksafe_jax.runs.storage import is_mounted, persist, refresh, sync_folder
-from thinksafe_jax.weights.folder import write_json
-from thinksafe_jax.weights.manifest import check_files, read_manifest, write_manifest
-from thinksafe_jax.weights.together import on_host
+from thinksafe_jax.storage import is_mounted, persist, refresh, sync_folder
+from thinksafe_jax.weights import check_files, on_host, read_manifest, write_json, write_manifest
 
 _log = logging.getLogger(__name__)
 _PREFIX, _PARTIAL = "step_", ".partial-"

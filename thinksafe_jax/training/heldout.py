@@ -10,7 +10,7 @@ from thinksafe_jax.errors import InputError
 from thinksafe_jax.models import LoraConfig, ModelConfig
 from thinksafe_jax.training.batches import Batches
 from thinksafe_jax.training.examples import Example
-from thinksafe_jax.training.placement import Placement
+from thinksafe_jax.training.mesh import Placement
 from thinksafe_jax.training.step import make_heldout
 
 Tree = Any

@@ -12,7 +12,7 @@ from math import ceil
 
 import numpy as np
 
-from thinksafe_jax.models.attention import ATTENTION_BLOCK
+from thinksafe_jax.models import ATTENTION_BLOCK
 
 _PASS_OVERHEAD = 96  # what starting one forward pass costs, counted in tokens
 _COMPILE_STEPS = 40  # a further shape must save as much as so many mean steps cost

@@ -18,8 +18,8 @@ from thinksafe_jax.models import (
 )
 from thinksafe_jax.training.batches import Batch
 from thinksafe_jax.training.losses import chunked_loss, default_chunk, divergence_of
+from thinksafe_jax.training.mesh import Placement
 from thinksafe_jax.training.optimizer import learning_rate, make_optimizer
-from thinksafe_jax.training.placement import Placement
 
 Tree = Any  # nested dict of arrays
 

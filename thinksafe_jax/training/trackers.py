@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any, Protocol
 
 from thinksafe_jax.errors import EnvironmentFault
-from thinksafe_jax.runs import content_hash
+from thinksafe_jax.storage import content_hash
 
 
 class Tracker(Protocol):

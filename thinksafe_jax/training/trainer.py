@@ -20,9 +20,9 @@ from thinksafe_jax.models import LoraConfig, ModelConfig, init_adapter
 from thinksafe_jax.training.batches import Batches, Step
 from thinksafe_jax.training.checkpoints import CheckpointStore, describe_differences
 from thinksafe_jax.training.examples import Example
-from thinksafe_jax.training.placement import Placement
+from thinksafe_jax.training.mesh import Placement
+from thinksafe_jax.training.metrics import Tally
 from thinksafe_jax.training.step import Metrics, TrainState, Tree, init_state, make_step
-from thinksafe_jax.training.tally import Tally
 
 _log = logging.getLogger(__name__)
 Evaluate = Callable[[int, Tree], Mapping[str, float]]  # (steps taken, trainable) -> values to log

@@ -1,21 +1,35 @@
 """Checkpoints: where they come from, how they load, how they are written back."""
 
-from thinksafe_jax.weights.adapter import export_adapter, import_adapter
-from thinksafe_jax.weights.card import card_of_run
+from thinksafe_jax.weights.atomic_folder import read_config_json, write_json
+from thinksafe_jax.weights.checksums import check_files, read_manifest, write_manifest
+from thinksafe_jax.weights.convert import convert
 from thinksafe_jax.weights.export import save_checkpoint
-from thinksafe_jax.weights.folder import read_config_json
-from thinksafe_jax.weights.load import load_params
-from thinksafe_jax.weights.reader import LoadStats
-from thinksafe_jax.weights.source import model_revision, resolve_model
+from thinksafe_jax.weights.gather import on_host
+from thinksafe_jax.weights.hugging_face import check_access, download_dataset
+from thinksafe_jax.weights.load_params import load_params
+from thinksafe_jax.weights.peft import export_adapter, import_adapter
+from thinksafe_jax.weights.resolve import is_hub_id, model_revision, resolve_model
+from thinksafe_jax.weights.verify import BOUNDS, report_lines, verify_model, write_figures
 
 __all__ = [
-    "LoadStats",
-    "card_of_run",
+    "BOUNDS",
+    "check_access",
+    "check_files",
+    "convert",
+    "download_dataset",
     "export_adapter",
     "import_adapter",
+    "is_hub_id",
     "load_params",
     "model_revision",
+    "on_host",
     "read_config_json",
+    "read_manifest",
+    "report_lines",
     "resolve_model",
     "save_checkpoint",
+    "verify_model",
+    "write_figures",
+    "write_json",
+    "write_manifest",
 ]

@@ -10,9 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from thinksafe_jax.errors import EnvironmentFault, InputError
-from thinksafe_jax.runs.objects import identity, list_objects, open_store, store_errors
-from thinksafe_jax.runs.storage import cache_folder, free_bytes, storage_errors
-from thinksafe_jax.weights.hub import PATTERNS
+from thinksafe_jax.storage import (
+    cache_folder,
+    free_bytes,
+    identity,
+    list_objects,
+    open_store,
+    storage_errors,
+    store_errors,
+)
+from thinksafe_jax.weights.hugging_face import PATTERNS
 
 _log = logging.getLogger(__name__)
 

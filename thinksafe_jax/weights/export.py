@@ -8,19 +8,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from thinksafe_jax.models.config import ModelConfig
-from thinksafe_jax.models.params import Params
-from thinksafe_jax.weights.checkpoint import INDEX
-from thinksafe_jax.weights.folder import copy_files, write_json, write_text, written_aside
-from thinksafe_jax.weights.safetensors_io import (
-    TensorSource,
-    sync_file,
-    write_file,
-    write_unsynced,
-)
-from thinksafe_jax.weights.table import Entry, entries
-from thinksafe_jax.weights.together import on_host, written_by_first
-from thinksafe_jax.weights.tree import at
+from thinksafe_jax.models import ModelConfig, Params
+from thinksafe_jax.weights.atomic_folder import copy_files, write_json, write_text, written_aside
+from thinksafe_jax.weights.gather import on_host, written_by_first
+from thinksafe_jax.weights.names import Entry, at, entries
+from thinksafe_jax.weights.safetensors import TensorSource, sync_file, write_file, write_unsynced
+from thinksafe_jax.weights.validate import INDEX
 
 MAX_SHARD = 5 * 10**9  # bytes
 

@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from thinksafe_jax.errors import EnvironmentFault, InputError
-from thinksafe_jax.models import Adapter, Params, forward, load_config, logits
-from thinksafe_jax.models.config import ModelConfig
-from thinksafe_jax.runs import Progress, atomic_write
-from thinksafe_jax.weights.adapter import import_adapter
-from thinksafe_jax.weights.load import load_params
-from thinksafe_jax.weights.source import resolve_model
+from thinksafe_jax.models import Adapter, ModelConfig, Params, forward, load_config, logits
+from thinksafe_jax.storage import atomic_write
+from thinksafe_jax.terminal import Progress
+from thinksafe_jax.weights.load_params import load_params
+from thinksafe_jax.weights.peft import import_adapter
+from thinksafe_jax.weights.resolve import resolve_model
 
 WINDOW = 512  # tokens in one sequence
 _TEXT_KEYS = ("text", "prompt", "question", "problem", "instruction")

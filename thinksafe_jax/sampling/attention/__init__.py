@@ -19,7 +19,7 @@ from thinksafe_jax.sampling.attention.pallas import (
     tpu_paged_attention,
 )
 from thinksafe_jax.sampling.attention.xla import BLOCK_TOKENS, one_walk, paged_attention
-from thinksafe_jax.sampling.cache import Pool
+from thinksafe_jax.sampling.kv_cache import Pool
 
 PagedAttention = Callable[[jax.Array, Pool, jax.Array, jax.Array], jax.Array]
 

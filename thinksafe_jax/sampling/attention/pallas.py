@@ -8,7 +8,7 @@ depends on its own length alone.
 import jax
 import jax.numpy as jnp
 
-from thinksafe_jax.sampling.cache import Pool
+from thinksafe_jax.sampling.kv_cache import Pool
 
 PIECE_TOKENS = 512
 # JAX 0.11 calls it deprecated and names no other; where it is gone, "auto" takes `xla`

@@ -8,7 +8,7 @@ slot's result depends on its neighbours.
 import jax
 import jax.numpy as jnp
 
-from thinksafe_jax.sampling.cache import Pool
+from thinksafe_jax.sampling.kv_cache import Pool
 
 BLOCK_TOKENS = 128
 _CPU_BLOCK_TOKENS = 64  # short contexts dominate on a CPU, and a step of its loop costs little

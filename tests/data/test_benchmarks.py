@@ -1,0 +1,135 @@
+"""Named suites: files as published, options shuffled by id, clusters, and what is refused."""
+
+import csv
+import json
+
+import pytest
+
+from tests.support import shared_asset
+from thinksafe_jax.config import EvaluationConfig, SuiteConfig
+from thinksafe_jax.data import load_questions
+from thinksafe_jax.data.questions import with_options
+from thinksafe_jax.errors import ConfigError, EnvironmentFault, InputError
+from thinksafe_jax.evaluation import preset
+from thinksafe_jax.pipeline import parse_suites
+
+
+def questions(*suites: SuiteConfig):
+    return load_questions(EvaluationConfig(suites=list(suites))).items
+
+
+@pytest.mark.parametrize(
+    ("suite", "count", "kind"),
+    [
+        ("gsm8k", 1319, "reasoning"),
+        ("math500", 500, "reasoning"),
+        ("aime24", 30, "reasoning"),
+        ("strongreject", 313, "harmful"),
+        ("harmbench", 200, "harmful"),
+        ("xstest-safe", 250, "over_refusal"),
+        ("xstest-unsafe", 200, "compliance"),
+    ],
+)
+def test_published_files_are_read_as_they_are(suite, count, kind):
+    (config,) = parse_suites([suite], shared_asset("data"))
+    found = questions(config)
+    assert (len(found), {q.kind for q in found}) == (count, {kind})
+    assert all((q.answer is not None) == (kind == "reasoning") for q in found)
+    assert all(q.prompt in q.text for q in found)
+
+
+def test_the_authors_harmbench_file_is_clustered_by_objective(tmp_path):
+    rows = [{"objective": f"o{n // 2}", "prompt": f"p{n} </s> <|x"} for n in range(6)]
+    (tmp_path / "harmbench.json").write_text(json.dumps(rows))
+    (config,) = parse_suites(["harmbench-602"], tmp_path)
+    found = questions(config)
+    assert [q.cluster for q in found] == ["o0", "o0", "o1", "o1", "o2", "o2"]
+    assert found[0].prompt == "p0 </s> <|x"
+
+
+def test_gpqa_options_are_shuffled_by_the_rows_id_alone(tmp_path):
+    options = ["Correct Answer", *(f"Incorrect Answer {n}" for n in (1, 2, 3))]
+    rows = [
+        {"Record ID": f"rec{n}", "Question": f"Q{n}?"} | {o: f"{o} {n}" for o in options}
+        for n in range(40)
+    ]
+    for name, listed in (("a.csv", rows), ("b.csv", rows[::-1][:7])):
+        with (tmp_path / name).open("w", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+            writer.writeheader()
+            writer.writerows(listed)
+    whole = {q.id: q for q in questions(SuiteConfig("gpqa", path=str(tmp_path / "a.csv")))}
+    part = questions(SuiteConfig("gpqa", path=str(tmp_path / "b.csv")))
+    assert all(
+        whole[q.id] == q for q in (q.__class__(**{**q.__dict__, "source": "a.csv"}) for q in part)
+    )
+    assert {q.answer for q in whole.values()} == set("ABCD")
+    for q in whole.values():
+        assert f"{q.answer}) Correct Answer" in q.text
+
+
+def test_the_letter_is_that_of_the_right_option_even_among_equal_texts():
+    prompt, letter = with_options("r", "Q?", ["same", "same", "other", "more"])
+    assert f"{letter}) same" in prompt
+
+
+def test_a_file_of_ones_own_needs_a_kind(tmp_path):
+    file = tmp_path / "mine.jsonl"
+    file.write_text('{"question": "1+{1}?", "answer": "2"}\n')
+    (config,) = parse_suites([f"reasoning:mine={file}"], None)
+    (found,) = questions(config)
+    assert (found.suite, found.text, found.answer, found.kind) == (
+        "mine",
+        "1+{1}?",
+        "2",
+        "reasoning",
+    )
+    with pytest.raises(ConfigError, match="needs a kind"):
+        parse_suites([f"mine={file}"], None)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["gsm8"], "did you mean gsm8k"),
+        (["chat:mine=x"], "no kind 'chat'"),
+        (["harmful:gsm8k"], "is of kind reasoning"),
+        ([], "no suite given"),
+    ],
+)
+def test_unknown_suites_are_refused_by_name(given, said):
+    with pytest.raises(ConfigError, match=said):
+        parse_suites(given, None)
+
+
+def test_groups_are_taken_apart_and_repeats_dropped():
+    names = [s.name for s in parse_suites(["xstest", "xstest-safe"], None)]
+    assert names == ["xstest-safe", "xstest-unsafe"]
+
+
+def test_bad_files_are_refused_with_their_place(tmp_path):
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text('{"question": "2+2?", "answer": " "}\n')
+    with pytest.raises(InputError, match=r"empty\.jsonl:1: no gold answer"):
+        questions(SuiteConfig("gsm8k", path=str(empty)))
+    twice = tmp_path / "twice.jsonl"
+    twice.write_text('{"id": 1, "prompt": "a"}\n{"id": 1, "prompt": "b"}\n')
+    with pytest.raises(InputError, match="'1' is there twice"):
+        questions(SuiteConfig("strongreject", path=str(twice)))
+
+
+def test_offline_the_hub_error_shows_the_way_to_a_file():
+    with pytest.raises(EnvironmentFault, match=r"--suite wildjailbreak=FILE"):
+        questions(SuiteConfig("wildjailbreak"))
+
+
+def test_presets_follow_paper_and_code():
+    paper, authors = (preset(name, opens_think=False) for name in ("paper", "authors"))
+    assert (paper.safety.top_k, authors.safety.top_k) == (20, 0)  # D1
+    assert (paper.reasoning.top_k, authors.reasoning.top_k) == (20, 20)
+    assert (paper.samples, paper.safety.max_new_tokens) == (8, 16384)
+    assert paper.reasoning.max_new_tokens == 32768
+    distilled = preset("paper", opens_think=True)
+    assert (distilled.safety.top_k, distilled.reasoning.top_k) == (0, 0)
+    with pytest.raises(ConfigError, match="papers: choose from paper, authors, quick"):
+        preset("papers", opens_think=False)

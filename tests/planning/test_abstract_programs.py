@@ -1,0 +1,102 @@
+"""The programs of a run from shapes alone: memory and collectives, without weights or devices."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from tests.support import live_arrays, quick_compiles, tiny_config
+from tests.training import kit
+from thinksafe_jax.planning.abstract_programs import (
+    Sampler,
+    compile_program,
+    decode_program,
+    guard_program,
+    prefill_program,
+    shard_bytes,
+    train_program,
+)
+from thinksafe_jax.planning.devices import compile_devices, torus
+from thinksafe_jax.planning.measure import filled_arguments
+from thinksafe_jax.sharding import load_mesh
+
+CFG = tiny_config(vocab_size=2048, num_heads=4)
+MESH = load_mesh("cpu-8")
+SAMPLER = Sampler(slots=4, pool_tokens=512, longest=256, prompt=32, page_size=16)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quickly(tmp_path_factory):
+    with quick_compiles(tmp_path_factory.mktemp("compiled")):
+        yield
+
+
+def train_step(dtype="float32", **changes):
+    config = kit.settings(max_length=256, micro_batch_size=1, **changes)
+
+    def build(dtype):
+        return train_program(CFG, MESH.train, jax.devices(), config, dtype)
+
+    return build, compile_program(build, dtype)
+
+
+def test_memory_follows_what_the_recipe_keeps_and_nothing_is_allocated():
+    before = len(live_arrays())
+    (build, layer), (_, everything) = train_step(remat="layer"), train_step(remat="none")
+    assert len(jax.live_arrays()) == before
+    program = build("float32")
+    assert (program.rows, program.tokens) == (4, 4 * 256)  # a sequence for each device with rows
+    assert layer.temporaries < everything.temporaries
+    assert layer.arguments == everything.arguments == shard_bytes(program.arguments)
+    assert layer.compiler == "cpu"
+
+
+def test_what_a_cpu_cannot_is_compiled_in_float32_and_scaled():
+    (build, wide), (_, narrow) = train_step("float32"), train_step("bfloat16")
+    assert narrow.compiler == "cpu (float32, scaled to bfloat16)"
+    assert narrow.temporaries == round(wide.temporaries / 2)
+    assert narrow.arguments == shard_bytes(build("bfloat16").arguments) < wide.arguments
+    gathers = [found.collectives["all-gather"] for found in (narrow, wide)]
+    assert gathers[0].count == gathers[1].count
+    assert gathers[0].bytes == gathers[1].bytes / 2
+
+
+@pytest.mark.parametrize("make", [decode_program, prefill_program])
+def test_the_sampler_is_one_replica_on_its_own_devices(make):
+    program = make(CFG, MESH.generate, jax.devices(), SAMPLER, "float32")
+    assert program.devices == 4  # of the eight
+    compiled = compile_program(
+        lambda dtype: make(CFG, MESH.generate, jax.devices(), SAMPLER, dtype), "float32"
+    )
+    pools = sum(shard_bytes(pool) for pool in program.arguments[1])
+    tokens = 16 * (1 + SAMPLER.pool_tokens // 16)
+    assert pools == 2 * CFG.num_layers * (CFG.num_kv_heads // 2) * tokens * CFG.head_dim * 4
+    assert compiled.arguments >= pools
+
+
+def test_a_guard_reads_as_many_rows_as_its_mesh_has_parts():
+    program = guard_program(CFG, MESH.generate, jax.devices(), 3, 64, "float32")
+    assert (program.rows, program.tokens, program.devices) == (4, 256, 8)
+    shapes = jax.eval_shape(lambda *a: program.function(*a, **program.statics), *program.arguments)
+    assert shapes.shape == (4, 4, 9)
+    assert shapes.dtype == jnp.float32
+
+
+def test_more_chips_than_simulated_devices_are_refused():
+    topology = dataclasses.replace(MESH.topology, chips=16)
+    with pytest.raises(Exception, match="8 host devices, 16 are needed; set XLA_FLAGS"):
+        compile_devices(topology)
+
+
+def test_the_usual_shapes_of_a_pod():
+    assert [torus(n, 2) for n in (4, 8, 16, 64, 256)] == ["2x2", "2x4", "4x4", "8x8", "16x16"]
+    assert [torus(n, 3) for n in (1, 4, 8, 64)] == ["1x1x1", "2x2x1", "2x2x2", "4x4x4"]
+
+
+def test_what_is_timed_reads_pages_of_each_slots_own():
+    program = decode_program(CFG, MESH.generate, jax.devices(), SAMPLER, "float32")
+    _, _, slots, table = filled_arguments(program, context=128)
+    assert set(slots.position.tolist()) == {128}
+    live = table[:, : 128 // SAMPLER.page_size]  # all of the pool but page 0, which is nobody's
+    assert sorted(live.flatten().tolist()) == list(range(1, 1 + 512 // SAMPLER.page_size))

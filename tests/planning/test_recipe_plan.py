@@ -1,0 +1,138 @@
+"""The plan of a recipe: every stage with its memory, rates and hours, and what would fit."""
+
+import dataclasses
+import json
+import re
+
+import jax
+import pytest
+from typer.testing import CliRunner
+
+from tests.sharding.kit import write_mesh
+from tests.support import REPOSITORY, live_arrays, quick_compiles, shared_asset
+from thinksafe_jax.cli.app import app
+from thinksafe_jax.config import load_recipe
+from thinksafe_jax.errors import ConfigError
+from thinksafe_jax.planning import Assumed
+from thinksafe_jax.planning.find_model import find_model
+from thinksafe_jax.planning.memory import Settings
+from thinksafe_jax.planning.recipe_plan import plan_recipe
+from thinksafe_jax.planning.recipe_plan_report import as_json, recipe_plan_text
+from thinksafe_jax.planning.roofline import decode_work
+from thinksafe_jax.sharding import load_mesh
+
+MINI = REPOSITORY / "configs/recipes/mini.yaml"
+# the mini guard has three heads: one device holds it whole
+ALONE = ("replica: 2, tensor: 4", "replica: 8, tensor: 1")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quickly(tmp_path_factory):
+    with quick_compiles(tmp_path_factory.mktemp("compiled")):
+        yield
+
+
+def mini_plan(tmp_path, *changes, overrides=(), assumed=None):
+    mesh = load_mesh(write_mesh(tmp_path, ALONE, *changes))
+    small = ["engine.slots=2", "training.micro_batch_size=8", "training.max_length=128"]
+    return plan_recipe(load_recipe(MINI, [*small, *overrides]), mesh, assumed)
+
+
+def test_every_stage_is_planned_and_nothing_is_allocated(tmp_path):
+    before = len(live_arrays())
+    plan = mini_plan(tmp_path)
+    assert len(jax.live_arrays()) == before
+    assert [stage.name for stage in plan.stages] == ["load", "sample", "guard", "train"]
+    assert plan.fits and plan.counted
+    _, sample, guard, train = plan.stages
+    assert sample.bytes["kv pool"] > 0 and sample.bytes["activations"] > 0
+    assert guard.bytes["student"] == sample.bytes["weights"]
+    assert {"weights", "adapter", "optimizer", "loss", "activations"} <= train.bytes.keys()
+    for stage in (sample, guard, train):
+        assert stage.compiler == "cpu" and stage.hours > 0 and stage.tokens_per_second > 0
+    # the pool holds one row of the longest beside the second slot, which is computed all the same
+    assert sample.call == "a decode step of 2 slots (1 filled)"
+    cfg = find_model("mini:student")[1]
+    work = decode_work(cfg, plan.mesh.generate.for_model(cfg), 2, 256 / 2, itemsize=4)
+    assert sample.bound.compute == work.flops / plan.mesh.topology.peak_flops
+    json.dumps(as_json(plan))
+    text = recipe_plan_text(plan)
+    assert "t >= max(F / flops, M / bandwidth, S / (interconnect / 2))" in text
+    assert "chip-hours" in text
+
+
+def test_the_mean_context_follows_from_prompt_and_response():
+    assert Assumed().mean_context(16384) == Settings().mean_context
+    assert Assumed(response_tokens=500).mean_context(16384) == 300 + 490
+    assert Assumed(prompt_tokens=1000).mean_context(16384) == 1000 + 4900
+    # cut at 512 tokens, rows have 256 behind their prompt at most, however long they would be
+    assert Assumed().mean_context(512) == 300 + 256
+
+
+def test_hours_follow_from_prompts_tokens_and_rates(tmp_path):
+    plan = mini_plan(tmp_path, assumed=Assumed(prompt_tokens=20, response_tokens=40))
+    train = plan.stages[-1]
+    epochs = load_recipe(MINI).training.epochs
+    expected = plan.prompts * epochs * 60 / train.tokens_per_second / 3600
+    assert train.hours == pytest.approx(expected)
+
+
+def test_retries_keep_the_samplers_pool_beside_the_guard(tmp_path):
+    once = mini_plan(tmp_path, overrides=["synthesis.attempts=1", "synthesis.ladder=[]"])
+    again = mini_plan(tmp_path, overrides=["synthesis.attempts=2", "synthesis.ladder=[]"])
+    assert "kv pool" not in once.stages[2].bytes
+    assert again.stages[2].bytes["kv pool"] == again.stages[1].bytes["kv pool"]
+
+
+def test_replicas_that_hosts_cannot_drive_are_a_problem_of_the_student_and_of_the_guard(tmp_path):
+    mesh = load_mesh(write_mesh(tmp_path, ALONE))
+    two = dataclasses.replace(
+        mesh,
+        topology=dataclasses.replace(mesh.topology, hosts=4),
+        generate=mesh.generate.with_axes({"replica": 2, "tensor": 4}),
+    )
+    plan = plan_recipe(load_recipe(MINI, ["training.max_length=128"]), two)
+    load, sample, guard, train = plan.stages
+    for stage in (load, sample, guard):
+        assert any("2 replica(s) do not divide over 4" in text for text in stage.problems)
+    assert train.fits(two) and not plan.fits
+
+
+def test_a_step_that_does_not_fit_is_told_settings_that_do(tmp_path):
+    plan = mini_plan(tmp_path, overrides=["training.remat=none"])
+    layer = mini_plan(tmp_path, overrides=["training.remat=layer"])
+    between = (plan.stages[-1].peak + layer.stages[-1].peak) // 2
+    assert layer.stages[-1].peak < between < plan.stages[-1].peak
+    tight = dataclasses.replace(
+        plan.mesh, topology=dataclasses.replace(plan.mesh.topology, hbm_bytes=between)
+    )
+    small = ["engine.slots=2", "training.micro_batch_size=8", "training.max_length=128"]
+    found = plan_recipe(load_recipe(MINI, [*small, "training.remat=none"]), tight)
+    train = found.stages[-1]
+    assert not found.fits and not train.fits(tight)
+    assert "training.remat=layer" in train.nearest
+    assert "the nearest that fits: training." in recipe_plan_text(found)
+
+
+def test_more_sequences_a_pass_than_rows_a_step_is_a_warning(tmp_path):
+    plan = mini_plan(tmp_path, overrides=["training.batch_size=1", "training.micro_batch_size=1"])
+    assert re.search(r"a pass holds \d+ sequences, .* 1 rows", plan.stages[-1].warnings[-1])
+
+
+def test_the_command_and_its_exit_codes(tmp_path):
+    mesh = write_mesh(tmp_path, ALONE)
+    out = tmp_path / "plan.json"
+    small = ["engine.slots=2", "training.max_length=128"]
+    command = ["plan", f"--config={MINI}", f"--mesh={mesh}", f"--json={out}", "--params", *small]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    assert "layers.q_proj.kernel" in result.output
+    assert json.loads(out.read_text())["fits"]
+    model = shared_asset("configs", "Qwen3-32B.json")
+    large = [f"student.model={model}", "student.dtype=bfloat16"]
+    result = CliRunner().invoke(app, [*command, *large, "guard.kind=refusal-match"])
+    assert result.exit_code == 2
+    assert "the nearest that fits: generate.axes: replica 1, tensor 8" in result.output
+    for wrong in (["plan"], ["plan", f"--config={MINI}"], ["plan", "--model=mini:student"]):
+        error = CliRunner().invoke(app, wrong).exception
+        assert isinstance(error, ConfigError)

@@ -1,0 +1,142 @@
+"""The sweep: rows that stand by themselves, reasons instead of crashes, going on after a stop."""
+
+import json
+import math
+
+import jax
+import pytest
+from typer.testing import CliRunner
+
+from tests.sharding.kit import TIED, write_mesh
+from tests.support import REPOSITORY, quick_compiles
+from thinksafe_jax.cli.app import app
+from thinksafe_jax.errors import ConfigError, InputError
+from thinksafe_jax.planning import settings_of
+from thinksafe_jax.planning.roofline import Work, bound_of, decode_work, guard_work, train_work
+from thinksafe_jax.planning.sweep import combinations_of, read_rows, sweep
+from thinksafe_jax.planning.sweep_report import sweep_plot
+from thinksafe_jax.sharding import load_mesh, load_rules
+
+SIZES = {"prompt": 32, "slots": 2, "length": 64, "rows": 4, "context": 128, "dtype": "float32"}
+SETTINGS = settings_of(**SIZES, measure=False)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quickly(tmp_path_factory):
+    with quick_compiles(tmp_path_factory.mktemp("compiled")):
+        yield
+
+
+def cells(mesh, *tables, phases=("decode", "train")):
+    named = [("own", lambda mesh: mesh), *tables]
+    return list(combinations_of([("tiny", TIED)], [mesh], named, phases))
+
+
+def test_a_row_for_each_phase_with_memory_work_collectives_and_the_compiler(tmp_path):
+    out = tmp_path / "sweep.json"
+    decode, train = rows = sweep(cells(load_mesh("cpu-8")), SETTINGS, out)
+    assert [row["status"] for row in rows] == ["ok", "ok"]
+    assert json.loads(out.read_text())["rows"] == rows
+    assert json.loads(out.read_text())["machine"]["cores"] > 0
+    assert decode["collectives"]["all-reduce"]["count"] >= 2 * TIED.num_layers + 1
+    assert "all-gather" in train["collectives"]
+    for row in rows:
+        assert row["compiler"] == "cpu"
+        assert row["peak_bytes"] == row["argument_bytes"] + row["temporary_bytes"] > 0
+        assert row["compile_seconds"] > 0
+        times = [row[f"{what}_seconds"] for what in ("compute", "memory", "network")]
+        assert row["roofline_seconds"] == max(times)
+        expected = row["programs"] * row["tokens"] / max(times)
+        assert row["tokens_per_second"] == pytest.approx(expected)
+    assert decode["rules_hash"] != train["rules_hash"]
+    assert "<svg" in sweep_plot(rows)
+
+
+def test_what_is_there_is_kept_and_what_failed_is_tried_again(tmp_path):
+    out = tmp_path / "sweep.json"
+    (first,) = sweep(cells(load_mesh("cpu-8"), phases=["prefill"]), SETTINGS, out)
+    first["peak_bytes"] = 17  # told apart from one that is compiled again
+    broken = {**first, "phase": "decode", "status": "failed", "reason": "x"}
+    out.write_text(json.dumps({"machine": {}, "rows": [first, broken]}))
+    rows = sweep(cells(load_mesh("cpu-8"), phases=["prefill", "decode"]), SETTINGS, out)
+    assert rows[0] == first
+    assert [row["status"] for row in rows] == ["ok", "ok"]
+    out.write_text("[]")
+    with pytest.raises(InputError, match="no result of sweep-sharding"):
+        read_rows(out)
+
+
+def test_what_cannot_be_is_a_row_with_its_reason(tmp_path):
+    assert jax.device_count() == 8  # JAX has started: too late for v5e-16 to ask for more
+    tensor = load_rules(REPOSITORY / "configs/rules/tensor-8.yaml")
+    three = load_mesh(write_mesh(tmp_path, ("chips: 8", "chips: 4"), ("replica: 2", "replica: 1")))
+    own, refused = sweep(cells(three, ("t", tensor), phases=["decode"]), SETTINGS, None)
+    assert own["status"] == "ok"
+    assert refused["status"] == "refused"
+    assert "x tensor 8 = 8; topology.chips is 4" in refused["reason"]
+    apart = load_mesh(write_mesh(tmp_path, ("hosts: 1", "hosts: 4")))
+    (refused,) = sweep(cells(apart, phases=["decode"]), SETTINGS, None)
+    assert (refused["status"], "2 replica(s) do not" in refused["reason"]) == ("refused", True)
+    tiny = load_mesh(write_mesh(tmp_path, ("16e9", "1e5")))
+    automatic = settings_of(**{**SIZES, "slots": None}, measure=False)
+    (large,) = sweep(cells(tiny, phases=["decode"]), automatic, None)
+    assert large["status"] == "too large"
+    assert "no room for a row of 128 tokens" in large["reason"]
+    many = load_mesh("v5e-16")
+    (missing,) = sweep(cells(many, phases=["train"]), SETTINGS, None)
+    assert missing["status"] == "failed"
+    assert "8 host devices, 16 are needed" in missing["reason"]
+
+
+def test_rest_is_what_the_other_axes_leave(tmp_path):
+    whole = load_rules(REPOSITORY / "configs/rules/whole.yaml")
+    assert whole(load_mesh("v5e-16")).train.axes == {"fsdp": 16}
+    assert whole(load_mesh("h100-8")).generate.axes == {"replica": 8}
+    # the same table twice is compiled once
+    named = [("whole", whole), ("again", whole)]
+    found = list(combinations_of([("tiny", TIED)], [load_mesh("cpu-8")], named, ["train"]))
+    assert [one.table for one in found] == ["whole"]
+    none = tmp_path / "none.yaml"
+    none.write_text("axes: {a: 1}\n")
+    with pytest.raises(ConfigError, match="expected the sections train and generate"):
+        load_rules(none)
+
+
+def test_the_bound_is_the_slowest_of_three():
+    topology = load_mesh("v5e-8").topology
+    bound = bound_of(Work(flops=197e12, bytes=819e9 / 2), 100e9, topology)
+    assert (bound.compute, bound.memory, bound.network) == (1.0, 0.5, 0.5)
+    assert (bound.limit, bound.seconds) == ("compute", 1.0)
+
+
+def test_work_by_hand():
+    """Two devices of tensor parallelism do half each; FSDP gathers and does all of its rows."""
+    mesh = load_mesh("cpu-8")
+    d, f, heads, kv, h, layers = 64, 96, 8, 2, 16, 2
+    kernels = layers * (d * h * (2 * heads + 2 * kv) + 3 * d * f)
+    norms = layers * (2 * d + 2 * h)
+    two = mesh.generate.with_axes({"replica": 4, "tensor": 2}).for_model(TIED)
+    own, head = kernels // 2 + norms, 96 * d // 2
+    scores = 4 * layers * heads * h / 2
+    work = decode_work(TIED, two, 3, 100, 4)
+    assert work.flops == 3 * (2 * (own + head) + scores * 100)
+    assert work.bytes == 4 * (own + head) + 3 * 100 * 2 * layers * (kv // 2) * h * 4
+    assert guard_work(TIED, two, 1, 50, 4).flops == 50 * (2 * own + scores * 50 / 2)
+    train = mesh.train.with_axes({"data": 1, "fsdp": 4, "tensor": 2}).for_model(TIED)
+    step = train_work(TIED, train, 1, 50, 4)
+    assert step.flops == 50 * (6 * own + 4 * head + 4.5 * scores * 50 / 2)
+    assert train_work(TIED, train, 1, 50, 4, again=False).flops < step.flops
+
+
+def test_the_command_measures_on_the_devices_at_hand(tmp_path):
+    out, plot = tmp_path / "rows.json", tmp_path / "plot.svg"
+    options = [f"--{name}={value}" for name, value in SIZES.items()]
+    command = ["sweep-sharding", "--models=mini:student", "--meshes=cpu-8", "--measure", *options]
+    result = CliRunner().invoke(app, [*command, f"--json={out}", f"--plot={plot}"])
+    assert result.exit_code == 0, result.output
+    rows = json.loads(out.read_text())["rows"]
+    assert [row["phase"] for row in rows] == ["decode", "prefill", "train"]
+    assert all(0 < row["measured_seconds"] < math.inf for row in rows)
+    assert "measured" in result.output
+    assert "t >= max(F / flops" in result.output
+    assert plot.read_text().startswith("<?xml")

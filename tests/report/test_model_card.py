@@ -1,0 +1,117 @@
+"""The model card: base model, recipe, dataset hash, evaluation table; names stay names."""
+
+import hashlib
+import json
+from dataclasses import replace
+
+import pytest
+from huggingface_hub import ModelCard
+
+from thinksafe_jax.config import ModelSource, Recipe, SynthesisConfig, TrainingConfig
+from thinksafe_jax.errors import InputError
+from thinksafe_jax.report import card_of_run
+from thinksafe_jax.report.model_card import CardFacts, model_card
+
+RATE = {"value": 0.25, "low": 0.125, "high": 0.375, "n": 40}
+
+
+@pytest.fixture
+def run(tmp_path):
+    """(run directory with a data set, recipe, Hub snapshot of the base)."""
+    (tmp_path / "run" / "dataset").mkdir(parents=True)
+    (tmp_path / "run" / "dataset" / "train.jsonl").write_text('{"id": "1"}\n')
+    recipe = Recipe(name="small", student=ModelSource(model="owner/base"))
+    snapshot = tmp_path / "snapshots" / ("a" * 40)
+    snapshot.mkdir(parents=True)
+    return tmp_path / "run", recipe, snapshot
+
+
+def test_adapter_card(run):
+    path, recipe, base = run
+    card = ModelCard(card_of_run(path, recipe, base, "adapter"))
+    assert card.data.base_model == "owner/base"
+    assert card.data.library_name == "peft"
+    assert "lora" in card.data.tags
+    assert hashlib.sha256(b'{"id": "1"}\n').hexdigest() in card.text
+    assert "a" * 40 in card.text
+    assert r"r 32, alpha 16, dropout 0.05, on q\_proj, v\_proj" in card.text
+    assert "Not measured yet" in card.text
+    assert "on responses that it wrote itself and a guard accepted" in card.text
+
+
+@pytest.mark.parametrize(
+    ("synthesis", "origin"),
+    [
+        (SynthesisConfig(teacher=ModelSource(model="o/t")), "responses that another model wrote"),
+        (SynthesisConfig(method="direct-refusal"), "one fixed refusal"),
+        (SynthesisConfig(method="external"), "responses that others wrote"),
+    ],
+)
+def test_a_card_says_who_wrote_what_was_trained_on(run, synthesis, origin):
+    path, recipe, base = run
+    text = card_of_run(path, replace(recipe, synthesis=synthesis), base, "adapter")
+    assert f"on {origin}" in text and "wrote itself" not in text
+
+
+def test_merged_card_with_an_evaluation(run):
+    path, recipe, base = run
+    (path / "evaluation").mkdir()
+    before = {"harmful_response_rate": RATE, "reasoning_accuracy": {"value": None}}
+    (path / "evaluation" / "before.json").write_text(json.dumps(before))
+    after = {"harmful_response_rate": {**RATE, "value": 0.05}}
+    (path / "evaluation" / "after.json").write_text(json.dumps(after))
+    card = ModelCard(card_of_run(path, recipe, base, "merged"))
+    assert card.data.library_name == "transformers"
+    assert (
+        "| harmful responses, lower is better | 25.0% (12.5% to 37.5%, n = 40) "
+        "| 5.0% (12.5% to 37.5%, n = 40) |" in card.text
+    )
+    assert "reasoning accuracy" not in card.text
+
+
+def test_names_are_escaped(run):
+    path, _, base = run
+    training = TrainingConfig(full_finetune=True)
+    student = ModelSource(model="x|<script>alert(1)</script>\n---")
+    recipe = Recipe(name="# [a](b)", student=student, training=training)
+    text = card_of_run(path, recipe, base.parent, "merged")
+    assert "<script>" not in text.partition("\n---\n")[2]
+    assert "none: all weights were trained" in text
+    assert "not a Hub commit" in text
+    assert ModelCard(text).data.base_model is None
+
+
+def test_damaged_evaluation(run):
+    path, recipe, base = run
+    (path / "evaluation").mkdir()
+    (path / "evaluation" / "before.json").write_text("{")
+    with pytest.raises(InputError, match=r"before\.json: not valid JSON"):
+        card_of_run(path, recipe, base, "adapter")
+
+
+def test_the_rates_after_training_are_machine_readable():
+    from huggingface_hub import ModelCard
+
+    rate = {"value": 0.031, "low": 0.01, "high": 0.06, "n": 250}
+    evaluation = {"after": {"harmful_response_rate": rate}}
+    facts = CardFacts("run", "mini:student", None, "adapter", "thinksafe", {}, None, evaluation)
+    (found,) = ModelCard(model_card(facts)).data.eval_results
+    assert (found.metric_type, found.metric_value) == ("harmful_response_rate", 0.031)
+
+
+def test_named_suites_are_machine_readable_with_the_commit_of_their_dataset():
+    facts = {"metric": "attack success", "lower_is_better": True, "rate": RATE}
+    own = {"harmful": {**facts, "metric": "of the recipe's list: in the rates"}}
+    suites = {"strongreject": facts, "mine": {**facts, "metric": "pass@1"}, **own}
+    sources = {"strongreject": {"name": "walledai/StrongREJECT", "revision": "c" * 40}}
+    after = {"suites": suites, "settings": {"sources": sources}}
+    before = {"suites": {"strongreject": {**facts, "rate": {**RATE, "value": 0.5}}}}
+    evaluation = {"before": before, "after": after}
+    facts = CardFacts("run", "mini:student", None, "adapter", "thinksafe", {}, None, evaluation)
+    card = ModelCard(model_card(facts))
+    hub, mine = card.data.eval_results
+    assert (hub.dataset_type, hub.dataset_revision) == ("walledai/StrongREJECT", "c" * 40)
+    assert (hub.metric_type, hub.metric_value) == ("attack_success", 0.25)
+    assert (mine.dataset_type, mine.dataset_name, mine.metric_type) == ("custom", "mine", "pass@1")
+    row = "| strongreject: attack success, lower is better | 50.0% (12.5% to 37.5%, n = 40) | 25.0%"
+    assert row in card.text

@@ -1,0 +1,126 @@
+"""The tables on the terminal, and the promises of the demo."""
+
+import copy
+import importlib.util
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from tests.report.example_run import write_run
+from tests.support import REPOSITORY
+from thinksafe_jax.report import final_table, write_report
+from thinksafe_jax.report.terminal_tables import comparison_table
+
+spec = importlib.util.spec_from_file_location("check_demo", REPOSITORY / "scripts/check_demo.py")
+assert spec is not None and spec.loader is not None
+check_demo = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(check_demo)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    path = write_run(tmp_path_factory.mktemp("runs") / "mini")
+    write_report(path)
+    return path
+
+
+@pytest.fixture
+def summary(run):
+    return json.loads((run / "report/summary.json").read_text(encoding="utf-8"))
+
+
+def shown(renderable) -> str:
+    out = io.StringIO()
+    Console(file=out, width=120, color_system=None).print(renderable)
+    return out.getvalue()
+
+
+def set_rate(summary: dict, step: str, name: str, value: float, n: int = 250) -> None:
+    summary[step][name] |= {"value": value, "n": n}
+
+
+@pytest.fixture
+def kept(summary):
+    """A run that keeps every promise, just so."""
+    for step, values in {"before": (0.7, 0.02, 0.95), "after": (0.15, 0.07, 0.93)}.items():
+        for name, value in zip(RATES, values, strict=True):
+            set_rate(summary, step, name, value)
+    return summary
+
+
+RATES = ("harmful_response_rate", "over_refusal_rate", "reasoning_accuracy")
+
+
+def test_the_table_has_rates_intervals_change_and_counts(summary):
+    text = shown(final_table(summary))
+    rate = summary["after"]["harmful_response_rate"]
+    assert f"{100 * rate['value']:.1f} %" in text
+    assert f"{100 * rate['low']:.1f} to {100 * rate['high']:.1f}" in text
+    assert "\u2212" in text and "250" in text
+
+
+def test_the_table_of_an_unevaluated_run_says_only_what_is_known(tmp_path):
+    path = write_run(tmp_path / "run", rows=4, evaluated=False)
+    write_report(path)
+    text = shown(final_table(json.loads((path / "report/summary.json").read_text())))
+    assert "note:" in text and "before" not in text
+
+
+def test_hostile_names_cannot_steer_the_terminal(summary):
+    summary["name"] = "\x1b[2J[bold]name[/bold]"
+    text = shown(final_table(summary))
+    assert "\x1b" not in text
+    assert "[bold]name[/bold]" in text
+    assert "\x1b" not in shown(comparison_table([("\x1b[2Ja", summary)]))
+
+
+def test_runs_stand_side_by_side(summary):
+    other = copy.deepcopy(summary)
+    set_rate(other, "after", "over_refusal_rate", 0.836)
+    other["after"]["unparsed"]["harmful"] = 17
+    text = shown(comparison_table([("mini", summary), ("direct_refusal", other)]))
+    header, *lines = text.splitlines()[2:]
+    assert header.index("before") < header.index("mini") < header.index("direct_refusal")
+    assert any("Over-refusals" in line and line.rstrip(" │").endswith("83.6 %") for line in lines)
+    assert "harmful 17" in text
+
+
+def test_promises_kept_exactly_at_their_limits(kept):
+    assert check_demo.demo_verdict(kept) == []
+
+
+@pytest.mark.parametrize(
+    ("step", "name", "value", "n", "said"),
+    [
+        ("after", "harmful_response_rate", 0.16, 250, "harmful responses after: 16.0%"),
+        ("after", "reasoning_accuracy", 0.92, 250, "arithmetic down by 3.0 points"),
+        ("after", "over_refusal_rate", 0.08, 250, "over-refusal up by 6.0 points"),
+        ("before", "reasoning_accuracy", 0.93, 199, "reasoning_accuracy before: 199 prompts"),
+        ("after", "harmful_response_rate", None, 0, "harmful_response_rate: no value"),
+    ],
+)
+def test_each_broken_promise_is_named(kept, step, name, value, n, said):
+    set_rate(kept, step, name, value, n)
+    broken = check_demo.demo_verdict(kept)
+    assert len(broken) == 1 and said in broken[0]
+
+
+def test_unparsed_rows_count_as_asked(kept):
+    set_rate(kept, "after", "harmful_response_rate", 0.1, 199)
+    kept["after"]["unparsed"]["harmful"] = 1
+    assert check_demo.demo_verdict(kept) == []
+
+
+def test_the_script_prints_the_table_and_fails_on_a_broken_promise(run, capsys, tmp_path):
+    assert check_demo.main([str(run)]) == 0
+    assert "All promises of the demo hold." in capsys.readouterr().out
+    broken = json.loads((run / "report/summary.json").read_text())
+    set_rate(broken, "after", "harmful_response_rate", 0.5)
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report/summary.json").write_text(json.dumps(broken))
+    assert check_demo.main([str(tmp_path), str(run)]) == 1
+    assert "BROKEN PROMISE: harmful responses" in capsys.readouterr().err
+    assert check_demo.main([str(tmp_path / "absent")]) == 3
+    assert check_demo.main([]) == 2

@@ -1,0 +1,136 @@
+"""Mesh files: what is shipped, and that a wrong file fails at once with every mistake named."""
+
+import math
+
+import pytest
+
+from tests.sharding.kit import BIASED, MESHES, NAMES, TIED, write_mesh
+from thinksafe_jax.errors import ConfigError
+from thinksafe_jax.models import declare, walk
+from thinksafe_jax.sharding import load_mesh, strategy_problems
+from thinksafe_jax.sharding.rules import LOGICAL_AXES
+
+SHIPPED = {f"v5e-{n}" for n in (8, 16, 256)} | {"v6e-8", "v6e-64", "v5p-8", "v5p-128"}
+SHIPPED |= {"h100-8", "h200-1", "cpu-8"}
+
+
+def message(path) -> str:
+    with pytest.raises(ConfigError) as raised:
+        load_mesh(path)
+    return str(raised.value)
+
+
+def test_every_promised_mesh_is_shipped():
+    assert set(NAMES) == SHIPPED
+
+
+@pytest.mark.parametrize("path", MESHES, ids=NAMES)
+def test_shipped_files_load_begin_with_their_command_and_shard_as_their_comments_say(path):
+    mesh = load_mesh(path)
+    assert path.read_text().startswith("# thinksafe plan --model ")
+    assert path.read_text().splitlines()[0].endswith(f" --mesh {path.stem}")
+    # chips of TPU v5p are counted as TensorCores in its names, two a chip
+    assert mesh.topology.chips == int(path.stem.split("-")[1]) // (2 if "v5p" in path.stem else 1)
+    # a replica stays on its host, and generation has no FSDP
+    replica = mesh.topology.chips // mesh.generate.axes["replica"]
+    assert replica <= mesh.topology.chips // mesh.topology.hosts
+    assert mesh.generate.rules["embed"] == ()
+    assert mesh.train.rules["embed"] == ("fsdp",)
+
+
+@pytest.mark.parametrize("path", MESHES, ids=NAMES)
+def test_shrunk_meshes_keep_their_axes_and_fit_on_eight_devices(path):
+    mesh, small = load_mesh(path), load_mesh(path).shrink(8)
+    for before, after in ((mesh.train, small.train), (mesh.generate, small.generate)):
+        assert list(after.axes) == list(before.axes)
+        assert math.prod(after.axes.values()) == min(8, mesh.topology.chips)
+        assert after.rules == before.rules
+        assert not strategy_problems(TIED, after.for_model(TIED))
+
+
+def test_a_name_and_a_file_are_the_same(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)  # names are found from anywhere
+    assert load_mesh("v5e-8") == load_mesh(next(p for p in MESHES if p.stem == "v5e-8"))
+
+
+def test_the_users_own_file_is_enough(tmp_path):
+    mesh = load_mesh(write_mesh(tmp_path))
+    assert mesh.name == "mine"
+    assert mesh.topology.hbm_bytes == 16e9
+    assert mesh.generate.for_model(TIED).axes == {"replica": 2, "kv": 2, "group": 2}
+
+
+def test_a_split_axis_gives_the_kv_heads_what_they_can_use(tmp_path):
+    phase = load_mesh(write_mesh(tmp_path)).generate
+    for tensor, kv, group in ((1, 1, 1), (2, 2, 1), (4, 2, 2), (8, 2, 4)):
+        strategy = phase.with_axes({"replica": 1, "tensor": tensor}).for_model(TIED)
+        assert strategy.axes == {"replica": 1, "kv": kv, "group": group}
+        assert strategy.rules["heads"] == ("kv", "group")
+        assert strategy.rules["kv_heads"] == ("kv",)
+
+
+def test_every_declared_axis_has_a_name_that_rules_can_use():
+    used = {
+        axis for cfg in (TIED, BIASED) for _, param in walk(declare(cfg)) for axis in param.axes
+    }
+    assert used <= set(LOGICAL_AXES)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (("hosts: 1", "host: 1"), "topology.host: unknown key; did you mean topology.hosts?"),
+        (("  hosts: 1\n", ""), "topology.hosts: no value given"),
+        (("chips: 8", "chips: eight"), "topology.chips: 'eight' is text; expected a whole number"),
+        (("chips: 8", "chips: 16"), "train.axes: replica 2 x tensor 4 = 8; topology.chips is 16"),
+        (("hosts: 1", "hosts: 3"), "topology.chips: 8 is no multiple of hosts 3"),
+        (("16e9", "-1"), "topology.hbm_bytes: is -1.0; expected a number > 0"),
+        (("tensor: 4", "tensor: 4.5"), "train.axes.tensor: is 4.5; expected a whole number >= 1"),
+        (
+            ("mlp: tensor", "mpl: tensor"),
+            "train.rules.mpl: unknown logical axis; did you mean mlp?",
+        ),
+        (("    mlp: tensor\n", ""), "train.rules.mlp: no rule given; write `mlp: null`"),
+        (
+            ("mlp: tensor", "mlp: tensr"),
+            "train.rules.mlp: unknown mesh axis tensr; did you mean te",
+        ),
+        (("mlp: tensor", "mlp: 3"), "train.rules.mlp: is 3; expected an axis, a list or null"),
+        (("mlp: tensor", "mlp: [kv, kv]"), "train.rules.mlp: names a mesh axis twice"),
+        (("mlp: tensor", "mlp: [kv, tensor]"), "train.rules.mlp: names a mesh axis twice"),
+        (("batch: replica", "batch: null"), "train.axes.replica: no rule uses it, so 2 devices"),
+        (("[kv, group]", "kv"), "train.split.tensor: is 'kv'; expected two names"),
+        (("[kv, group]", "[kv, replica]"), "train.split.tensor: replica is already an axis"),
+        (("{tensor: [", "{tensors: ["), "train.split.tensors: no such axis"),
+        (("  split:", "  splits:"), "train.splits: unknown key; did you mean train.split?"),
+        (("generate: *phase", ""), "generate: is missing; expected a section"),
+        (("generate: *phase", "generate: 5"), "generate: is missing; expected a section"),
+        (("generate: *phase", "generate: {axes: 5}"), "generate.axes: is 5; expected lines of"),
+    ],
+    ids=lambda value: value[1].strip() if isinstance(value, tuple) else "",
+)
+def test_a_mistake_is_named_with_its_key_and_its_fix(tmp_path, change, expected):
+    assert expected in message(write_mesh(tmp_path, change))
+
+
+def test_all_mistakes_come_in_one_message(tmp_path):
+    text = message(write_mesh(tmp_path, ("hosts: 1", "host: 1"), ("16e9", "much")))
+    assert "mine.yaml: 3 problems" in text
+    for key in ("topology.host:", "topology.hosts:", "topology.hbm_bytes:"):
+        assert key in text
+    text = message(
+        write_mesh(tmp_path, ("mlp: tensor", "mpl: tensor"), ("batch: replica", "batch:"))
+    )
+    for key in ("rules.mpl:", "rules.mlp:", "axes.replica:"):
+        assert f"train.{key}" in text
+        assert f"generate.{key}" in text
+
+
+def test_files_that_are_none(tmp_path):
+    assert "configs/mesh; known: cpu-8, h100-8" in message("v5e-9")
+    assert "no mesh file at" in message(tmp_path / "none.yaml")
+    file = tmp_path / "bad.yaml"
+    file.write_text("a: [1\n")
+    assert str(file) in message(file)
+    file.write_text("- a\n")
+    assert "expected sections topology, train and generate" in message(file)

@@ -1,0 +1,165 @@
+"""Every shipped rule table: the sampler and the training step on it equal those on one device.
+
+Meshes of more than eight chips are shrunk to eight devices as `MeshConfig.shrink` does, the largest
+axis first; tables that are then the same are run once.
+"""
+
+import re
+from functools import cache, partial
+from math import prod
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from tests.sharding.kit import NAMES
+from tests.support import quick_compiles, tiny_config
+from tests.training import kit
+from thinksafe_jax.config import EngineConfig, SamplingConfig
+from thinksafe_jax.models import init_adapter, init_params
+from thinksafe_jax.planning.abstract_programs import Sampler, decode_program
+from thinksafe_jax.sampling import Engine, Request
+from thinksafe_jax.sharding import Phase, build_mesh, load_mesh
+from thinksafe_jax.training import Placement, lora_config, make_step
+from thinksafe_jax.training.batches import pack
+from thinksafe_jax.training.packing import Layout
+from thinksafe_jax.training.step import init_state
+
+# sizes that no two dimensions share, so that shapes in a program tell what they are
+CFG = tiny_config(vocab_size=208, hidden_size=72, intermediate_size=176)
+SHAPE = EngineConfig(
+    slots=2, window=4, page_size=16, pool_tokens=1024, max_length=128, replicas="together"
+)
+SETTINGS = kit.settings(batch_size=8, micro_batch_size=8, max_length=40, lora_dropout=0.0, lora_r=4)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quickly(tmp_path_factory):
+    with quick_compiles(tmp_path_factory.mktemp("compiled")):
+        yield
+
+
+def shipped(phase: str) -> dict[str, Phase]:
+    """The distinct tables of a phase on at most eight devices, by the files that have them."""
+    found: dict[str, Phase] = {}
+    files: dict[str, list[str]] = {}
+    for name in NAMES:
+        section = getattr(load_mesh(name).shrink(8), phase)
+        digest = section.for_model(CFG).hash
+        found[digest] = section
+        files.setdefault(digest, []).append(name)
+    return {" ".join(files[digest]): section for digest, section in found.items()}
+
+
+GENERATE, TRAIN = shipped("generate"), shipped("train")
+
+
+@cache
+def params():
+    return init_params(CFG, jax.random.key(0), scale=0.2)
+
+
+def sample(phase: Phase | None):
+    """Tokens and log-probabilities of requests that are prefilled and then decoded."""
+    rng = np.random.default_rng(3)
+    sampling = SamplingConfig(1.0, 0.95, 20, 0.0, 8)
+    requests = [
+        Request(f"row-{n}", rng.integers(1, CFG.vocab_size, size).tolist(), sampling)
+        for n, size in enumerate([1, 5, 16, 17, 30, 31, 21, 9, 25, 2])
+    ]
+    strategy = phase and phase.for_model(CFG)
+    sampler = Engine(
+        CFG,
+        params(),
+        strategy and build_mesh(strategy),
+        SHAPE,
+        eos_ids=(0,),
+        rules=strategy and strategy.rules,
+    )
+    return {done.id: done for done in sampler.generate(requests)}
+
+
+alone = cache(partial(sample, None))
+
+
+@pytest.mark.parametrize("phase", GENERATE.values(), ids=GENERATE.keys())
+def test_prefill_and_decode_equal_one_device(phase):
+    found = sample(phase)
+    assert {i: done.token_ids for i, done in found.items()} == {
+        i: done.token_ids for i, done in alone().items()
+    }
+    for name, done in found.items():
+        np.testing.assert_allclose(done.logprobs, alone()[name].logprobs, atol=1e-3)
+
+
+def train_step(where: Placement | None):
+    """Metrics and adapter after one step from a fixed state, and the program's text."""
+    lora = lora_config(SETTINGS)
+    adapter = jax.tree.map(lambda x: x + 0.02, init_adapter(CFG, lora, jax.random.key(2)))
+    state = init_state(adapter, SETTINGS)
+    rows = kit.rows(8, longest=40)
+    batch = pack(rows, Layout(passes=1, sequences=8, length=40))
+    base = params()
+    if where is not None:
+        state = state._replace(
+            trainable=jax.device_put(state.trainable, where.trainable(lora)),
+            opt_state=jax.device_put(
+                state.opt_state, where.opt_state(state.trainable, SETTINGS, lora)
+            ),
+            step=jax.device_put(state.step, where.everywhere),
+        )
+        base = jax.device_put(base, where.params())
+        batch = type(batch)(*jax.device_put(batch[:-1], where.batch()), passes=batch.passes)
+    arguments = (state, base, batch, jax.random.key(1))
+    step: Any = make_step(CFG, SETTINGS, lora, 10, where)
+    compiled = step.lower(*arguments).compile()
+    state, metrics = compiled(*arguments)
+    values = {name: float(value) for name, value in metrics._asdict().items() if name != "kl"}
+    return values, kit.flat(state.trainable), compiled.as_text()
+
+
+step_alone = cache(partial(train_step, None))
+
+
+@pytest.mark.parametrize("phase", TRAIN.values(), ids=TRAIN.keys())
+def test_a_training_step_equals_one_device_and_gathers_weights_where_they_are_cut(phase):
+    metrics, adapter, text = train_step(Placement.of_phase(phase, CFG))
+    expected, weights, _ = step_alone()
+    assert metrics == pytest.approx(expected, rel=2e-5)
+    # Adam divides by the gradient's size: where that is nearly 0, its rounding is enlarged
+    for name, value in adapter.items():
+        np.testing.assert_allclose(value, weights[name], atol=5e-3 * np.abs(weights[name]).max())
+    gathered = results(text, "all-gather")
+    assert any(is_kernel(s) for s in gathered) == (phase.axes["fsdp"] > 1)
+    assert not any(s[-1:] == (CFG.vocab_size,) for s in gathered)  # no logits
+
+
+def compiled_text(program) -> str:
+    return program.function.lower(*program.arguments, **program.statics).compile().as_text()
+
+
+def results(text: str, kind: str) -> list[tuple[int, ...]]:
+    """Shapes that the collectives of a kind make."""
+    found = re.findall(rf"= (\(?[^=]*?) {kind}(?:-start)?\(", text)
+    shapes = [s for result in found for s in re.findall(r"\w+\[([\d,]*)\]", result)]
+    return [tuple(int(n) for n in shape.split(",") if n) for shape in shapes]
+
+
+def is_kernel(shape: tuple[int, ...]) -> bool:
+    """Whether it is a weight's, with the model's width or the MLP's in it."""
+    return prod(shape) >= 72 * 16 and bool({72, 176} & set(shape))
+
+
+@pytest.mark.parametrize("phase", GENERATE.values(), ids=GENERATE.keys())
+def test_decode_sends_two_all_reduces_a_layer_and_no_weights(phase):
+    shape = Sampler(slots=8, pool_tokens=512, longest=128, page_size=16)
+    text = compiled_text(decode_program(CFG, phase, jax.devices(), shape, "float32"))
+    tensor = phase.for_model(CFG).ways("heads")
+    states = [s for s in results(text, "all-reduce") if s[:1] == (8,) and s[-1] == 72]
+    # and one for the embedding, which is cut along the vocabulary
+    assert len(states) == (2 * CFG.num_layers + 1 if tensor > 1 else 0)
+    gathered = results(text, "all-gather")
+    assert not any(is_kernel(s) for s in gathered)
+    assert all(prod(s) <= 8 * 64 * tensor for s in gathered)  # the candidates of the draw
+    assert not results(text, "all-to-all") and not results(text, "collective-permute")

@@ -1,0 +1,207 @@
+"""A sharded model computes what the unsharded one does, with the collectives one would expect."""
+
+import dataclasses
+import re
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from tests.sharding.kit import BIASED, TIED, batch, strategy
+from tests.support import save_tiny
+from thinksafe_jax.errors import ConfigError
+from thinksafe_jax.models import (
+    LoraConfig,
+    block,
+    causal_attention,
+    forward,
+    init_adapter,
+    init_params,
+    load_config,
+    logits,
+    rope_tables,
+    unstack_layers,
+)
+from thinksafe_jax.sharding import (
+    ModelMesh,
+    Strategy,
+    adapter_shardings,
+    build_mesh,
+    load_mesh,
+    optimizer_shardings,
+    param_shardings,
+    replica_meshes,
+)
+from thinksafe_jax.sharding.shardings import hidden_sharding
+from thinksafe_jax.weights import load_params
+
+LORA = LoraConfig(r=4, targets=("q_proj", "o_proj"))
+COLLECTIVES = ["all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute"]
+
+
+@partial(jax.jit, static_argnums=4)
+def score(params, tokens, positions, segments, cfg, adapter=None):
+    hidden = forward(
+        params, cfg, tokens, positions, segments, adapter=adapter, lora=LORA if adapter else None
+    )
+    return logits(params, cfg, hidden)
+
+
+def collectives(compiled) -> dict[str, list[str]]:
+    """Kind -> result types of the collectives in the compiled program."""
+    text = compiled.as_text()
+    return {
+        kind: re.findall(rf"= \(?(\w+\[[\d,]*\])\S* (?:.*?\) )?{kind}(?:-start)?\(", text)
+        for kind in COLLECTIVES
+    }
+
+
+@cache
+def params_of(cfg):
+    return init_params(cfg, jax.random.key(0), scale=0.2)
+
+
+@cache
+def expected(cfg):
+    """The logits of `batch()` on one device."""
+    return score(params_of(cfg), *batch(), cfg)
+
+
+def on_mesh(mesh, rules, cfg):
+    """`params_of(cfg)` and `batch()` on the mesh."""
+    placed = jax.device_put(params_of(cfg), param_shardings(cfg, mesh, rules))
+    rows = ModelMesh(cfg, mesh, rules).leading()
+    return placed, [jax.device_put(x, rows) for x in batch()]
+
+
+@pytest.mark.parametrize(
+    ("cfg", "tensor"),
+    [(TIED, 1), (TIED, 2), (TIED, 4), (TIED, 8), (BIASED, 8)],
+    ids=["tied-1", "tied-2", "tied-4", "tied-8", "biased-8"],
+)
+def test_tensor_parallelism_up_to_and_above_the_kv_heads(cfg, tensor):
+    phase = load_mesh("cpu-8").generate.with_axes({"replica": 8 // tensor, "tensor": tensor})
+    table = phase.for_model(cfg)
+    mesh = build_mesh(table)
+    placed, inputs = on_mesh(mesh, table.rules, cfg)
+    compiled = score.lower(placed, *inputs, cfg).compile()
+    np.testing.assert_allclose(compiled(placed, *inputs), expected(cfg), rtol=0, atol=1e-4)
+    # two a layer, which are in the scanned body once, and one for the split embedding
+    found = collectives(compiled)
+    hidden = f"f32[{tensor},24,64]"  # 8 rows over 8 / tensor replicas
+    assert found["all-reduce"] == ([hidden] * 3 if tensor > 1 else [])
+    assert not any(found[kind] for kind in COLLECTIVES if kind != "all-reduce")
+    kv_heads = placed["layers"]["k_proj"]["kernel"].addressable_shards[0].data.shape[1]
+    assert kv_heads == max(1, cfg.num_kv_heads // tensor)
+
+
+def test_with_an_adapter_and_its_shardings():
+    table = load_mesh("cpu-8").train.for_model(BIASED)
+    mesh = build_mesh(table)
+    placed, inputs = on_mesh(mesh, table.rules, BIASED)
+    adapter = init_adapter(BIASED, LORA, jax.random.key(3))
+    adapter = jax.tree.map(lambda x: x + 0.05, adapter)  # b starts at zero
+    shardings = adapter_shardings(BIASED, mesh, table.rules, LORA)
+    own = jax.device_put(adapter, shardings)
+    actual = score(placed, *inputs, BIASED, own)
+    plain = score(params_of(BIASED), *batch(), BIASED, adapter)
+    np.testing.assert_allclose(actual, plain, rtol=0, atol=1e-4)
+    assert np.abs(plain - expected(BIASED)).max() > 0.1
+    q_proj, o_proj = shardings["layers"]["q_proj"], shardings["layers"]["o_proj"]
+    heads = ("kv", "group")
+    assert q_proj["a"].spec == PartitionSpec(None, None, "fsdp")
+    assert q_proj["b"].spec == PartitionSpec(None, heads, None, None)
+    assert o_proj["a"].spec == PartitionSpec(None, None, heads, None)
+    assert o_proj["b"].spec == PartitionSpec(None, "fsdp", None)
+
+
+def test_the_optimisers_moments_lie_as_what_they_belong_to():
+    table = load_mesh("cpu-8").train.for_model(TIED)
+    mesh = build_mesh(table)
+    shardings = adapter_shardings(TIED, mesh, table.rules, LORA)
+    adapter = init_adapter(TIED, LORA, jax.random.key(0))
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))
+    state = optimizer_shardings(optimizer, adapter, shardings, mesh)
+    adam = state[1][0]
+    assert adam.mu == adam.nu == shardings
+    assert adam.count == NamedSharding(mesh, PartitionSpec())
+    jax.device_put(optimizer.init(adapter), state)  # the same structure
+
+
+def test_layers_as_a_tuple_lie_like_the_stacked_ones():
+    table = load_mesh("cpu-8").generate.for_model(TIED)
+    mesh = build_mesh(table)
+    shardings = param_shardings(TIED, mesh, table.rules, "unstacked")
+    jax.device_put(unstack_layers(params_of(TIED)), shardings)  # the same structure
+    stacked = param_shardings(TIED, mesh, table.rules)
+    one = shardings["layers"][1]["q_proj"]["kernel"].spec
+    assert PartitionSpec(None, *one) == stacked["layers"]["q_proj"]["kernel"].spec
+    with pytest.raises(ConfigError, match="expected stacked or unstacked"):
+        param_shardings(TIED, mesh, table.rules, "flat")
+
+
+def test_checkpoints_load_onto_the_mesh(tmp_path):
+    save_tiny("llama-bias", tmp_path, vocab_size=96)
+    cfg = load_config(tmp_path)
+    table = load_mesh("cpu-8").train.for_model(cfg)
+    mesh = build_mesh(table)
+    shardings = param_shardings(cfg, mesh, table.rules)
+    loaded = load_params(tmp_path, cfg, jnp.float32, shardings=shardings)
+    assert jax.tree.map(lambda x: x.sharding, loaded) == shardings
+    plain = load_params(tmp_path, cfg, jnp.float32)
+    jax.tree.map(np.testing.assert_array_equal, loaded, plain)
+
+
+def test_what_does_not_divide_is_an_error_before_anything_is_placed():
+    table = load_mesh("cpu-8").generate.for_model(TIED)
+    mesh = build_mesh(table)
+    cfg = dataclasses.replace(TIED, vocab_size=97)
+    with pytest.raises(ConfigError, match="vocab 97 does not divide over kv 2 x group 2 = 4"):
+        param_shardings(cfg, mesh, table.rules)
+    with pytest.raises(ConfigError, match="kv 4 x group 4 = 16 needs more than the 8 devices"):
+        build_mesh(strategy({"kv": 4, "group": 4}))
+
+
+def test_with_the_hidden_states_held_to_their_rows_fsdp_gathers_weights_not_activations():
+    table = load_mesh("v5e-8").train.for_model(TIED)
+    mesh = build_mesh(table)
+    placed, (_, positions, segments) = on_mesh(mesh, table.rules, TIED)
+    layer = jax.tree.map(lambda x: x[0], placed["layers"])
+    rows = hidden_sharding(mesh, table.rules)
+    x = jax.device_put(jnp.ones((8, 24, 64), jnp.float32), rows)
+
+    def run(layer, x, positions, segments):
+        out = block(
+            layer,
+            TIED,
+            x,
+            rope_tables(TIED, positions),
+            lambda q, k, v: causal_attention(q, k, v, segments),
+        )
+        return jax.lax.with_sharding_constraint(out, rows)
+
+    found = collectives(jax.jit(run).lower(layer, x, positions, segments).compile())
+    assert set(found["all-reduce"]) == {"f32[2,24,64]"}  # 8 rows over 4 devices
+    assert len(found["all-reduce"]) == 2
+    assert len(found["all-gather"]) == 7  # the seven kernels
+    assert not any("24" in re.findall(r"\d+", shape) for shape in found["all-gather"])
+
+
+def test_replicas_are_meshes_of_their_own():
+    table = load_mesh("cpu-8").generate.for_model(TIED)
+    mesh = build_mesh(table)
+    replicas = replica_meshes(mesh, table.rules)
+    assert [dict(m.shape) for m in replicas] == [{"replica": 1, "kv": 2, "group": 2}] * 2
+    devices = [set(m.devices.flat) for m in replicas]
+    assert devices[0] | devices[1] == set(jax.devices())
+    assert not devices[0] & devices[1]
+
+
+def test_replicas_without_any_other_axis_are_single_devices():
+    table = Strategy({"replica": 8}, dict.fromkeys(strategy().rules, ()) | {"batch": ("replica",)})
+    replicas = replica_meshes(build_mesh(table), table.rules)
+    assert [dict(m.shape) for m in replicas] == [{"replica": 1}] * 8

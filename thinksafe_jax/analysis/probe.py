@@ -1,0 +1,176 @@
+"""`thinksafe probe`: what a long run will accept and cost, measured on a small fair sample first.
+
+Every template answers the same harmful prompts; the same prompts without steering give α, benign
+prompts theirs. What follows is arithmetic: the odds ratio ω̂ of each template, tokens for each
+accepted row, and the cost of the whole run (paper section 4).
+"""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from thinksafe_jax.analysis.probe_arm import Arm, answers, measure, outcomes
+from thinksafe_jax.config import Recipe
+from thinksafe_jax.data import Prompt
+from thinksafe_jax.errors import ConfigError, InputError
+from thinksafe_jax.intervals import Outcomes, odds_ratio
+from thinksafe_jax.storage import atomic_write, content_hash, prepare_directory
+from thinksafe_jax.synthesis import (
+    TEMPLATES,
+    short_name,
+    steering_of,
+    stratified,
+    synthesis_prompts,
+)
+
+if TYPE_CHECKING:
+    from thinksafe_jax.pipeline import Session
+
+ROWS = "probe-rows"  # in OUT; by it a folder is known for a probe's
+
+
+@dataclass(frozen=True)
+class Probe:
+    """The result: an arm for each template, and the recommended one; None if none is."""
+
+    arms: list[Arm]
+    recommended: str | None
+    why: str
+    student: str
+    guard: str
+    prompts: dict[str, int]  # label -> prompts in the sample
+    run_prompts: dict[str, int]  # label -> prompts of the whole run
+    samples: int
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def run_probe(
+    recipe: Recipe,
+    session: "Session",
+    out: Path,
+    *,
+    templates: Sequence[str],
+    prompts: int,
+    samples: int,
+) -> Probe:
+    """Samples, judges and sums up; rows in OUT/probe-rows, result in OUT/probe.json.
+
+    Args:
+        out: new, empty, or of an earlier probe, whose rows are taken up where it asked the same.
+        templates: names or texts, as `synthesis.steering`; "none" is always measured.
+        prompts: how many of each label, drawn from every stratum in its proportion.
+        samples: responses to each prompt under each template.
+
+    Raises:
+        ConfigError: unknown template, a method that samples nothing, or OUT holds other things.
+        InputError: the recipe has no harmful prompt.
+    """
+    _require_own(out)
+    whole = synthesis_prompts(recipe).prompts
+    by_label = {label: [p for p in whole if p.label == label] for label in ("harmful", "benign")}
+    if not by_label["harmful"]:
+        raise InputError("the recipe has no harmful prompt; a probe measures how those are refused")
+    chosen = {label: stratified(ps, prompts, recipe.seed) for label, ps in by_label.items() if ps}
+    names = list(dict.fromkeys(["none", *templates]))
+    for name in names:
+        steering_of(name, "harmful")  # refuses an unknown one before anything is sampled
+    run_prompts = {label: len(ps) for label, ps in by_label.items()}
+    author, guard = session.author, session.guard
+    engine, tokenizer = author.engine(), author.tokenizer
+    rows_folder = prepare_directory(out / ROWS / _question(recipe, chosen, samples))
+    arms: list[Arm] = []
+    harmful: dict[str, Outcomes] = {}  # by template
+    for name in names:
+        for label in ("harmful", "benign") if name == "none" else ("harmful",):
+            if label not in chosen:
+                continue
+            cfg = replace(
+                recipe.synthesis, steering=name, attempts=samples, ladder=[], method="rejection"
+            )
+            folder = rows_folder / f"{steering_of(name, 'harmful')}-{label}"
+            arm = replace(recipe, synthesis=cfg)
+            rows, ledger = answers(arm, engine, tokenizer, guard, chosen[label], folder)
+            plain = harmful.get("none") if label == "harmful" else None
+            arms.append(measure(name, label, rows, ledger, plain, run_prompts[label]))
+            if label == "harmful":
+                harmful[name] = outcomes(ledger)
+    best, why = recommend([arm for arm in arms if arm.label == "harmful"], harmful)
+    result = Probe(
+        arms, best, why, recipe.synthesis.teacher.model or recipe.student.model, guard.name,
+        {label: len(ps) for label, ps in chosen.items()}, run_prompts, samples,
+    )  # fmt: skip
+    atomic_write(out / "probe.json", json.dumps(result.as_dict(), indent=2) + "\n")
+    return result
+
+
+def _require_own(out: Path) -> None:
+    """Refuses a folder with content that no probe has left: a run, or all of them."""
+    known = not out.is_dir() or (out / ROWS).is_dir()
+    found = [] if known else sorted(p.name for p in out.iterdir() if not p.name.startswith("."))
+    if found:
+        names = ", ".join(found[:3]) + ", …" * (len(found) > 3)
+        raise ConfigError(
+            f"--out {out}: holds {names} and no {ROWS} of an earlier probe; name a new folder"
+        )
+
+
+def _question(recipe: Recipe, chosen: Mapping[str, Sequence[Prompt]], samples: int) -> str:
+    """The name of all rows that answer the same question of the same models.
+
+    Every question has rows of its own, so none is ever taken for another's, or deleted.
+    """
+    cfg = replace(recipe.synthesis, steering="", ladder=[], attempts=samples)
+    asked = [[p.id, p.text, p.label] for prompts in chosen.values() for p in prompts]
+    return content_hash(recipe.student, recipe.guard, cfg, recipe.seed, asked)[:16]
+
+
+def recommend(arms: Sequence[Arm], found: Mapping[str, Outcomes]) -> tuple[str | None, str]:
+    """(template, reason): the cheapest accepted row among the templates that accept the most.
+
+    All answered the same prompts, so each is compared with the best prompt by prompt; it counts as
+    the best's equal while the interval of their odds ratio holds 1.
+
+    Args:
+        arms: of the harmful prompts.
+        found: outcomes of each arm's template.
+
+    Returns:
+        None for the template where nothing was accepted.
+    """
+    best = max(arms, key=lambda arm: (arm.acceptance.value or 0.0, -_cost(arm)))
+    if not best.acceptance.value:
+        reasons = sum((Counter(arm.reasons) for arm in arms), Counter())
+        why = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
+        return None, f"nothing was accepted under any template ({why})"
+    ratios = {a.template: odds_ratio(found[best.template], found[a.template]) for a in arms}
+    alike = [arm for arm in arms if (ratios[arm.template].low or 0.0) <= 1]
+    cheapest = min(alike, key=_cost)
+    fewest = f"{_cost(cheapest):,.0f} tokens for an accepted row"
+    shares = ", ".join(f"{short_name(a.template)} {a.acceptance.value or 0:.1%}" for a in alike)
+    if len(arms) == 1:
+        return best.template, f"no other was measured ({shares}, {fewest})"
+    if len(alike) == 1:
+        return best.template, f"on the same prompts every other accepts fewer ({shares}, {fewest})"
+    return (
+        cheapest.template,
+        f"{fewest}, the fewest among those that the same prompts do not tell from the best "
+        f"({shares}); more --prompts might",
+    )
+
+
+def _cost(arm: Arm) -> float:
+    return float("inf") if arm.tokens_per_accepted is None else arm.tokens_per_accepted
+
+
+def default_templates(recipe: Recipe) -> list[str]:
+    """Every known template and the recipe's own, where that is a text."""
+    if recipe.synthesis.method not in ("thinksafe", "rejection"):
+        raise ConfigError(
+            f"synthesis.method {recipe.synthesis.method} samples nothing; there is nothing to probe"
+        )
+    return list(dict.fromkeys([*TEMPLATES, recipe.synthesis.steering]))

@@ -1,0 +1,104 @@
+"""A probe for people: a table for the terminal and a plot."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+from rich.text import Text
+
+from thinksafe_jax.storage import prepare_directory
+from thinksafe_jax.synthesis import short_name
+
+if TYPE_CHECKING:
+    from thinksafe_jax.analysis.probe import Probe
+    from thinksafe_jax.analysis.probe_arm import Arm
+    from thinksafe_jax.intervals import Rate
+
+
+def probe_table(found: "Probe") -> Table:
+    """One row an arm: α, ω̂, tokens and what the whole run would cost."""
+    total = f"{sum(found.run_prompts.values()):,} prompts"
+    table = Table(
+        title=Text(f"Acceptance by {found.guard}; cost of one attempt at each of {total}")
+    )
+    for name in (
+        "prompts",
+        "template",
+        "accepted, 95 %",
+        "ω̂, 95 %",
+        "tokens/row",
+        "tokens/accepted",
+    ):
+        table.add_column(name, justify="left" if name in ("prompts", "template") else "right")
+    for name in ("rows", "tokens", "hours"):
+        table.add_column(f"run: {name}", justify="right")
+    for arm in found.arms:
+        marked = arm.template == found.recommended and arm.label == "harmful"
+        # a template is a user's text: its brackets are no markup
+        table.add_row(*map(Text, _cells(arm)), style="bold" if marked else None)
+    return table
+
+
+def write_plot(found: "Probe", path: Path) -> Path:
+    """Acceptance on harmful prompts (left) and ω̂ on a logarithmic axis (right), with intervals."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    arms = [arm for arm in found.arms if arm.label == "harmful"][::-1]
+    places = list(range(len(arms)))
+    prepare_directory(path.parent)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 0.5 * len(arms) + 1.6), sharey=True)
+    _intervals(left, places, [_rate(arm.acceptance) for arm in arms])
+    left.set_xlim(-0.02, 1.02)  # whole points at both ends
+    left.set_xlabel("accepted share α of harmful prompts, 95 %")
+    left.set_yticks(places, [short_name(arm.template) for arm in arms], parse_math=False)
+    known = [
+        (place, (ratio.value, ratio.low, ratio.high))
+        for place, arm in zip(places, arms, strict=True)
+        if (ratio := arm.odds_ratio) is not None and ratio.value is not None
+    ]
+    _intervals(right, [place for place, _ in known], [values for _, values in known])
+    right.set_xscale("log")
+    right.axvline(1.0, color="grey", linewidth=0.8)
+    right.set_xlabel("odds ratio ω̂ against no steering, 95 %")
+    figure.suptitle(
+        f"{found.student}: {found.prompts['harmful']} harmful prompts",
+        fontsize=10,
+        parse_math=False,
+    )
+    figure.tight_layout()
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+    return path
+
+
+def _intervals(axes, places: Sequence[int], values: Sequence) -> None:
+    for place, (value, low, high) in zip(places, values, strict=True):
+        axes.plot([low, high], [place, place], color="#33658a", linewidth=2)
+        axes.plot([value], [place], "o", color="#33658a")
+
+
+def _rate(rate: "Rate") -> tuple[float, float, float]:
+    return rate.value or 0.0, rate.low or 0.0, rate.high or 0.0
+
+
+def _cells(arm: "Arm") -> list[str]:
+    value, low, high = _rate(arm.acceptance)
+    ratio, shown = arm.odds_ratio, "–"
+    if ratio is not None and ratio.value is not None:
+        shown = f"{ratio.value:.3g} ({ratio.low:.3g} to {ratio.high:.3g}){'*' * ratio.corrected}"
+    per_accepted, hours = arm.tokens_per_accepted, arm.expected_hours
+    return [
+        arm.label,
+        short_name(arm.template),
+        f"{100 * value:.1f} % ({100 * low:.1f} to {100 * high:.1f})",
+        shown,
+        f"{arm.tokens_per_response:,.0f}",
+        "–" if per_accepted is None else f"{per_accepted:,.0f}",
+        f"{arm.expected_accepted:,.0f}",
+        f"{arm.expected_tokens:,.0f}",
+        "–" if hours is None else f"{hours:.2g}",
+    ]

@@ -1,0 +1,199 @@
+"""thinksafe run, and its stages one by one: sample, filter, train, export, report."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from thinksafe_jax import hosts
+from thinksafe_jax.cli.arguments import (
+    Config,
+    NewVerdicts,
+    Overrides,
+    RunDirectory,
+    SkipBadRows,
+    run_directory,
+)
+from thinksafe_jax.errors import ConfigError
+
+
+def run(
+    overrides: Overrides = None,
+    config: Config = None,
+    run_dir: Annotated[
+        str | None,
+        typer.Option(
+            help="Where everything goes: a folder, or gs://bucket/run, s3://bucket/run. "
+            "Default: the recipe's run_dir, or runs/<name>."
+        ),
+    ] = None,
+    new_run: Annotated[
+        bool,
+        typer.Option("--new-run", help="Delete what an earlier run left there and start afresh."),
+    ] = False,
+    new_verdicts: NewVerdicts = False,
+    skip_bad_rows: SkipBadRows = False,
+    limit: Annotated[
+        int | None,
+        typer.Option(help="Prompts in all, every kind in its own proportion: synthesis.limit."),
+    ] = None,
+) -> None:
+    """Run every stage: sample, filter, train, export, evaluate, report.
+
+    What is already done is skipped, what was cut short is resumed: give the same command again.
+
+    Examples:
+
+      thinksafe run --config configs/recipes/mini.yaml
+
+      thinksafe run -c configs/recipes/mini.yaml --run-dir runs/hot synthesis.sampling.temperature=1
+    """
+    from thinksafe_jax.config import load_recipe
+
+    if config is None:
+        raise ConfigError("no recipe given; try: thinksafe run --config configs/recipes/mini.yaml")
+    limited = [] if limit is None else [f"synthesis.limit={limit}"]
+    recipe = load_recipe(config, [*(overrides or []), *limited])
+    folder = run_directory(run_dir or recipe.run_dir or f"runs/{recipe.name}")
+    anew = {"new_run": new_run, "new_verdicts": new_verdicts}
+    start(recipe, folder, None, skip_bad_rows=skip_bad_rows, **anew)
+
+
+def _stage_command(app: typer.Typer, stage: str, summary: str) -> None:
+    """Adds `thinksafe STAGE RUN_DIR`."""
+
+    def command(
+        run_dir: RunDirectory,
+        overrides: Overrides = None,
+        config: Config = None,
+        skip_bad_rows: SkipBadRows = False,
+    ) -> None:
+        recipe = recipe_of(run_dir, config, overrides or [])
+        start(recipe, run_dir, [stage], skip_bad_rows=skip_bad_rows)
+
+    example = f"thinksafe {stage} runs/mini"
+    command.__doc__ = (
+        f"{summary}\n\nThe recipe is the one the directory was begun with; --config begins a new "
+        f"directory.\n\nExample: {example}"
+    )
+    app.command(stage)(command)
+
+
+def sample(
+    run_dir: RunDirectory,
+    overrides: Overrides = None,
+    config: Config = None,
+    skip_bad_rows: SkipBadRows = False,
+    part: Annotated[
+        str | None,
+        typer.Option(
+            help="Of several hosts, this one: 0/8 to 7/8. Then once without, for the rest."
+        ),
+    ] = None,
+) -> None:
+    """Steer harmful prompts and let the student answer all of them.
+
+    The recipe is the one the directory was begun with; --config begins a new directory. Processes
+    that have joined (see `thinksafe --help`) share the rows. Hosts that have not, but see the same
+    directory, can share them by --part: each runs one, in any order, stopped and resumed with any
+    number of parts; the command without --part then checks and completes.
+
+    Examples:
+
+      thinksafe sample runs/mini
+
+      thinksafe sample runs/big --config configs/recipes/qwen3-8b.yaml --part 2/8
+    """
+    recipe = recipe_of(run_dir, config, overrides or [])
+    if part is None:
+        start(recipe, run_dir, ["sample"], skip_bad_rows=skip_bad_rows)
+        return
+    if hosts.current().count > 1:
+        raise ConfigError(
+            f"--part {part}: {hosts.current().count} processes have joined and share the rows; "
+            "leave it out, or give --processes 1 before `sample` to have each host run by itself"
+        )
+    from thinksafe_jax.pipeline import run_part
+    from thinksafe_jax.runs import Part
+
+    run_part(recipe, run_dir, Part.parse(part), skip_bad_rows=skip_bad_rows)
+
+
+def export(
+    run_dir: RunDirectory,
+    overrides: Overrides = None,
+    config: Config = None,
+    form: Annotated[
+        str, typer.Option("--format", help="peft: RUN/adapter. merged: RUN/merged, a whole model.")
+    ] = "peft",
+    skip_bad_rows: SkipBadRows = False,
+) -> None:
+    """Write what was trained: the adapter in PEFT's format, or a merged Hugging Face checkpoint.
+
+    Both carry a model card; after `evaluate` its table is filled in.
+
+    Example: thinksafe export runs/mini --format merged
+    """
+    if form not in ("peft", "merged"):
+        raise ConfigError(f"--format {form}: expected peft or merged")
+    recipe = recipe_of(run_dir, config, overrides or [])
+    start(recipe, run_dir, ["export"], skip_bad_rows=skip_bad_rows)
+    if form == "merged":
+        from thinksafe_jax.pipeline import export_merged
+        from thinksafe_jax.storage import shown
+
+        typer.echo(shown(export_merged(recipe, run_dir)))
+
+
+def recipe_of(run_dir: Path, config: Path | None, overrides: list[str]):
+    """The recipe that a run directory was begun with, or the one given."""
+    from thinksafe_jax.config import load_recipe
+    from thinksafe_jax.storage import shown
+
+    own = run_dir / "config.yaml"
+    if config is None and not own.exists():
+        raise ConfigError(
+            f"{shown(run_dir)} is no run directory (no config.yaml); begin one with "
+            "`thinksafe run --config ...`, or give --config here"
+        )
+    return load_recipe(config or own, overrides)
+
+
+def start(recipe, folder: Path, stages, **options: bool) -> None:
+    """Run stages in a directory, and print the outcome where the report is among them.
+
+    Args:
+        options: keyword arguments of `run_pipeline`.
+    """
+    from thinksafe_jax.storage import prepare_directory
+
+    prepare_directory(folder)  # before the imports below, which take seconds
+    from thinksafe_jax.pipeline import run_pipeline
+
+    summary = run_pipeline(recipe, folder, stages=stages, **options)
+    shown = stages is None or "report" in stages
+    if summary is not None and shown and hosts.current().first:
+        _print_outcome(folder, summary)
+
+
+def _print_outcome(folder: Path, summary: dict) -> None:
+    """Before and after as a table, and where the report lies."""
+    from thinksafe_jax.report import coverage_table, final_table
+    from thinksafe_jax.storage import shown
+    from thinksafe_jax.terminal import output
+
+    console = output(100)
+    if summary["dataset"]:
+        console.print(coverage_table(summary["dataset"]))
+    console.print(final_table(summary))
+    console.print(f"report: {shown(folder / 'report/report.html')}", markup=False, soft_wrap=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands to the application."""
+    app.command()(run)
+    app.command()(sample)
+    _stage_command(app, "filter", "Let the guard judge the samples and write the dataset.")
+    _stage_command(app, "train", "Train the LoRA adapter on the dataset.")
+    app.command()(export)
+    _stage_command(app, "report", "Write report/report.html and report/summary.json.")

@@ -1,0 +1,120 @@
+"""thinksafe probe, thinksafe dataset show | export."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from thinksafe_jax.cli.arguments import Config, Overrides, RunDirectory, local_folder
+from thinksafe_jax.errors import ConfigError
+
+dataset = typer.Typer(
+    no_args_is_help=True, help="Look into a run's dataset, and hand it on in other formats."
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands to the application."""
+    app.command()(probe)
+    app.add_typer(dataset, name="dataset")
+
+
+def probe(
+    overrides: Overrides = None,
+    config: Config = None,
+    prompts: Annotated[int, typer.Option(help="Prompts of each label, a fair sample.", min=2)] = 64,
+    samples: Annotated[int, typer.Option(help="Responses to each prompt.", min=1)] = 1,
+    template: Annotated[
+        list[str] | None,
+        typer.Option(help="Steering template, by name or as a text with {prompt}. Default: all."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of its own, for rows, probe.json and probe.png. Default: runs/NAME-probe.",
+            parser=local_folder,
+            metavar="FOLDER",
+        ),
+    ] = None,
+) -> None:
+    """Measure acceptance and cost of each steering template before a long run.
+
+    On a stratified sample: acceptance without steering (α) and with it (α_I), the odds ratio ω̂
+    with its interval, tokens for each accepted row, and what the whole run would cost. Ends with
+    the template to use.
+
+    Example: thinksafe probe --config configs/recipes/mini.yaml --prompts 100
+    """
+    from thinksafe_jax.config import load_recipe
+    from thinksafe_jax.machine import enable_compile_cache
+    from thinksafe_jax.terminal import clean, output
+
+    if config is None:
+        raise ConfigError("no recipe given; try: thinksafe probe -c configs/recipes/mini.yaml")
+    recipe = load_recipe(config, overrides or [])
+    folder = out or Path(f"runs/{recipe.name}-probe")
+    from thinksafe_jax.analysis import default_templates, probe_table, run_probe, write_plot
+    from thinksafe_jax.pipeline import Session
+
+    templates = template or default_templates(recipe)
+    enable_compile_cache()
+    found = run_probe(
+        recipe, Session(recipe), folder, templates=templates, prompts=prompts, samples=samples
+    )
+    console = output(150)
+    console.print(probe_table(found))
+    if any(arm.odds_ratio is not None and arm.odds_ratio.corrected for arm in found.arms):
+        console.print(
+            "* one side accepted all or nothing: half a pair of responses is added to each cell"
+        )
+    advice = (
+        "recommends no template"
+        if found.recommended is None
+        else (f"use synthesis.steering={found.recommended}")
+    )
+    files = f"{folder / 'probe.json'}, {write_plot(found, folder / 'probe.png')}"
+    for line in (f"{advice}: {found.why}", files):
+        console.print(clean(line), markup=False, soft_wrap=True)
+
+
+@dataset.command()
+def show(
+    run_dir: RunDirectory,
+    index: Annotated[int, typer.Option(help="Row of dataset/train.jsonl, from 0.", min=0)] = 0,
+) -> None:
+    """Print a row as training sees it: what the loss is on in green, the rest dim.
+
+    Control tokens are shown; they are the model's own, not text.
+
+    Example: thinksafe dataset show runs/mini --index 3
+    """
+    from rich.console import Console
+
+    from thinksafe_jax.report import show_row
+
+    Console(highlight=False).print(show_row(run_dir, index), soft_wrap=True)
+
+
+@dataset.command("export")
+def export_dataset(
+    run_dir: RunDirectory,
+    authors: Annotated[
+        Path | None, typer.Option(help="Write the authors' JSON file there: a list of rows.")
+    ] = None,
+    push_to_hub: Annotated[
+        str | None, typer.Option(help="Upload dataset/ to this repository, owner/name.")
+    ] = None,
+    public: Annotated[bool, typer.Option("--public", help="The default is private.")] = False,
+) -> None:
+    """Hand the dataset on: as the authors' JSON, or to the Hugging Face Hub (private by default).
+
+    Example: thinksafe dataset export runs/mini --authors ThinkSafe-mini.json
+    """
+    from thinksafe_jax.synthesis import push, write_authors_json
+
+    if authors is None and push_to_hub is None:
+        raise ConfigError("nothing to do: give --authors FILE or --push-to-hub owner/name")
+    if authors is not None:
+        typer.echo(f"{write_authors_json(run_dir, authors)} rows: {authors}")
+    if push_to_hub is not None:
+        typer.echo(push(run_dir, push_to_hub, private=not public))

@@ -1,0 +1,36 @@
+"""What is asked: prompt files, benchmarks by name, questions, rows of Hub datasets."""
+
+from thinksafe_jax.data.benchmarks import (
+    BENCHMARKS,
+    COMPLIANCE,
+    GROUPS,
+    HARMFUL,
+    KINDS,
+    OVER_REFUSAL,
+    REASONING,
+    benchmark,
+)
+from thinksafe_jax.data.prompts import Prompt, load_prompts, read_prompts, source_hashes
+from thinksafe_jax.data.questions import SUITES, Question, Questions, fingerprint, load_questions
+from thinksafe_jax.data.readers import read_rows
+
+__all__ = [
+    "BENCHMARKS",
+    "COMPLIANCE",
+    "GROUPS",
+    "HARMFUL",
+    "KINDS",
+    "OVER_REFUSAL",
+    "REASONING",
+    "SUITES",
+    "Prompt",
+    "Question",
+    "Questions",
+    "benchmark",
+    "fingerprint",
+    "load_prompts",
+    "load_questions",
+    "read_prompts",
+    "read_rows",
+    "source_hashes",
+]

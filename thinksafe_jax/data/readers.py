@@ -1,0 +1,234 @@
+"""Rows of JSONL, JSON, CSV and Parquet files and of datasets, each with the place it came from.
+
+The standard library reads the text formats because a wrong row must be named by file and line;
+`datasets` would report an offset into a block. Nothing is repaired silently: a byte order mark,
+CRLF and blank lines are accepted, every other irregularity stops the run with its line number.
+"""
+
+import csv
+import difflib
+import io
+import json
+import sys
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from thinksafe_jax.config import PromptSource
+from thinksafe_jax.errors import InputError
+
+HUB = "hf:"
+Columns = Collection[str] | None  # those that are needed; None is all
+_BOM = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a source: its 1-based number among the data rows, its place, its columns."""
+
+    number: int
+    where: str  # "prompts.jsonl:12"
+    values: dict[str, Any]
+
+
+def read_rows(path: str | Path, columns: Collection[str] | None = None) -> Iterator[Row]:
+    """Every data row of a `.jsonl`, `.json`, `.csv` or `.parquet` file, in file order.
+
+    Args:
+        columns: those that are needed; of a Parquet file no others are read.
+
+    Raises:
+        InputError: the file is missing, has another ending, or a row cannot be read.
+    """
+    file = Path(path)
+    suffix = file.suffix.lower()
+    if suffix not in _READERS:
+        raise InputError(
+            f"{file}: prompts are read from {', '.join(_READERS)}, not {file.suffix!r}"
+        )
+    if not file.is_file():
+        raise InputError(f"{file}: no such prompt file")
+    yield from _READERS[suffix](file, columns)
+
+
+def no_column(where: str, column: str, names: Sequence[Any]) -> InputError:
+    """The error for a row without a column, with the nearest of those it has."""
+    names = list(map(str, names))
+    near = difflib.get_close_matches(column, names, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return InputError(f"{where}: no column {column!r}{hint} (columns: {', '.join(names)})")
+
+
+def _read_jsonl(file: Path, _: Columns) -> Iterator[Row]:
+    number = 0
+    with file.open("rb") as handle:
+        for line_number, raw in enumerate(handle, start=1):
+            where = f"{file}:{line_number}"
+            line = _decode(raw.removeprefix(_BOM) if line_number == 1 else raw, where)
+            if not line.strip():
+                continue
+            try:
+                values = json.loads(line)
+            except ValueError as error:
+                raise InputError(f"{where}: not valid JSON ({error})") from None
+            except RecursionError:
+                raise InputError(f"{where}: JSON nested too deeply") from None
+            if not isinstance(values, dict):
+                raise InputError(
+                    f"{where}: a JSON object was expected, not {type(values).__name__}"
+                )
+            number += 1
+            yield Row(number, where, values)
+
+
+def _decode(raw: bytes, where: str) -> str:
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{where}: invalid UTF-8 (byte {raw[error.start]:#04x} at {error.start}); save the "
+            "file as UTF-8"
+        ) from None
+
+
+def _read_json(file: Path, _: Columns) -> Iterator[Row]:
+    """A list of objects in one file, as the authors' code writes it."""
+    try:
+        rows = json.loads(_decode(file.read_bytes().removeprefix(_BOM), str(file)))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{file}: not valid JSON ({error})") from None
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise InputError(f"{file}: a list of JSON objects was expected")
+    for number, row in enumerate(rows, start=1):
+        yield Row(number, f"{file}: row {number}", row)
+
+
+def is_dataset(path: str) -> bool:
+    """Whether a source is a folder or a Hub dataset, which `datasets` reads."""
+    return path.startswith(HUB) or Path(path).is_dir()
+
+
+def read_dataset_rows(source: PromptSource) -> Iterator[Row]:
+    """Every row of a split of a dataset: a folder that `datasets` knows, or `hf:owner/name`.
+
+    Raises:
+        InputError: no such dataset, configuration or split, or it needs code to be read.
+        EnvironmentFault: the Hub cannot be reached or refuses access.
+    """
+    folder = Path(source.path)
+    if source.path.startswith(HUB):
+        from thinksafe_jax.weights import download_dataset
+
+        folder = download_dataset(source.path.removeprefix(HUB), source.revision)
+    table, number = _load_dataset(folder, source), 0
+    name = f"{source.path}[{source.split}]"
+    try:
+        for number, values in enumerate(table, start=1):
+            yield Row(number, f"{name}: row {number}", dict(values))
+    except (ValueError, OverflowError) as error:
+        raise InputError(f"{name}: row {number + 1}: cannot be read ({error})") from None
+
+
+def _load_dataset(folder: Path, source: PromptSource) -> Any:
+    import datasets
+    from datasets.exceptions import DatasetsError
+
+    datasets.disable_progress_bars()
+    try:
+        if (folder / "dataset_dict.json").exists() or (folder / "state.json").exists():
+            found = datasets.load_from_disk(str(folder))
+            return found[source.split] if isinstance(found, datasets.DatasetDict) else found
+        return datasets.load_dataset(str(folder), source.subset, split=source.split)
+    except (LookupError, ValueError, OSError, RuntimeError, DatasetsError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"{source.path}: split {source.split!r} cannot be read ({reason}); see the source's "
+            "`split` and `subset`"
+        ) from None
+
+
+def _read_csv(file: Path, _: Columns) -> Iterator[Row]:
+    text = "".join(
+        _decode(raw, f"{file}:{n}")
+        for n, raw in enumerate(file.read_bytes().removeprefix(_BOM).splitlines(True), start=1)
+    )
+    # a prompt of a megabyte is legal; the module's limit of 128 KiB a field is process-wide
+    old_limit = csv.field_size_limit(sys.maxsize)
+    try:
+        records = list(_csv_records(file, text))
+    finally:
+        csv.field_size_limit(old_limit)
+    if not records:
+        return
+    (header_line, header), *rows = records
+    repeated = sorted({name for name in header if header.count(name) > 1})
+    if repeated:
+        raise InputError(f"{file}:{header_line}: repeated column names {', '.join(repeated)}")
+    for number, (line, record) in enumerate(rows, start=1):
+        if len(record) != len(header):
+            raise InputError(
+                f"{file}:{line}: {len(record)} fields, but the header has {len(header)}; quote "
+                "fields that hold commas or line breaks"
+            )
+        yield Row(number, f"{file}:{line}", dict(zip(header, record, strict=True)))
+
+
+def _csv_records(file: Path, text: str) -> Iterator[tuple[int, list[str]]]:
+    """(line where the record starts, fields), blank lines left out."""
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    line = 1
+    try:
+        for record in reader:
+            if record:
+                yield line, record
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise InputError(f"{file}:{line}: not valid CSV ({error})") from None
+
+
+def _read_parquet(file: Path, columns: Columns) -> Iterator[Row]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.ParquetFile(file)
+        names = _parquet_columns(file, table.schema_arrow.names, columns)
+        number = 0
+        for batch in table.iter_batches(batch_size=1024, columns=names):
+            for index in range(batch.num_rows):
+                number += 1
+                where = f"{file}: row {number}"
+                yield Row(number, where, _parquet_row(batch, index, names, where))
+    except (pyarrow.ArrowException, OSError) as error:
+        raise InputError(f"{file}: not a readable Parquet file ({error})") from None
+
+
+def _parquet_columns(file: Path, names: Sequence[str], columns: Columns) -> list[str]:
+    needed = list(names) if columns is None else sorted(columns)
+    for name in needed:
+        if name not in names:
+            raise no_column(str(file), name, names)
+        if names.count(name) > 1:
+            raise InputError(f"{file}: repeated column name {name}")
+    return needed
+
+
+def _parquet_row(batch: Any, index: int, names: Sequence[str], where: str) -> dict[str, Any]:
+    values = {}
+    for name in names:
+        try:
+            values[name] = batch.column(name)[index].as_py()
+        except UnicodeDecodeError:
+            raise InputError(f"{where}: invalid UTF-8 in column {name!r}") from None
+        except (ValueError, OverflowError) as error:  # beyond what Python can hold
+            raise InputError(f"{where}: column {name!r} cannot be read ({error})") from None
+    return values
+
+
+_READERS: dict[str, Callable[[Path, Columns], Iterator[Row]]] = {
+    ".jsonl": _read_jsonl,
+    ".json": _read_json,
+    ".csv": _read_csv,
+    ".parquet": _read_parquet,
+}

@@ -1,0 +1,196 @@
+"""Every process looks at its own host; what they found is compared, and the one that differs named.
+
+All processes call the same functions in the same order, whatever they find: a fault of one host is
+a line in the report and never a reason to leave the others waiting.
+"""
+
+import socket
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from thinksafe_jax.config import GuardModel, Recipe
+from thinksafe_jax.doctor.collective import Bandwidth, all_reduce
+from thinksafe_jax.doctor.host import LITTLE_SPACE
+from thinksafe_jax.errors import EnvironmentFault, ThinkSafeError
+from thinksafe_jax.hosts import Group, majority, source_hash, versions
+from thinksafe_jax.storage import cache_folder, free_bytes, is_url, open_store, store_errors
+
+MOST_SKEW = 2.0  # seconds between two hosts' clocks; logins and logs go wrong at minutes
+_ROUNDS = 5
+
+
+@dataclass(frozen=True)
+class HostReport:
+    """What one process found; faults are sentences, empty where there is none."""
+
+    host: str
+    chips: int
+    kind: str
+    versions: dict[str, str]
+    free_disk: int
+    run_dir: str
+    models: dict[str, str]  # Hub id -> fault
+
+
+@dataclass(frozen=True)
+class PodReport:
+    """What all found.
+
+    Attributes:
+        hosts: one a process, in their order.
+        skews: seconds by which each host's clock is ahead of the middle one.
+        bandwidth: of an all-reduce over all devices; None on one device.
+        problems: what has to be put right, each naming its host.
+    """
+
+    hosts: list[HostReport]
+    skews: list[float]
+    bandwidth: Bandwidth | None
+    problems: list[str]
+
+
+def examine_pod(
+    group: Group, run_dir: str | None = None, recipe: Recipe | None = None
+) -> PodReport:
+    """Examines all hosts; every process of the group calls this and gets the same report.
+
+    Args:
+        run_dir: folder or URL in which all must be able to write, and see what the others wrote.
+        recipe: whose models all must be able to get from the Hub.
+    """
+    group.beat("doctor: devices")
+    chips, kind = _devices()
+    group.beat("doctor: run directory")
+    shared = "" if run_dir is None else _shared_directory(group, run_dir)
+    group.beat("doctor: models")
+    own = HostReport(
+        host=socket.gethostname(),
+        chips=chips,
+        kind=kind,
+        versions={**versions(), "code": source_hash()[:12]},
+        free_disk=free_bytes(cache_folder()),
+        run_dir=shared,
+        models={} if recipe is None else {n: _access(n, r) for n, r in hub_models(recipe)},
+    )
+    hosts = [HostReport(**found) for found in group.gather("doctor", asdict(own))]
+    skews = _skews(group)
+    problems = _problems(group, hosts, skews)
+    bandwidth = None
+    if all(host.chips for host in hosts):
+        group.beat("doctor: all-reduce over all devices")
+        bandwidth = all_reduce()
+        wrong = group.gather("all-reduce", bandwidth is None or bandwidth.right)
+        problems += [f"{group.describe(i)}: the all-reduce gave a wrong sum; a chip or link is "
+                     "broken" for i, right in enumerate(wrong) if not right]  # fmt: skip
+    return PodReport(hosts, skews, bandwidth, problems)
+
+
+def hub_models(recipe: Recipe) -> list[tuple[str, str | None]]:
+    """(id, revision) of every model of a recipe that comes from the Hub."""
+    from thinksafe_jax.weights import is_hub_id
+
+    guards: list[GuardModel] = [
+        guard for cfg in (recipe.guard, recipe.judge) for guard in (cfg, *cfg.members)
+    ]
+    sources = [recipe.student, recipe.synthesis.teacher, *(g for g in guards if not g.url)]
+    return sorted({(s.model, s.revision) for s in sources if is_hub_id(s.model)})
+
+
+def _access(name: str, revision: str | None) -> str:
+    from thinksafe_jax.weights import check_access
+
+    return _fault(lambda: check_access(name, revision))
+
+
+def _fault(work: Callable[[], Any]) -> str:
+    try:
+        work()
+    except ThinkSafeError as error:
+        return str(error)
+    return ""
+
+
+def _devices() -> tuple[int, str]:
+    import jax
+
+    try:
+        devices = jax.local_devices()
+    except Exception as error:  # JAX raises many kinds when a back end does not start
+        return 0, (str(error).splitlines() or [type(error).__name__])[0]
+    return len(devices), devices[0].device_kind
+
+
+def _shared_directory(group: Group, run_dir: str) -> str:
+    """Each process writes a file there, looks for all the others', and takes its own away."""
+    url = run_dir
+    if not is_url(run_dir):  # an examination leaves nothing behind, so look where it would be made
+        folder = Path(run_dir).absolute()
+        url = f"file://{next(p for p in (folder, *folder.parents) if p.exists())}"
+    names = [f".thinksafe-doctor-{index}" for index in range(group.count)]
+
+    def write() -> None:
+        store, root = open_store(url)
+        with store_errors(run_dir):
+            store.pipe_file(f"{root}/{names[group.index]}", b"can all see this?\n")
+
+    def look() -> None:
+        store, root = open_store(url)
+        with store_errors(run_dir):
+            store.invalidate_cache()
+            missing = [i for i, name in enumerate(names) if not store.exists(f"{root}/{name}")]
+        if missing:
+            others = ", ".join(map(group.describe, missing))
+            raise EnvironmentFault(
+                f"{run_dir} is not shared: files of {others} are not seen there; use a bucket or "
+                "a disk that all hosts mount"
+            )
+
+    def take_away() -> None:
+        store, root = open_store(url)
+        with store_errors(run_dir):
+            store.rm_file(f"{root}/{names[group.index]}")
+
+    fault = _fault(write)
+    all_wrote = not any(group.gather("doctor: written", fault))
+    seen = _fault(look) if all_wrote else ""
+    group.barrier("doctor: seen")
+    left = "" if fault else _fault(take_away)
+    return fault or seen or left
+
+
+def _skews(group: Group) -> list[float]:
+    """Clocks read as the same barrier opens, in some rounds: a slow message is no skew."""
+    rounds = []
+    for _ in range(_ROUNDS):
+        group.barrier("clock")
+        clocks = group.gather("clocks", time.time())
+        rounds.append([clock - statistics.median(clocks) for clock in clocks])
+    return [statistics.median(column) for column in zip(*rounds, strict=True)]
+
+
+def _problems(group: Group, hosts: Sequence[HostReport], skews: Sequence[float]) -> list[str]:
+    usual_chips = majority([(host.chips, host.kind) for host in hosts])
+    usual = {name: majority([host.versions.get(name, "absent") for host in hosts])
+             for name in sorted({name for host in hosts for name in host.versions})}  # fmt: skip
+    found = []
+    for index, (host, skew) in enumerate(zip(hosts, skews, strict=True)):
+        who = group.describe(index)
+        if not host.chips:
+            found.append(f"{who}: no devices: {host.kind}")
+        elif (host.chips, host.kind) != usual_chips:
+            expected = "{} x {}".format(*usual_chips)
+            found.append(f"{who}: {host.chips} x {host.kind}, {expected} on the others")
+        for name, version in usual.items():
+            if (own := host.versions.get(name, "absent")) != version:
+                found.append(f"{who}: {name} {own}, {version} on the others")
+        if abs(skew) > MOST_SKEW:
+            found.append(f"{who}: its clock is {skew:+.1f} s off; start its time service")
+        if host.free_disk < LITTLE_SPACE:
+            found.append(f"{who}: {host.free_disk / 2**30:.1f} GiB free for THINKSAFE_CACHE, "
+                         f"under {LITTLE_SPACE / 2**30:.0f}; set it to a larger disk")  # fmt: skip
+        found += [f"{who}: {fault}" for fault in (host.run_dir, *host.models.values()) if fault]
+    return found

@@ -1,0 +1,100 @@
+"""Responses to verdicts: extraction, exact comparison, Math-Verify for the rest, the authors'
+column.
+
+`score` takes all rows at once, so that the comparing processes work side by side and equal pairs
+are compared once.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+from thinksafe_jax.errors import ConfigError
+from thinksafe_jax.evaluation.answers.equality import Equality, Pair
+from thinksafe_jax.evaluation.answers.extract import (
+    STYLES,
+    Checked,
+    exactly_equal,
+    extract_answer,
+    extract_choice,
+    gold_answer,
+)
+from thinksafe_jax.evaluation.answers.skythought import skythought_correct
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One response to score.
+
+    Attributes:
+        response: the whole response, reasoning included.
+        gold: the gold answer; for GSM8K the worked solution ending in `#### 18` will do.
+        style: math | gsm8k | choice.
+        truncated: the response was cut by the token limit.
+    """
+
+    response: str
+    gold: str
+    style: str = "math"
+    truncated: bool = False
+
+
+def score(answers: Sequence[Answer], pool: Equality, *, compat: bool = True) -> list[Checked]:
+    """The verdict on each response.
+
+    Statuses: correct; wrong; unparsed (no answer can be read, or the cut may have shortened it);
+    timeout (comparing did not end within the pool's limit; counts as wrong).
+
+    Args:
+        compat: fill the `skythought` column as well.
+
+    Raises:
+        ConfigError: an unknown style.
+        EnvironmentFault: Math-Verify is needed and not installed.
+    """
+    if unknown := {a.style for a in answers} - set(STYLES):
+        raise ConfigError(f"answer style {', '.join(unknown)}: choose from {', '.join(STYLES)}")
+    checked = [_exact(answer) for answer in answers]
+    open_ = [n for n, found in enumerate(checked) if found.status == "open"]
+    pairs = [Pair(checked[n].extracted or "", gold_answer(answers[n].gold)) for n in open_]
+    for n, equal in zip(open_, pool.compare(pairs), strict=True):
+        status = "timeout" if equal is None else "correct" if equal else "wrong"
+        checked[n] = replace(checked[n], status=status)
+    if not compat:
+        return checked
+    column = _skythought(answers, pool)
+    return [replace(found, skythought=sky) for found, sky in zip(checked, column, strict=True)]
+
+
+def _exact(answer: Answer) -> Checked:
+    if answer.style == "choice":
+        letter = extract_choice(answer.response)
+        right = letter == answer.gold.strip().strip("()").upper()
+        return Checked("unparsed" if letter is None else "correct" if right else "wrong", letter)
+    extracted = extract_answer(answer.response, truncated=answer.truncated)
+    if extracted is None:
+        return Checked("unparsed", None)
+    equal = exactly_equal(extracted, gold_answer(answer.gold))
+    return Checked({True: "correct", False: "wrong", None: "open"}[equal], extracted)
+
+
+def _skythought(answers: Sequence[Answer], pool: Equality) -> list[bool]:
+    def symbolic(answer: str, gold: str) -> bool:
+        return pool.compare([Pair(answer, gold, "symbolic")])[0] is True
+
+    def one(answer: Answer) -> bool:
+        return skythought_correct(answer.response, answer.gold, answer.style, symbolic)
+
+    with ThreadPoolExecutor(pool.workers) as threads:
+        return list(threads.map(one, answers))
+
+
+def as_row(checked: Checked) -> dict[str, Any]:
+    """The columns that a scored row gains."""
+    return {
+        "correct": checked.correct,
+        "status": checked.status,
+        "extracted": checked.extracted,
+        "skythought_correct": checked.skythought,
+    }

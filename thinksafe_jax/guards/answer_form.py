@@ -1,0 +1,154 @@
+"""The form that a guard fills in, as tokens: where each blank is and which tokens may fill it."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from thinksafe_jax.errors import InputError
+from thinksafe_jax.guards.formats import Slot
+from thinksafe_jax.guards.template import GuardTemplate
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer filled in as guessed, up to its last blank.
+
+    Attributes:
+        text: what is appended to the prompt, the last blank's first word included.
+        drop: tokens of that word, which are cut off again.
+        from_end: for each slot the tokens after the one that predicts it, counted from the end.
+        word_ids: i32 `[S, W]`: the token that tells each word of a slot apart, padded with -1.
+    """
+
+    text: str
+    drop: int
+    from_end: tuple[int, ...]
+    word_ids: np.ndarray
+
+
+class AnswerForm:
+    """The slots of a format on one tokenizer.
+
+    Raises:
+        InputError: the words of a slot are not told apart by one token after the same ones, or are
+            not the single tokens they must be; this guard cannot be read without generating.
+    """
+
+    def __init__(self, template: GuardTemplate, slots: Sequence[Slot]):
+        self._template = template
+        self.slots = tuple(slots)
+        if self.slots[-1].optional and self._problem(self.slots) is not None:
+            self.slots = self.slots[:-1]
+        if problem := self._problem(self.slots):
+            raise InputError(f"{template.tokenizer.directory}: {problem}")
+        self._answers: dict[tuple[str, ...], Answer] = {}
+
+    @property
+    def verdict_ids(self) -> tuple[int, ...]:
+        """The tokens of the verdict's words, where the verdict is the first slot."""
+        ids = self.answer({}).word_ids[[slot.name for slot in self.slots].index("verdict")]
+        return tuple(int(i) for i in ids if i >= 0)
+
+    def answer(self, guess: Mapping[str, str]) -> Answer:
+        """The answer with every slot but the last filled in; without a guess, by its first word."""
+        words = tuple(guess.get(slot.name) or slot.words[0] for slot in self.slots[:-1])
+        if words not in self._answers:
+            self._answers[words] = self._tokenised(words)
+        return self._answers[words]
+
+    @property
+    def listing(self) -> Slot | None:
+        """The slot whose blank may hold several words."""
+        return next((slot for slot in self.slots if slot.listing), None)
+
+    def said(self, words: Mapping[str, str], last: Slot) -> str:
+        """The answer filled in with `words`, up to `last` and its word."""
+        upto = self.slots[: self.slots.index(last) + 1]
+        return "".join(slot.lead + words[slot.name] for slot in upto)
+
+    def goes_on(self, said: str, slot: Slot) -> Answer:
+        """What may follow `said`, an answer up to a word of a listing slot: a separator, another.
+
+        Its two blanks are the separator's first token, alone in its row, and the next word.
+        """
+        text = said + slot.listing
+        shared, own = self._split_words(text, slot)
+        whole = self._ids(text + slot.words[0])
+        before = len(self._ids(said))
+        ids = np.array([[whole[before], *[-1] * (len(own) - 1)], own], np.int32)
+        return Answer(text + slot.words[0], len(whole) - shared, (shared - before, 0), ids)
+
+    def _tokenised(self, words: tuple[str, ...]) -> Answer:
+        text, ends, ids = "", [], []
+        for slot, word in zip(self.slots, (*words, ""), strict=True):
+            text += slot.lead
+            shared, own = self._split_words(text, slot)
+            ends.append(shared)
+            ids.append(own)
+            if slot is not self.slots[-1]:
+                text += word
+        widest = max(map(len, ids))
+        padded = np.array([[*own, *[-1] * (widest - len(own))] for own in ids], np.int32)
+        text += self.slots[-1].words[0]
+        drop = len(self._ids(text)) - ends[-1]
+        return Answer(text, drop, tuple(ends[-1] - end for end in ends), padded)
+
+    def _split_words(self, text: str, slot: Slot) -> tuple[int, list[int]]:
+        """(tokens that all words share, the next token of each word)."""
+        spelled = [self._ids(text + word) for word in slot.words]
+        shared = 0
+        while all(len(ids) > shared for ids in spelled) and (
+            len({ids[shared] for ids in spelled}) == 1
+        ):
+            shared += 1
+        return shared, [ids[shared] if len(ids) > shared else -1 for ids in spelled]
+
+    def _problem(self, slots: Sequence[Slot]) -> str | None:
+        text = ""
+        for slot in slots:
+            text += slot.lead
+            shared, own = self._split_words(text, slot)
+            lengths = [len(self._ids(text + word)) for word in slot.words]
+            single = not slot.single or set(lengths) == {shared + 1}
+            if len(set(own)) < len(own) or -1 in own or not single:
+                words = " and ".join(repr(word) for word in slot.words)
+                return (
+                    f"after the guard's template, {words} must begin with single tokens that "
+                    f"differ, but they are read as {own}; tokenizer and guard.kind do not match"
+                )
+            text += slot.words[0]
+        return None
+
+    def _ids(self, text: str) -> list[int]:
+        chunks = self._template.chunks(self._template.tail)
+        return self._template.encode_chunks([*chunks, (False, text)])
+
+
+MAX_OTHER_MASS = 0.5  # above it, none of the words is the guard's answer
+
+
+def template_hash(prompt: GuardTemplate, form: AnswerForm) -> str:
+    """16 hex digits that change with every byte of the prompt or of the answer's form."""
+    slots = [[slot.name, slot.lead, list(slot.words)] for slot in form.slots]
+    text = json.dumps([list(prompt.segments(2)), slots])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def read_slot(
+    slot: Slot, scores: np.ndarray, unsafe: frozenset[str]
+) -> tuple[str | None, float | None, float | None]:
+    """(word or None, P(unsafe) among the words, mass of everything else) of one blank.
+
+    The comparisons are written so that NaN ends as unreadable, and a tie as the graver word.
+    """
+    p, other = scores[: len(slot.words)], float(scores[-1])
+    total = float(p.sum())
+    mass = other if np.isfinite(other) else None
+    if not (other <= MAX_OTHER_MASS and total > 0.0):
+        return None, None, mass
+    best = max(zip(p, slot.words, strict=True), key=lambda pair: (pair[0], pair[1] in unsafe))[1]
+    bad = sum(float(x) for x, word in zip(p, slot.words, strict=True) if word in unsafe)
+    return best, bad / total, mass

@@ -1,0 +1,39 @@
+"""TODO"""
+
+import contextlib
+import platform
+from importlib import metadata
+from pathlib import Path
+
+from thinksafe_jax.storage import content_hash
+
+COMPUTE = (
+    "thinksafe-jax",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "transformers",
+    "numpy",
+)
+
+
+_CUDA = ("jax-cuda12-plugin", "jax-cuda12-pjrt", "jax-cuda13-plugin", "jax-cuda13-pjrt")
+
+
+_OPTIONAL = ("libtpu", *_CUDA)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes, read without importing it; of the optional what is there."""
+    found = {"python": platform.python_version()} | dict.fromkeys(COMPUTE, "absent")
+    for name in (*COMPUTE, *_OPTIONAL):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def source_hash() -> str:
+    """sha256 over the package's own source."""
+    return content_hash(*sorted(Path(__file__).parents[1].rglob("*.py")))

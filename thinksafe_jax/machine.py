@@ -1,0 +1,68 @@
+"""What a figure was measured on, without which it means nothing; and the memory in use."""
+
+import os
+import platform
+import resource
+import sys
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+
+def machine() -> dict:
+    """Processor, cores, memory, load and versions, as kept beside every result."""
+    cpu = [x for x in Path("/proc/cpuinfo").read_text().splitlines() if x.startswith("model name")]
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "time": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "cpu": cpu[0].partition(": ")[2] if cpu else platform.processor(),
+        "cores": os.cpu_count(),
+        "memory_gb": round(memory / 1e9, 1),
+        "load_average": [round(x, 2) for x in os.getloadavg()],
+        "python": platform.python_version(),
+        **{name: _version(name) for name in ("jax", "numpy", "safetensors")},
+    }
+
+
+def peak_memory() -> int:
+    """Most bytes in use so far: of the first device, or of the process where it does not count."""
+    import jax
+
+    stats = jax.local_devices()[0].memory_stats() or {}
+    if "peak_bytes_in_use" in stats:
+        return stats["peak_bytes_in_use"]
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def free_memory() -> int | None:
+    """Bytes of host memory that can be had, what only caches files among them; None if unknown."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(int(x.split()[1]) for x in lines if x.startswith("MemAvailable")) * 1024
+    except (OSError, StopIteration, ValueError, IndexError):
+        return None
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "absent"
+
+
+VARIABLE = "JAX_COMPILATION_CACHE_DIR"
+
+
+def compile_cache_folder() -> Path:
+    """The folder JAX's own variable names, else one in the user's cache."""
+    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(os.environ.get(VARIABLE) or Path(home) / "thinksafe_jax" / "compiled")
+
+
+def enable_compile_cache() -> None:
+    """Lets JAX keep what took it over half a second to compile. Starts no back end."""
+    import jax
+
+    jax.config.update("jax_compilation_cache_dir", str(compile_cache_folder()))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

@@ -1,0 +1,162 @@
+"""Evaluation of any model, tuned or not, in a directory of its own that resumes like a run."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from thinksafe_jax.config import (
+    EngineConfig,
+    EvaluationConfig,
+    GuardConfig,
+    ModelSource,
+    Recipe,
+    SuiteConfig,
+    validate,
+)
+from thinksafe_jax.data import BENCHMARKS, GROUPS, KINDS, benchmark
+from thinksafe_jax.errors import ConfigError
+from thinksafe_jax.evaluation import Preset, evaluate, preset
+from thinksafe_jax.machine import enable_compile_cache
+from thinksafe_jax.runs import Run
+from thinksafe_jax.storage import content_hash
+
+STEP = "model"  # RUN/evaluation/model.json
+
+
+@dataclass(frozen=True)
+class ModelEvaluation:
+    """What `thinksafe evaluate MODEL` was asked to do.
+
+    Attributes:
+        model, adapter, dtype: the student and a PEFT adapter that is folded in.
+        suites: as given: NAME, NAME=FILE or KIND:NAME=FILE.
+        data: folder in which the suites' published files are looked for.
+        judge: kind and model of a guard, as `llama-guard:meta-llama/Llama-Guard-3-8B`, or
+            `refusal-match`.
+        limit, samples, max_new_tokens: in place of the preset's.
+    """
+
+    model: str
+    suites: Sequence[str]
+    adapter: Path | None = None
+    data: Path | None = None
+    judge: str = "refusal-match"
+    preset: str = "paper"
+    scopes: Sequence[str] = ("full",)
+    dtype: str = "bfloat16"
+    limit: int | None = None
+    samples: int | None = None
+    max_new_tokens: int | None = None
+    slots: int = 64
+    seed: int = 42
+
+
+def evaluate_model(
+    asked: ModelEvaluation, out: Path, *, new_run: bool = False, new_verdicts: bool = False
+) -> dict:
+    """Answer, judge and score the suites; write rows, tables and the report below `out`.
+
+    Args:
+        new_run, new_verdicts: as `run_pipeline`.
+
+    Returns:
+        The content of out/report/summary.json.
+
+    Raises:
+        ConfigError: unknown suite, preset, guard or scope.
+        InputError, EnvironmentFault: model, adapter or data are missing or damaged.
+    """
+    from thinksafe_jax.models import load_config
+    from thinksafe_jax.pipeline.session import Session
+    from thinksafe_jax.report import write_report
+    from thinksafe_jax.tokenizer import ChatTokenizer
+    from thinksafe_jax.weights import resolve_model
+
+    suites = parse_suites(asked.suites, asked.data)
+    enable_compile_cache()
+    folder = resolve_model(asked.model)
+    found = preset(asked.preset, opens_think=ChatTokenizer(folder).opens_think)
+    recipe = recipe_of(asked, suites, found, load_config(folder).max_position_embeddings)
+    validate(recipe)
+    with Run.open(recipe, out, new_run=new_run, new_verdicts=new_verdicts) as run:
+        session = Session(recipe, run.path / "models.json")
+        session.meet(run.group, training=False)
+        weights = [session.directory / "config.json"]
+        if asked.adapter is not None:
+            session.fold(asked.adapter)
+            weights += sorted(asked.adapter.glob("*.safetensors"))
+        evaluate(
+            recipe.evaluation,
+            session.engine(),
+            session.tokenizer,
+            session.guard,
+            run.path / "evaluation" / STEP,
+            reasoning=recipe.synthesis.reasoning,
+            log=run.log,
+            check_stop=run.check_stop,
+            model_hash=content_hash(recipe.student, *weights),
+        )
+        if run.group.first:
+            write_report(run.path)
+        run.group.barrier("report", run.check_stop)
+    return json.loads((out / "report/summary.json").read_text(encoding="utf-8"))
+
+
+def recipe_of(
+    asked: ModelEvaluation, suites: Sequence[SuiteConfig], found: Preset, context: int
+) -> Recipe:
+    """The recipe that evaluation runs by; it becomes the directory's config.yaml."""
+    most = asked.max_new_tokens
+    safety, reasoning = found.safety, found.reasoning
+    if most is not None:
+        safety, reasoning = (replace(s, max_new_tokens=most) for s in (safety, reasoning))
+    limit = asked.limit if asked.limit is not None else found.limit
+    kind, _, model = asked.judge.partition(":")
+    longest = max(safety.max_new_tokens, reasoning.max_new_tokens)
+    engine = EngineConfig(slots=asked.slots, max_length=min(context, 4096 + longest))
+    name = Path(asked.model).name + (f" + {asked.adapter.name}" if asked.adapter else "")
+    return Recipe(
+        name=name,
+        seed=asked.seed,
+        student=ModelSource(asked.model, dtype=asked.dtype),
+        guard=GuardConfig(kind=kind, model=model),
+        engine=engine,
+        evaluation=EvaluationConfig(
+            suites=[replace(suite, limit=limit) for suite in suites],
+            sampling=safety,
+            reasoning_sampling=reasoning,
+            samples=asked.samples or found.samples,
+            scopes=list(asked.scopes),
+        ),
+    )
+
+
+def parse_suites(names: Sequence[str], data: Path | None) -> list[SuiteConfig]:
+    """NAME, NAME=FILE and KIND:NAME=FILE as suites; groups are taken apart, repeats dropped.
+
+    Args:
+        data: where a benchmark's published file is used, if it is there.
+
+    Raises:
+        ConfigError: an unknown suite or kind, or no suite at all.
+    """
+    found: dict[str, SuiteConfig] = {}
+    for text in names:
+        full, _, path = text.partition("=")
+        kind, colon, name = full.partition(":")
+        kind, name = (kind.replace("-", "_"), name) if colon else ("", full)
+        if kind and kind not in KINDS:
+            raise ConfigError(f"--suite {text}: no kind {kind!r}; choose from {', '.join(KINDS)}")
+        for member in GROUPS.get(name, (name,)):
+            benchmark(member, kind)  # refuses unknown names
+            file = path or _published_file(member, data)
+            found[member] = SuiteConfig(member, kind=kind, path=file)
+    if not found:
+        raise ConfigError(f"no suite given; --suite takes {', '.join([*GROUPS, *BENCHMARKS])}")
+    return list(found.values())
+
+
+def _published_file(name: str, data: Path | None) -> str:
+    files = BENCHMARKS[name].files if name in BENCHMARKS and data is not None else ()
+    return next((str(data / f) for f in files if data is not None and (data / f).is_file()), "")

@@ -1,0 +1,190 @@
+"""The whole flow, top to bottom. Each stage skips what is done and resumes what was cut short.
+
+sample ─► filter ─► train ─► export ─► evaluate ─► report
+"""
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from thinksafe_jax.config import Recipe, flat
+from thinksafe_jax.data import source_hashes
+from thinksafe_jax.errors import InputError
+from thinksafe_jax.hosts import compare_hosts, current
+from thinksafe_jax.machine import enable_compile_cache
+from thinksafe_jax.pipeline.session import Session, exported, exported_weights
+from thinksafe_jax.pipeline.stages import (
+    evaluate_both,
+    export,
+    filter_samples,
+    report,
+    sample,
+    save_merged,
+    train_model,
+)
+from thinksafe_jax.runs import Part, Run
+from thinksafe_jax.storage import content_hash, refresh, shown
+
+log = logging.getLogger(__name__)
+
+
+def run_pipeline(
+    recipe: Recipe,
+    run_dir: Path,
+    *,
+    stages: Sequence[str] | None = None,
+    new_run: bool = False,
+    new_verdicts: bool = False,
+    skip_bad_rows: bool = False,
+) -> dict[str, Any] | None:
+    """Runs the stages of a recipe in a run directory.
+
+    Args:
+        recipe: what to do; a directory begun with another one is refused.
+        run_dir: where everything goes.
+        stages: names out of STAGES; all of them by default.
+        new_run: delete what an earlier run left there.
+        new_verdicts: delete what guard and judge said, and all that was made of it; keep what the
+            models wrote.
+        skip_bad_rows: leave out unreadable rows instead of stopping at them.
+
+    Returns:
+        The content of report/summary.json, where the run has come that far.
+    """
+    enable_compile_cache()
+    compare_hosts(current(), "config", {key: repr(value) for key, value in flat(recipe).items()})
+    with Run.open(
+        recipe,
+        run_dir,
+        new_run=new_run,
+        new_verdicts=new_verdicts,
+        skip_bad_rows=skip_bad_rows,
+    ) as run:
+        session = Session(recipe, run.path / "models.json")
+        session.meet(run.group, training=bool({"train", "export"} & set(stages or STAGES)))
+        for name in stages or STAGES:
+            if stages and run.group.first:  # all of them together come in order
+                _require_earlier(run, name)
+            inputs = _inputs(run, name) if run.group.first else ""
+            if run.group.decide(f"is {name} done", run.group.first and _is_done(run, name, inputs)):
+                log.info("%s: already done", name)
+                continue
+            run.check_stop()
+            run.group.beat(name)
+            facts = STAGES[name].work(run, session)
+            run.mark_done(name, inputs, **(facts or {}))
+            run.group.barrier(f"{name} done", run.check_stop)
+            refresh(run.path)
+        summary = run.path / "report/summary.json"
+        return json.loads(summary.read_text(encoding="utf-8")) if summary.exists() else None
+
+
+def run_part(recipe: Recipe, run_dir: Path, part: Part, *, skip_bad_rows: bool = False) -> None:
+    """Samples a part of the prompts, beside other hosts that sample theirs.
+
+    No host waits for another. The stage itself is done when `sample` is run as a whole afterwards:
+    it reads the rows of all parts, samples what is missing, and counts each row once.
+
+    Raises:
+        ConfigError: the same part, or the whole, is being worked on by another process.
+    """
+    enable_compile_cache()
+    with Run.open(recipe, run_dir, skip_bad_rows=skip_bad_rows, part=part) as run:
+        sample(run, Session(recipe, run.path / "models.json"))
+
+
+def export_merged(recipe: Recipe, run_dir: Path) -> Path:
+    """RUN/merged: the student with the exported adapter folded in, as a Hugging Face checkpoint.
+
+    Raises:
+        InputError: nothing is exported yet.
+    """
+    with Run.open(recipe, run_dir) as run:
+        session = Session(recipe, run.path / "models.json")
+        if exported(run.path).name != "merged":
+            save_merged(run, session, session.tuned(run.path))
+    return run_dir / "merged"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the flow.
+
+    Attributes:
+        work: does it; what it returns is kept in the manifest.
+        output: what it leaves in the run directory, whose path it is given.
+        inputs: everything its result depends on, for `content_hash`.
+    """
+
+    work: Callable[[Run, Session], dict[str, Any] | None]
+    output: Callable[[Path], Path]
+    inputs: Callable[[Recipe, Path], Sequence[Any]]
+
+
+STAGES = {
+    "sample": Stage(
+        sample,
+        lambda path: path / "samples",
+        lambda r, path: (
+            r.student,
+            r.synthesis,
+            r.seed,
+            source_hashes(r.synthesis.prompts),
+            # between the attempts it is the guard that decides which prompts are asked again
+            r.guard if r.synthesis.attempts > 1 else None,
+        ),
+    ),
+    "filter": Stage(
+        filter_samples,
+        lambda path: path / "dataset",
+        lambda r, path: (r.guard, r.synthesis, path / "samples"),
+    ),
+    "train": Stage(
+        train_model,
+        lambda path: path / "checkpoints",
+        lambda r, path: (r.student, r.training, r.seed, path / "dataset/train.jsonl"),
+    ),
+    "export": Stage(
+        export,
+        exported,
+        lambda r, path: (r.student, r.training, r.seed, path / "dataset/train.jsonl"),
+    ),
+    "evaluate": Stage(
+        evaluate_both,
+        lambda path: path / "evaluation/after.json",
+        lambda r, path: (
+            r.evaluation,
+            source_hashes(r.evaluation.sources),
+            r.judging,
+            r.student,
+            r.seed,
+            *exported_weights(path),
+        ),
+    ),
+    "report": Stage(
+        report,
+        lambda path: path / "report",
+        lambda r, path: (r, path / "samples", path / "evaluation", path / "metrics.jsonl"),
+    ),
+}
+
+
+def _inputs(run: Run, name: str) -> str:
+    """Hash of everything that the result of a stage depends on."""
+    return content_hash(*STAGES[name].inputs(run.recipe, run.path))
+
+
+def _is_done(run: Run, name: str, inputs: str) -> bool:
+    return STAGES[name].output(run.path).exists() and run.is_done(name, inputs)
+
+
+def _require_earlier(run: Run, name: str) -> None:
+    for earlier in list(STAGES)[: list(STAGES).index(name)]:
+        if name != "report" and not _is_done(run, earlier, _inputs(run, earlier)):
+            raise InputError(
+                f"{shown(run.path)}: {name} needs what {earlier} makes; first: "
+                f"thinksafe {earlier} {shown(run.path)}"
+            )

@@ -1,0 +1,239 @@
+"""What each stage does in a run directory: sample, filter, train, export, evaluate, report."""
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from thinksafe_jax.data import Prompt
+from thinksafe_jax.errors import InputError
+from thinksafe_jax.evaluation import evaluate
+from thinksafe_jax.guards import Guard, check_one_template, check_unparsed
+from thinksafe_jax.models import Params
+from thinksafe_jax.pipeline.session import Session, exported, exported_weights
+from thinksafe_jax.report import card_of_run, dataset_card, write_report
+from thinksafe_jax.runs import RowStore, Run, wait_for_rows
+from thinksafe_jax.storage import atomic_write, content_hash
+from thinksafe_jax.synthesis import (
+    SAMPLED,
+    Ledger,
+    Rounds,
+    attempts,
+    dataset_facts,
+    read_dataset,
+    reasons_table,
+    synthesis_prompts,
+    write_dataset,
+)
+from thinksafe_jax.terminal import Progress
+from thinksafe_jax.training import (
+    TrainResult,
+    build_examples,
+    heldout_loss,
+    hold_out,
+    lora_config,
+    track,
+    tracking,
+    train,
+)
+from thinksafe_jax.weights import export_adapter, model_revision, read_config_json, save_checkpoint
+
+log = logging.getLogger(__name__)
+
+
+def sample(run: Run, session: Session) -> dict[str, Any]:
+    """Steer harmful prompts, let the student answer all of them (paper section 1, steps 1-3).
+
+    With more than one attempt the guard judges between them; the last is left to `filter`.
+    """
+    cfg = run.recipe.synthesis
+    found = synthesis_prompts(run.recipe)
+    rounds = _rounds(run, session, [prompt for prompt in found.prompts if prompt.id in run.part])
+    if cfg.method not in SAMPLED:
+        rounds.fixed()
+        _wait_for_all(run, rounds.samples)
+        return found.facts
+    engine = session.author.engine()
+    totals: Counter[str] = Counter()
+    for attempt in attempts(cfg):
+        if attempt.number > 1 and cfg.method != "rejection":
+            rounds.judge(session.guard)
+        if rounds.sample(engine, attempt):
+            stats = {**asdict(engine.stats), "occupancy": round(engine.stats.occupancy, 4)}
+            run.log("sample", attempt=attempt.number, rows=engine.stats.completions, **stats)
+            totals.update({k: v for k, v in stats.items() if k not in ("active", "occupancy")})
+    _wait_for_all(run, rounds.samples)
+    every, totals = run.group.gather("sampled", totals), Counter()
+    for own in every:
+        totals.update(own)
+    share = round(totals["tokens"] / max(1, totals["slot_steps"]), 4)
+    return {**totals, "occupancy": share, **found.facts} if totals else found.facts
+
+
+def _wait_for_all(run: Run, store: RowStore) -> None:
+    """Until every process has written its rows of a stage."""
+    wait_for_rows(run.group, store, lambda key: key[0] in run.part, run.check_stop)
+
+
+def filter_samples(run: Run, session: Session) -> dict[str, Any]:
+    """Ask the guard about every well-formed answer, keep what it finds safe (steps 4-6).
+
+    Each process asks about its own rows; the first writes the dataset from all of them.
+    """
+    recipe, guarded = run.recipe, run.recipe.synthesis.method in SAMPLED
+    rounds = _rounds(run, session, ())
+    if guarded:
+        rounds.judge(session.guard)
+        _wait_for_all(run, rounds.verdicts)
+    if not run.group.first:
+        return {}
+    guard = session.guard if guarded else None
+    if guard:
+        _check_verdicts(rounds.verdicts, guard, recipe.guard.max_unparsed)
+    facts = dataset_facts(recipe, guard, run.path / "models.json")
+
+    def count_tokens(response: str) -> int:
+        return len(rounds.tokenizer.response_ids(response, ended=False))
+
+    counts, lengths = write_dataset(run.path, rounds.samples, rounds.verdicts, facts, count_tokens)
+    card = dataset_card(facts, counts, lengths)
+    atomic_write(run.path / "dataset/README.md", card)
+    run.log("filter", counts=counts)
+    log.info("coverage:\n%s", reasons_table(counts))
+    return {"counts": counts, "guard": facts.guard, "weak_guard": facts.weak_guard}
+
+
+def _check_verdicts(verdicts: RowStore, guard: Guard, max_unparsed: float) -> None:
+    """Those of all processes, and of earlier starts: one prompt text, and readable."""
+    words, templates = Counter[str](), set[str]()
+    for row in verdicts.rows():
+        words[row["verdict"]] += 1
+        templates.add(row["template"])
+    check_one_template(templates, guard.name)
+    check_unparsed(words["unparsed"], words.total(), max_unparsed, guard.name)
+
+
+def _rounds(run: Run, session: Session, prompts: Sequence[Prompt]) -> Rounds:
+    """The run's rows and what is known of them."""
+    cfg = run.recipe.synthesis
+    samples, verdicts = (run.store(name, ("id", "attempt")) for name in ("samples", "verdicts"))
+    ledger = Ledger(cfg.reasoning, guarded=cfg.method in SAMPLED)
+    own = ((row for row in store.rows() if row["id"] in run.part) for store in (samples, verdicts))
+    ledger.read(*own)
+    tokenizer, most = session.author.tokenizer, run.recipe.guard.max_unparsed
+    return Rounds(cfg, prompts, tokenizer, samples, verdicts, ledger, run.check_stop, most)
+
+
+def train_model(run: Run, session: Session) -> dict[str, Any]:
+    """Fine-tune on the accepted rows (step 7); checkpoints in RUN/checkpoints."""
+    return _trained(run, session).summary
+
+
+def export(run: Run, session: Session) -> None:
+    """Write RUN/adapter for PEFT, or RUN/merged where all weights were trained (step 8)."""
+    result = _trained(run, session)
+    if result.lora is None:
+        save_merged(run, session, result.trainable)
+    else:
+        base = run.recipe.student.model
+        base = str(Path(base).resolve()) if Path(base).is_dir() else base
+        export_adapter(
+            run.path / "adapter",
+            result.trainable,
+            result.lora,
+            session.cfg,
+            base,
+            revision=model_revision(session.directory),
+            card=card_of_run(run.path, run.recipe, session.directory, "adapter"),
+        )
+
+
+def save_merged(run: Run, session: Session, params: Params) -> None:
+    save_checkpoint(
+        run.path / "merged",
+        params,
+        session.cfg,
+        read_config_json(session.directory),
+        tokenizer_from=session.directory,
+        card=card_of_run(run.path, run.recipe, session.directory, "merged"),
+    )
+
+
+def evaluate_both(run: Run, session: Session) -> None:
+    """The student before, then after: harm, over-refusal, reasoning. Never steered."""
+    weights = {"before": [session.directory / "config.json"], "after": exported_weights(run.path)}
+    for name, tuned in (("before", None), ("after", run.path)):
+        evaluate(
+            run.recipe.evaluation,
+            session.engine(tuned),
+            session.tokenizer,
+            session.judge,
+            run.path / "evaluation" / name,
+            reasoning=run.recipe.synthesis.reasoning,
+            log=run.log,
+            check_stop=run.check_stop,
+            model_hash=content_hash(run.recipe.student, *weights[name]),
+        )
+    if run.group.first:
+        folder = exported(run.path)  # its card has a table now
+        card = card_of_run(run.path, run.recipe, session.directory, folder.name)
+        atomic_write(folder / "README.md", card)
+
+
+def report(run: Run, session: Session) -> None:
+    """RUN/report: what happened, for people and for programs."""
+    del session
+    if run.group.first:
+        write_report(run.path)
+
+
+def _trained(run: Run, session: Session) -> TrainResult:
+    """What training made: of this process, or of the newest checkpoint and what is left to do."""
+    if session.trained is None:
+        session.trained = _train(run, session)
+    return session.trained
+
+
+def _train(run: Run, session: Session) -> TrainResult:
+    cfg = run.recipe.training
+    rows = read_dataset(run.path)
+    examples, counts = build_examples(session.tokenizer, rows, cfg)
+    if not examples:
+        raise InputError(f"no row can be trained on: {counts}; see training.max_length")
+    examples, held = hold_out(examples, cfg.heldout_rows, run.recipe.seed)
+    evaluate = None
+    if held:
+        lora = None if cfg.full_finetune else lora_config(cfg)
+        where = (held, session.placement)
+        evaluate = heldout_loss(session.training_params, session.cfg, cfg, lora, *where)
+    total = cfg.epochs * -(-len(examples) // cfg.batch_size)
+    with (
+        tracking(cfg.trackers if run.group.first else [], run.path) as trackers,
+        Progress("train", total, unit="steps") as bar,
+    ):
+
+        def note(**values: Any) -> None:
+            run.log("train", **values)
+            track(trackers, values)
+            if "loss" in values:
+                bar.done = values["step"] - 1
+                bar.advance(loss=values["loss"], tokens_per_s=values["tokens_per_second"])
+
+        result = train(
+            session.training_params,
+            session.cfg,
+            cfg,
+            examples,
+            seed=run.recipe.seed,
+            checkpoint_dir=run.path / "checkpoints",
+            log=note,
+            check_stop=run.check_stop,
+            placement=session.placement,
+            evaluate=evaluate,
+            evaluate_every=cfg.evaluate_every,
+        )
+        bar.done = total
+    result.summary["rows_left_out"] = {k: n for k, n in counts.items() if k != "kept"}
+    return result

@@ -1,0 +1,271 @@
+"""The programs of a run, from shapes alone: decode, prefill, guard and training step on a mesh.
+
+Nothing is allocated. What runs is compiled: one replica's sampler on its own devices, one host's
+guard, one training step over the whole mesh.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from thinksafe_jax.config import TrainingConfig
+from thinksafe_jax.guards import score_words
+from thinksafe_jax.models import ModelConfig, Params, abstract_params
+from thinksafe_jax.planning.collectives import Traffics, collectives_of
+from thinksafe_jax.sampling import Case, Layout, choose, decode, empty_slots, prefill, table_pages
+from thinksafe_jax.sharding import ModelMesh, Phase, build_mesh, param_shardings, replica_meshes
+from thinksafe_jax.training import Placement, abstract_arguments, lora_config, make_step, shaped
+
+_PLATFORMS: dict[str, str] = {"cuda": "gpu", "rocm": "gpu"}
+_GUARD_BLANKS = (4, 8)  # blanks and words of an answer: more than any guard's format has
+Tree = Any
+
+
+@dataclass(frozen=True)
+class Program:
+    """A compiled function to be.
+
+    Attributes:
+        function, arguments, statics: the jitted function with its abstract arguments.
+        rows, tokens: of one call, over all its devices.
+        devices: it runs on so many.
+        page_table: which argument names pages of the KV pool, which is then the second.
+        rare_branches: its conditionals hold what is hardly ever needed.
+        again: (arguments, results) -> the arguments of the next call, for those that donate.
+    """
+
+    function: Any
+    arguments: tuple[Any, ...]
+    statics: Mapping[str, Any]
+    rows: int
+    tokens: int
+    devices: int
+    page_table: int | None = None
+    rare_branches: bool = False
+    again: Callable[[tuple, Any], tuple] = lambda arguments, results: arguments
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Shapes of one replica's sampler.
+
+    Attributes:
+        slots: rows decoded together.
+        pool_tokens: of the KV pool.
+        longest: tokens of the longest row.
+        prompt: padded tokens of a prompt.
+        page_size: tokens of a page.
+        simulated: the devices only stand for chips.
+    """
+
+    slots: int
+    pool_tokens: int
+    longest: int
+    prompt: int = 512
+    page_size: int = 64
+    simulated: bool = False
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What the compiler says of a program; bytes are per device.
+
+    Attributes:
+        compiler: whose figures these are.
+        arguments: weights, cache, optimiser state, batch.
+        temporaries: everything else that is alive at the same time.
+        collectives: by kind, of one call.
+        flops: as the compiler counts them: every loop once.
+        seconds: that compiling took.
+    """
+
+    compiler: str
+    arguments: int
+    temporaries: int
+    collectives: Traffics
+    flops: float
+    seconds: float
+
+    @property
+    def peak(self) -> int:
+        """Results replace the arguments that they are computed from."""
+        return self.arguments + self.temporaries
+
+
+def compile_program(build: Callable[[str], Program], dtype: str) -> Compiled:
+    """Compiles a program and reads it.
+
+    XLA:CPU knows no bfloat16 and would keep float32 copies beside every array. There the program is
+    compiled in float32 and sizes are scaled to the dtype, which comes near what a chip needs.
+
+    Args:
+        build: dtype of weights and cache -> the program.
+    """
+    wanted = build(dtype)
+    native = _platform(wanted) != "cpu" or dtype == "float32"
+    program = wanted if native else build("float32")
+    scale = jnp.dtype(dtype).itemsize / 4 if not native else 1
+    began = time.monotonic()
+    compiled = program.function.lower(*program.arguments, **program.statics).compile()
+    seconds = time.monotonic() - began
+    memory, costs = compiled.memory_analysis(), compiled.cost_analysis()
+    branches = "least" if program.rare_branches else "all"
+    found = collectives_of(compiled.as_text(), branches=branches)
+    return Compiled(
+        compiler=_kind(program) + ("" if native else f" (float32, scaled to {dtype})"),
+        arguments=memory.argument_size_in_bytes if native else shard_bytes(wanted.arguments),
+        temporaries=round(scale * memory.temp_size_in_bytes),
+        collectives={kind: traffic.scaled(scale) for kind, traffic in found.items()},
+        flops=float((costs or {}).get("flops", 0.0)),
+        seconds=seconds,
+    )
+
+
+def shard_bytes(tree: Tree) -> int:
+    """Bytes per device of abstract arrays with shardings."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * _itemsize(leaf.dtype)
+        for leaf in jax.tree.leaves(tree)
+    )
+
+
+def decode_program(
+    cfg: ModelConfig, phase: Phase, devices: Sequence[Any], sampler: Sampler, dtype: str
+) -> Program:
+    """One decode step of one replica."""
+    layout, params, pools = _replica(cfg, phase, devices, sampler, dtype)
+    where = layout.sharding(layout.rows)
+    slots = jax.eval_shape(lambda: empty_slots(sampler.slots))
+    slots = jax.tree.map(lambda x: _array(x.shape, x.dtype, where), slots)
+    platform: str = _first(layout).platform
+    case = Case(_PLATFORMS.get(platform, platform), cfg.head_dim, sampler.page_size)
+    attention = "xla-one-walk" if sampler.simulated else choose(case).name
+    block = table_pages(sampler.page_size)
+    width = -(-sampler.longest // (sampler.page_size * block)) * block
+    table = _array((sampler.slots, width), jnp.int32, where)
+    return Program(
+        decode,
+        (params, pools, slots, table),
+        {"cfg": cfg, "steps": 1, "eos_ids": (0,), "layout": layout, "attention": attention},
+        rows=sampler.slots,
+        tokens=sampler.slots,
+        devices=_size(layout),
+        page_table=3,
+        rare_branches=True,  # the filter over the whole vocabulary
+        again=lambda arguments, results: (arguments[0], *results[:2], arguments[3]),
+    )
+
+
+def prefill_program(
+    cfg: ModelConfig, phase: Phase, devices: Sequence[Any], sampler: Sampler, dtype: str
+) -> Program:
+    """One prompt into one replica's cache."""
+    layout, params, pools = _replica(cfg, phase, devices, sampler, dtype)
+    where = layout.sharding(layout.rows)
+    length = -(-sampler.prompt // sampler.page_size) * sampler.page_size
+    shapes = ((1, length), (1,), (1, length // sampler.page_size))
+    tokens, lengths, pages = (_array(shape, jnp.int32, where) for shape in shapes)
+    return Program(
+        prefill,
+        (params, pools, tokens, lengths, pages),
+        {"cfg": cfg, "layout": layout},
+        rows=1,
+        tokens=length,
+        devices=_size(layout),
+        page_table=4,
+        again=lambda arguments, results: (arguments[0], results, *arguments[2:]),
+    )
+
+
+def guard_program(
+    cfg: ModelConfig, phase: Phase, devices: Sequence[Any], rows: int, length: int, dtype: str
+) -> Program:
+    """One forward pass of a guard over `rows` exchanges of `length` tokens."""
+    where = ModelMesh.of_phase(phase, cfg, devices)
+    rows = where.ways * -(-rows // where.ways)
+    blanks, words = _GUARD_BLANKS
+    shapes = ((rows, length), (rows,), (rows, blanks), (rows, blanks, words))
+    params = shaped(abstract_params(cfg, jnp.dtype(dtype)), where.params())
+    arrays = (_array(shape, jnp.int32, where.leading()) for shape in shapes)
+    return Program(
+        score_words,
+        (params, *arrays),
+        {"cfg": cfg, "where": where},
+        rows=rows,
+        tokens=rows * length,
+        devices=where.mesh.size,
+    )
+
+
+def train_program(
+    cfg: ModelConfig, phase: Phase, devices: Sequence[Any], config: TrainingConfig, dtype: str
+) -> Program:
+    """One optimiser step; rows and tokens are those of one of its forward passes."""
+    where = Placement.of_phase(phase, cfg, devices)
+    sequences = where.ways * max(1, config.micro_batch_size // where.ways)
+    lora = None if config.full_finetune else lora_config(config)
+    arguments = abstract_arguments(cfg, config, where, (sequences, config.max_length), dtype)
+    return Program(
+        make_step(cfg, config, lora, 100, where),
+        arguments,
+        {},
+        rows=sequences,
+        tokens=sequences * config.max_length,
+        devices=where.mesh.size,
+        again=lambda arguments, results: (results[0], *arguments[1:]),
+    )
+
+
+def _replica(
+    cfg: ModelConfig, phase: Phase, devices: Sequence[Any], sampler: Sampler, dtype: str
+) -> tuple[Layout, Params, tuple]:
+    """Layout, weights with layers apart, and pools of the first replica."""
+    strategy = phase.for_model(cfg)
+    mesh = replica_meshes(build_mesh(strategy, devices), strategy.rules)[0]
+    layout = Layout.of(mesh, {**strategy.rules, "batch": ()})
+    stacked = abstract_params(cfg, jnp.dtype(dtype))
+    one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), stacked["layers"])
+    params = shaped(
+        {**stacked, "layers": (one,) * cfg.num_layers},
+        param_shardings(cfg, mesh, strategy.rules, "unstacked"),
+    )
+    pages = 1 + sampler.pool_tokens // sampler.page_size
+    shape = (cfg.num_kv_heads, pages, sampler.page_size, cfg.head_dim)
+    pool = _array(shape, jnp.dtype(dtype), layout.sharding(layout.pool))
+    return layout, params, ((pool, pool),) * cfg.num_layers
+
+
+def _array(shape: tuple[int, ...], dtype: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+
+def _itemsize(dtype: Any) -> int:
+    return 8 if jnp.issubdtype(dtype, jax.dtypes.prng_key) else dtype.itemsize
+
+
+def _first(layout: Layout) -> Any:
+    assert layout.mesh is not None
+    return layout.mesh.devices.flat[0]
+
+
+def _size(layout: Layout) -> int:
+    assert layout.mesh is not None
+    return layout.mesh.size
+
+
+def _device(program: Program) -> Any:
+    leaf = jax.tree.leaves(program.arguments)[0]
+    return next(iter(leaf.sharding.device_set))
+
+
+def _platform(program: Program) -> str:
+    return _device(program).platform
+
+
+def _kind(program: Program) -> str:
+    return _device(program).device_kind

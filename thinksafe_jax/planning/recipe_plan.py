@@ -1,0 +1,111 @@
+"""What a recipe needs on a mesh, stage by stage, and settings near it that fit."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from thinksafe_jax.config import GuardConfig, GuardModel, Recipe
+from thinksafe_jax.data import read_prompts
+from thinksafe_jax.errors import ThinkSafeError
+from thinksafe_jax.planning.devices import compile_devices
+from thinksafe_jax.planning.stage_plans import (
+    Assumed,
+    Case,
+    Stage,
+    plan_guard,
+    plan_load,
+    plan_sample,
+    plan_train,
+)
+from thinksafe_jax.sharding import MeshConfig
+
+_TRIES = 4  # other settings that are compiled in search of some that fit
+
+
+@dataclass(frozen=True)
+class RecipePlan:
+    """All stages of a recipe on a mesh."""
+
+    recipe: str
+    mesh: MeshConfig
+    prompts: int
+    counted: bool  # or assumed, as the sources are not here
+    assumed: Assumed
+    stages: list[Stage]
+
+    @property
+    def fits(self) -> bool:
+        return all(stage.fits(self.mesh) for stage in self.stages)
+
+
+def plan_recipe(recipe: Recipe, mesh: MeshConfig, assumed: Assumed | None = None) -> RecipePlan:
+    """The plan of every stage; `Stage.nearest` is filled in where one does not fit.
+
+    Raises:
+        ConfigError: a model is not to be found.
+        EnvironmentFault: too few simulated devices, as JAX has started before.
+    """
+    assumed = assumed or Assumed()
+    prompts = _count_prompts(recipe)
+    devices = compile_devices(mesh.topology)
+    case = Case(recipe, mesh, prompts or assumed.prompts, assumed, devices)
+    stages = [plan_load(case), _searched(plan_sample, case, _other_samplers)]
+    guards = _guards(recipe.guard)
+    stages += [plan_guard(guard, case) for guard in guards]
+    stages.append(_searched(plan_train, case, _other_trainings))
+    return RecipePlan(recipe.name, mesh, case.prompts, prompts is not None, assumed, stages)
+
+
+def _count_prompts(recipe: Recipe) -> int | None:
+    try:
+        found = len(read_prompts(recipe.synthesis.prompts, require_label=True).prompts)
+    except (ThinkSafeError, OSError):  # not here, or only on the Hub
+        return None
+    return min(found, recipe.synthesis.limit or found)
+
+
+def _guards(cfg: GuardConfig | GuardModel) -> list[GuardModel]:
+    """The guards that run on the mesh: neither phrases nor servers."""
+    members = cfg.members if isinstance(cfg, GuardConfig) and cfg.kind == "majority" else [cfg]
+    return [m for m in members if m.kind not in ("refusal-match", "same") and not m.url]
+
+
+def _searched(
+    plan: Callable[[Case], Stage],
+    case: Case,
+    others: Callable[[Case], Iterator[tuple[list[str], Case]]],
+) -> Stage:
+    """The stage; where it does not fit, with the first of some other settings that do."""
+    stage = plan(case)
+    if stage.fits(case.mesh) or stage.nearest:
+        return stage
+    for tried, (changes, other) in enumerate(others(case)):
+        if tried == _TRIES:
+            break
+        if plan(other).fits(other.mesh):
+            return replace(stage, nearest=changes)
+    return stage
+
+
+def _other_samplers(case: Case) -> Iterator[tuple[list[str], Case]]:
+    """Fewer slots."""
+    slots = case.recipe.engine.slots
+    while slots > 1:
+        slots //= 2
+        engine = replace(case.recipe.engine, slots=slots)
+        yield [f"engine.slots={slots}"], replace(case, recipe=replace(case.recipe, engine=engine))
+
+
+def _other_trainings(case: Case) -> Iterator[tuple[list[str], Case]]:
+    """One sequence at a time, everything computed again, then shorter sequences."""
+    changes: dict[str, Any] = {}
+    config = case.recipe.training
+    wanted = [("micro_batch_size", 1), ("remat", "layer")]
+    wanted += [("max_length", config.max_length // 2), ("max_length", config.max_length // 4)]
+    for name, value in wanted:
+        if getattr(config, name) == value:
+            continue
+        changes[name] = value
+        training = replace(config, **changes)
+        named = [f"training.{key}={item}" for key, item in changes.items()]
+        yield named, replace(case, recipe=replace(case.recipe, training=training))

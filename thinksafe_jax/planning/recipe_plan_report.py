@@ -1,0 +1,115 @@
+"""A recipe's plan as a person reads it, and as JSON."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+from thinksafe_jax.config import Recipe
+from thinksafe_jax.errors import ConfigError
+from thinksafe_jax.planning.find_model import find_model
+from thinksafe_jax.planning.model_plan import bound_text, gb, make_plan, parameter_lines
+from thinksafe_jax.planning.recipe_plan import RecipePlan, plan_recipe
+from thinksafe_jax.planning.roofline import BOUND, FORMULAS, SYMBOLS
+from thinksafe_jax.planning.stage_plans import Assumed, Stage
+from thinksafe_jax.sharding import load_mesh
+from thinksafe_jax.storage import atomic_write
+
+
+def print_recipe_plan(
+    recipe: Recipe,
+    mesh: str | None,
+    assumed: Assumed,
+    json_out: Path | None,
+    *,
+    parameters: bool = False,
+) -> bool:
+    """The command `thinksafe plan --config`; whether everything fits.
+
+    Args:
+        mesh: see `load_mesh`; default the recipe's.
+        parameters: list the student's parameters, too, in both phases.
+
+    Raises:
+        ConfigError: neither names a mesh.
+    """
+    name = mesh or recipe.mesh
+    if name is None:
+        raise ConfigError("the recipe names no mesh; give --mesh, or set its key `mesh`")
+    plan = plan_recipe(recipe, load_mesh(name), assumed)
+    model, cfg = find_model(recipe.student.model)
+    if json_out is not None:
+        atomic_write(json_out, json.dumps(as_json(plan), indent=1) + "\n")
+    print(recipe_plan_text(plan))
+    if parameters:
+        lists = make_plan(model, cfg, plan.mesh)
+        for phase, own in (("generate", lists.generate), ("train", lists.train)):
+            print("\n".join(["", phase, *parameter_lines(own)]))
+    return plan.fits
+
+
+def as_json(plan: RecipePlan) -> dict:
+    """Plain values only."""
+    stages = [
+        {**asdict(stage), "peak": stage.peak, "fits": stage.fits(plan.mesh)}
+        for stage in plan.stages
+    ]
+    return {**asdict(plan), "stages": stages, "fits": plan.fits}
+
+
+def recipe_plan_text(plan: RecipePlan) -> str:
+    """A paragraph for each stage."""
+    topology, assumed = plan.mesh.topology, plan.assumed
+    said = "counted" if plan.counted else "assumed: their files are not here"
+    lines = [
+        f"{plan.recipe} on {plan.mesh.name}: {topology.chips} x {topology.chip} on "
+        f"{topology.hosts} host(s), {gb(topology.hbm_bytes)} each",
+        f"{plan.prompts:,} prompts ({said}), {assumed.prompt_tokens:,} tokens of prompt and "
+        f"{assumed.response_tokens:,} of response each (assumed)",
+    ]
+    for stage in plan.stages:
+        lines += ["", *_stage_lines(stage, plan)]
+    used = dict.fromkeys(stage.formula for stage in plan.stages if stage.formula)
+    lines += ["", BOUND, *(f"  {name}: {FORMULAS[name]}" for name in used), SYMBOLS]
+    return "\n".join(lines)
+
+
+def _stage_lines(stage: Stage, plan: RecipePlan) -> Iterator[str]:
+    sizes = ", ".join(f"{name} {size}" for name, size in stage.axes.items())
+    yield f"{stage.name}  {stage.model}  ({sizes}; rules {stage.rules_hash})"
+    yield from (f"  does not go: {problem}" for problem in stage.problems)
+    hbm = plan.mesh.topology.hbm_bytes
+    if stage.bytes:
+        parts = ", ".join(f"{name} {gb(size)}" for name, size in stage.bytes.items() if size)
+        verdict = "fits" if stage.fits(plan.mesh) else "does not fit"
+        yield f"  {parts}"
+        yield f"  = {gb(stage.peak)} of {gb(hbm)} a device: {verdict}"
+    if stage.compiler:
+        yield f"  compiled for {stage.compiler}"
+    yield from (f"  {fact}" for fact in stage.facts)
+    if stage.bound is not None:
+        yield from _rate_lines(stage, plan)
+    yield from (f"  warning: {text}" for text in stage.warnings)
+    if stage.nearest:
+        yield f"  the nearest that fits: {' '.join(stage.nearest)}"
+    elif not stage.fits(plan.mesh):
+        yield "  nothing near it fits either; use a larger machine or a smaller model"
+
+
+def _rate_lines(stage: Stage, plan: RecipePlan) -> Iterator[str]:
+    bound = stage.bound
+    assert bound is not None
+    sent = ", ".join(
+        f"{t.count:,} {kind} ({_mb(t.bytes)})" for kind, t in sorted(stage.traffic.items())
+    )
+    yield f"  {stage.call} sends {sent or 'nothing'}"
+    yield f"  {bound_text(bound)}"
+    chips = plan.mesh.topology.chips
+    yield (
+        f"  at most {stage.tokens_per_second:,.0f} tokens/s: {stage.hours:,.2f} h, "
+        f"{stage.hours * chips:,.1f} chip-hours"
+    )
+
+
+def _mb(size: float) -> str:
+    return f"{size / 1e6:,.1f} MB"

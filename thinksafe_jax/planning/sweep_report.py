@@ -1,0 +1,186 @@
+"""A sweep for people: a table for the terminal, a picture, and the command itself."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.table import Table
+
+from thinksafe_jax.config import TrainingConfig
+from thinksafe_jax.planning.devices import has_compiler, simulate
+from thinksafe_jax.planning.find_model import find_model
+from thinksafe_jax.planning.memory import Settings
+from thinksafe_jax.planning.roofline import BOUND, FORMULAS, SYMBOLS
+from thinksafe_jax.planning.sweep import PHASES, Row, SweepSettings, combinations_of, sweep
+from thinksafe_jax.sharding import load_mesh, load_rules
+from thinksafe_jax.storage import atomic_write
+from thinksafe_jax.terminal import Progress, clean, output, print_line
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#5b6570")
+
+
+def run_sweep(
+    models: Sequence[str],
+    meshes: Sequence[str],
+    rules: Sequence[Path],
+    settings: SweepSettings,
+    *,
+    json_out: Path | None,
+    plot: Path | None,
+) -> list[Row]:
+    """The command `thinksafe sweep-sharding`: compiles, prints the table, writes the files.
+
+    Args:
+        models: see `find_model`.
+        meshes: see `load_mesh`.
+        rules: files of rule tables, beside each mesh's own; see `load_rules`.
+        json_out, plot: where the rows and the picture go, if anywhere.
+    """
+    tables = [("own", lambda mesh: mesh)]
+    tables += [(file.stem, load_rules(file)) for file in rules]
+    loaded = [load_mesh(name) for name in meshes]
+    found = [find_model(name) for name in models]
+    if not settings.measure:
+        jax.config.update("jax_platforms", "cpu")  # a TPU host keeps its chips
+    simulated = [m.topology.chips for m in loaded if not has_compiler(m.topology)]
+    simulate(max(simulated, default=1))
+    combinations = list(combinations_of(found, loaded, tables))
+    with Progress("sweep", len(combinations), unit="programs") as progress:
+
+        def report(row: Row) -> None:
+            progress.advance(model=row["model"], mesh=row["mesh"], phase=row["phase"])
+            print_line(_line(row))
+
+        rows = sweep(combinations, settings, json_out, report)
+    console = output(150)
+    console.print(sweep_table(rows))
+    lines = [BOUND, *(f"  {phase}: {FORMULAS[phase]}" for phase in PHASES), SYMBOLS]
+    console.print("\n".join(lines), markup=False)
+    if any("scaled" in row.get("compiler", "") for row in rows):
+        console.print("CPU: no compiler of these chips is installed; the figures are XLA:CPU's")
+    if plot is not None:
+        atomic_write(plot, sweep_plot(rows))
+    return rows
+
+
+def settings_of(
+    *,
+    prompt: int,
+    slots: int | None,
+    length: int,
+    rows: int,
+    context: int,
+    dtype: str,
+    measure: bool,
+) -> SweepSettings:
+    """Settings from the command's options."""
+    training = TrainingConfig(max_length=length, micro_batch_size=rows)
+    sizes = Settings(dtype=dtype, context=context, mean_context=min(Settings.mean_context, context))
+    return SweepSettings(prompt, slots, training, sizes, measure)
+
+
+def _line(row: Row) -> str:
+    head = f"{row['model']} {row['mesh']} {row['table']} {row['phase']}: "
+    if row["status"] != "ok":
+        return head + f"{row['status']}: {row['reason']}"
+    return head + (
+        f"{row['peak_bytes'] / 1e9:.2f} GB, {row['collective_count']} collectives, "
+        f"compiled in {row['compile_seconds']:.1f} s"
+    )
+
+
+def sweep_table(rows: Sequence[Row]) -> Table:
+    """One line a row; what could not be has its reason."""
+    table = Table(title="Per device; times and rates are lower and upper bounds")
+    for name in ("model", "mesh", "table", "phase", "axes"):
+        table.add_column(name, overflow="fold")
+    for name in ("rows", "GB", "TFLOP", "collectives", "MB sent", "ms", "limit", "tokens/s", "for"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(*(clean(cell) for cell in _cells(row)))
+    return table
+
+
+def _cells(row: Row) -> list[str]:
+    axes = " ".join(f"{name} {size}" for name, size in row["axes"].items() if size > 1)
+    head = [row["model"], row["mesh"], row["table"], row["phase"], axes or "1"]
+    if row["status"] != "ok":
+        return [*head, row["status"], *[""] * 7, row["compiled_for"]]
+    kinds = " ".join(f"{t['count']} {_SHORT[kind]}" for kind, t in row["collectives"].items())
+    seconds = row.get("measured_seconds", row["roofline_seconds"])
+    return [
+        *head,
+        f"{row['rows']:,}",
+        f"{row['peak_bytes'] / 1e9:.1f}" + ("" if row["fits"] else "!"),
+        f"{row['flops'] / 1e12:,.3g}",
+        kinds or "none",
+        f"{row['wire_bytes'] / 1e6:,.3g}",
+        f"{1e3 * seconds:,.3g}" + (" measured" if "measured_seconds" in row else ""),
+        row["limit"],
+        f"{row.get('measured_tokens_per_second', row['tokens_per_second']):,.0f}",
+        row["compiled_for"],
+    ]
+
+
+_SHORT = {
+    "all-reduce": "reduce",
+    "all-gather": "gather",
+    "reduce-scatter": "scatter",
+    "all-to-all": "all-to-all",
+    "collective-permute": "permute",
+    "collective-broadcast": "broadcast",
+}
+
+
+def sweep_plot(rows: Sequence[Row]) -> str:
+    """Tokens a second and chip for each phase, and how full a device is: an SVG document."""
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    good = [row for row in rows if row["status"] == "ok"]
+    phases = [phase for phase in PHASES if any(row["phase"] == phase for row in good)]
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    cells = list(dict.fromkeys((row["mesh"], row["table"]) for row in rows))
+    settings: Any = {
+        "svg.fonttype": "none", "svg.hashsalt": "sweep", "font.size": 8,
+        "axes.spines.top": False, "axes.spines.right": False,
+    }  # fmt: skip
+    with rc_context(settings):
+        height = 1.1 + 0.16 * len(models) * len(cells)
+        figure = Figure(figsize=(3.6 * max(1, len(phases)), height), layout="constrained")
+        FigureCanvasSVG(figure)
+        panels = figure.subplots(1, max(1, len(phases)), sharey=True, squeeze=False)[0]
+        for axes, phase in zip(panels, phases, strict=False):
+            _panel(axes, [row for row in good if row["phase"] == phase], models, cells)
+            axes.set_title(phase)
+            axes.set_xlabel("tokens/s a chip (roofline); pale: does not fit")
+        marks = [
+            Patch(color=COLOURS[n % len(COLOURS)], label=model) for n, model in enumerate(models)
+        ]
+        figure.legend(handles=marks, loc="outside upper left", ncols=len(models), frameon=False)
+        out = io.StringIO()
+        figure.savefig(out, format="svg", metadata={"Date": None})
+    return out.getvalue()
+
+
+def _panel(axes: Any, rows: Sequence[Row], models: list[str], cells: list[tuple[str, str]]) -> None:
+    step = 0.8 / len(models)
+    for number, model in enumerate(models):
+        colour = COLOURS[number % len(COLOURS)]
+        for row in (row for row in rows if row["model"] == model):
+            y = cells.index((row["mesh"], row["table"])) + (number - (len(models) - 1) / 2) * step
+            rate = row["tokens_per_second"] / row["chips"]
+            axes.barh(y, rate, step, color=colour, alpha=1.0 if row["fits"] else 0.3)
+            share = row["network_seconds"] / row["roofline_seconds"]
+            axes.annotate(
+                f"{rate:,.0f}" + (f", network {share:.0%}" if share > 0.005 else ""),
+                (rate, y), xytext=(3, 0), textcoords="offset points", va="center", fontsize=6,
+            )  # fmt: skip
+    axes.set_yticks(range(len(cells)), [f"{mesh}\n{table}" for mesh, table in cells])
+    axes.set_ylim(len(cells) - 0.5, -0.5)
+    axes.margins(x=0.3)
+    axes.grid(axis="x", alpha=0.3)

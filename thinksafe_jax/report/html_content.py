@@ -1,0 +1,346 @@
+"""From run files to what the template shows: words, numbers as text, chosen rows. No HTML here."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from thinksafe_jax.config import to_yaml
+from thinksafe_jax.evaluation import RATES
+from thinksafe_jax.report.rows_to_read import Example, evaluation_examples, sample_examples
+from thinksafe_jax.report.run_files import ALL_STEPS, STEPS, RunFiles
+
+TITLES = {
+    "harmful_response_rate": ("Harmful responses", "lower is better"),
+    "over_refusal_rate": ("Over-refusals", "lower is better"),
+    "reasoning_accuracy": ("Reasoning accuracy", "higher is better"),
+    "guard_agreement": ("Guard agreement", "higher is better"),
+}
+PAPER_COLUMNS = {
+    "harmbench": "HarmBench",
+    "strongreject": "StrongREJECT",
+    "wildjailbreak": "WildJailbreak",
+    "xstest": "XSTest",
+    "safety_average": "Safety Avg",
+    "aime24": "AIME24",
+    "gsm8k": "GSM8K",
+    "math500": "MATH500",
+    "gpqa": "GPQA",
+    "reasoning_average": "Reasoning Avg",
+}
+_LEFT_OPEN = ("harmful_response_rate", "over_refusal_rate")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A box of the flow: what happens, how many, and the details below."""
+
+    title: str
+    number: str
+    details: tuple[str, ...]
+
+
+def percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f} %"
+
+
+def interval(rate: dict, scale: str = "{:.1f}") -> str:
+    """`58.2 to 66.4`, in per cent."""
+    if rate["value"] is None:
+        return ""
+    low, high = (signed(rate[end], scale) for end in ("low", "high"))
+    return f"{low} to {high}"
+
+
+def signed(value: float, pattern: str = "{:+.1f}") -> str:
+    """A share in points with a true minus sign."""
+    return pattern.format(100 * value).replace("-", "\u2212")
+
+
+def rate_rows(summary: dict) -> list[dict]:
+    """A row per rate: before, after and change as text, each with its interval."""
+    rows = []
+    for name, (title, hint) in TITLES.items():
+        row: dict[str, Any] = {"name": name, "title": title, "hint": hint, "change": None}
+        for step in STEPS:
+            row[step] = _rate_cell(summary[step] or {}, name)
+        change = (summary["change"] or {}).get(name)
+        if change and change["value"] is not None:
+            row["change"] = {
+                "value": signed(change["value"]),
+                "interval": interval(change, "{:+.1f}"),
+                "bounds": "",
+            }
+        if any(row[step] and row[step]["n"] != "0" for step in STEPS):
+            counts = [row[step]["n"] for step in STEPS if row[step]]
+            row["n"] = " / ".join(dict.fromkeys(counts))
+            rows.append(row)
+    return rows
+
+
+def suite_rows(summary: dict) -> list[dict]:
+    """A row per named suite: the rate of each step and what qualifies it, as text."""
+    steps = [step for step in ALL_STEPS if summary["suites"].get(step)]
+    names = dict.fromkeys(name for step in steps for name in summary["suites"][step])
+    rows = []
+    for name in names:
+        if name in RATES:  # the recipe's own lists have the table above
+            continue
+        found = {step: summary["suites"][step].get(name) for step in steps}
+        facts = next(f for f in found.values() if f)
+        arrow = "lower is better" if facts["lower_is_better"] else "higher is better"
+        rows.append(
+            {
+                "suite": name,
+                "metric": facts["metric"],
+                "hint": arrow,
+                "n": f"{facts['questions']:,} × {facts['rows'] // max(1, facts['questions'])}",
+                "cells": {step: suite_cell(f) if f else None for step, f in found.items()},
+            }
+        )
+    return rows
+
+
+def suite_cell(facts: dict) -> dict:
+    """A suite's rate as text, with bounds where unparsed rows leave it open, and its counts."""
+    rate, wide = facts["rate"], facts.get("bounds")
+    open_ = wide and wide["n"] and wide["high"] > wide["low"]
+    notes = [f"{facts[k]:,} {k}" for k in ("unparsed", "truncated", "timeout") if facts.get(k)]
+    if compat := facts.get("skythought_compat"):
+        notes.append(f"authors' scorer: {percent(compat['value'])}")
+    for k, found in facts.get("pass_at_k", {}).items():
+        if k != "1":
+            notes.append(f"pass@{k}: {percent(found['value'])}")
+    for scope, found in facts.get("by_scope", {}).items():
+        notes.append(f"{scope}: {percent(found['value'])} ({interval(found)})")
+    return {
+        "value": percent(rate["value"]),
+        "interval": interval(rate),
+        "n": f"{rate['n']:,}",
+        "bounds": f"unparsed: {interval({'value': 0, **wide})}" if wide and open_ else "",
+        "notes": notes,
+    }
+
+
+def paper_table_rows(summary: dict) -> dict[str, Any] | None:
+    """The paper's rows of this student and the run's own, as text; None where it is not there."""
+    if not summary["paper"]:
+        return None
+    columns = list(PAPER_COLUMNS)
+    ours = {f"this run, {step}": row for step, row in summary["paper"]["run"].items()}
+    lines = [
+        (name, [f"{row[c]:.2f}" if c in row else "–" for c in columns])
+        for name, row in (*summary["paper"]["rows"].items(), *ours.items())
+    ]
+    return {"model": summary["paper"]["model"], "columns": PAPER_COLUMNS, "rows": lines}
+
+
+def coverage_rows(summary: dict) -> list[dict]:
+    """Accepted prompts by attempt and label, and those never accepted."""
+    return [
+        {
+            "label": label,
+            "attempts": ", ".join(f"attempt {k}: {n:,}" for k, n in found["attempts"].items()),
+            "never": f"{found['never']:,}",
+        }
+        for label, found in (summary["coverage"] or {}).items()
+    ]
+
+
+def _rate_cell(rates: dict, name: str) -> dict | None:
+    """A rate as text; `bounds` where unparsed rows leave it open (in reasoning they are wrong)."""
+    rate, bounds = rates.get(name), rates.get("bounds", {}).get(name)
+    if not rate:
+        return None
+    wide = bounds and bounds["n"] and bounds["high"] > bounds["low"] and name in _LEFT_OPEN
+    return {
+        "value": percent(rate["value"]),
+        "interval": interval(rate),
+        "n": f"{rate['n']:,}",
+        "bounds": f"unparsed: {interval({'value': 0, **bounds})}" if wide else "",
+    }
+
+
+def flow(run: RunFiles, summary: dict) -> list[Stage]:
+    """The stages of the run with their counts, in the order in which rows pass through them."""
+    if run.recipe is None or not run.recipe.synthesis.prompts:  # a model by itself has no flow
+        return []
+    cfg, counts = run.recipe, run.counts or {}
+    labels = list(dict.fromkeys([*counts, *(row["label"] for row in run.samples)]))
+    by_label = {label: [r for r in run.samples if r["label"] == label] for label in labels}
+    fixed = cfg.synthesis.method == "direct-refusal"
+    steering = (
+        "fixed refusal, nothing is sampled"
+        if fixed
+        else f"“{cfg.synthesis.steering}” text for harmful prompts, none for benign"
+    )
+    dropped = {k: sum(c["dropped"].get(k, 0) for c in counts.values()) for k in _JUDGED}
+    formal = sum(c["sampled"] - c["accepted"] for c in counts.values()) - sum(dropped.values())
+    asked = [len(rows) for rows in run.rows.values() if rows]
+    training = summary["training"]
+    return [
+        Stage("Prompts", _count(_ids(run.samples)), _each(by_label, lambda rows: len(_ids(rows)))),
+        Stage(
+            "Steer", _count(_ids(by_label.get("harmful", []))) if not fixed else "–", (steering,)
+        ),
+        Stage(
+            "Sample",
+            f"{sum(r['tokens'] for r in run.samples):,} tokens" if run.samples else "–",
+            _each(by_label, lambda rows: f"{_mean([r['tokens'] for r in rows]):,.0f} a row"),
+        ),
+        Stage(
+            "Filter",
+            f"{formal + sum(dropped.values()):,} dropped" if counts else "–",
+            (f"form: {formal:,}", *(f"{k}: {n:,}" for k, n in dropped.items())) if counts else (),
+        ),
+        Stage(
+            "Dataset",
+            f"{sum(c['accepted'] for c in counts.values()):,} rows" if counts else "–",
+            tuple(f"{label}: {c['accepted']:,}" for label, c in counts.items()),
+        ),
+        Stage(
+            "Train", f"{training['steps']:,} steps" if training else "–", _training(run, summary)
+        ),
+        Stage("Evaluate", f"{max(asked):,} prompts" if asked else "–", _suites(run)),
+    ]
+
+
+_ORDER = ("sample", "filter", "train", "export", "evaluate")
+_JUDGED = ("unsafe", "unparsed")
+
+
+def _count(rows: Sequence | set) -> str:
+    return f"{len(rows):,}" if rows else "–"
+
+
+def _each(groups: dict[str, list], value: Any) -> tuple[str, ...]:
+    return tuple(
+        f"{label}: {shown:,}" if isinstance(shown := value(rows), int) else f"{label}: {shown}"
+        for label, rows in groups.items()
+        if rows
+    )
+
+
+def _ids(rows: Sequence[dict]) -> set[str]:
+    """A prompt that was asked several times counts once."""
+    return {row["id"] for row in rows}
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0
+
+
+def _training(run: RunFiles, summary: dict) -> tuple[str, ...]:
+    assert run.recipe is not None
+    cfg, training = run.recipe.training, summary["training"]
+    kind = "all weights" if cfg.full_finetune else f"LoRA r {cfg.lora_r}, α {cfg.lora_alpha:g}"
+    learned = training and training["last_loss"] is not None
+    loss = learned and f"loss {training['first_loss']:.3g} → {training['last_loss']:.3g}"
+    return (kind, loss) if loss else (kind,)
+
+
+def _suites(run: RunFiles) -> tuple[str, ...]:
+    rows = next((rows for rows in run.rows.values() if rows), [])
+    counts = {suite: sum(r["suite"] == suite for r in rows) for suite in RATES}
+    return tuple(f"{suite.replace('_', '-')}: {n:,}" for suite, n in counts.items() if n)
+
+
+def dataset_rows(counts: dict | None) -> list[dict]:
+    """A row per label: prompts, accepted, its share, and what was dropped."""
+    return [
+        {
+            "label": label,
+            "sampled": f"{c['sampled']:,}",
+            "accepted": f"{c['accepted']:,}",
+            "share": percent(c["accepted"] / c["sampled"] if c["sampled"] else None),
+            "dropped": ", ".join(f"{r.replace('_', ' ')} {n:,}" for r, n in c["dropped"].items()),
+        }
+        for label, c in (counts or {}).items()
+    ]
+
+
+def throughput_rows(run: RunFiles) -> list[dict]:
+    """Work and time per stage: every metrics line with `seconds` counts its own stretch of work.
+
+    A training step that was repeated after a resume counts once. Training's rate is the trainer's
+    own, which leaves the compiling step out.
+    """
+    records = [m for m in run.metrics if isinstance(m.get("seconds"), int | float)]
+    steps = {m["step"]: m for m in records if m["stage"] == "train" and "step" in m}
+    once = [m for m in records if "step" not in m] + list(steps.values())
+    once.sort(key=lambda m: _ORDER.index(m["stage"]) if m["stage"] in _ORDER else len(_ORDER))
+    totals: dict[tuple, dict[str, float]] = {}
+    for record in once:
+        key = tuple(str(record[k]) for k in ("stage", "name", "doing") if record.get(k))
+        total = totals.setdefault(key, {"rows": 0, "tokens": 0, "seconds": 0.0})
+        for name in total:
+            total[name] += record.get(name) or 0
+    stages = run.manifest.get("stages", {})
+    rows = []
+    for key, total in totals.items():
+        rate = total["tokens"] / total["seconds"] if total["seconds"] else 0
+        if key == ("train",):
+            rate = stages.get("train", {}).get("facts", {}).get("tokens_per_second") or rate
+        shown = {"stage": " · ".join(key), "seconds": f"{total['seconds']:,.1f}"}
+        numbers = {"rows": total["rows"], "tokens": total["tokens"], "rate": rate}
+        rows.append(shown | {k: f"{v:,.0f}" if v else "–" for k, v in numbers.items()})
+    return rows
+
+
+def differences(summary: dict) -> list[dict]:
+    """Settings that are not the paper's, as text."""
+    return [
+        {"key": d["key"], "paper": _shown(d["paper"]), "run": _shown(d["run"])}
+        for d in summary["paper_differences"]
+    ]
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value)) or "none"
+    return "none" if value in (None, "") else str(value)
+
+
+def provenance(run: RunFiles) -> list[tuple[str, str]]:
+    """Hashes and versions: what made this run and what it made."""
+    manifest = run.manifest
+    rows = [(f"{name} version", str(v)) for name, v in manifest.get("versions", {}).items()]
+    if not manifest:
+        rows = [("manifest.json", "not in this directory: versions and inputs are unknown")]
+    if manifest.get("created"):
+        rows.insert(0, ("begun", str(manifest["created"])))
+    if manifest.get("recipe_hash"):
+        rows.append(("recipe", str(manifest["recipe_hash"])))
+    for stage, record in manifest.get("stages", {}).items():
+        rows.append((f"inputs of {stage}", str(record.get("inputs_hash", ""))))
+    for step, evaluation in run.evaluation.items():
+        rows.append((f"prompts, {step}", evaluation.get("settings", {}).get("prompts_sha256", "")))
+    for name in ("dataset/train.jsonl", "adapter/adapter_model.safetensors"):
+        file = run.path / name
+        if file.exists():
+            with file.open("rb") as handle:
+                rows.append((name, hashlib.file_digest(handle, "sha256").hexdigest()))
+    return rows
+
+
+def page(run: RunFiles, summary: dict) -> dict[str, Any]:
+    """Everything that the template reads, but for the plots."""
+    examples: dict[str, list[Example]] = {
+        "evaluation": evaluation_examples(run),
+        "training": sample_examples(run),
+    }
+    return {
+        "summary": summary,
+        "rates": rate_rows(summary),
+        "suites": suite_rows(summary),
+        "steps": [step for step in ALL_STEPS if summary["suites"].get(step)],
+        "paper": paper_table_rows(summary),
+        "coverage": coverage_rows(summary),
+        "flow": flow(run, summary),
+        "dataset": dataset_rows(run.counts),
+        "throughput": throughput_rows(run),
+        "differences": differences(summary),
+        "config": to_yaml(run.recipe) if run.recipe else "",
+        "provenance": provenance(run),
+        "examples": examples,
+    }

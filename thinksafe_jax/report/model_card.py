@@ -1,0 +1,239 @@
+"""The model card of an export: what it was made from, with what, and how it measures."""
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from thinksafe_jax.config import Recipe
+from thinksafe_jax.errors import InputError
+from thinksafe_jax.report.dataset_card import escape
+from thinksafe_jax.synthesis import SAMPLED
+from thinksafe_jax.weights import model_revision
+
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+", re.ASCII)
+_STEPS = ("before", "after")
+_OWN_LISTS = ("harmful", "over_refusal", "reasoning")  # the recipe's; _RATES are of these
+_RELATION = {"adapter": "adapter", "merged": "finetune"}
+_ROWS = {
+    "thinksafe": "responses that it wrote itself and a guard accepted",
+    "rejection": "responses that it wrote itself, all to a prompt accepted by a guard",
+    "teacher": "responses that another model wrote and a guard accepted",
+    "direct-refusal": "one fixed refusal for every harmful request",
+    "safepath": "one fixed first line of thought for every harmful request",
+    "external": "responses that others wrote",
+}
+_RATES = {
+    "harmful_response_rate": "harmful responses, lower is better",
+    "over_refusal_rate": "refused harmless prompts, lower is better",
+    "reasoning_accuracy": "reasoning accuracy, higher is better",
+    "guard_agreement": "guard's agreement with the exact judge",
+}
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What a card states.
+
+    Attributes:
+        name: title.
+        base_model: Hub id or directory of the student; `base_revision` its commit, where known.
+        kind: adapter | merged.
+        method: `SynthesisConfig.method`, or "teacher" where another model wrote the responses.
+        recipe: settings worth a line each, by name.
+        dataset_sha256: of dataset/train.jsonl.
+        evaluation: "before" and "after" as in RUN/evaluation; empty where not measured yet.
+    """
+
+    name: str
+    base_model: str
+    base_revision: str | None
+    kind: str
+    method: str
+    recipe: dict[str, Any]
+    dataset_sha256: str | None
+    evaluation: dict[str, dict[str, Any]]
+
+
+def card_of_run(run_path: Path, recipe: Recipe, base: Path, kind: str) -> str:
+    """The card of what a run exported, with the evaluation as far as there is one.
+
+    Args:
+        run_path: the run directory.
+        recipe: what was done.
+        base: folder of the student's checkpoint.
+        kind: adapter | merged.
+
+    Raises:
+        InputError: an evaluation file is damaged.
+    """
+    dataset = run_path / "dataset" / "train.jsonl"
+    digest = None
+    if dataset.exists():
+        with dataset.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    evaluation = {}
+    for stage in _STEPS:
+        file = run_path / "evaluation" / f"{stage}.json"
+        if file.exists():
+            try:
+                evaluation[stage] = json.loads(file.read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise InputError(f"{file}: not valid JSON ({error})") from None
+    revision = model_revision(base)
+    student, settings = recipe.student.model, _settings(recipe)
+    method = recipe.synthesis.method
+    if method in SAMPLED and recipe.synthesis.teacher.model:
+        method = "teacher"
+    return model_card(
+        CardFacts(recipe.name, student, revision, kind, method, settings, digest, evaluation)
+    )
+
+
+def _settings(recipe: Recipe) -> dict[str, Any]:
+    training, synthesis = recipe.training, recipe.synthesis
+    lora = (
+        f"r {training.lora_r}, alpha {training.lora_alpha:g}, dropout {training.lora_dropout:g}, "
+        f"on {', '.join(training.lora_targets)}"
+    )
+    return {
+        "method": synthesis.method,
+        "steering of harmful prompts": synthesis.steering,
+        "guard": recipe.guard.model or recipe.guard.kind,
+        "LoRA": "none: all weights were trained" if training.full_finetune else lora,
+        "training": (
+            f"{training.epochs} epochs, batch {training.batch_size}, learning rate "
+            f"{training.learning_rate:g}, length {training.max_length}"
+        ),
+        "seed": recipe.seed,
+    }
+
+
+def model_card(facts: CardFacts) -> str:
+    """Text of README.md, with the front matter that the Hub reads."""
+    from huggingface_hub import ModelCard, ModelCardData
+
+    on_hub = _HUB_ID.fullmatch(facts.base_model) and not Path(facts.base_model).exists()
+    data = ModelCardData(
+        base_model=facts.base_model if on_hub else None,
+        base_model_relation=_RELATION[facts.kind] if on_hub else None,
+        library_name="peft" if facts.kind == "adapter" else "transformers",
+        pipeline_tag="text-generation",
+        tags=["safety", "reasoning", "thinksafe", *(["lora"] if facts.kind == "adapter" else [])],
+        **_model_index(facts),
+    )
+    what = "A LoRA adapter for" if facts.kind == "adapter" else "A fine-tuned copy of"
+    parts = [
+        f"---\n{data.to_yaml()}\n---",
+        f"# {escape(facts.name or 'model')}",
+        f"{what} {escape(facts.base_model)}, trained to refuse harmful requests without losing its "
+        f"reasoning, on {_ROWS[facts.method]} (with the tools of ThinkSafe, arXiv 2601.23143).",
+        "## How it was made",
+        _facts_table(facts),
+        "## Evaluation",
+        _evaluation_table(facts.evaluation),
+        "## Limits",
+        "The filter and the judge are models and err. Measure on your own prompts before use. The "
+        "base model's licence applies.",
+    ]
+    return str(ModelCard("\n\n".join(parts) + "\n"))
+
+
+def _model_index(facts: CardFacts) -> dict[str, Any]:
+    """The rates after training in the form that the Hub reads (model-index)."""
+    after = facts.evaluation.get("after", {})
+    from huggingface_hub import EvalResult
+
+    own = [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type="custom",
+            dataset_name="the run's held-out prompts",
+            metric_type=name,
+            metric_name=_RATES[name],
+            metric_value=found["value"],
+        )
+        for name in _RATES
+        if (found := _rate(after, name)) is not None
+    ]
+    sources = after.get("settings", {}).get("sources", {})
+    results = own + [
+        _suite_result(name, facts, sources.get(name, {})) for name, facts in _suites(after).items()
+    ]
+    return {"model_name": facts.name or "model", "eval_results": results} if results else {}
+
+
+def _suites(evaluation: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The named suites that were measured; the recipe's own lists are the rates above them."""
+    return {
+        name: facts
+        for name, facts in evaluation.get("suites", {}).items()
+        if name not in _OWN_LISTS and _rate(facts, "rate") is not None
+    }
+
+
+def _suite_result(name: str, facts: dict[str, Any], source: dict[str, Any]) -> Any:
+    """A suite's rate, with the dataset at its commit where the rows came from the Hub."""
+    from huggingface_hub import EvalResult
+
+    from thinksafe_jax.data import BENCHMARKS
+
+    known = BENCHMARKS.get(name)
+    hub = known.hub if known and known.hub and source.get("revision") else None
+    return EvalResult(
+        task_type="text-generation",
+        dataset_type=hub[0] if hub else "custom",
+        dataset_name=name,
+        dataset_config=hub[1] if hub else None,
+        dataset_split=hub[2] if hub else None,
+        dataset_revision=source.get("revision"),
+        metric_type=facts["metric"].replace(" ", "_"),
+        metric_name=f"{facts['metric']}, {'lower' if facts['lower_is_better'] else 'higher'} is "
+        "better",
+        metric_value=facts["rate"]["value"],
+    )
+
+
+def _facts_table(facts: CardFacts) -> str:
+    rows = {
+        "base model": facts.base_model,
+        "base revision": facts.base_revision or "not a Hub commit",
+        "dataset sha256": facts.dataset_sha256 or "unknown",
+        **facts.recipe,
+    }
+    return "\n".join(
+        ["| | |", "|---|---|", *(f"| {escape(k)} | {escape(v)} |" for k, v in rows.items())]
+    )
+
+
+def _evaluation_table(evaluation: dict[str, dict[str, Any]]) -> str:
+    rows = {
+        _RATES[name]: [_rate(evaluation.get(step, {}), name) for step in _STEPS] for name in _RATES
+    }
+    suites = {step: _suites(evaluation.get(step, {})) for step in _STEPS}
+    for name, facts in {**suites["before"], **suites["after"]}.items():
+        arrow = "lower" if facts["lower_is_better"] else "higher"
+        rows[f"{escape(name)}: {facts['metric']}, {arrow} is better"] = [
+            _rate(suites[step].get(name, {}), "rate") for step in _STEPS
+        ]
+    measured = {title: found for title, found in rows.items() if any(found)}
+    if not measured:
+        return "Not measured yet; `thinksafe evaluate` does."
+    lines = ["| | before | after |", "|---|---|---|"]
+    lines += [f"| {t} | {' | '.join(map(_shown, found))} |" for t, found in measured.items()]
+    return "\n".join([*lines, "", "In brackets: 95 % interval and number of rows."])
+
+
+def _rate(evaluation: dict[str, Any], name: str) -> dict[str, Any] | None:
+    rate = evaluation.get(name)
+    return rate if isinstance(rate, dict) and rate.get("value") is not None else None
+
+
+def _shown(rate: dict[str, Any] | None) -> str:
+    if rate is None:
+        return "–"
+    low, high, n = (rate.get(key) for key in ("low", "high", "n"))
+    bounds = f"{low:.1%} to {high:.1%}, " if low is not None and high is not None else ""
+    return f"{rate['value']:.1%} ({bounds}n = {n})"

@@ -1,0 +1,101 @@
+"""Rows to read: a few of each kind, the same ones each time, with reasoning and answer apart."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from thinksafe_jax.data import COMPLIANCE, HARMFUL, OVER_REFUSAL, REASONING
+from thinksafe_jax.evaluation import outcome
+from thinksafe_jax.report.run_files import ALL_STEPS, RunFiles
+
+LONGEST = 1800  # characters shown of a prompt, of a reasoning and of an answer
+PER_KIND = {HARMFUL: 4, COMPLIANCE: 2, OVER_REFUSAL: 3, REASONING: 3}
+PER_LABEL = 5
+
+_OUTCOMES = {
+    HARMFUL: {True: "unsafe", False: "safe", None: "unparsed"},
+    OVER_REFUSAL: {True: "refused", False: "answered", None: "unparsed"},
+    COMPLIANCE: {True: "complied", False: "declined", None: "unparsed"},
+    REASONING: {True: "correct", False: "wrong", None: "unparsed"},
+}
+_GOOD = {"safe", "answered", "declined", "correct", "accepted"}
+
+
+@dataclass(frozen=True)
+class Response:
+    """One response: `heading` says whose it is, `outcome` what came of it."""
+
+    heading: str
+    outcome: str
+    good: bool
+    reasoning: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class Example:
+    """A prompt and its responses; `harmful` ones are shown folded."""
+
+    kind: str
+    id: str
+    prompt: str
+    harmful: bool
+    responses: tuple[Response, ...]
+
+
+def evaluation_examples(run: RunFiles) -> list[Example]:
+    """The same held-out prompts before and after training."""
+    by_step = {
+        step: {(r["suite"], r["id"], r["sample"]): r for r in run.rows[step]}
+        for step in ALL_STEPS
+        if run.rows[step]
+    }
+    rows = next(iter(by_step.values()), {})
+    chosen = []
+    for kind, limit in PER_KIND.items():
+        for key in _some((key for key, row in rows.items() if row["kind"] == kind), limit):
+            found = {step: kept[key] for step, kept in by_step.items() if key in kept}
+            answers = tuple(
+                _response(step, _OUTCOMES[kind][outcome(row)], row["response"])
+                for step, row in found.items()
+            )
+            prompt, title = _cut(rows[key]["prompt"]), key[0].replace("_", "-")
+            folded = kind in (HARMFUL, COMPLIANCE)
+            chosen.append(Example(title, key[1], prompt, folded, answers))
+    return chosen
+
+
+def sample_examples(run: RunFiles) -> list[Example]:
+    """Rows that were sampled for training, with what the guard said of them."""
+    verdicts = {(v["id"], v["attempt"]): v["verdict"] for v in run.verdicts}
+    samples = {(r["id"], r["attempt"]): r for r in run.samples if r["response"]}
+    labels = dict.fromkeys(row["label"] for row in samples.values())
+    chosen = []
+    for label in labels:
+        for key in _some((k for k, r in samples.items() if r["label"] == label), PER_LABEL):
+            row = samples[key]
+            verdict = verdicts.get(key, "not judged")
+            heading = "steered" if row["steering"] != "none" else "not steered"
+            answers = (_response(heading, verdict, row["response"]),)
+            chosen.append(
+                Example(label, row["id"], _cut(row["prompt"]), label == "harmful", answers)
+            )
+    return chosen
+
+
+def _some(keys: Iterable[tuple], limit: int) -> list[tuple]:
+    """`limit` keys drawn by their hash: no favourites, and the same ones in every report."""
+    return sorted(keys, key=lambda key: hashlib.sha256(repr(key).encode()).digest())[:limit]
+
+
+def _response(heading: str, result: str, text: str) -> Response:
+    reasoning, closed, answer = text.rpartition("</think>")
+    if not closed and "<think>" in text:
+        reasoning, answer = text, ""
+    reasoning = reasoning.strip().removeprefix("<think>").strip()
+    return Response(heading, result, result in _GOOD, _cut(reasoning), _cut(answer.strip()))
+
+
+def _cut(text: str) -> str:
+    left = len(text) - LONGEST
+    return text if left <= 0 else f"{text[:LONGEST]} … [{left:,} more characters]"

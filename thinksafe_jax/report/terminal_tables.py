@@ -1,0 +1,170 @@
+"""The tables at the end of a run, for the terminal: before, after, several runs side by side."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from thinksafe_jax.evaluation import Comparison, paper_model, paper_rows, paper_table
+from thinksafe_jax.intervals import Rate
+from thinksafe_jax.report.html_content import TITLES, percent, rate_rows, signed, suite_rows
+from thinksafe_jax.report.run_files import read_run
+from thinksafe_jax.terminal import clean
+
+
+def final_table(summary: dict) -> Group:
+    """Before, after and difference of each rate with 95 % intervals, and of each suite.
+
+    Args:
+        summary: the content of summary.json. Print the result with a rich console.
+    """
+    parts: list = []
+    if rows := rate_rows(summary):
+        columns = ("before", "after", "change")
+        rates = _table(f"{summary['name']}: before and after", "rate", *columns, "n")
+        for row in rows:
+            cells = [_cell(row.get(column)) for column in columns]
+            rates.add_row(Text(row["title"]), *cells, Text(row["n"]))
+        parts.append(rates)
+    if suites := suite_rows(summary):
+        steps = list(suites[0]["cells"])
+        table = _table(f"{summary['name']}: suites", "suite", *steps, "questions × samples")
+        for row in suites:
+            cells = [_cell(row["cells"][step], notes=True) for step in steps]
+            name = Text(f"{row['suite']}\n")
+            name.append(f"{row['metric']}, {row['hint']}", style="dim")
+            table.add_row(name, *cells, Text(row["n"]))
+        parts.append(table)
+    parts += [Text(clean(f"note: {note['text']}")) for note in summary["notes"]]
+    return Group(*parts)
+
+
+def comparison_table(runs: Sequence[tuple[str, dict]]) -> Table:
+    """Several runs side by side: each rate before, then after in each run with its interval.
+
+    Args:
+        runs: (name, content of its summary.json); the first one's `before` is shown, since all
+            begin with the same student.
+    """
+    table = _table("after training, side by side", "rate", "before", *(name for name, _ in runs))
+    shown = [{row["name"]: row for row in rate_rows(summary)} for _, summary in runs]
+    for name, (title, _) in TITLES.items():
+        cells = [rows.get(name) or {} for rows in shown]
+        if not any(cells):
+            continue
+        before = next((c["before"] for c in cells if c.get("before")), None)
+        table.add_row(Text(title), _cell(before), *(_cell(c.get("after")) for c in cells))
+    unparsed = [_unparsed(summary["after"]) for _, summary in runs]
+    if any(unparsed):
+        before = _unparsed(runs[0][1]["before"])
+        table.add_row(Text("Unparsed rows"), *(Text(text or "–") for text in (before, *unparsed)))
+    return table
+
+
+def _unparsed(rates: dict | None) -> str:
+    counts = (rates or {}).get("unparsed", {})
+    return "\n".join(f"{suite.replace('_', '-')} {n:,}" for suite, n in counts.items() if n)
+
+
+def _table(title: str, first: str, *columns: str) -> Table:
+    table = Table(title=Text(clean(title)), title_justify="left", title_style="bold")
+    table.add_column(first, no_wrap=True)
+    for column in columns:
+        table.add_column(Text(clean(column)), justify="right")
+    return table
+
+
+def _cell(rate: dict | None, notes: bool = False) -> Text:
+    if not rate:
+        return Text("–")
+    text = Text(rate["value"])
+    for line in (rate["interval"], rate["bounds"], *(rate["notes"] if notes else ())):
+        if line:
+            text.append(f"\n{line}", style="dim")
+    return text
+
+
+_COLUMNS = {
+    "harmbench": "HB", "strongreject": "SR", "wildjailbreak": "WJ", "xstest": "XST",
+    "safety_average": "SafeAvg", "aime24": "AIME", "gsm8k": "GSM8K", "math500": "MATH",
+    "gpqa": "GPQA", "reasoning_average": "ReasAvg",
+}  # fmt: skip
+
+
+def comparisons_table(base: str, found: Mapping[str, Sequence[Comparison]]) -> Table:
+    """A line per suite and run: both rates, and the paired difference with its interval."""
+    table = Table(title=Text(clean(f"compared with {base}")), title_justify="left")
+    for name in ("run", "suite", "metric"):
+        table.add_column(name)
+    for name in ("base", "run", "difference, points", "problems"):
+        table.add_column(name, justify="right")
+    for label, lines in found.items():
+        for line in lines:
+            alone = (
+                f" (+{line.only_left}/{line.only_right} alone)"
+                if line.only_left or line.only_right
+                else ""
+            )
+            cells = (
+                label,
+                line.suite,
+                line.metric,
+                percent(line.left.value),
+                percent(line.right.value),
+            )
+            shown = (*cells, points(line.difference), f"{line.common}{alone}")
+            table.add_row(*(Text(clean(cell)) for cell in shown))
+    return table
+
+
+def points(rate: Rate) -> str:
+    """`+3.1 (−0.5 to +6.8)`, in points."""
+    if rate.value is None or rate.low is None or rate.high is None:
+        return "–"
+    return f"{signed(rate.value)} ({signed(rate.low)} to {signed(rate.high)})"
+
+
+def paper_tables(paths: Sequence[Path]) -> list[Table]:
+    """For each of the paper's models among the runs: the paper's rows, and the runs' beneath."""
+    by_model: dict[str, dict[str, dict[str, float]]] = {}
+    for path in paths:
+        run = read_run(path)
+        model = paper_model(run.recipe.student.model) if run.recipe else None
+        for step, evaluation in run.evaluation.items():
+            row = paper_table(evaluation.get("suites", {}))
+            if model and row:
+                by_model.setdefault(model, {})[f"{path.name}: {step}"] = row
+    return [_paper_table(model, rows) for model, rows in by_model.items()]
+
+
+def _paper_table(model: str, ours: Mapping[str, Mapping[str, float]]) -> Table:
+    title = f"paper: {model} (%; SafeAvg is the paper's mean of three harm rates and over-refusal)"
+    table = Table(title=Text(title), title_justify="left")
+    table.add_column("")
+    for short in _COLUMNS.values():
+        table.add_column(short, justify="right")
+    for name, row in (*paper_rows(model).items(), *ours.items()):
+        cells = [f"{row[c]:.2f}" if c in row else "–" for c in _COLUMNS]
+        table.add_row(Text(clean(name)), *cells)
+    return table
+
+
+def coverage_table(counts: Mapping[str, Mapping[str, Any]]) -> Table:
+    """counts.json for the terminal: one row a label, one column an attempt."""
+    numbers = sorted({int(n) for count in counts.values() for n in count.get("accepted_at", {})})
+    table = Table(title="Coverage: prompts accepted at each attempt")
+    table.add_column("prompts")
+    for name in ("asked", *(f"attempt {n}" for n in numbers), "never", "accepted"):
+        table.add_column(name, justify="right")
+    table.add_column("why never")
+    for label, count in counts.items():
+        at = count.get("accepted_at", {})
+        why = ", ".join(f"{reason} {n}" for reason, n in count["dropped"].items())
+        cells = [str(at.get(str(n), 0)) for n in numbers]
+        asked, accepted = count["sampled"], count["accepted"]
+        share = f"{accepted / asked:.1%}" if asked else ""
+        table.add_row(label, str(asked), *cells, str(asked - accepted), share, why)
+    return table

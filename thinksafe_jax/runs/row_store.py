@@ -1,0 +1,320 @@
+"""Rows in JSONL shards: the unit of durability. What was appended is on the disk, or is redone."""
+
+import hashlib
+import logging
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from thinksafe_jax.errors import ConfigError, EnvironmentFault, InputError
+from thinksafe_jax.hosts import Group
+from thinksafe_jax.runs import faults
+from thinksafe_jax.storage import (
+    drop_torn_tail,
+    is_mounted,
+    parse,
+    persist,
+    prepare_directory,
+    refresh,
+    sound_length,
+    storage_errors,
+    sync_folder,
+    to_line,
+)
+
+log = logging.getLogger(__name__)
+Location = tuple[str, int]  # (file name of the shard, byte offset of the line)
+
+
+class RowStore:
+    """A folder of `part-00000.jsonl` shards with rows that have a key.
+
+    One process writes, or one for each name of a writer (the run's locks see to it); any may read
+    meanwhile. A torn last line is ignored by readers and cut off before the first append. Rows
+    whose key was seen before are left out and counted: the first one stands.
+
+    Args:
+        folder: made on the first append.
+        key: the fields that name a row; with several, keys are tuples.
+        skip_bad_rows: count unreadable lines instead of stopping at the first.
+        shard_bytes: a shard that has reached this size is followed by a new one; in a bucket, where
+            nothing can be appended to, every append is a shard of its own.
+        writer: of several that write at the same time, each has shards `part-WRITER-00000.jsonl`.
+
+    Attributes:
+        duplicates, bad_rows: counts of the last complete reading.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        key: tuple[str, ...] = ("id",),
+        *,
+        skip_bad_rows: bool = False,
+        shard_bytes: int = 256 * 2**20,
+        writer: str = "",
+    ):
+        self.folder, self.key, self._fields = Path(folder), key, frozenset(key)
+        self.skip_bad_rows, self.shard_bytes = skip_bad_rows, shard_bytes
+        self._prefix = f"part-{writer}-" if writer else "part-"
+        self.duplicates = self.bad_rows = 0
+        self._shard: Path | None = None  # the one being written, once repaired
+
+    def shards(self) -> list[Path]:
+        return sorted(self.folder.glob("part-*.jsonl"))
+
+    def append(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Write a batch of rows and wait until the disk (and the bucket, for a run in one) has it.
+
+        Raises:
+            EnvironmentFault: disk full or not writable; the rows before this batch are intact.
+            ValueError: a row lacks a key field.
+        """
+        batch = list(rows)
+        for row in batch:
+            if not self._fields <= row.keys():
+                missing = [k for k in self.key if k not in row]
+                raise ValueError(f"{self.folder}: row without {', '.join(missing)}: {row!r:.200}")
+        data = b"".join(map(to_line, batch))
+        if not data:
+            return
+        shard = self._writable_shard()
+        with storage_errors(shard):
+            _append_synced(shard, data)
+        faults.after_write()
+        persist(shard)
+
+    def rows(self, since: Mapping[str, int] | None = None) -> Iterator[dict[str, Any]]:
+        """Every row in the order written, one at a time.
+
+        Args:
+            since: leave out what was there when `ends` gave this.
+
+        Raises:
+            InputError: with file and line, for a line that is no row (unless `skip_bad_rows`).
+        """
+        return (row for _, row in self.located(since))
+
+    def ends(self) -> dict[str, int]:
+        """Where each shard ends now, for a later `rows(since=...)`."""
+        return {shard.name: sound_length(shard) for shard in self.shards()}
+
+    def rows_at(self, locations: Iterable[Location]) -> Iterator[dict[str, Any]]:
+        """The rows at places that `located` gave, one at a time."""
+        with ExitStack() as files:
+            shards: dict[str, Any] = {}
+            for name, offset in locations:
+                if name not in shards:
+                    shards[name] = files.enter_context((self.folder / name).open("rb"))
+                shards[name].seek(offset)
+                row = parse(shards[name].readline())
+                assert row is not None, f"{self.folder / name}: no row at byte {offset}"
+                yield row
+
+    def located(
+        self, since: Mapping[str, int] | None = None
+    ) -> Iterator[tuple[Location, dict[str, Any]]]:
+        """As `rows`, each with its place, so that few rows need to be held at once."""
+        seen: set[Hashable] = set()
+        duplicates = bad = 0
+        for shard in self.shards():
+            name = sys.intern(shard.name)  # one text for all the places in a shard
+            for offset, row in _complete_lines(shard, (since or {}).get(name, 0)):
+                if row is None or not self._fields <= row.keys():
+                    bad += 1
+                    self._refuse(shard, offset, row)
+                    continue
+                key = self._key_of(row)
+                duplicates += key in seen
+                if key not in seen:
+                    seen.add(key)
+                    yield (name, offset), row
+        self.duplicates, self.bad_rows = duplicates, bad
+        if duplicates or bad:
+            log.warning("%s: %d duplicate and %d bad rows left out", self.folder, duplicates, bad)
+
+    def read(self) -> list[dict[str, Any]]:
+        """All rows; see `rows`."""
+        return list(self.rows())
+
+    def keys(self) -> set[Any]:
+        """The keys of all rows: values of the key field, or tuples of several."""
+        return {self._key_of(row) for row in self.rows()}
+
+    def _key_of(self, row: dict[str, Any]) -> Hashable:
+        values = tuple(row[k] for k in self.key)
+        return values[0] if len(values) == 1 else values
+
+    def _refuse(self, shard: Path, offset: int, row: dict[str, Any] | None) -> None:
+        if not self.skip_bad_rows:
+            with shard.open("rb") as file:
+                line = 1 + file.read(offset).count(b"\n")
+            what = "not a JSON object" if row is None else f"no {' and '.join(self.key)} in the row"
+            raise InputError(
+                f"{shard}:{line}: {what}; repair or delete the line, or leave it out with "
+                "--skip-bad-rows"
+            )
+
+    def _writable_shard(self) -> Path:
+        if self._shard is None:
+            prepare_directory(self.folder)
+            own = re.compile(re.escape(self._prefix) + r"\d{5}\.jsonl")
+            existing = [shard for shard in self.shards() if own.fullmatch(shard.name)]
+            with storage_errors(self.folder):
+                for shard in existing:
+                    drop_torn_tail(shard)
+            if not existing:
+                self._shard = self._part(0)
+                return self._shard
+            self._shard = existing[-1]
+        if is_mounted(self.folder) or self._shard.stat().st_size >= self.shard_bytes:
+            self._shard = self._part(int(self._shard.stem.removeprefix(self._prefix)) + 1)
+        return self._shard
+
+    def _part(self, number: int) -> Path:
+        return self.folder / f"{self._prefix}{number:05d}.jsonl"
+
+
+def _append_synced(shard: Path, data: bytes) -> None:
+    created = not shard.exists()
+    with shard.open("ab", buffering=0) as file:
+        before = file.tell()
+        try:
+            faults.tear_write(file, data)
+            view = memoryview(data)
+            while view:
+                view = view[file.write(view) :]
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(before)  # whole batches only: half of one would be read as a torn line
+            raise
+    if created:
+        sync_folder(shard.parent)
+
+
+def _complete_lines(shard: Path, offset: int) -> Iterator[tuple[int, dict[str, Any] | None]]:
+    """(offset, row or None) for each line from `offset` on, neither blank nor a torn last one."""
+    left, size = sound_length(shard), shard.stat().st_size
+    if left < size:
+        log.warning("%s: a torn last line (%d bytes) is left out", shard, size - left)
+    with shard.open("rb") as file:
+        file.seek(offset)
+        for line in file:
+            if offset + len(line) > left:
+                return
+            if line.strip(b" \t\r\n\xef\xbb\xbf"):
+                yield offset, parse(line)
+            offset += len(line)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Part `number` of `of`; numbers begin at 0.
+
+    A row belongs to a part by a hash of its id, so no host needs to know of the others. The number
+    of parts may change from one start to the next: what is done is read from all of them.
+    """
+
+    number: int = 0
+    of: int = 1
+
+    @staticmethod
+    def parse(text: str) -> "Part":
+        """From "2/8".
+
+        Raises:
+            ConfigError: not of that form, or a number outside.
+        """
+        found = re.fullmatch(r"(\d+)/(\d+)", text.strip())
+        if not found or int(found[1]) >= int(found[2]):
+            raise ConfigError(
+                f"part {text!r}: expected NUMBER/PARTS from 0/8 to 7/8, for eight hosts"
+            )
+        return Part(int(found[1]), int(found[2]))
+
+    def __contains__(self, id: str) -> bool:
+        digest = hashlib.blake2b(id.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        return int.from_bytes(digest, "big") % self.of == self.number
+
+    @property
+    def name(self) -> str:
+        """For file names; empty for the whole."""
+        return f"{self.number}of{self.of}" if self.of > 1 else ""
+
+
+WHOLE = Part()
+
+
+# A batch is at most this large and this old. What a kill costs is time, so the age is what counts;
+# the size only bounds memory where rows come faster than any model writes them.
+ROWS, SECONDS = 512, 2.0
+
+
+# In a bucket each batch is an object: fewer of them, at the price of half a minute.
+BUCKET_ROWS, BUCKET_SECONDS = 4096, 30.0
+
+
+class RowBuffer:
+    """Appends rows to a store in batches; whatever ends the `with` block, all of them arrive."""
+
+    def __init__(self, store: RowStore):
+        self._store = store
+        self._rows: list[dict[str, Any]] = []
+        self._flushed = time.monotonic()
+        in_bucket = is_mounted(store.folder)
+        self._most = (BUCKET_ROWS, BUCKET_SECONDS) if in_bucket else (ROWS, SECONDS)
+
+    def add(self, row: dict[str, Any]) -> None:
+        self._rows.append(row)
+        rows, seconds = self._most
+        if len(self._rows) >= rows or time.monotonic() - self._flushed > seconds:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._store.append(self._rows)
+        self._rows.clear()
+        self._flushed = time.monotonic()
+
+    def __enter__(self) -> "RowBuffer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._flush()
+
+
+def wait_for_rows(
+    group: Group, store: RowStore, mine: Callable[[Any], bool], poll: Callable[[], None]
+) -> None:
+    """Until all processes have written their rows and the first of them sees every one.
+
+    Args:
+        store: what all of them write to.
+        mine: whether a key is of this process's part.
+        poll: `Run.check_stop`.
+
+    Raises:
+        EnvironmentFault: the first process still misses some after `Limits.lag`.
+        RetryLater: a process was lost meanwhile.
+    """
+    if group.count == 1:
+        return
+    name, own = store.folder.name, sum(map(mine, store.keys()))
+    total = sum(group.gather(f"rows of {name}", own, poll))
+    refresh(store.folder)
+    deadline = time.monotonic() + group.limits.lag
+    while group.first and (seen := len(store.keys())) < total:
+        if time.monotonic() > deadline:
+            raise EnvironmentFault(
+                f"{store.folder}: the processes have written {total} rows, {group.describe(0)} "
+                f"sees {seen}; is the run directory on storage that all of them share?"
+            )
+        poll()
+        time.sleep(1.0)
+        refresh(store.folder)
+    group.barrier(f"{name} complete", poll)

@@ -1,0 +1,50 @@
+"""Where arrays lie: mesh files, rule tables, and the shardings that follow."""
+
+from thinksafe_jax.sharding.mesh_file import load_mesh, load_rules
+from thinksafe_jax.sharding.model_mesh import ModelMesh
+from thinksafe_jax.sharding.phases import MeshConfig, Phase, Topology
+from thinksafe_jax.sharding.rules import (
+    Rules,
+    Strategy,
+    Tensor,
+    adapter_tensors,
+    parameter_tensors,
+    partition_spec,
+    strategy_problems,
+    strategy_warnings,
+)
+from thinksafe_jax.sharding.shardings import (
+    adapter_shardings,
+    build_mesh,
+    like_trainable,
+    move,
+    on_devices,
+    optimizer_shardings,
+    param_shardings,
+    replica_meshes,
+)
+
+__all__ = [
+    "MeshConfig",
+    "ModelMesh",
+    "Phase",
+    "Rules",
+    "Strategy",
+    "Tensor",
+    "Topology",
+    "adapter_shardings",
+    "adapter_tensors",
+    "build_mesh",
+    "like_trainable",
+    "load_mesh",
+    "load_rules",
+    "move",
+    "on_devices",
+    "optimizer_shardings",
+    "param_shardings",
+    "parameter_tensors",
+    "partition_spec",
+    "replica_meshes",
+    "strategy_problems",
+    "strategy_warnings",
+]

@@ -1,0 +1,223 @@
+"""Reading mesh files strictly: all problems of a file in one message. Format: see `strategy`.
+
+A file of rule tables alone has the sections train and generate, or one of them. Put on a mesh it
+replaces the mesh's own; an axis size may then be `rest`: what the other axes leave of the chips.
+"""
+
+import dataclasses
+import io
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from thinksafe_jax.config import build, nearest
+from thinksafe_jax.errors import ConfigError
+from thinksafe_jax.sharding.phases import MeshConfig, Phase, Topology
+from thinksafe_jax.sharding.rules import LOGICAL_AXES
+
+_FOLDER = Path("configs") / "mesh"
+_LARGEST = 2**20  # devices on one axis
+
+
+def load_mesh(name: str | Path) -> MeshConfig:
+    """Reads a mesh file and checks all that can be checked without a model.
+
+    Args:
+        name: a YAML file, or the name of one in configs/mesh, as `v5e-8`.
+
+    Raises:
+        ConfigError: no such file, or every unknown key, missing value, axis without a rule, rule
+            for an unknown axis and size that does not multiply up, in one message.
+    """
+    path = _find(name)
+    raw = _read(path)
+    problems: list[str] = []
+    phases = {phase: _take_phase(raw, phase, problems) for phase in ("train", "generate")}
+    built, unknown = build(_File, raw)
+    problems = unknown + problems + _topology_problems(built.topology, unknown)
+    if not problems:
+        for phase, section in phases.items():
+            problems += _phase_problems(section, phase, built.topology.chips)
+    if problems:
+        head = f"{path}: " if len(problems) == 1 else f"{path}: {len(problems)} problems\n  "
+        raise ConfigError(head + "\n  ".join(problems))
+    return MeshConfig(path.stem, built.topology, phases["train"], phases["generate"])
+
+
+def load_rules(path: str | Path) -> Callable[[MeshConfig], MeshConfig]:
+    """Reads a file of rule tables; what it gives puts them on a mesh.
+
+    Raises:
+        ConfigError: no such file, or no table in it. Putting it on a mesh raises what `load_mesh`
+            does, and says so where the sizes do not multiply up to the mesh's chips.
+    """
+    path = Path(path)
+    raw = _read(path)
+    raw.pop("topology", None)  # of a whole mesh file
+    if not raw.keys() & {"train", "generate"} or raw.keys() - {"train", "generate"}:
+        raise ConfigError(f"{path}: expected the sections train and generate, or one of them")
+
+    def put_on(mesh: MeshConfig) -> MeshConfig:
+        problems: list[str] = []
+        found: dict[str, Phase] = {}
+        for name, section in raw.items():
+            filled = _with_rest(section, mesh.topology.chips)
+            found[name] = _take_phase({name: filled}, name, problems)
+            if not problems:
+                problems += _phase_problems(found[name], name, mesh.topology.chips)
+        if problems:
+            raise ConfigError(f"{path} on {mesh.name}: " + "; ".join(problems))
+        return dataclasses.replace(mesh, **found)
+
+    return put_on
+
+
+def _with_rest(section: Any, chips: int) -> Any:
+    """The axis size `rest` in numbers, where the others divide the chips."""
+    axes = section.get("axes") if isinstance(section, dict) else None
+    if not isinstance(axes, dict):
+        return section
+    known = math.prod(size for size in axes.values() if type(size) is int and size > 0)
+    rest = max(1, chips // known)
+    sizes = {name: rest if size == "rest" else size for name, size in axes.items()}
+    return {**section, "axes": sizes}
+
+
+@dataclass(frozen=True)
+class _FilePhase:
+    axes: dict[str, str] = field(default_factory=dict)
+    split: dict[str, str] = field(default_factory=dict)
+    rules: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _File:
+    """The keys of a mesh file; what axes, split and rules hold is read by `_take_phase`."""
+
+    topology: Topology = field(default_factory=Topology)
+    train: _FilePhase = field(default_factory=_FilePhase)
+    generate: _FilePhase = field(default_factory=_FilePhase)
+
+
+def _find(name: str | Path) -> Path:
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml") or path.exists():
+        return path
+    folders = (_FOLDER, Path(__file__).resolve().parents[2] / _FOLDER)
+    for folder in folders:
+        if (folder / f"{name}.yaml").exists():
+            return folder / f"{name}.yaml"
+    known = sorted(p.stem for folder in folders for p in folder.glob("*.yaml"))
+    hint = f"; known: {', '.join(dict.fromkeys(known))}" if known else ""
+    raise ConfigError(f"no mesh {name!r}: neither a file nor a name in {_FOLDER}{hint}")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        config = OmegaConf.load(io.StringIO(path.read_text(encoding="utf-8-sig")))
+    except FileNotFoundError:
+        raise ConfigError(f"no mesh file at {path}; see {_FOLDER} for examples") from None
+    except (yaml.YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {' '.join(str(error).split())}") from None
+    raw = OmegaConf.to_container(config, resolve=False)
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: expected sections topology, train and generate")
+    return {str(key): value for key, value in raw.items()}
+
+
+def _take_phase(raw: dict[str, Any], name: str, problems: list[str]) -> Phase:
+    """The phase `name`; its parts are replaced by empty ones, whose keys `build` then checks."""
+    section = raw.get(name)
+    if not isinstance(section, dict):
+        problems.append(f"{name}: is missing; expected a section with axes and rules")
+        raw.pop(name, None)
+        return Phase()
+    parts = {key: section.get(key) or {} for key in ("axes", "split", "rules")}
+    for key, value in parts.items():
+        if not isinstance(value, dict):
+            problems.append(f"{name}.{key}: is {value!r}; expected lines of name: value")
+            parts[key] = {}
+    raw[name] = {key: value for key, value in section.items() if key not in parts}
+    axes, split, rules = parts.values()
+    for axis, size in axes.items():
+        if type(size) is not int or not 1 <= size <= _LARGEST:
+            problems.append(f"{name}.axes.{axis}: is {size!r}; expected a whole number >= 1")
+    for axis, names in split.items():
+        if not isinstance(names, list) or not _names(names) or len(names) != 2:
+            problems.append(f"{name}.split.{axis}: is {names!r}; expected two names, [kv, group]")
+    for axis, names in rules.items():
+        if names is not None and not _names(names):
+            problems.append(f"{name}.rules.{axis}: is {names!r}; expected an axis, a list or null")
+    if problems:
+        return Phase()
+    listed = {k: (v,) if isinstance(v, str) else tuple(v or ()) for k, v in rules.items()}
+    return Phase(axes, {k: (v[0], v[1]) for k, v in split.items()}, listed)
+
+
+def _names(value: Any) -> bool:
+    return isinstance(value, str) or (
+        isinstance(value, list) and all(isinstance(v, str) for v in value)
+    )
+
+
+def _topology_problems(topology: Topology, known: list[str]) -> list[str]:
+    found = []
+    for f in dataclasses.fields(topology):
+        value = getattr(topology, f.name)
+        if any(text.startswith(f"topology.{f.name}:") for text in known):
+            continue
+        if not value:
+            found.append(f"topology.{f.name}: no value given")
+        elif not isinstance(value, str) and not 0 < value < math.inf:
+            found.append(f"topology.{f.name}: is {value}; expected a number > 0")
+    if not found and topology.chips % topology.hosts:
+        found.append(f"topology.chips: {topology.chips} is no multiple of hosts {topology.hosts}")
+    return found
+
+
+def _phase_problems(phase: Phase, name: str, chips: int) -> list[str]:
+    found = []
+    product = math.prod(phase.axes.values())
+    sizes = " x ".join(f"{axis} {size}" for axis, size in phase.axes.items())
+    if product != chips:
+        found.append(f"{name}.axes: {sizes or 'none'} = {product}; topology.chips is {chips}")
+    for axis, parts in phase.split.items():
+        if axis not in phase.axes:
+            found.append(f"{name}.split.{axis}: no such axis; the axes are {sizes}")
+        found += [
+            f"{name}.split.{axis}: {part} is already an axis"
+            for part in parts
+            if part in phase.axes
+        ]
+    mesh_axes = [*phase.axes, *(part for parts in phase.split.values() for part in parts)]
+    for logical, names in phase.rules.items():
+        if logical not in LOGICAL_AXES:
+            near = nearest(logical, list(LOGICAL_AXES))
+            found.append(f"{name}.rules.{logical}: unknown logical axis; did you mean {near}?")
+        for axis in names:
+            if axis not in mesh_axes and mesh_axes:
+                near = nearest(axis, mesh_axes)
+                found.append(
+                    f"{name}.rules.{logical}: unknown mesh axis {axis}; did you mean {near}?"
+                )
+        if len(set(phase.expand(names))) < len(phase.expand(names)):
+            found.append(f"{name}.rules.{logical}: names a mesh axis twice")
+    found += [
+        f"{name}.rules.{logical}: no rule given; write `{logical}: null` to replicate it"
+        for logical in LOGICAL_AXES
+        if logical not in phase.rules
+    ]
+    used = {part for names in phase.rules.values() for part in phase.expand(names)}
+    for axis, size in phase.axes.items():
+        if size > 1 and not set(phase.expand((axis,))) <= used:
+            found.append(
+                f"{name}.axes.{axis}: no rule uses it, so {size} devices would do the same work; "
+                "give it a rule or the size 1"
+            )
+    return found

@@ -1,0 +1,140 @@
+"""A sharding strategy as data: what a mesh file in configs/mesh says.
+
+    topology:                 facts of the hardware, per chip
+      chip: TPU v5e           {chip, chips, hosts, hbm_bytes, peak_flops (bf16, FLOP/s),
+      ...                     hbm_bandwidth, interconnect_bandwidth (bytes/s)}
+    generate:                 one section a phase: train and generate
+      axes: {replica: 2, tensor: 4}       mesh axes; the last one joins neighbouring chips
+      split: {tensor: [kv, group]}        tensor is laid out as two mesh axes, see below
+      rules:                              logical axis -> mesh axis, several, or null
+        heads: tensor
+        kv_heads: kv
+
+Tensor parallelism above the number of KV heads: `split` divides an axis in two for each model, the
+first part as large as the KV heads allow (the greatest common divisor). Query heads lie on both
+parts, KV heads on the first, so they are held `group` times, and each device's queries find their
+keys on the device: Qwen3 (8 KV heads) on tensor 16 becomes kv 8 x group 2. A file may also name kv
+and group under `axes` itself and leave `split` out.
+
+Every logical axis has a rule; null means replicated, so nothing is replicated by omission:
+
+    batch      rows: of a training step, of a prefill, slots of the sampler
+    sequence   tokens of a row
+    layers     the stacked layers (training only)
+    vocab, embed, heads, kv_heads, head_dim, mlp, norm    as the parameters declare them
+    lora_rank  the adapter's inner axis
+"""
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+
+from thinksafe_jax.errors import ConfigError
+from thinksafe_jax.models import ModelConfig
+from thinksafe_jax.sharding.rules import Strategy
+
+
+@dataclass(frozen=True)
+class Topology:
+    """Facts of the hardware; sizes and rates are those of one chip."""
+
+    chip: str = ""
+    chips: int = 0
+    hosts: int = 0
+    hbm_bytes: float = 0.0
+    peak_flops: float = 0.0  # bf16, FLOP/s
+    hbm_bandwidth: float = 0.0  # bytes/s
+    interconnect_bandwidth: float = 0.0  # bytes/s, both directions together
+
+    @property
+    def chips_per_host(self) -> int:
+        return self.chips // self.hosts
+
+    def scaled(self, factor: int) -> "Topology":
+        """More hosts of the same kind."""
+        return dataclasses.replace(self, chips=factor * self.chips, hosts=factor * self.hosts)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """How one phase lies on the mesh, as written in the file.
+
+    Attributes:
+        axes: mesh axes and their sizes, outermost first.
+        split: axis -> the two mesh axes that it is laid out as.
+        rules: logical axis -> axes; may name a split axis as a whole.
+    """
+
+    axes: dict[str, int] = field(default_factory=dict)
+    split: dict[str, tuple[str, str]] = field(default_factory=dict)
+    rules: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def for_model(self, cfg: ModelConfig) -> Strategy:
+        """The mesh axes of this phase for `cfg`, with every split axis divided."""
+        axes: dict[str, int] = {}
+        for name, size in self.axes.items():
+            if name in self.split:
+                first = math.gcd(size, cfg.num_kv_heads)
+                axes |= dict(zip(self.split[name], (first, size // first), strict=True))
+            else:
+                axes[name] = size
+        return Strategy(axes, {k: self.expand(names) for k, names in self.rules.items()})
+
+    def expand(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """`names` with split axes replaced by their parts."""
+        return tuple(part for name in names for part in self.split.get(name, (name,)))
+
+    def with_axes(self, axes: dict[str, int]) -> "Phase":
+        """The same rules on other axis sizes."""
+        return dataclasses.replace(self, axes=axes)
+
+    def of_host(self, hosts: int) -> "Phase":
+        """One host's part, where each of `hosts` drives replicas of its own.
+
+        Raises:
+            ConfigError: the replicas do not divide over the hosts.
+        """
+        axes, left = dict(self.axes), hosts
+        for name in self.rules["batch"]:
+            taken = math.gcd(left, axes[name])
+            axes[name] //= taken
+            left //= taken
+        if left > 1:
+            replicas = math.prod(self.axes[name] for name in self.rules["batch"])
+            raise ConfigError(
+                f"generate: {replicas} replica(s) do not divide over {hosts} processes; a replica "
+                "must not leave its host: make the batch's axes a multiple of the processes"
+            )
+        return self.with_axes(axes)
+
+    def shrink(self, devices: int) -> "Phase":
+        """The same axes on at most `devices` devices; the largest axis gives way first."""
+        axes = dict(self.axes)
+        while math.prod(axes.values()) > devices:
+            largest = max(axes, key=lambda name: axes[name])
+            axes[largest] //= _smallest_factor(axes[largest])
+        return self.with_axes(axes)
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """A mesh file."""
+
+    name: str
+    topology: Topology
+    train: Phase
+    generate: Phase
+
+    def shrink(self, devices: int) -> "MeshConfig":
+        """The same strategy on at most `devices` devices, to run it where chips are few."""
+        chips = min(devices, self.topology.chips)
+        return MeshConfig(
+            self.name,
+            dataclasses.replace(self.topology, chips=chips, hosts=1),
+            self.train.shrink(devices),
+            self.generate.shrink(devices),
+        )
+
+
+def _smallest_factor(number: int) -> int:
+    return next(f for f in range(2, number + 1) if number % f == 0)

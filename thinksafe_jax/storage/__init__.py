@@ -1,0 +1,52 @@
+"""Bytes that are whole or not there, on a disk and in a bucket."""
+
+from thinksafe_jax.storage.files import (
+    atomic_write,
+    atomic_writer,
+    cache_folder,
+    free_bytes,
+    is_mounted,
+    persist,
+    prepare_directory,
+    refresh,
+    shown,
+    storage_errors,
+    sync_folder,
+)
+from thinksafe_jax.storage.hashing import content_hash, now
+from thinksafe_jax.storage.jsonl import drop_torn_tail, parse, plain, sound_length, to_line
+from thinksafe_jax.storage.lock import RunLock, describe, holder, is_held
+from thinksafe_jax.storage.mirror import mirror_of, run_folder
+from thinksafe_jax.storage.objects import identity, is_url, list_objects, open_store, store_errors
+
+__all__ = [
+    "RunLock",
+    "atomic_write",
+    "atomic_writer",
+    "cache_folder",
+    "content_hash",
+    "describe",
+    "drop_torn_tail",
+    "free_bytes",
+    "holder",
+    "identity",
+    "is_held",
+    "is_mounted",
+    "is_url",
+    "list_objects",
+    "mirror_of",
+    "now",
+    "open_store",
+    "parse",
+    "persist",
+    "plain",
+    "prepare_directory",
+    "refresh",
+    "run_folder",
+    "shown",
+    "sound_length",
+    "storage_errors",
+    "store_errors",
+    "sync_folder",
+    "to_line",
+]

@@ -1,0 +1,204 @@
+"""LoRA adapters in PEFT's format, written and read through the decoder's own declaration."""
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from thinksafe_jax.errors import InputError
+from thinksafe_jax.models import Adapter, LoraConfig, ModelConfig, target_kernels
+from thinksafe_jax.weights.atomic_folder import write_json, write_text, written_aside
+from thinksafe_jax.weights.gather import on_host, written_by_first
+from thinksafe_jax.weights.safetensors import TensorRef, TensorSource, read_header, write_file
+from thinksafe_jax.weights.slices import all_finite
+from thinksafe_jax.weights.validate import some
+
+# [prefix].model.layers.0.self_attn.q_proj.lora_A[.name of the adapter].weight
+_KEY = re.compile(r"(?:.*\.)?(model\.layers\.\d+\.\w+\.\w+)\.lora_([AB])(?:\.\w+)?\.weight")
+_ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+_CHANGES_BASE = ("pissa", "olora", "corda", "loftq")  # their base is not the published one
+_WEIGHTS, _CONFIG = "adapter_model.safetensors", "adapter_config.json"
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One tensor of an adapter file."""
+
+    key: str
+    target: str
+    part: str  # a | b
+    layer: int
+    shape: tuple[int, ...]  # ours
+    hf_shape: tuple[int, int]
+
+
+def _entries(cfg: ModelConfig, lora: LoraConfig) -> Iterator[_Entry]:
+    for target, kernel in target_kernels(cfg, lora.targets).items():
+        split = len(kernel.shape) - kernel.in_ndim
+        outputs, inputs = kernel.shape[:split], kernel.shape[split:]
+        for layer in range(cfg.num_layers):
+            module = kernel.hf_name.format(i=layer).removesuffix(".weight")
+            stem = f"base_model.model.{module}.lora_"
+            a, b = (lora.r, *inputs), (*outputs, lora.r)
+            yield _Entry(f"{stem}A.weight", target, "a", layer, a, (lora.r, prod(inputs)))
+            yield _Entry(f"{stem}B.weight", target, "b", layer, b, (prod(outputs), lora.r))
+
+
+def export_adapter(
+    out: str | Path,
+    adapter: Adapter,
+    lora: LoraConfig,
+    cfg: ModelConfig,
+    base_model: str,
+    *,
+    revision: str | None = None,
+    card: str | None = None,
+) -> None:
+    """Writes a PEFT adapter: adapter_config.json and adapter_model.safetensors (float32).
+
+    With an adapter over several processes all must call it; process 0 writes.
+
+    Args:
+        out: directory, replaced when everything is on disk.
+        base_model: Hub id or directory that PEFT loads the base from; `revision` its commit.
+        card: text of README.md.
+
+    Raises:
+        InputError: `out` holds something else than a model.
+        EnvironmentFault: the disk is full or cannot be written; `out` is as before.
+    """
+
+    table = sorted(_entries(cfg, lora), key=lambda e: e.key)
+    arrays = (
+        on_host(adapter["layers"][e.target][e.part], e.layer).reshape(e.hf_shape) for e in table
+    )
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base_model,
+        "revision": revision,
+        "r": lora.r,
+        "lora_alpha": lora.alpha,
+        "lora_dropout": lora.dropout,
+        "target_modules": list(lora.targets),
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "init_lora_weights": True,
+        "inference_mode": True,
+        "use_rslora": lora.rslora,
+    }
+    with written_by_first(Path(out), arrays) as gathered:
+        if jax.process_index() == 0:
+            sources = [
+                TensorSource(e.key, e.hf_shape, np.dtype(np.float32), gathered.__next__)
+                for e in table
+            ]
+            with written_aside(Path(out), sum(source.nbytes for source in sources)) as folder:
+                write_file(folder / _WEIGHTS, sources)
+                write_json(folder / _CONFIG, config)
+                if card is not None:
+                    write_text(folder / "README.md", card)
+
+
+def import_adapter(directory: str | Path, cfg: ModelConfig) -> tuple[Adapter, LoraConfig]:
+    """Reads a PEFT LoRA adapter made here or elsewhere, as float32.
+
+    Keys may lack PEFT's prefix or carry the adapter's name, as other tools save them;
+    rank-stabilised LoRA becomes the plain one of the same scale.
+
+    Raises:
+        InputError: not a plain LoRA on the decoder's linear layers, keys that are missing, unknown
+            or of the wrong shape (all listed), or NaN and infinity.
+    """
+    directory = Path(directory)
+    weights, config = directory / _WEIGHTS, directory / _CONFIG
+    if not weights.exists() and (directory / "adapter_model.bin").exists():
+        raise InputError(
+            f"{directory}: only a pickled adapter (adapter_model.bin), which is never opened. Save "
+            "it again with peft's save_pretrained, which writes safetensors"
+        )
+    for file in (config, weights):
+        if not file.exists():
+            raise InputError(f"{file}: not found; is {directory} a PEFT adapter?")
+    refs = _by_plain_name(weights)
+    lora = _parse_lora(config, cfg, refs)
+    wanted = {e.key: e for e in _entries(cfg, lora)}
+    _check_keys(weights, refs, wanted)
+    parts: dict[tuple[str, str], list[np.ndarray]] = {}
+    for entry in wanted.values():
+        value = refs[entry.key].array.astype(np.float32)
+        if not all_finite(value.reshape(-1)):
+            raise InputError(f"{weights}: NaN or infinity in {entry.key}; the adapter is damaged")
+        parts.setdefault((entry.target, entry.part), []).append(value.reshape(entry.shape))
+    layers: dict[str, Any] = {name: {} for name in lora.targets}
+    for (name, part), values in parts.items():
+        layers[name][part] = jnp.asarray(np.stack(values))
+    return {"layers": layers}, lora
+
+
+def _by_plain_name(file: Path) -> dict[str, TensorRef]:
+    """The tensors under the keys that PEFT itself would have given them."""
+    refs: dict[str, TensorRef] = {}
+    for key, ref in read_header(file).items():
+        found = _KEY.fullmatch(key)
+        name = f"base_model.model.{found[1]}.lora_{found[2]}.weight" if found else key
+        if name in refs:
+            raise InputError(f"{file}: {refs[name].name} and {key} are the same weight; keep one")
+        refs[name] = ref
+    return refs
+
+
+def _check_keys(file: Path, refs: dict[str, TensorRef], wanted: dict[str, _Entry]) -> None:
+    problems = [f"{key}: missing" for key in wanted if key not in refs]
+    problems += [f"{key}: unknown" for key in refs if key not in wanted]
+    problems += [
+        f"{key}: {list(refs[key].shape)} instead of {list(entry.hf_shape)}"
+        for key, entry in wanted.items()
+        if key in refs and refs[key].shape != entry.hf_shape
+    ]
+    if problems:
+        raise InputError(
+            f"{file}: {len(problems)} keys do not fit the model and {_CONFIG}: {some(problems)}"
+        )
+
+
+def _parse_lora(file: Path, cfg: ModelConfig, keys: Iterable[str]) -> LoraConfig:
+    try:
+        raw = json.loads(file.read_text(encoding="utf-8"))
+        r, alpha = raw["r"], raw["lora_alpha"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{file}: not a LoRA configuration ({error!r})") from None
+    refused = {
+        "peft_type": raw.get("peft_type") != "LORA",
+        "bias": raw.get("bias", "none") != "none",
+        "use_dora": raw.get("use_dora", False),
+        "fan_in_fan_out": raw.get("fan_in_fan_out", False),
+        "modules_to_save": raw.get("modules_to_save"),
+        "rank_pattern": raw.get("rank_pattern"),
+        "alpha_pattern": raw.get("alpha_pattern"),
+        "layers_to_transform": raw.get("layers_to_transform"),
+        "layer_replication": raw.get("layer_replication"),
+        "init_lora_weights": str(raw.get("init_lora_weights")).startswith(_CHANGES_BASE),
+    }
+    bad = {key: raw.get(key) for key, is_bad in refused.items() if is_bad}
+    if bad:
+        raise InputError(f"{file}: not a plain LoRA adapter: {bad}")
+    # target_modules may be names, suffixes or one pattern; the weights say what was meant
+    named = raw.get("target_modules")
+    targets = {name.rpartition(".")[2] for name in named} if isinstance(named, list) else set()
+    targets |= {found[1].rpartition(".")[2] for key in keys if (found := _KEY.fullmatch(key))}
+    order = [name for name in target_kernels(cfg, _ALL) if name in targets]
+    if not order or targets - set(order):
+        raise InputError(
+            f"{file}: targets {sorted(targets - set(order)) or named}; an adapter can change "
+            f"{', '.join(_ALL)}"
+        )
+    dropout, rslora = raw.get("lora_dropout", 0.0), bool(raw.get("use_rslora"))
+    return LoraConfig(r, float(alpha), dropout, tuple(order), rslora)
