@@ -12,7 +12,6 @@ from thinksafe_jax.data import Prompt
 from thinksafe_jax.errors import ConfigError, InputError
 from thinksafe_jax.guards import Verdict
 from thinksafe_jax.report import coverage_table
-from thinksafe_jax.report import terminal_tables as coverage
 from thinksafe_jax.runs import RowStore
 from thinksafe_jax.sampling import Completion
 from thinksafe_jax.synthesis import (
@@ -24,7 +23,7 @@ from thinksafe_jax.synthesis import (
     reasons_table,
     write_dataset,
 )
-from thinksafe_jax.synthesis.ladder import chosen_attempts
+from thinksafe_jax.synthesis.ladder import chosen_attempts, coverage
 
 LADDER = [Rung(), Rung("risk", 0.8), Rung("intent", 1.0)]
 CFG = SynthesisConfig(attempts=3, ladder=LADDER, sampling=SamplingConfig(max_new_tokens=8))
@@ -149,7 +148,7 @@ def test_coverage_counts_each_prompt_once(tmp_path):
     rounds, _ = climb(tmp_path)
     judged = list(rounds.verdicts.rows())
     facts = dataset_facts(Recipe(synthesis=CFG), Guard())
-    counts = write_dataset(tmp_path, rounds.samples, rounds.verdicts, facts, len)
+    counts, _ = write_dataset(tmp_path, rounds.samples, rounds.verdicts, facts, len)
     for label, n in (("harmful", 13), ("benign", 12)):
         count = counts[label]
         assert count["sampled"] == n
