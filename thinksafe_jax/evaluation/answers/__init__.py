@@ -1,0 +1,1 @@
+"""Final answers of reasoning models: found in a text, compared, scored."""
