@@ -134,7 +134,7 @@ def sample(student: Path, rows: Iterable[dict], steering: str, seed: int, **chan
     tokenizer, cfg = ChatTokenizer(student), load_config(student)
     params = load_params(student, cfg, jnp.float32)
     config = EngineConfig(slots=64, window=16, max_length=256)
-    engine = Engine(cfg, params, None, config, eos_ids=tokenizer.eos_ids, seed=seed)
+    engine = Engine(cfg, params, config, eos_ids=tokenizer.eos_ids, seed=seed)
     sampling = SamplingConfig(**{**vars(SAMPLING), **changes})
     by_id = {row["id"]: row for row in rows}
     requests = [

@@ -99,7 +99,7 @@ def steps(cfg: ModelConfig, params: dict, bandwidth: float, points: tuple) -> li
             slots=slots, window=32, page_size=64, max_length=live + 512,
             pool_tokens=slots * (live + 128),
         )  # fmt: skip
-        engine = Engine(cfg, params, None, config, eos_ids=())
+        engine = Engine(cfg, params, config, eos_ids=())
         (seconds,) = fastest(Stepper(engine, live).seconds)
         kv = slots * live * kv_bytes_per_token(cfg, engine._devices[0]._pools[0][0].dtype)
         rows.append(
@@ -127,7 +127,7 @@ def histogram(cfg: ModelConfig, params: dict, slots: int, requests: int, scale: 
     ]
     most = 250 + 16_384 // scale
     engine = Engine(
-        cfg, params, None, EngineConfig(slots=slots, window=32, page_size=64, max_length=most),
+        cfg, params, EngineConfig(slots=slots, window=32, page_size=64, max_length=most),
         eos_ids=(),
     )  # fmt: skip
     engine.warm_up()

@@ -20,6 +20,7 @@ from thinksafe_jax.planning.collectives import collectives_of, total
 from thinksafe_jax.sampling import Engine, Request, decode
 from thinksafe_jax.sampling.kv_cache import kv_bytes_per_token
 from thinksafe_jax.sampling.next_token import Options, sample
+from thinksafe_jax.sharding import ModelMesh
 
 # a short window: in so small a set the steps after a row's end weigh more than the host
 SHAPE_T = EngineConfig(slots=16, window=4, page_size=16, max_length=512)
@@ -49,7 +50,7 @@ def rivals(scratch: Path) -> dict:
 
     cfg, params = workload("T", scratch)
     requests = long_tail(64, cfg.vocab_size)
-    engine = Engine(cfg, params, None, SHAPE_T, eos_ids=())
+    engine = Engine(cfg, params, SHAPE_T, eos_ids=())
     engine.warm_up(64)
     asked = [
         {"prompt_ids": r.prompt_ids, "max_new_tokens": r.sampling.max_new_tokens} for r in requests
@@ -92,7 +93,7 @@ def floor(scratch: Path) -> dict:
     out = {}
     for slots in (1, 4, 8):
         config = EngineConfig(slots=slots, window=16, page_size=16, max_length=512)
-        engine = Engine(cfg, params, None, config, eos_ids=())
+        engine = Engine(cfg, params, config, eos_ids=())
         live = 128
         stepper = Stepper(engine, live)
         step, sweep = fastest(
@@ -110,9 +111,7 @@ def programs(scratch: Path) -> dict:
     cfg, params = workload("W", scratch)
     shape = EngineConfig(slots=4, window=16, page_size=16, pool_tokens=4096)
     steppers = [
-        Stepper(
-            Engine(cfg, params, None, dataclasses.replace(shape, max_length=most), eos_ids=()), 256
-        )
+        Stepper(Engine(cfg, params, dataclasses.replace(shape, max_length=most), eos_ids=()), 256)
         for most in (16_384, 2_048)
     ]
     long, short = fastest(*(stepper.seconds for stepper in steppers))
@@ -136,7 +135,7 @@ def sampling(scratch: Path) -> dict:
     cfg, params = workload("W", scratch, vocab_size=151_936)
     slots = 8
     config = EngineConfig(slots=slots, window=16, page_size=16, max_length=512)
-    stepper = Stepper(Engine(cfg, params, None, config, eos_ids=()), 128)
+    stepper = Stepper(Engine(cfg, params, config, eos_ids=()), 128)
     scores = 3 * jax.random.normal(jax.random.key(0), (slots, cfg.vocab_size), jnp.float32)
     keys = jax.random.split(jax.random.key(1), slots)
     options = Options(
@@ -153,7 +152,7 @@ def sampling(scratch: Path) -> dict:
 def host(scratch: Path) -> dict:
     cfg, params = workload("T", scratch)
     shape = dataclasses.replace(SHAPE_T, window=16)
-    engine = Engine(cfg, params, None, shape, eos_ids=())
+    engine = Engine(cfg, params, shape, eos_ids=())
     engine.warm_up()
     list(engine.generate(mixed(200, cfg.vocab_size)))
     compiles = engine.stats.compiles
@@ -189,7 +188,7 @@ def pool(scratch: Path) -> dict:
     shape = dataclasses.replace(SHAPE_T, max_length=need)
     whole, part = (
         Engine(
-            cfg, params, None, dataclasses.replace(shape, pool_tokens=int(share * 16 * need)),
+            cfg, params, dataclasses.replace(shape, pool_tokens=int(share * 16 * need)),
             eos_ids=(),
         )
         for share in (1.0, 0.4)
@@ -212,14 +211,13 @@ def identical(scratch: Path) -> dict:
     cfg, params = workload("T", scratch)
     requests = long_tail(32, cfg.vocab_size)
     replace = dataclasses.replace
-    base = tokens_of(Engine(cfg, params, None, SHAPE_T, eos_ids=()), requests)
-    devices = np.array(jax.devices()[:2]).reshape(2, 1)
-    mesh = jax.sharding.Mesh(devices, ("dp", "tp"))
+    base = tokens_of(Engine(cfg, params, SHAPE_T, eos_ids=()), requests)
+    mesh = ModelMesh.of_sizes(cfg, replicas=2)
     others = [
-        tokens_of(Engine(cfg, params, None, SHAPE_T, eos_ids=()), requests[::-1]),
-        tokens_of(Engine(cfg, params, None, replace(SHAPE_T, window=32), eos_ids=()), requests),
-        tokens_of(Engine(cfg, params, None, replace(SHAPE_T, slots=5), eos_ids=()), requests),
-        tokens_of(Engine(cfg, params, mesh, SHAPE_T, eos_ids=()), requests),
+        tokens_of(Engine(cfg, params, SHAPE_T, eos_ids=()), requests[::-1]),
+        tokens_of(Engine(cfg, params, replace(SHAPE_T, window=32), eos_ids=()), requests),
+        tokens_of(Engine(cfg, params, replace(SHAPE_T, slots=5), eos_ids=()), requests),
+        tokens_of(Engine(cfg, params, SHAPE_T, mesh=mesh, eos_ids=()), requests),
     ]
     shares = [sum(base[key] == other[key] for key in base) / len(base) for other in others]
     return {"identical_tokens": min(shares)}
@@ -228,12 +226,11 @@ def identical(scratch: Path) -> dict:
 def mesh(scratch: Path) -> dict:
     cfg, params = workload("T", scratch)
     requests = long_tail(16, cfg.vocab_size)
-    grid = np.array(jax.devices())
     shape = dataclasses.replace(SHAPE_T, slots=8, replicas="together", max_length=256)
 
     def engine(dp: int, tp: int) -> Engine:
-        where = jax.sharding.Mesh(grid[: dp * tp].reshape(dp, tp), ("dp", "tp"))
-        return Engine(cfg, params, where, shape, eos_ids=())
+        mesh = ModelMesh.of_sizes(cfg, replicas=dp, tensor=tp)
+        return Engine(cfg, params, shape, mesh=mesh, eos_ids=())
 
     base = tokens_of(engine(1, 1), requests)
     spread = tokens_of(engine(4, 1), requests)

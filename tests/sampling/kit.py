@@ -12,7 +12,7 @@ RANDOM = SamplingConfig(temperature=1.0, top_k=20, top_p=0.95, max_new_tokens=40
 def engine(model, eos=(0,), seed=0, **shape):
     config = {"slots": 4, "window": 4, "page_size": 16, "pool_tokens": 2048, "max_length": 256}
     config = EngineConfig(**{**config, **shape})
-    return Engine(model[0], model[1], None, config, eos_ids=eos, seed=seed)
+    return Engine(model[0], model[1], config, eos_ids=eos, seed=seed)
 
 
 def requests(count, sampling=RANDOM, longest=60):

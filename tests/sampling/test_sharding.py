@@ -3,11 +3,9 @@
 import dataclasses
 import re
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh
 
 from tests.sampling.kit import RANDOM, requests, run
 from tests.support import save_tiny
@@ -16,7 +14,7 @@ from thinksafe_jax.errors import ConfigError
 from thinksafe_jax.models import load_config
 from thinksafe_jax.sampling import Engine, decode
 from thinksafe_jax.sampling.stats import compiles_so_far
-from thinksafe_jax.sharding import build_mesh, load_mesh
+from thinksafe_jax.sharding import ModelMesh
 from thinksafe_jax.weights import load_params
 
 CONFIG = EngineConfig(slots=4, window=4, page_size=16, pool_tokens=2048, max_length=256)
@@ -30,16 +28,13 @@ def folder(tmp_path_factory):
     return folder
 
 
-def mesh(dp: int, tp: int) -> Mesh:
-    devices = np.array(jax.devices()[: dp * tp]).reshape(dp, tp)
-    return Mesh(devices, ("dp", "tp"))
-
-
-def engine(folder, where=None, **changes):
+def engine(folder, replicas=1, tensor=1, how="apart", **changes):
     cfg = load_config(folder)
-    params = load_params(folder, cfg, jnp.float32)
-    config = dataclasses.replace(CONFIG, **changes)
-    return Engine(cfg, params, where, config, eos_ids=(0,))
+    mesh = None
+    if replicas * tensor > 1:
+        mesh = ModelMesh.of_sizes(cfg, replicas=replicas, tensor=tensor)
+    config = dataclasses.replace(CONFIG, replicas=how, **changes)
+    return Engine(cfg, load_params(folder, cfg, jnp.float32), config, mesh=mesh, eos_ids=(0,))
 
 
 def decode_program(sampler) -> str:
@@ -52,24 +47,24 @@ def decode_program(sampler) -> str:
     return lowered.compile().as_text()
 
 
-@pytest.mark.parametrize("tp", [2, 4, 8])
-def test_tensor_parallel_text_is_the_same(folder, tp):
+@pytest.mark.parametrize("tensor", [2, 4, 8])
+def test_tensor_parallel_text_is_the_same(folder, tensor):
     """Also above the number of KV heads (2), which are then held by several devices."""
     flat = SamplingConfig(1.0, 1.0, 0, 0.0, 20)  # draws from the whole vocabulary
     batch = requests(8) + [type(r)("flat" + r.id, r.prompt_ids, flat) for r in requests(4)]
-    one, several = run(engine(folder), batch), run(engine(folder, mesh(1, tp)), batch)
+    one, several = run(engine(folder), batch), run(engine(folder, tensor=tensor), batch)
     assert {i: c.token_ids for i, c in one.items()} == {i: c.token_ids for i, c in several.items()}
     for name, done in one.items():
         np.testing.assert_allclose(done.logprobs, several[name].logprobs, atol=1e-3)
 
 
-@pytest.mark.parametrize("replicas", ["apart", "together"])
-@pytest.mark.parametrize(("dp", "tp"), [(4, 1), (2, 2)])
-def test_replicas_share_the_queue_and_change_no_text(folder, replicas, dp, tp):
+@pytest.mark.parametrize("how", ["apart", "together"])
+@pytest.mark.parametrize(("replicas", "tensor"), [(4, 1), (2, 2)])
+def test_replicas_share_the_queue_and_change_no_text(folder, how, replicas, tensor):
     """Independent engines, or one program whose slots and pages are cut over the replicas."""
     batch = requests(17)
-    sampler = engine(folder, mesh(dp, tp), replicas=replicas)
-    assert len(sampler._devices) == (dp if replicas == "apart" else 1)
+    sampler = engine(folder, replicas, tensor, how=how)
+    assert len(sampler._devices) == (replicas if how == "apart" else 1)
     base, several = run(engine(folder), batch), run(sampler, batch)
     assert {i: c.token_ids for i, c in base.items()} == {i: c.token_ids for i, c in several.items()}
     assert sampler.stats.completions == len(batch)
@@ -77,7 +72,7 @@ def test_replicas_share_the_queue_and_change_no_text(folder, replicas, dp, tp):
 
 def test_replicas_in_one_program_preempt_within_their_own_pages(folder):
     batch = requests(24)
-    sampler = engine(folder, mesh(2, 1), replicas="together", pool_tokens=160)
+    sampler = engine(folder, replicas=2, how="together", pool_tokens=160)
     few = run(sampler, batch)
     assert sampler.stats.preemptions > 0
     plenty = run(engine(folder), batch)
@@ -86,7 +81,7 @@ def test_replicas_in_one_program_preempt_within_their_own_pages(folder):
 
 def test_decode_sends_two_all_reduces_a_layer_and_the_candidates(folder):
     """No gather of weights, logits or pools; the embedding lookup adds one reduce a step."""
-    sampler = engine(folder, mesh(1, 4))
+    sampler = engine(folder, tensor=4)
     text = decode_program(sampler)
     hidden = re.findall(r"(\w+)\[4,(?:1,)?48\]\S* all-reduce", text)
     assert len(hidden) == 2 * sampler.cfg.num_layers + 1
@@ -98,32 +93,33 @@ def test_decode_sends_two_all_reduces_a_layer_and_the_candidates(folder):
 
 def test_replicas_in_one_program_speak_of_nothing(folder):
     """Page numbers are a shard's own: global ones would gather the whole pool at every layer."""
-    text = decode_program(engine(folder, mesh(4, 1), replicas="together"))
+    text = decode_program(engine(folder, replicas=4, how="together"))
     assert not re.findall(r"(?:all-reduce|all-gather|all-to-all|collective-permute)\(", text)
 
 
 def test_sampling_on_a_mesh_does_not_recompile(folder):
-    sampler = engine(folder, mesh(2, 2), replicas="together")
+    sampler = engine(folder, 2, 2, how="together")
     sampler.warm_up()
     run(sampler, requests(10, RANDOM))
     assert sampler.stats.compiles == 0 < compiles_so_far().count
 
 
-def test_a_mesh_with_other_axes_needs_rules(folder):
-    other = Mesh(np.array(jax.devices()[:2]), ("data",))
-    with pytest.raises(ConfigError, match=r"axes \['data'\]; without rules .* dp and tp only"):
-        engine(folder, other)
+def test_a_mesh_of_sizes_is_refused_where_it_cannot_be(folder):
+    with pytest.raises(ConfigError, match="needs more than the 8 devices"):
+        engine(folder, replicas=3, tensor=4)
+    with pytest.raises(ConfigError, match="heads 8 does not divide over kv 1 x group 3"):
+        engine(folder, tensor=3)
 
 
 def test_replicas_that_are_neither_apart_nor_together_are_refused(folder):
     with pytest.raises(ConfigError, match=r"engine\.replicas is 'both'; choose apart or together"):
-        engine(folder, replicas="both")
+        engine(folder, how="both")
 
 
 def test_a_mesh_file_decides_where_everything_lies(folder):
-    plan = load_mesh("cpu-8").generate.for_model(load_config(folder))
-    cfg, params = load_config(folder), load_params(folder, load_config(folder), jnp.float32)
-    sampler = Engine(cfg, params, build_mesh(plan), CONFIG, eos_ids=(0,), rules=plan.rules)
+    cfg = load_config(folder)
+    params, mesh = load_params(folder, cfg, jnp.float32), ModelMesh.generating("cpu-8", cfg)
+    sampler = Engine(cfg, params, CONFIG, mesh=mesh, eos_ids=(0,))
     assert len(sampler._devices) == 2
     batch = requests(6)
     base, several = run(engine(folder), batch), run(sampler, batch)

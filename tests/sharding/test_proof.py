@@ -20,7 +20,7 @@ from thinksafe_jax.config import EngineConfig, SamplingConfig
 from thinksafe_jax.models import init_adapter, init_params
 from thinksafe_jax.planning.abstract_programs import Sampler, decode_program
 from thinksafe_jax.sampling import Engine, Request
-from thinksafe_jax.sharding import Phase, build_mesh, load_mesh
+from thinksafe_jax.sharding import ModelMesh, Phase, load_mesh
 from thinksafe_jax.training import Placement, lora_config, make_step
 from thinksafe_jax.training.batches import pack
 from thinksafe_jax.training.packing import Layout
@@ -68,15 +68,8 @@ def sample(phase: Phase | None):
         Request(f"row-{n}", rng.integers(1, CFG.vocab_size, size).tolist(), sampling)
         for n, size in enumerate([1, 5, 16, 17, 30, 31, 21, 9, 25, 2])
     ]
-    strategy = phase and phase.for_model(CFG)
-    sampler = Engine(
-        CFG,
-        params(),
-        strategy and build_mesh(strategy),
-        SHAPE,
-        eos_ids=(0,),
-        rules=strategy and strategy.rules,
-    )
+    mesh = phase and ModelMesh.of_phase(phase, CFG)
+    sampler = Engine(CFG, params(), SHAPE, mesh=mesh, eos_ids=(0,))
     return {done.id: done for done in sampler.generate(requests)}
 
 

@@ -176,15 +176,13 @@ class Session:
         """A sampler of the student, or of what the run directory `tuned` has made of it."""
         self._check_top_k()
         params = self._student("sample") if tuned is None else unstack_layers(self.tuned(tuned))
-        recipe, where = self.recipe, self.generating
         return Engine(
             self.cfg,
             params,
-            where and where.mesh,
-            recipe.engine,
+            self.recipe.engine,
+            mesh=self.generating,
             eos_ids=self.tokenizer.eos_ids,
-            seed=recipe.seed,
-            rules=where and where.rules,
+            seed=self.recipe.seed,
         )
 
     def _check_top_k(self) -> None:

@@ -18,7 +18,7 @@ from thinksafe_jax.guards import score_words
 from thinksafe_jax.models import ModelConfig, Params, abstract_params
 from thinksafe_jax.planning.collectives import Traffics, collectives_of
 from thinksafe_jax.sampling import Case, Layout, choose, decode, empty_slots, prefill, table_pages
-from thinksafe_jax.sharding import ModelMesh, Phase, build_mesh, param_shardings, replica_meshes
+from thinksafe_jax.sharding import ModelMesh, Phase
 from thinksafe_jax.training import Placement, abstract_arguments, lora_config, make_step, shaped
 
 _PLATFORMS: dict[str, str] = {"cuda": "gpu", "rocm": "gpu"}
@@ -225,15 +225,11 @@ def _replica(
     cfg: ModelConfig, phase: Phase, devices: Sequence[Any], sampler: Sampler, dtype: str
 ) -> tuple[Layout, Params, tuple]:
     """Layout, weights with layers apart, and pools of the first replica."""
-    strategy = phase.for_model(cfg)
-    mesh = replica_meshes(build_mesh(strategy, devices), strategy.rules)[0]
-    layout = Layout.of(mesh, {**strategy.rules, "batch": ()})
+    mesh = ModelMesh.of_phase(phase, cfg, devices).replicas()[0]
+    layout = Layout.of(mesh)
     stacked = abstract_params(cfg, jnp.dtype(dtype))
     one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), stacked["layers"])
-    params = shaped(
-        {**stacked, "layers": (one,) * cfg.num_layers},
-        param_shardings(cfg, mesh, strategy.rules, "unstacked"),
-    )
+    params = shaped({**stacked, "layers": (one,) * cfg.num_layers}, mesh.params("unstacked"))
     pages = 1 + sampler.pool_tokens // sampler.page_size
     shape = (cfg.num_kv_heads, pages, sampler.page_size, cfg.head_dim)
     pool = _array(shape, jnp.dtype(dtype), layout.sharding(layout.pool))

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
 from thinksafe_jax.config import EngineConfig
 from thinksafe_jax.errors import ConfigError, InputError
@@ -16,12 +15,12 @@ from thinksafe_jax.models import ModelConfig, Params, unstack_layers
 from thinksafe_jax.sampling.attention import Case, choose, refusals, table_pages
 from thinksafe_jax.sampling.device import ModelDevice
 from thinksafe_jax.sampling.kv_cache import default_pool_tokens
-from thinksafe_jax.sampling.layout import ONE_DEVICE, Layout, default_strategy
+from thinksafe_jax.sampling.layout import ONE_DEVICE, Layout
 from thinksafe_jax.sampling.pages import PageAllocator
 from thinksafe_jax.sampling.requests import Completion, Request
 from thinksafe_jax.sampling.scheduler import Scheduler, prefill_lengths
 from thinksafe_jax.sampling.stats import EngineStats, compiles_so_far
-from thinksafe_jax.sharding import Rules, on_devices, param_shardings, replica_meshes
+from thinksafe_jax.sharding import ModelMesh, on_devices
 
 _log = logging.getLogger(__name__)
 
@@ -33,12 +32,11 @@ class Engine:
         cfg: the model's facts.
         params: its parameters; with layers apart (`unstack_layers`) they are shared where they lie
             as the mesh has them, stacked ones are copied.
-        mesh: devices of this process; one device by default. Its batch axes are replicas.
         config: slots, window, page size, pool, context; how replicas run.
+        mesh: devices of this process, and where arrays lie on them; one device by default. The
+            mesh axes of its batch are replicas.
         eos_ids: every id that ends a completion.
         seed: seed of the run; see `Request.random_words` for what else keys a row.
-        rules: logical axis -> mesh axes (`parallel.Strategy.rules`); by default the batch lies
-            over the mesh's axis "dp", and heads, mlp and vocabulary over "tp".
 
     Raises:
         ConfigError: the rules do not fit the model, `config.attention` cannot run here, or
@@ -49,12 +47,11 @@ class Engine:
         self,
         cfg: ModelConfig,
         params: Params,
-        mesh: Mesh | None,
         config: EngineConfig,
         *,
+        mesh: ModelMesh | None = None,
         eos_ids: Sequence[int],
         seed: int = 0,
-        rules: Rules | None = None,
     ):
         self.cfg, self.config, self.eos_ids = cfg, config, tuple(eos_ids)
         self.max_length = min(
@@ -63,10 +60,9 @@ class Engine:
         # XLA:CPU widens a whole bfloat16 pool to float32 and back for every write
         kv_dtype = params["embed"].dtype if jax.default_backend() != "cpu" else jnp.dtype("float32")
         self.attention = self._choose_attention()
-        if mesh is not None and rules is None:
-            mesh, rules = default_strategy(mesh, cfg.num_kv_heads)
-        layouts = _layouts(mesh, rules, config.replicas)
-        placed = [self._placed(params, layout, rules) for layout in layouts]
+        meshes = _program_meshes(mesh, config.replicas)
+        layouts = [Layout.of(mesh) if mesh else ONE_DEVICE for mesh in meshes]
+        placed = [_placed(params, mesh) for mesh in meshes]
         self._pages = self._pool_pages(kv_dtype, layouts)  # in what the weights leave free
         self._devices = [
             ModelDevice(
@@ -198,24 +194,21 @@ class Engine:
             tokens = default_pool_tokens(self.cfg, wanted, kv_dtype, device, split, pools)
         return 1 + -(-tokens // config.page_size)
 
-    def _placed(self, params: Params, layout: Layout, rules: Rules | None) -> Params:
-        """The parameters on a replica's devices, layers apart."""
-        apart = isinstance(params["layers"], tuple)
-        if layout.mesh is None or rules is None:
-            params = layout.put(params)
-        else:
-            form = "unstacked" if apart else "stacked"
-            params = on_devices(params, param_shardings(self.cfg, layout.mesh, rules, form))
-        return params if apart else unstack_layers(params)
 
-
-def _layouts(mesh: Mesh | None, rules: Rules | None, replicas: str) -> list[Layout]:
-    """One layout for each device program: one a replica, or one over all of them."""
+def _program_meshes(mesh: ModelMesh | None, replicas: str) -> Sequence[ModelMesh | None]:
+    """The mesh of each device program: one for each replica, or one over all of them."""
     if replicas not in ("apart", "together"):
         raise ConfigError(f"engine.replicas is {replicas!r}; choose apart or together")
-    if mesh is None or rules is None:
-        return [ONE_DEVICE]
-    if replicas == "together":
-        return [Layout.of(mesh, rules)]
-    alone = {**rules, "batch": ()}
-    return [Layout.of(group, alone) for group in replica_meshes(mesh, rules)]
+    if mesh is None or replicas == "together":
+        return [mesh]
+    return mesh.replicas()
+
+
+def _placed(params: Params, mesh: ModelMesh | None) -> Params:
+    """The parameters on a program's devices, layers apart."""
+    apart = isinstance(params["layers"], tuple)
+    if mesh is None:
+        params = ONE_DEVICE.put(params)
+    else:
+        params = on_devices(params, mesh.params("unstacked" if apart else "stacked"))
+    return params if apart else unstack_layers(params)

@@ -6,22 +6,15 @@ works on its own heads and its own part of the vocabulary, and what crosses is w
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import jax
-from jax.sharding import (
-    AxisType,
-    Mesh,
-    NamedSharding,
-    PartitionSpec,
-    Sharding,
-    SingleDeviceSharding,
-)
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
-from thinksafe_jax.errors import ConfigError
 from thinksafe_jax.models import FEW_ROWS, Contract, contract, contract_few_rows
+from thinksafe_jax.sharding import ModelMesh
 
 Axes = tuple[str, ...]
 
@@ -43,10 +36,10 @@ class Layout:
     vocab: Axes = ()
 
     @staticmethod
-    def of(mesh: Mesh, rules: Mapping[str, Sequence[str]]) -> "Layout":
-        """The layout that a rule table (`parallel.Strategy.rules`) gives."""
+    def of(mesh: ModelMesh) -> "Layout":
+        """The layout that a mesh's rule table gives."""
         names = ("batch", "heads", "kv_heads", "vocab")
-        return Layout(mesh, *(tuple(rules[name]) for name in names))
+        return Layout(mesh.mesh, *(tuple(mesh.rules[name]) for name in names))
 
     @property
     def shards(self) -> int:
@@ -126,27 +119,3 @@ class Layout:
 
 
 ONE_DEVICE = Layout()
-
-
-def default_strategy(mesh: Mesh, kv_heads: int) -> tuple[Mesh, dict[str, Axes]]:
-    """Mesh and rule table for a mesh with axes "dp" and "tp", either of which may be missing.
-
-    Where "tp" is larger than the number of KV heads, the rest of it holds copies of them.
-
-    Raises:
-        ConfigError: the mesh has another axis, whose use only a rule table can tell.
-    """
-    other = sorted(set(mesh.axis_names) - {"dp", "tp"})
-    if other:
-        raise ConfigError(
-            f"the mesh has axes {other}; without rules the sampler knows dp and tp only"
-        )
-    dp, tp = (mesh.shape.get(name, 1) for name in ("dp", "tp"))
-    devices = mesh.devices if mesh.axis_names[0] == "dp" else mesh.devices.T
-    kv = math.gcd(tp, kv_heads)
-    names = ("dp", "kv", "group")
-    auto = (AxisType.Auto,) * len(names)
-    split = Mesh(devices.reshape(dp, kv, tp // kv), names, axis_types=auto)
-    whole = ("sequence", "layers", "embed", "head_dim", "norm", "lora_rank")
-    cut = dict.fromkeys(("heads", "vocab", "mlp"), ("kv", "group"))
-    return split, {"batch": ("dp",), **dict.fromkeys(whole, ()), **cut, "kv_heads": ("kv",)}

@@ -9,7 +9,7 @@ its own rows and heads.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Self
 
@@ -19,8 +19,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from thinksafe_jax.models import ModelConfig, causal_attention
 from thinksafe_jax.sharding.mesh_file import load_mesh
 from thinksafe_jax.sharding.phases import Phase
-from thinksafe_jax.sharding.rules import Rules, partition_spec
-from thinksafe_jax.sharding.shardings import build_mesh, hidden_sharding, param_shardings
+from thinksafe_jax.sharding.rules import LOGICAL_AXES, Rules, partition_spec
+from thinksafe_jax.sharding.shardings import (
+    build_mesh,
+    hidden_sharding,
+    param_shardings,
+    replica_meshes,
+)
 
 Tree = Any
 
@@ -59,6 +64,41 @@ class ModelMesh:
         phase = load_mesh(name).generate.of_host(jax.process_count())
         return cls.of_phase(phase, cfg, jax.local_devices())
 
+    @classmethod
+    def of_sizes(
+        cls,
+        cfg: ModelConfig,
+        *,
+        replicas: int = 1,
+        tensor: int = 1,
+        devices: Sequence[Any] | None = None,
+    ) -> Self:
+        """A mesh for sampling that needs no file.
+
+        Args:
+            replicas: copies of the model, which share the rows.
+            tensor: devices of each replica; heads, MLP and vocabulary are cut over them. Where it
+                is above the number of KV heads, several devices hold the same ones.
+            devices: default those of this process.
+
+        Raises:
+            ConfigError: too few devices, or a size that does not divide.
+        """
+        cut = dict.fromkeys(("heads", "mlp", "vocab"), ("tensor",))
+        rules = {**dict.fromkeys(LOGICAL_AXES, ()), **cut, "kv_heads": ("kv",)}
+        phase = Phase(
+            axes={"replica": replicas, "tensor": tensor},
+            split={"tensor": ("kv", "group")},
+            rules={**rules, "batch": ("replica",)},
+        )
+        return cls.of_phase(phase, cfg, jax.local_devices() if devices is None else devices)
+
+    def replicas(self) -> "list[ModelMesh]":
+        """A mesh for each replica, on which the rows are not cut: independent samplers."""
+        alone = {**self.rules, "batch": ()}
+        meshes = replica_meshes(self.mesh, self.rules)
+        return [replace(self, mesh=mesh, rules=alone) for mesh in meshes]
+
     @property
     def ways(self) -> int:
         """Devices over which the rows of a forward pass are spread."""
@@ -69,9 +109,9 @@ class ModelMesh:
         """Of what every device holds whole."""
         return NamedSharding(self.mesh, PartitionSpec())
 
-    def params(self) -> Tree:
-        """Of the model's parameters, layers stacked."""
-        return param_shardings(self.cfg, self.mesh, self.rules)
+    def params(self, layout: str = "stacked") -> Tree:
+        """Shardings of the model's parameters, as `param_shardings` gives them."""
+        return param_shardings(self.cfg, self.mesh, self.rules, layout)
 
     def leading(self) -> NamedSharding:
         """Of arrays `[B, ...]` with a row for each sequence; B is a multiple of `ways`."""
