@@ -2,12 +2,14 @@
 
 import csv
 import json
+from pathlib import Path
 
 import pytest
 
+import thinksafe_jax
 from tests.support import shared_asset
 from thinksafe_jax.config import EvaluationConfig, SuiteConfig
-from thinksafe_jax.data import load_questions
+from thinksafe_jax.data import BENCHMARKS, GROUPS, load_questions
 from thinksafe_jax.data.questions import with_options
 from thinksafe_jax.errors import ConfigError, EnvironmentFault, InputError
 from thinksafe_jax.evaluation import preset
@@ -36,6 +38,14 @@ def test_published_files_are_read_as_they_are(suite, count, kind):
     assert (len(found), {q.kind for q in found}) == (count, {kind})
     assert all((q.answer is not None) == (kind == "reasoning") for q in found)
     assert all(q.prompt in q.text for q in found)
+
+
+def test_a_benchmark_is_one_file_and_its_name_stands_nowhere_else():
+    files = Path(thinksafe_jax.__file__).parent.rglob("*.py")
+    text = "".join(file.read_text() for file in files if file.parent.name != "benchmarks")
+    styles = {"gsm8k"}  # the name of a way to read answers, too
+    assert {name for name in BENCHMARKS if f'"{name}"' in text} <= styles
+    assert set().union(*GROUPS.values()) <= set(BENCHMARKS)
 
 
 def test_the_authors_harmbench_file_is_clustered_by_objective(tmp_path):

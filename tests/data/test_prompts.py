@@ -177,7 +177,7 @@ def test_labels_must_be_said_and_map_to_harmful_or_benign(tmp_path):
 
 def test_missing_column_names_the_nearest_one(tmp_path):
     path = write(tmp_path, "x.jsonl", '{"prompts": "hi", "other": 1}\n')
-    assert "no column 'prompt'; did you mean 'prompts'?" in refusal(path)
+    assert "no column 'prompt'; did you mean prompts?" in refusal(path)
     assert "columns: prompts, other" in refusal(path, prompt_column="zzz")
 
 
@@ -230,7 +230,7 @@ def test_of_parquet_only_needed_columns_are_read(tmp_path):
     assert texts(path) == ["a"]
     assert "repeated column name n" in refusal(path, where={"n": "1"})
     assert "row 1: column 'when' cannot be read" in refusal(path, id_column="when")
-    assert "no column 'promt'; did you mean 'prompt'?" in refusal(path, prompt_column="promt")
+    assert "no column 'promt'; did you mean prompt?" in refusal(path, prompt_column="promt")
     with pytest.raises(InputError, match="repeated column name n"):
         list(read_rows(path))
     (tmp_path / "set").mkdir()

@@ -87,7 +87,7 @@ def _rows(of: Target) -> list[dict[str, Any]]:
         }
         response = row.values.get("response")
         if not isinstance(response, str) or not isinstance(found["instruction"], str):
-            raise InputError(f"{row.where}: no instruction (or prompt, question) and response")
+            raise InputError(f"{row.place}: no instruction (or prompt, question) and response")
         rows.append(
             {**found, "response": response, "finish_reason": row.values.get("finish_reason")}
         )

@@ -1,17 +1,18 @@
 """What is asked: prompt files, benchmarks by name, questions, rows of Hub datasets."""
 
-from thinksafe_jax.data.benchmarks import (
-    BENCHMARKS,
+from thinksafe_jax.data.benchmarks import BENCHMARKS, GROUPS, PaperColumn, benchmark
+from thinksafe_jax.data.kinds import (
     COMPLIANCE,
-    GROUPS,
     HARMFUL,
     KINDS,
+    LISTS,
     OVER_REFUSAL,
+    RATES,
     REASONING,
-    benchmark,
+    Kind,
 )
 from thinksafe_jax.data.prompts import Prompt, load_prompts, read_prompts, source_hashes
-from thinksafe_jax.data.questions import SUITES, Question, Questions, fingerprint, load_questions
+from thinksafe_jax.data.questions import Question, Questions, fingerprint, load_questions
 from thinksafe_jax.data.readers import read_rows
 
 __all__ = [
@@ -20,9 +21,12 @@ __all__ = [
     "GROUPS",
     "HARMFUL",
     "KINDS",
+    "LISTS",
     "OVER_REFUSAL",
+    "RATES",
     "REASONING",
-    "SUITES",
+    "Kind",
+    "PaperColumn",
     "Prompt",
     "Question",
     "Questions",

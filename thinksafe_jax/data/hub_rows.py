@@ -7,14 +7,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from thinksafe_jax.data.readers import Row
-from thinksafe_jax.errors import EnvironmentFault, InputError
+from thinksafe_jax.errors import EnvironmentFault, InputError, first_line
 from thinksafe_jax.storage import atomic_write
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a suite's rows came from: a file's or dataset's name, its commit, sha256 of the
-    rows."""
+    """Where a suite's rows came from: name of file or dataset, its commit, sha256 of the rows."""
 
     name: str
     revision: str | None
@@ -29,30 +28,30 @@ class Source:
 
 
 def hub_rows(
-    suite: str, hub: tuple[str, str | None, str], revision: str | None, pins: Path | None
+    suite: str, hub: tuple[str, str | None, str], revision: str | None, revisions: Path | None
 ) -> tuple[Iterator[Row], Source]:
     """The rows of a Hub dataset at a commit that stays the same for a run.
 
     Args:
         hub: (dataset id, configuration, split).
         revision: branch, tag or commit; None is the main branch at first use.
-        pins: JSON file of the run; a commit found there is used, a new one is written there.
+        revisions: JSON file of the run; a commit found there is used, a new one is written there.
 
     Raises:
         EnvironmentFault: it cannot be had, with the way to a local file.
         InputError: its content is not what the run began with.
     """
     name, config, split = hub
-    kept = json.loads(pins.read_text(encoding="utf-8")) if pins and pins.exists() else {}
-    pinned = kept.get(suite, {})
+    pinned = _pinned(revisions)
+    known = pinned.get(suite, {})
     try:
         from datasets import load_dataset
         from huggingface_hub import HfApi
 
-        commit = pinned.get("revision") or HfApi().dataset_info(name, revision=revision).sha
+        commit = known.get("revision") or HfApi().dataset_info(name, revision=revision).sha
         rows = load_dataset(name, config, split=split, revision=commit).to_list()
     except Exception as error:  # datasets and the Hub's client raise dozens of kinds
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise EnvironmentFault(
             f"suite {suite}: the dataset {name} cannot be had from the Hub ({reason}); accept its "
             f"licence at https://huggingface.co/datasets/{name} and log in, or give a local file: "
@@ -60,11 +59,18 @@ def hub_rows(
         ) from None
     digest = hashlib.sha256(json.dumps(rows, sort_keys=True, default=str).encode()).hexdigest()
     source = Source(name, commit, digest)
-    if pinned and pinned["sha256"] != digest:
+    if known and known["sha256"] != digest:
         raise InputError(
             f"suite {suite}: {name} at {commit} is not what this run began with (sha256 "
-            f"{digest[:12]}, then {pinned['sha256'][:12]}); begin a new run"
+            f"{digest[:12]}, then {known['sha256'][:12]}); begin a new run"
         )
-    if pins and not pinned:
-        atomic_write(pins, json.dumps({**kept, suite: asdict(source)}, indent=2) + "\n")
+    if revisions and not known:
+        atomic_write(revisions, json.dumps({**pinned, suite: asdict(source)}, indent=2) + "\n")
     return (Row(n, f"{name}: row {n}", row) for n, row in enumerate(rows, start=1)), source
+
+
+def _pinned(revisions: Path | None) -> dict[str, dict]:
+    """The commit and hash of each suite that the run has read before."""
+    if revisions is None or not revisions.exists():
+        return {}
+    return json.loads(revisions.read_text(encoding="utf-8"))

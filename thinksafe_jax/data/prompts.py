@@ -109,7 +109,7 @@ def _prompt(
         columns = {field: column for field, column in columns.items() if column in row.values}
     text = _cell(row, columns["prompt"])
     if not isinstance(text, str):
-        raise InputError(f"{row.where}: the prompt is {type(text).__name__}, not text")
+        raise InputError(f"{row.place}: the prompt is {type(text).__name__}, not text")
     label, answer, response = (columns.get(name) for name in ("label", "answer", "response"))
     spelled = _text(_cell(row, label)) if label else ""
     prompt = Prompt(
@@ -117,7 +117,7 @@ def _prompt(
         text=text,
         label=_label(row, label, source, require_label),
         answer=None if answer is None else _text(_cell(row, answer)),
-        source=row.where,
+        source=row.place,
         response=None if response is None else _text(_cell(row, response)),
         stratum=f"{short}/{spelled}",
     )
@@ -130,7 +130,7 @@ def _identity(row: Row, column: str | None, short: str) -> str:
         return f"{short}-{row.number}"
     identity = _text(_cell(row, column))
     if not identity.strip():
-        raise InputError(f"{row.where}: empty id in column {column!r}")
+        raise InputError(f"{row.place}: empty id in column {column!r}")
     return identity
 
 
@@ -146,7 +146,7 @@ def _label(row: Row, column: str | None, source: PromptSource, require_label: bo
     if source.path.startswith(MINI) and not require_label:
         return ""
     raise InputError(
-        f"{row.where}: label {value!r} in column {column!r} is not mapped; known values: "
+        f"{row.place}: label {value!r} in column {column!r} is not mapped; known values: "
         f"{', '.join(map(repr, known))} (add it to the source's `labels`)"
     )
 
@@ -154,7 +154,7 @@ def _label(row: Row, column: str | None, source: PromptSource, require_label: bo
 def _cell(row: Row, column: str) -> Any:
     if column in row.values:
         return row.values[column]
-    raise no_column(row.where, column, list(row.values))
+    raise no_column(row.place, column, list(row.values))
 
 
 def _text(value: Any) -> str:

@@ -8,25 +8,18 @@ from itertools import islice
 from pathlib import Path
 
 from thinksafe_jax.config import EvaluationConfig, SuiteConfig
-from thinksafe_jax.data.benchmarks import (
-    COMPLIANCE,
-    HARMFUL,
-    KINDS,
-    OPTIONS,
-    OVER_REFUSAL,
-    PROMPT_COLUMNS,
-    REASONING,
-    Benchmark,
-    benchmark,
-)
+from thinksafe_jax.data.benchmarks import Benchmark, benchmark
 from thinksafe_jax.data.hub_rows import Source, hub_rows
+from thinksafe_jax.data.kinds import LISTS, REASONING
 from thinksafe_jax.data.prompts import load_prompts
 from thinksafe_jax.data.readers import Row, read_rows
 from thinksafe_jax.errors import ConfigError, InputError
 
-__all__ = ["COMPLIANCE", "HARMFUL", "KINDS", "OVER_REFUSAL", "REASONING", "Question"]
-
-SUITES = (HARMFUL, OVER_REFUSAL, REASONING)  # the recipe's own lists, each a suite of its kind
+# where a file of the user's own has its prompts, in the order of preference
+PROMPT_COLUMNS = (
+    "prompt", "question", "problem", "Question", "forbidden_prompt", "Behavior", "adversarial",
+    "instruction", "goal",
+)  # fmt: skip
 LETTERS = "ABCD"
 
 
@@ -68,24 +61,24 @@ class Questions:
     sources: dict[str, Source]
 
 
-def load_questions(cfg: EvaluationConfig, pins: Path | None = None) -> Questions:
+def load_questions(cfg: EvaluationConfig, revisions: Path | None = None) -> Questions:
     """Every prompt of the recipe's lists and named suites, in the recipe's order.
 
     Args:
-        pins: JSON file of the run that keeps the commits of Hub datasets.
+        revisions: JSON file of the run that keeps the commits of Hub datasets.
 
     Raises:
         ConfigError: an unknown suite, or two of one name.
         InputError: a reasoning question without a gold answer, an id twice, or a bad file.
         EnvironmentFault: a dataset cannot be had from the Hub.
     """
-    items = [question for suite in SUITES for question in _listed(cfg, suite)]
+    items = [question for suite in LISTS for question in _listed(cfg, suite)]
     sources = {}
     for suite in cfg.suites:
         if suite.name in sources or any(q.suite == suite.name for q in items):
             raise ConfigError(f"evaluation.suites: {suite.name} is there twice")
-        found, sources[suite.name] = _named(suite, pins)
-        items += found
+        questions, sources[suite.name] = _named(suite, revisions)
+        items += questions
     return Questions(items, sources)
 
 
@@ -108,7 +101,7 @@ def put(template: str, prompt: str) -> str:
     return template.replace("{prompt}", prompt, 1)
 
 
-def _named(suite: SuiteConfig, pins: Path | None) -> tuple[list[Question], Source]:
+def _named(suite: SuiteConfig, revisions: Path | None) -> tuple[list[Question], Source]:
     bench = benchmark(suite.name, suite.kind)
     if suite.style:
         bench = replace(bench, style=suite.style)
@@ -122,11 +115,13 @@ def _named(suite: SuiteConfig, pins: Path | None) -> tuple[list[Question], Sourc
             f"--suite {suite.name}=FILE, or path in the recipe"
         )
     else:
-        rows, source = hub_rows(suite.name, bench.hub, suite.revision, pins)
+        rows, source = hub_rows(suite.name, bench.hub, suite.revision, revisions)
     kept = (row for row in rows if _keep(row, bench))
     questions = [_question(suite.name, row, bench, source) for row in islice(kept, suite.limit)]
     if not questions:
-        raise InputError(f"{source.name}: no row of suite {suite.name} in it (where {bench.where})")
+        raise InputError(
+            f"{source.name}: no row of suite {suite.name} in it (kept where {bench.filters})"
+        )
     seen: dict[str, Question] = {}
     for question in questions:
         if seen.setdefault(question.id, question) is not question:
@@ -140,7 +135,7 @@ def _keep(row: Row, bench: Benchmark) -> bool:
     """Whether a row belongs to the suite; a column that a source lacks excludes nothing."""
     return all(
         name not in row.values or str(row.values[name]) in accepted
-        for name, accepted in bench.where.items()
+        for name, accepted in bench.filters.items()
     )
 
 
@@ -148,10 +143,10 @@ def _question(suite: str, row: Row, bench: Benchmark, source: Source) -> Questio
     prompt = _column(row, (bench.prompt,) if bench.prompt else PROMPT_COLUMNS)
     answer = _column(row, (bench.answer,)).strip() if bench.answer else None
     if answer is not None and not answer:
-        raise InputError(f"{row.where}: no gold answer in column {bench.answer!r}")
+        raise InputError(f"{row.place}: no gold answer in column {bench.answer!r}")
     identity = str(row.values.get(bench.row_id or "id", row.number))
     if bench.options:
-        prompt, answer = with_options(identity, prompt, [_column(row, (c,)) for c in OPTIONS])
+        prompt, answer = with_options(identity, prompt, [_column(row, (c,)) for c in bench.options])
     return Question(
         suite,
         identity,
@@ -189,7 +184,7 @@ def _column(row: Row, names: Sequence[str]) -> str:
         if value is not None:
             return str(value)
     raise InputError(
-        f"{row.where}: no column {' or '.join(names)} (columns: {', '.join(map(str, row.values))})"
+        f"{row.place}: no column {' or '.join(names)} (columns: {', '.join(map(str, row.values))})"
     )
 
 

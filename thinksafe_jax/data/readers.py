@@ -6,7 +6,6 @@ CRLF and blank lines are accepted, every other irregularity stops the run with i
 """
 
 import csv
-import difflib
 import io
 import json
 import sys
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from thinksafe_jax.config import PromptSource
-from thinksafe_jax.errors import InputError
+from thinksafe_jax.errors import InputError, did_you_mean, first_line
 
 HUB = "hf:"
 Columns = Collection[str] | None  # those that are needed; None is all
@@ -28,7 +27,7 @@ class Row:
     """One row of a source: its 1-based number among the data rows, its place, its columns."""
 
     number: int
-    where: str  # "prompts.jsonl:12"
+    place: str  # "prompts.jsonl:12"
     values: dict[str, Any]
 
 
@@ -52,42 +51,41 @@ def read_rows(path: str | Path, columns: Collection[str] | None = None) -> Itera
     yield from _READERS[suffix](file, columns)
 
 
-def no_column(where: str, column: str, names: Sequence[Any]) -> InputError:
+def no_column(place: str, column: str, names: Sequence[Any]) -> InputError:
     """The error for a row without a column, with the nearest of those it has."""
     names = list(map(str, names))
-    near = difflib.get_close_matches(column, names, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return InputError(f"{where}: no column {column!r}{hint} (columns: {', '.join(names)})")
+    hint = did_you_mean(column, names, cutoff=0.5)
+    return InputError(f"{place}: no column {column!r}{hint} (columns: {', '.join(names)})")
 
 
 def _read_jsonl(file: Path, _: Columns) -> Iterator[Row]:
     number = 0
     with file.open("rb") as handle:
         for line_number, raw in enumerate(handle, start=1):
-            where = f"{file}:{line_number}"
-            line = _decode(raw.removeprefix(_BOM) if line_number == 1 else raw, where)
+            place = f"{file}:{line_number}"
+            line = _decode(raw.removeprefix(_BOM) if line_number == 1 else raw, place)
             if not line.strip():
                 continue
             try:
                 values = json.loads(line)
             except ValueError as error:
-                raise InputError(f"{where}: not valid JSON ({error})") from None
+                raise InputError(f"{place}: not valid JSON ({error})") from None
             except RecursionError:
-                raise InputError(f"{where}: JSON nested too deeply") from None
+                raise InputError(f"{place}: JSON nested too deeply") from None
             if not isinstance(values, dict):
                 raise InputError(
-                    f"{where}: a JSON object was expected, not {type(values).__name__}"
+                    f"{place}: a JSON object was expected, not {type(values).__name__}"
                 )
             number += 1
-            yield Row(number, where, values)
+            yield Row(number, place, values)
 
 
-def _decode(raw: bytes, where: str) -> str:
+def _decode(raw: bytes, place: str) -> str:
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
         raise InputError(
-            f"{where}: invalid UTF-8 (byte {raw[error.start]:#04x} at {error.start}); save the "
+            f"{place}: invalid UTF-8 (byte {raw[error.start]:#04x} at {error.start}); save the "
             "file as UTF-8"
         ) from None
 
@@ -137,11 +135,11 @@ def _load_dataset(folder: Path, source: PromptSource) -> Any:
     datasets.disable_progress_bars()
     try:
         if (folder / "dataset_dict.json").exists() or (folder / "state.json").exists():
-            found = datasets.load_from_disk(str(folder))
-            return found[source.split] if isinstance(found, datasets.DatasetDict) else found
+            saved = datasets.load_from_disk(str(folder))
+            return saved[source.split] if isinstance(saved, datasets.DatasetDict) else saved
         return datasets.load_dataset(str(folder), source.subset, split=source.split)
     except (LookupError, ValueError, OSError, RuntimeError, DatasetsError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise InputError(
             f"{source.path}: split {source.split!r} cannot be read ({reason}); see the source's "
             "`split` and `subset`"
@@ -175,7 +173,7 @@ def _read_csv(file: Path, _: Columns) -> Iterator[Row]:
 
 
 def _csv_records(file: Path, text: str) -> Iterator[tuple[int, list[str]]]:
-    """(line where the record starts, fields), blank lines left out."""
+    """(line place the record starts, fields), blank lines left out."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     line = 1
     try:
@@ -198,8 +196,8 @@ def _read_parquet(file: Path, columns: Columns) -> Iterator[Row]:
         for batch in table.iter_batches(batch_size=1024, columns=names):
             for index in range(batch.num_rows):
                 number += 1
-                where = f"{file}: row {number}"
-                yield Row(number, where, _parquet_row(batch, index, names, where))
+                place = f"{file}: row {number}"
+                yield Row(number, place, _parquet_row(batch, index, names, place))
     except (pyarrow.ArrowException, OSError) as error:
         raise InputError(f"{file}: not a readable Parquet file ({error})") from None
 
@@ -214,15 +212,15 @@ def _parquet_columns(file: Path, names: Sequence[str], columns: Columns) -> list
     return needed
 
 
-def _parquet_row(batch: Any, index: int, names: Sequence[str], where: str) -> dict[str, Any]:
+def _parquet_row(batch: Any, index: int, names: Sequence[str], place: str) -> dict[str, Any]:
     values = {}
     for name in names:
         try:
             values[name] = batch.column(name)[index].as_py()
         except UnicodeDecodeError:
-            raise InputError(f"{where}: invalid UTF-8 in column {name!r}") from None
+            raise InputError(f"{place}: invalid UTF-8 in column {name!r}") from None
         except (ValueError, OverflowError) as error:  # beyond what Python can hold
-            raise InputError(f"{where}: column {name!r} cannot be read ({error})") from None
+            raise InputError(f"{place}: column {name!r} cannot be read ({error})") from None
     return values
 
 

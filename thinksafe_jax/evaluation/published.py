@@ -4,8 +4,13 @@ import json
 from functools import cache
 from importlib import resources
 
-SAFETY = ("harmbench", "strongreject", "wildjailbreak", "xstest")
-REASONING = ("aime24", "gsm8k", "math500", "gpqa")
+from thinksafe_jax.data import BENCHMARKS, REASONING, PaperColumn
+
+# columns that no benchmark fills by itself
+AVERAGES = {
+    "safety_average": PaperColumn("safety_average", "Safety Avg", "SafeAvg"),
+    "reasoning_average": PaperColumn("reasoning_average", "Reasoning Avg", "ReasAvg"),
+}
 
 
 @cache
@@ -30,6 +35,12 @@ def paper_rows(model: str) -> dict[str, dict[str, float]]:
     }
 
 
+def paper_columns() -> list[PaperColumn]:
+    """The columns of the paper's tables, in its order; a benchmark's file holds its own."""
+    columns = {b.paper.key: b.paper for b in BENCHMARKS.values() if b.paper} | AVERAGES
+    return [columns[key] for key in published()["columns"]]
+
+
 def paper_table(suites: dict[str, dict]) -> dict[str, float] | None:
     """A run's row in the form of the paper's tables, its averages included; in per cent.
 
@@ -39,14 +50,24 @@ def paper_table(suites: dict[str, dict]) -> dict[str, float] | None:
     Args:
         suites: a summary's suites by name.
     """
-    from thinksafe_jax.data import BENCHMARKS
-
     row = {
-        BENCHMARKS[name].paper: 100 * facts["rate"]["value"]
+        paper.key: 100 * facts["rate"]["value"]
         for name, facts in suites.items()
-        if name in BENCHMARKS and BENCHMARKS[name].paper and facts["rate"]["value"] is not None
+        if name in BENCHMARKS
+        and (paper := BENCHMARKS[name].paper) is not None
+        and facts["rate"]["value"] is not None
     }
-    for average, columns in (("safety_average", SAFETY), ("reasoning_average", REASONING)):
+    for average, columns in _averaged().items():
         if all(column in row for column in columns):
             row[average] = sum(row[column] for column in columns) / len(columns)
     return row or None
+
+
+def _averaged() -> dict[str, list[str]]:
+    """The columns of each average, in the order of the tables."""
+    kinds = {b.paper.key: b.kind for b in BENCHMARKS.values() if b.paper}
+    columns = [column for column in published()["columns"] if column in kinds]
+    return {
+        "safety_average": [column for column in columns if kinds[column] != REASONING],
+        "reasoning_average": [column for column in columns if kinds[column] == REASONING],
+    }

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from thinksafe_jax.config import to_yaml
-from thinksafe_jax.evaluation import RATES
+from thinksafe_jax.data import RATES
+from thinksafe_jax.evaluation import paper_columns
 from thinksafe_jax.report.rows_to_read import Example, evaluation_examples, sample_examples
 from thinksafe_jax.report.run_files import ALL_STEPS, STEPS, RunFiles
 
@@ -15,18 +16,6 @@ TITLES = {
     "over_refusal_rate": ("Over-refusals", "lower is better"),
     "reasoning_accuracy": ("Reasoning accuracy", "higher is better"),
     "guard_agreement": ("Guard agreement", "higher is better"),
-}
-PAPER_COLUMNS = {
-    "harmbench": "HarmBench",
-    "strongreject": "StrongREJECT",
-    "wildjailbreak": "WildJailbreak",
-    "xstest": "XSTest",
-    "safety_average": "Safety Avg",
-    "aime24": "AIME24",
-    "gsm8k": "GSM8K",
-    "math500": "MATH500",
-    "gpqa": "GPQA",
-    "reasoning_average": "Reasoning Avg",
 }
 _LEFT_OPEN = ("harmful_response_rate", "over_refusal_rate")
 
@@ -126,13 +115,13 @@ def paper_table_rows(summary: dict) -> dict[str, Any] | None:
     """The paper's rows of this student and the run's own, as text; None where it is not there."""
     if not summary["paper"]:
         return None
-    columns = list(PAPER_COLUMNS)
+    columns = {column.key: column.title for column in paper_columns()}
     ours = {f"this run, {step}": row for step, row in summary["paper"]["run"].items()}
     lines = [
         (name, [f"{row[c]:.2f}" if c in row else "–" for c in columns])
         for name, row in (*summary["paper"]["rows"].items(), *ours.items())
     ]
-    return {"model": summary["paper"]["model"], "columns": PAPER_COLUMNS, "rows": lines}
+    return {"model": summary["paper"]["model"], "columns": columns, "rows": lines}
 
 
 def coverage_rows(summary: dict) -> list[dict]:

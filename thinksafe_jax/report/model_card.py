@@ -180,8 +180,8 @@ def _suite_result(name: str, facts: dict[str, Any], source: dict[str, Any]) -> A
 
     from thinksafe_jax.data import BENCHMARKS
 
-    known = BENCHMARKS.get(name)
-    hub = known.hub if known and known.hub and source.get("revision") else None
+    known = BENCHMARKS[name].hub if name in BENCHMARKS else None
+    hub = known if known and source.get("revision") else None
     return EvalResult(
         task_type="text-generation",
         dataset_type=hub[0] if hub else "custom",

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from thinksafe_jax.config import Recipe, load_recipe
+from thinksafe_jax.data import RATES
 from thinksafe_jax.errors import InputError
-from thinksafe_jax.evaluation import RATES
 from thinksafe_jax.runs import RowStore
 from thinksafe_jax.storage import shown
 

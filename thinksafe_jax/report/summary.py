@@ -29,7 +29,8 @@ notes               [{kind, text}]: what a reader must know before believing the
 """
 
 from thinksafe_jax.config import GuardConfig, paper_differences
-from thinksafe_jax.evaluation import RATES, paper_model, paper_rows, paper_table
+from thinksafe_jax.data import RATES
+from thinksafe_jax.evaluation import paper_model, paper_rows, paper_table
 from thinksafe_jax.intervals import Rate, difference
 from thinksafe_jax.report.run_files import STEPS, RunFiles
 from thinksafe_jax.synthesis import SAMPLED

@@ -8,7 +8,13 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from thinksafe_jax.evaluation import Comparison, paper_model, paper_rows, paper_table
+from thinksafe_jax.evaluation import (
+    Comparison,
+    paper_columns,
+    paper_model,
+    paper_rows,
+    paper_table,
+)
 from thinksafe_jax.intervals import Rate
 from thinksafe_jax.report.html_content import TITLES, percent, rate_rows, signed, suite_rows
 from thinksafe_jax.report.run_files import read_run
@@ -87,13 +93,6 @@ def _cell(rate: dict | None, notes: bool = False) -> Text:
     return text
 
 
-_COLUMNS = {
-    "harmbench": "HB", "strongreject": "SR", "wildjailbreak": "WJ", "xstest": "XST",
-    "safety_average": "SafeAvg", "aime24": "AIME", "gsm8k": "GSM8K", "math500": "MATH",
-    "gpqa": "GPQA", "reasoning_average": "ReasAvg",
-}  # fmt: skip
-
-
 def comparisons_table(base: str, found: Mapping[str, Sequence[Comparison]]) -> Table:
     """A line per suite and run: both rates, and the paired difference with its interval."""
     table = Table(title=Text(clean(f"compared with {base}")), title_justify="left")
@@ -144,10 +143,11 @@ def _paper_table(model: str, ours: Mapping[str, Mapping[str, float]]) -> Table:
     title = f"paper: {model} (%; SafeAvg is the paper's mean of three harm rates and over-refusal)"
     table = Table(title=Text(title), title_justify="left")
     table.add_column("")
-    for short in _COLUMNS.values():
-        table.add_column(short, justify="right")
+    columns = paper_columns()
+    for column in columns:
+        table.add_column(column.short, justify="right")
     for name, row in (*paper_rows(model).items(), *ours.items()):
-        cells = [f"{row[c]:.2f}" if c in row else "–" for c in _COLUMNS]
+        cells = [f"{row[c.key]:.2f}" if c.key in row else "–" for c in columns]
         table.add_row(Text(clean(name)), *cells)
     return table
 

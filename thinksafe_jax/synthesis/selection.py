@@ -14,7 +14,7 @@ from typing import Any
 
 from thinksafe_jax.config import EvaluationConfig, Recipe
 from thinksafe_jax.data import Prompt, load_prompts, read_prompts, source_hashes
-from thinksafe_jax.errors import InputError, ThinkSafeError
+from thinksafe_jax.errors import EnvironmentFault, InputError
 from thinksafe_jax.storage import content_hash
 from thinksafe_jax.synthesis.sampled_rows import HARMFUL_ONLY
 
@@ -89,7 +89,7 @@ def _held_out(cfg: EvaluationConfig) -> tuple[list[Prompt], dict[str, str]]:
     for suite in cfg.suites:
         try:
             questions = load_questions(EvaluationConfig(suites=[suite])).items
-        except ThinkSafeError as error:
+        except EnvironmentFault as error:  # bad suites and files end the run here, before sampling
             unchecked[suite.name] = str(error)
             continue
         # of a multiple-choice question the options are no part of what may be trained on
