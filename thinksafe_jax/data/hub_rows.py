@@ -8,7 +8,7 @@ from pathlib import Path
 
 from thinksafe_jax.data.readers import Row
 from thinksafe_jax.errors import EnvironmentFault, InputError, first_line
-from thinksafe_jax.storage import atomic_write
+from thinksafe_jax.storage import atomic_write, file_sha256
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,7 @@ class Source:
     def of_file(file: Path) -> "Source":
         if not file.is_file():
             raise InputError(f"{file}: no such file")
-        with file.open("rb") as stream:
-            return Source(file.name, None, hashlib.file_digest(stream, "sha256").hexdigest())
+        return Source(file.name, None, file_sha256(file))
 
 
 def hub_rows(

@@ -18,6 +18,7 @@ from typing import Any
 from thinksafe_jax.config import PromptSource
 from thinksafe_jax.data.readers import HUB, Row, is_dataset, no_column, read_dataset_rows, read_rows
 from thinksafe_jax.errors import ConfigError, InputError
+from thinksafe_jax.storage import file_sha256
 
 _log = logging.getLogger(__name__)
 
@@ -198,8 +199,7 @@ def source_hashes(sources: Sequence[PromptSource]) -> dict[str, str]:
     hashes = {}
     for source in sources:
         if Path(source.path).is_file():
-            with Path(source.path).open("rb") as handle:
-                hashes[_name(source)] = hashlib.file_digest(handle, "sha256").hexdigest()
+            hashes[_name(source)] = file_sha256(Path(source.path))
         else:
             digest = hashlib.sha256()
             for row in source_rows(source):

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from thinksafe_jax.errors import EnvironmentFault
+from thinksafe_jax.errors import EnvironmentFault, first_line
 from thinksafe_jax.hosts import COMPUTE
 from thinksafe_jax.machine import compile_cache_folder, free_memory
 from thinksafe_jax.storage import describe, free_bytes, holder, is_held, prepare_directory
@@ -105,8 +105,7 @@ def _devices() -> Iterator[Finding]:
 
         devices = jax.devices()
     except Exception as error:  # JAX raises many kinds when a back end does not start
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        yield Finding("devices", f"JAX finds none: {first}", "missing")
+        yield Finding("devices", f"JAX finds none: {first_line(error)}", "missing")
         return
     kinds = sorted({d.device_kind for d in devices})
     text = f"{len(devices)} x {', '.join(kinds)} (backend {jax.default_backend()})"

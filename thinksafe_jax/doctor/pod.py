@@ -15,7 +15,7 @@ from typing import Any
 from thinksafe_jax.config import GuardModel, Recipe
 from thinksafe_jax.doctor.collective import Bandwidth, all_reduce
 from thinksafe_jax.doctor.host import LITTLE_SPACE
-from thinksafe_jax.errors import EnvironmentFault, ThinkSafeError
+from thinksafe_jax.errors import EnvironmentFault, ThinkSafeError, first_line
 from thinksafe_jax.hosts import Group, majority, source_hash, versions
 from thinksafe_jax.storage import cache_folder, free_bytes, is_url, open_store, store_errors
 
@@ -120,7 +120,7 @@ def _devices() -> tuple[int, str]:
     try:
         devices = jax.local_devices()
     except Exception as error:  # JAX raises many kinds when a back end does not start
-        return 0, (str(error).splitlines() or [type(error).__name__])[0]
+        return 0, first_line(error)
     return len(devices), devices[0].device_kind
 
 

@@ -26,7 +26,7 @@ from thinksafe_jax.sharding import ModelMesh, load_mesh, move
 from thinksafe_jax.storage import content_hash, refresh
 from thinksafe_jax.tokenizer import ChatTokenizer
 from thinksafe_jax.training import Placement, TrainResult
-from thinksafe_jax.weights import import_adapter, load_params, resolve_model
+from thinksafe_jax.weights import fingerprint, import_adapter, load_params, resolve_model
 
 
 class Session:
@@ -63,7 +63,7 @@ class Session:
         folders = group.in_turn("models", self._folders, self._see_pins)
         sources = [*recipe.synthesis.prompts, *recipe.evaluation.sources]
         compare_hosts(group, "data", group.in_turn("data", lambda: source_hashes(sources)))
-        facts = {name: checkpoint_hash(folder) for name, folder in folders.items()}
+        facts = {name: content_hash(fingerprint(folder)) for name, folder in folders.items()}
         compare_hosts(group, "models", facts)
 
     def _see_pins(self) -> None:
@@ -233,19 +233,6 @@ def _require_whole_mesh(name: str | None, processes: int) -> None:
             f"mesh {name}: its train phase has {chips} devices, the {processes} processes have "
             f"{devices}; all must take part"
         )
-
-
-def checkpoint_hash(folder: Path) -> str:
-    """sha256 over names and sizes of its files and the content of the small ones.
-
-    The weights themselves are too large to be read for this; their index and size tell most.
-    """
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix in _DECISIVE)
-    sizes = {p.relative_to(folder).as_posix(): p.stat().st_size for p in files}
-    return content_hash(sizes, *(p for p in files if p.suffix != ".safetensors"))
-
-
-_DECISIVE = {".json", ".safetensors", ".jinja", ".model"}
 
 
 def exported(run_path: Path) -> Path:

@@ -1,6 +1,5 @@
 """From run files to what the template shows: words, numbers as text, chosen rows. No HTML here."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,7 @@ from thinksafe_jax.data import RATES
 from thinksafe_jax.evaluation import paper_columns
 from thinksafe_jax.report.rows_to_read import Example, evaluation_examples, sample_examples
 from thinksafe_jax.report.run_files import ALL_STEPS, STEPS, RunFiles
+from thinksafe_jax.storage import file_sha256
 
 TITLES = {
     "harmful_response_rate": ("Harmful responses", "lower is better"),
@@ -307,8 +307,7 @@ def provenance(run: RunFiles) -> list[tuple[str, str]]:
     for name in ("dataset/train.jsonl", "adapter/adapter_model.safetensors"):
         file = run.path / name
         if file.exists():
-            with file.open("rb") as handle:
-                rows.append((name, hashlib.file_digest(handle, "sha256").hexdigest()))
+            rows.append((name, file_sha256(file)))
     return rows
 
 

@@ -1,6 +1,5 @@
 """The model card of an export: what it was made from, with what, and how it measures."""
 
-import hashlib
 import json
 import re
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any
 from thinksafe_jax.config import Recipe
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.report.dataset_card import escape
+from thinksafe_jax.storage import file_sha256
 from thinksafe_jax.synthesis import SAMPLED
 from thinksafe_jax.weights import model_revision
 
@@ -70,10 +70,7 @@ def card_of_run(run_path: Path, recipe: Recipe, base: Path, kind: str) -> str:
         InputError: an evaluation file is damaged.
     """
     dataset = run_path / "dataset" / "train.jsonl"
-    digest = None
-    if dataset.exists():
-        with dataset.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    digest = file_sha256(dataset) if dataset.exists() else None
     evaluation = {}
     for stage in _STEPS:
         file = run_path / "evaluation" / f"{stage}.json"

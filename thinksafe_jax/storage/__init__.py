@@ -13,7 +13,7 @@ from thinksafe_jax.storage.files import (
     storage_errors,
     sync_folder,
 )
-from thinksafe_jax.storage.hashing import content_hash, now
+from thinksafe_jax.storage.hashing import content_hash, file_sha256, now
 from thinksafe_jax.storage.jsonl import drop_torn_tail, parse, plain, sound_length, to_line
 from thinksafe_jax.storage.lock import RunLock, describe, holder, is_held
 from thinksafe_jax.storage.mirror import mirror_of, run_folder
@@ -27,6 +27,7 @@ __all__ = [
     "content_hash",
     "describe",
     "drop_torn_tail",
+    "file_sha256",
     "free_bytes",
     "holder",
     "identity",

@@ -1,4 +1,4 @@
-"""TODO"""
+"""sha256 of files and of values: has anything that went in changed?"""
 
 import hashlib
 import json
@@ -7,6 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from thinksafe_jax.storage.jsonl import plain
+
+
+def file_sha256(file: Path) -> str:
+    """sha256 of a file's content, in hexadecimal; read in blocks, whatever its size."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def content_hash(*parts: Any) -> str:
@@ -38,8 +44,7 @@ def _add_files(digest: Any, path: Path) -> None:
     for name, file in sorted(files.items()):
         if file.is_file() and not any(part.startswith(".") for part in name.split("/")):
             digest.update(name.encode("utf-8", "surrogateescape") + b"\x00")
-            with file.open("rb") as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
+            digest.update(bytes.fromhex(file_sha256(file)))
 
 
 def now() -> str:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from thinksafe_jax.errors import EnvironmentFault, InputError, ThinkSafeError
+from thinksafe_jax.errors import EnvironmentFault, InputError, ThinkSafeError, first_line
 
 # what stores call the identity of an object's content; the first that is there counts
 _IDENTITY = ("md5Hash", "etag", "ETag", "crc32c", "generation", "mtime", "created", "LastModified")
@@ -63,8 +63,7 @@ def store_errors(url: str) -> Iterator[None]:
     except ThinkSafeError:
         raise
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise EnvironmentFault(
-            f"{url}: the bucket refused or could not be reached ({reason}); does it exist, are "
-            "you logged in, and may you write there? What is complete is kept: run again"
+            f"{url}: the bucket refused or could not be reached ({first_line(error)}); does it "
+            "exist, are you logged in, and may you write there? What is complete is kept: run again"
         ) from error

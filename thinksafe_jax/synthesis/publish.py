@@ -4,7 +4,7 @@ import json
 import logging
 from pathlib import Path
 
-from thinksafe_jax.errors import EnvironmentFault, InputError
+from thinksafe_jax.errors import EnvironmentFault, InputError, first_line
 from thinksafe_jax.storage import atomic_writer, shown
 from thinksafe_jax.synthesis.dataset import read_dataset
 
@@ -60,9 +60,8 @@ def push(run_path: Path, repository: str, *, private: bool = True) -> str:
             commit_message="Dataset of a ThinkSafe run",
         )
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise EnvironmentFault(
-            f"{repository}: the upload failed ({reason}); log in with `hf auth login`, and see "
-            "that the token may write"
+            f"{repository}: the upload failed ({first_line(error)}); log in with `hf auth "
+            "login`, and see that the token may write"
         ) from None
     return str(address)

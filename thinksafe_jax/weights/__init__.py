@@ -6,6 +6,7 @@ from thinksafe_jax.weights.convert import convert
 from thinksafe_jax.weights.export import save_checkpoint
 from thinksafe_jax.weights.gather import on_host
 from thinksafe_jax.weights.hugging_face import check_access, download_dataset
+from thinksafe_jax.weights.identity import changed_files, fingerprint
 from thinksafe_jax.weights.load_params import load_params
 from thinksafe_jax.weights.peft import export_adapter, import_adapter
 from thinksafe_jax.weights.resolve import is_hub_id, model_revision, resolve_model
@@ -13,11 +14,13 @@ from thinksafe_jax.weights.verify import BOUNDS, report_lines, verify_model, wri
 
 __all__ = [
     "BOUNDS",
+    "changed_files",
     "check_access",
     "check_files",
     "convert",
     "download_dataset",
     "export_adapter",
+    "fingerprint",
     "import_adapter",
     "is_hub_id",
     "load_params",

@@ -1,6 +1,5 @@
 """sha256 of every file of a folder: Orbax restores a flipped byte without a word, this does not."""
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from thinksafe_jax.errors import InputError
-from thinksafe_jax.storage import atomic_write
+from thinksafe_jax.storage import atomic_write, file_sha256
 
 NAME = "manifest.json"
 
@@ -68,9 +67,4 @@ def check_files(folder: Path, files: dict[str, dict[str, Any]], names: Iterable[
 
 def _digests(folder: Path, names: list[str]) -> list[str]:
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-        return list(pool.map(lambda name: _sha256(folder / name), names))
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        return list(pool.map(lambda name: file_sha256(folder / name), names))

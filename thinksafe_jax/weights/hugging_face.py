@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from thinksafe_jax.errors import EnvironmentFault, InputError, RetryLater
+from thinksafe_jax.errors import EnvironmentFault, InputError, RetryLater, first_line
 
 _log = logging.getLogger(__name__)
 # never pickles, never code
@@ -94,8 +94,8 @@ def _explained(
         return InputError(
             f"{name}: no such repository on the Hub, or it is private: log in with `hf auth login`"
         )
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return EnvironmentFault(
-        f"{name}: not in the local cache, and the Hub cannot be reached ({reason}). Download it "
-        f"where there is a connection (`hf download {name}`) and set HF_HOME, or give a directory"
+        f"{name}: not in the local cache, and the Hub cannot be reached ({first_line(error)}). "
+        f"Download it where there is a connection (`hf download {name}`) and set HF_HOME, or give "
+        "a directory"
     )
