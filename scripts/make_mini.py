@@ -24,7 +24,7 @@ from thinksafe_jax import mini
 from thinksafe_jax.config import EngineConfig, GuardConfig, SamplingConfig, TrainingConfig
 from thinksafe_jax.guards import Exchange, load_guard
 from thinksafe_jax.guards.answer_form import AnswerForm
-from thinksafe_jax.guards.formats import LLAMA_GUARD
+from thinksafe_jax.guards.formats import FORMATS
 from thinksafe_jax.mini.corpus import corpus
 from thinksafe_jax.mini.guard_corpus import guard_corpus, verdict_of
 from thinksafe_jax.mini.vocabulary import CONTEXT, write_guard_tokenizer, write_student_tokenizer
@@ -163,10 +163,12 @@ def make_guard(out: Path, scratch: Path, student: Path, seed: int, rows: int) ->
     read = guard_rows(student, seed, rows)
     texts = [text for row in read for text in (row["prompt"], row["response"])]
     write_guard_tokenizer(scratch, texts, VOCABULARY)
-    prompt = LLAMA_GUARD.template(ChatTokenizer(scratch), False)
-    slot = LLAMA_GUARD.slots(prompt)[0]
+    fmt = FORMATS["llama-guard"]
+    prompt = fmt.template(ChatTokenizer(scratch), False)
+    slot = fmt.slots(prompt)[0]
     form = AnswerForm(prompt, [slot])
-    answer, words = form.answer({}), dict(zip(slot.words, form.verdict_ids, strict=True))
+    answer = form.answer({})
+    words = dict(zip(slot.words, answer.word_ids[0].tolist(), strict=True))
     examples = []
     for n, row in enumerate(read):
         turns = (row["prompt"], row["response"])

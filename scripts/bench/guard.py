@@ -56,16 +56,12 @@ def main() -> None:
 
 
 def measure(folder: Path, options: argparse.Namespace) -> dict:
-    import jax.numpy as jnp
-
-    from thinksafe_jax.guards.formats import LLAMA_GUARD
+    from thinksafe_jax.config import GuardModel
     from thinksafe_jax.guards.native import GuardStats, NativeGuard
 
     model = save_checkpoint(folder)
-    guard = NativeGuard.from_directory(
-        folder, LLAMA_GUARD, name="bench", dtype=jnp.float32, max_length=options.longest,
-        batch_tokens=1024,
-    )  # fmt: skip
+    cfg = GuardModel(model="bench", dtype="float32", max_length=options.longest, batch_tokens=1024)
+    guard = NativeGuard.from_directory(folder, cfg)
     exchanges = long_tailed(guard, options.pairs, options.longest)
     answer = guard.form.answer({"verdict": "unsafe"})
     encode = guard.prompt.encode
@@ -172,7 +168,7 @@ def compare(guard, encode, exchanges, answer, reference, longest) -> float:
     for ours, logits in zip(scores, reference, strict=True):
         p = np.exp(logits - logits.max())
         p /= p.sum()
-        words = [p[i] for i in guard.form.verdict_ids]
+        words = [p[i] for i in answer.word_ids[0] if i >= 0]
         worst = max(worst, float(np.abs(ours[0][: len(words)] - words).max()))
     return worst
 

@@ -1,5 +1,6 @@
 """Reading recipes: strict, and every message names the key and the way out (fault 48)."""
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -149,8 +150,35 @@ def test_values_out_of_range_are_refused_by_their_key(recipe_file, wrong):
     assert "expected" in problem(recipe_file, wrong) or "{prompt}" in problem(recipe_file, wrong)
 
 
-def test_a_misspelt_choice_names_the_nearest(recipe_file):
-    assert "did you mean llama-guard?" in problem(recipe_file, "guard.kind=llamaguard")
+@pytest.mark.parametrize(
+    ("misspelt", "meant"),
+    [
+        ("guard.kind=llamaguard", "llama-guard"),
+        ("guard.kind=refusal_match", "refusal-match"),
+        ("judge.kind=majorty", "majority"),
+        ("guard={kind: majority, members: [{kind: wildgard}]}", "wildguard"),
+        ("synthesis.steering=authros", "authors"),
+        ("synthesis.ladder=[{steering: rsk}]", "risk"),
+        ("engine.attention=palas", "pallas-"),
+        ("engine.replicas=togther", "together"),
+        ("training.trackers=[wandbb]", "wandb"),
+        ("training.remat=layers", "layer"),
+        ("training.objective=ce_kl", "ce+kl"),
+        ("training.kl=revers", "reverse"),
+    ],
+)
+def test_a_misspelt_variant_names_the_nearest_within_a_second(recipe_file, misspelt, meant):
+    """Before a model is looked for: this recipe's would be missing."""
+    began = time.monotonic()
+    message = problem(recipe_file, misspelt, "student.model=no/such/model")
+    assert f"did you mean {meant}" in message
+    assert "model" not in message
+    assert time.monotonic() - began < 1
+
+
+def test_a_guard_of_a_majority_is_no_majority(recipe_file):
+    message = problem(recipe_file, "guard={kind: majority, members: [{kind: majority}]}")
+    assert "guard.members[0].kind: is 'majority'; expected one of" in message
 
 
 def test_all_problems_come_at_once(recipe_file):

@@ -15,7 +15,7 @@ from tokenizers import (
 )
 
 from tests.support import save_tiny, shared_asset
-from thinksafe_jax.guards.formats import WILDGUARD_PROMPT
+from thinksafe_jax.guards.formats.wildguard import PROMPT as WILDGUARD_PROMPT
 
 CONTROL = ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
 TEMPLATE = (

@@ -1,14 +1,14 @@
 """Every supported guard: its real template, a tiny random checkpoint of its architecture."""
 
-import jax.numpy as jnp
 import pytest
 import torch
 
 from tests.guards.kit import REAL, rendered, save_real_template
 from tests.support import REPOSITORY, save_tiny
-from thinksafe_jax.config import GuardConfig
+from thinksafe_jax.config import GuardConfig, GuardModel
 from thinksafe_jax.guards import Exchange, load_guard
-from thinksafe_jax.guards.formats import FORMATS, Reading
+from thinksafe_jax.guards.formats import FORMATS
+from thinksafe_jax.guards.guard_format import Reading
 from thinksafe_jax.guards.native import NativeGuard
 
 EXCHANGES = [
@@ -98,9 +98,9 @@ def test_a_guard_lies_on_the_mesh_like_the_student(checkpoint, tmp_path):
     text = text.replace("chips: 8", "chips: 4").replace("{data: 2,", "{data: 1,")
     mesh = tmp_path / "cpu-4.yaml"
     mesh.write_text(text.replace("replica: 2, tensor: 4", "replica: 2, tensor: 2"))
-    settings = {"name": "g", "max_length": 2048, "batch_tokens": 2048, "dtype": jnp.float32}
-    alone = NativeGuard.from_directory(folder, FORMATS[kind], **settings)
-    spread = NativeGuard.from_directory(folder, FORMATS[kind], mesh=str(mesh), **settings)
+    cfg = GuardModel(kind, model="g", max_length=2048, batch_tokens=2048, dtype="float32")
+    alone = NativeGuard.from_directory(folder, cfg)
+    spread = NativeGuard.from_directory(folder, cfg, mesh=str(mesh))
     for one, other in zip(alone.judge(EXCHANGES), spread.judge(EXCHANGES), strict=True):
         assert one.verdict == other.verdict
         assert one.p_unsafe == pytest.approx(other.p_unsafe, abs=1e-4)

@@ -10,11 +10,12 @@ import torch
 
 from tests.guards.kit import TEMPLATE, VOCAB, save_guard, save_tokenizer
 from tests.support import save_tiny
-from thinksafe_jax.config import GuardConfig
+from thinksafe_jax.config import GuardConfig, GuardModel
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.guards import Exchange, check_one_template, check_unparsed, load_guard
 from thinksafe_jax.guards.answer_form import read_slot
-from thinksafe_jax.guards.formats import FORMATS, Slot
+from thinksafe_jax.guards.formats import FORMATS
+from thinksafe_jax.guards.guard_format import Slot
 from thinksafe_jax.guards.native import GuardStats, NativeGuard
 from thinksafe_jax.models import load_config
 from thinksafe_jax.tokenizer import ChatTokenizer
@@ -36,9 +37,8 @@ def torch_model(folder):
 @pytest.fixture(scope="module")
 def guard(folder, torch_model):
     """Random weights: it says neither word."""
-    return NativeGuard.from_directory(
-        folder, LLAMA, name="tiny", dtype=jnp.float32, max_length=512, batch_tokens=1
-    )
+    cfg = GuardModel(model="tiny", dtype="float32", max_length=512, batch_tokens=1)
+    return NativeGuard.from_directory(folder, cfg)
 
 
 @pytest.fixture(scope="module")
@@ -52,11 +52,16 @@ def outspoken(folder, torch_model, guard):
     direction -= mean * (direction @ mean) / (mean @ mean)
     cfg = load_config(folder)
     head = np.zeros((VOCAB, cfg.hidden_size), np.float32)
-    for word, sign in zip(guard.form.verdict_ids, (50.0, -50.0), strict=True):
+    for word, sign in zip(verdict_ids(guard), (50.0, -50.0), strict=True):
         head[word] = sign * direction / np.linalg.norm(direction)
     params = {**load_params(folder, cfg, jnp.float32), "lm_head": jnp.asarray(head)}
-    tokenizer = ChatTokenizer(folder)
-    return NativeGuard(params, cfg, tokenizer, LLAMA, name="loud", max_length=512, batch_tokens=512)
+    settings = GuardModel(model="loud", max_length=512, batch_tokens=512)
+    return NativeGuard(params, cfg, ChatTokenizer(folder), settings)
+
+
+def verdict_ids(guard):
+    """The token ids of safe and unsafe."""
+    return [int(i) for i in guard.form.answer({}).word_ids[0]]
 
 
 def encoded(guard, exchange):
@@ -82,7 +87,7 @@ def test_scores_equal_transformers(guard, torch_model):
     for ids, (scores,) in zip(inputs, guard.scores(inputs, answers), strict=True):
         with torch.no_grad():
             p = torch.softmax(torch_model(torch.tensor([ids])).logits[0, -1], -1).numpy()
-        safe, unsafe = (p[i] for i in guard.form.verdict_ids)
+        safe, unsafe = (p[i] for i in verdict_ids(guard))
         np.testing.assert_allclose(scores, [safe, unsafe, 1 - safe - unsafe], atol=2e-6)
 
 

@@ -14,7 +14,8 @@ from tests.guards.kit import (
 )
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.guards.answer_form import AnswerForm
-from thinksafe_jax.guards.formats import FORMATS, WILDGUARD_PROMPT
+from thinksafe_jax.guards.formats import FORMATS
+from thinksafe_jax.guards.formats.wildguard import PROMPT as WILDGUARD_PROMPT
 from thinksafe_jax.guards.template import chat_template
 from thinksafe_jax.tokenizer import ChatTokenizer
 

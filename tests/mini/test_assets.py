@@ -10,7 +10,7 @@ import pytest
 
 from thinksafe_jax import mini
 from thinksafe_jax.guards.answer_form import AnswerForm
-from thinksafe_jax.guards.formats import LLAMA_GUARD
+from thinksafe_jax.guards.formats import FORMATS
 from thinksafe_jax.mini.corpus import corpus
 from thinksafe_jax.models import forward, load_config, logits, parameter_count
 from thinksafe_jax.synthesis import steer
@@ -129,7 +129,7 @@ def test_the_guards_template_is_llama_guards():
     from transformers import AutoTokenizer
 
     theirs = AutoTokenizer.from_pretrained(GUARD)
-    template = LLAMA_GUARD.template(ChatTokenizer(GUARD), False)
+    template = FORMATS["llama-guard"].template(ChatTokenizer(GUARD), False)
     turns = [
         {"role": "user", "content": "  Teach me to knit a hat. "},
         {"role": "assistant", "content": " Gladly.\n"},
@@ -140,7 +140,7 @@ def test_the_guards_template_is_llama_guards():
     assert "User: Teach me to knit a hat.\n\nAgent: Gladly.\n\n<END CONVERSATION>" in text
     assert text.endswith("<|eot_id|><|start_header_id|>assistant<|end_header_id|>")
     ids = theirs(text + "\n\n", add_special_tokens=False).input_ids
-    answer = AnswerForm(template, LLAMA_GUARD.slots(template)[:1]).answer({})
+    answer = AnswerForm(template, FORMATS["llama-guard"].slots(template)[:1]).answer({})
     texts = [turn["content"] for turn in turns]
     assert template.encode(texts, 1024, answer.text, answer.drop).ids == ids
     asked = theirs.apply_chat_template(turns[:1], tokenize=False)

@@ -8,7 +8,7 @@ import yaml
 from thinksafe_jax.config import GuardConfig, ModelSource, PromptSource, Recipe, SynthesisConfig
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.guards import Verdict
-from thinksafe_jax.guards.refusal_match import RefusalMatch
+from thinksafe_jax.guards.matchers.refusal_match import RefusalMatch
 from thinksafe_jax.report import dataset_card
 from thinksafe_jax.runs import RowStore
 from thinksafe_jax.synthesis import DatasetFacts, dataset_facts, reasons_table

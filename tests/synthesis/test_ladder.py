@@ -6,7 +6,6 @@ import pytest
 
 from tests.support import REPOSITORY
 from thinksafe_jax.config import Recipe, SamplingConfig, SynthesisConfig, load_recipe
-from thinksafe_jax.config.limits import STEERING
 from thinksafe_jax.config.recipe import Rung
 from thinksafe_jax.data import Prompt
 from thinksafe_jax.errors import ConfigError, InputError
@@ -15,7 +14,6 @@ from thinksafe_jax.report import coverage_table
 from thinksafe_jax.runs import RowStore
 from thinksafe_jax.sampling import Completion
 from thinksafe_jax.synthesis import (
-    TEMPLATES,
     Ledger,
     Rounds,
     attempts,
@@ -189,7 +187,3 @@ def test_rejection_keeps_a_prompt_only_if_all_are_safe(tmp_path):
 def test_ladders_that_make_no_sense_are_refused_before_any_row(override, message):
     with pytest.raises(ConfigError, match=message):
         load_recipe(REPOSITORY / "configs/recipes/mini.yaml", [override])
-
-
-def test_the_recipe_is_checked_against_every_template():
-    assert tuple(TEMPLATES) == STEERING

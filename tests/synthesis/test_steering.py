@@ -59,5 +59,5 @@ def test_a_text_with_two_holes_is_refused(label):
 
 
 def test_unknown_name_suggests_the_nearest():
-    with pytest.raises(ConfigError, match="did you mean 'authors'"):
+    with pytest.raises(ConfigError, match="did you mean authors"):
         steer("author", "Hi", "harmful")

@@ -17,8 +17,8 @@ _FIRST = 5  # most common beginnings shown
 def lengths(tokenizer: ChatTokenizer, rows: Sequence[Mapping[str, Any]]) -> dict:
     """Lengths in tokens, refusal share of the answer part, and first words, by label.
 
-    Refusals are read by phrases (guards.refusal_match) from the answer alone: a model may think
-    "I cannot" and comply.
+    Refusals are read by phrases (guards.matchers.refusal_match) from the answer alone: a model may
+    think "I cannot" and comply.
 
     Args:
         rows: instruction, response, prompt_label.

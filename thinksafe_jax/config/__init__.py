@@ -1,7 +1,7 @@
 """The recipe: what a run is told to do. Frozen dataclasses, read strictly from YAML."""
 
+from thinksafe_jax.config.checks import validate
 from thinksafe_jax.config.differences import HARMLESS_KEYS, diff, flat, paper_differences, to_yaml
-from thinksafe_jax.config.limits import validate
 from thinksafe_jax.config.load import load_recipe
 from thinksafe_jax.config.recipe import (
     EngineConfig,

@@ -11,7 +11,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from thinksafe_jax.config.limits import completeness_problems, range_problems
+from thinksafe_jax.config.checks import completeness_problems, range_problems
 from thinksafe_jax.config.recipe import Recipe
 from thinksafe_jax.config.strict import build
 from thinksafe_jax.errors import ConfigError

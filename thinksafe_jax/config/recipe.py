@@ -4,7 +4,31 @@ Defaults are the paper's numbers (paper sections 5.1, B.1; the authors' `train.p
 change them; `paper_differences` lists every change so that the report can show it.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Annotated
+
+from thinksafe_jax.config.limits import (
+    COUNT,
+    INDEX,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SHARE,
+    EachOnce,
+    Holds,
+    Range,
+    VariantOrText,
+    choice,
+)
+from thinksafe_jax.variants import variant_names
+
+_DTYPE = choice("float32", "bfloat16")
+_LABEL = choice("harmful", "benign")
+_TEMPERATURE = NOT_NEGATIVE  # 0 is greedy
+_STEERING = VariantOrText(variant_names("synthesis/steering"))
+_FORMATS, _MATCHERS = variant_names("guards/formats"), variant_names("guards/matchers")
+_GUARD = choice(*_FORMATS, *_MATCHERS)
+_PROJECTION = choice("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 @dataclass(frozen=True)
@@ -13,39 +37,48 @@ class ModelSource:
 
     model: str = ""  # a directory, a Hub id, or mini:student / mini:guard
     revision: str | None = None
-    dtype: str = "bfloat16"  # float32 | bfloat16
+    dtype: Annotated[str, _DTYPE] = "bfloat16"
 
 
 @dataclass(frozen=True)
 class GuardModel:
     """One guard: a checkpoint, a server, or the phrase matcher."""
 
-    # llama-guard | wildguard | qwen3guard | refusal-match; majority, of several; and for `judge`
-    # same: the guard that filters
-    kind: str = "llama-guard"
+    kind: Annotated[str, _GUARD] = "llama-guard"
     model: str = ""  # a directory, a Hub id or mini:guard; with `url`, whose tokenizer is used
     revision: str | None = None
-    dtype: str = "bfloat16"
-    max_length: int = 16384  # tokens of guard input; only the response is cut, keeping its end
-    batch_tokens: int = 16384  # padded tokens per forward pass
+    dtype: Annotated[str, _DTYPE] = "bfloat16"
+    # tokens of guard input; only the response is cut, keeping its end
+    max_length: Annotated[int, COUNT] = 16384
+    batch_tokens: Annotated[int, COUNT] = 16384  # padded tokens per forward pass
     mesh: str | None = None  # a mesh of its own, as where its heads need one; default: the recipe's
     authors_compat: bool = False  # the authors' double BOS (llama-guard), for comparison
     # the key of a server that wants one is read from the environment variable GUARD_API_KEY
     url: str = ""  # of an OpenAI-compatible server, as http://localhost:8000/v1; "" runs it here
     served_name: str = ""  # the server's name for the model; default `model`
-    api: str = "chat"  # chat | completions (text) | tokens (completions of token ids: vLLM, SGLang)
-    concurrency: int = 16  # requests in flight
-    timeout_seconds: float = 60.0  # of one request
-    retries: int = 5  # of one request, with back-off
-    answer_tokens: int = 64  # of a served guard; 1 asks a llama-guard for its verdict alone
+    # completions: of text; tokens: completions of token ids (vLLM, SGLang)
+    api: Annotated[str, choice("chat", "completions", "tokens")] = "chat"
+    concurrency: Annotated[int, Range(1, 1024)] = 16  # requests in flight
+    timeout_seconds: Annotated[float, POSITIVE] = 60.0  # of one request
+    retries: Annotated[int, Range(0, 100)] = 5  # of one request, with back-off
+    # of a served guard; 1 asks a llama-guard for its verdict alone
+    answer_tokens: Annotated[int, COUNT] = 64
+
+    @property
+    def is_matcher(self) -> bool:
+        """Whether it matches phrases: no model, no server."""
+        return self.kind in _MATCHERS
 
 
 @dataclass(frozen=True)
 class GuardConfig(GuardModel):
     """What says safe, unsafe or unparsed: one guard, or the majority of several."""
 
+    # majority: of `members`; same, for `judge`: the guard that filters
+    kind: Annotated[str, choice(*_GUARD.names, "majority", "same")] = "llama-guard"
     members: list[GuardModel] = field(default_factory=list)  # of kind majority
-    max_unparsed: float = 0.2  # the run stops when more than this share is unparsed
+    # the run stops when more than this share is unparsed
+    max_unparsed: Annotated[float, SHARE] = 0.2
 
 
 @dataclass(frozen=True)
@@ -61,120 +94,188 @@ class PromptSource:
     prompt_column: str = "prompt"
     id_column: str | None = None  # default: "<file stem>-<row number>"
     label_column: str | None = None
-    label: str | None = None  # one label for all rows, instead of label_column
-    labels: dict[str, str] = field(default_factory=dict)  # column value -> harmful | benign
+    label: Annotated[str | None, _LABEL] = None  # one label for all rows, instead of label_column
+    # column value -> harmful | benign
+    labels: dict[str, Annotated[str, _LABEL]] = field(default_factory=dict)
     answer_column: str | None = None  # gold answer, for reasoning suites
     response_column: str | None = None  # what to train on, with method external
     where: dict[str, str] = field(default_factory=dict)  # keep rows whose column equals the value
-    start: int = 0  # first row kept, counted after `where`
-    limit: int | None = None  # rows kept
+    start: Annotated[int, INDEX] = 0  # first row kept, counted after `where`
+    limit: Annotated[int | None, COUNT] = None  # rows kept
 
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    temperature: float = 0.6  # 0 is greedy
-    top_p: float = 0.95
-    top_k: int = 20  # 0 switches it off (R1-Distill)
-    min_p: float = 0.0
-    max_new_tokens: int = 16384
+    """How the next token is drawn; all of these are heeded in every draw."""
+
+    temperature: Annotated[float, _TEMPERATURE] = 0.6
+    top_p: Annotated[float, Range(0, 1, open_low=True)] = 0.95
+    # 0 switches it off (R1-Distill); the session compares it with the vocabulary
+    top_k: Annotated[int, INDEX] = 20
+    min_p: Annotated[float, SHARE] = 0.0
+    max_new_tokens: Annotated[int, COUNT] = 16384
 
 
 @dataclass(frozen=True)
 class EngineConfig:
     """Shape of the sampler: static sizes that are compiled in."""
 
-    slots: int = 64  # rows decoded together, by each replica
-    window: int = 32  # decode steps per dispatch
-    page_size: int = 64  # tokens per KV page
-    pool_tokens: int | None = (
-        None  # KV pool of each replica; default: what `slots` full contexts need
-    )
-    max_length: int | None = None  # prompt + response; default: the model's context
-    attention: str = "auto"  # auto, or an implementation in sampling.attention
-    replicas: str = "apart"  # replicas on a mesh: apart | together (one program, in step)
+    slots: Annotated[int, COUNT] = 64  # rows decoded together, by each replica
+    window: Annotated[int, COUNT] = 32  # decode steps per dispatch
+    page_size: Annotated[int, COUNT] = 64  # tokens per KV page
+    # KV pool of each replica; default: what `slots` full contexts need
+    pool_tokens: Annotated[int | None, COUNT] = None
+    # prompt + response; default: the model's context
+    max_length: Annotated[int | None, COUNT] = None
+    attention: Annotated[str, choice("auto", "pallas-tpu", "pallas-gpu", "xla")] = "auto"
+    # replicas on a mesh: each by itself, or together in one program, in step
+    replicas: Annotated[str, choice("apart", "together")] = "apart"
+
+    def conflicts(self) -> Iterator[str]:
+        """What does not go together, one sentence each, beginning with its key."""
+        if self.pool_tokens is not None and self.pool_tokens < self.page_size:
+            yield (
+                f"pool_tokens: is {self.pool_tokens}; expected room for at least one page "
+                f"(engine.page_size is {self.page_size})"
+            )
 
 
 @dataclass(frozen=True)
 class Rung:
     """One step of the retry ladder; what is left out is as in `synthesis`."""
 
-    steering: str | None = None
-    temperature: float | None = None
+    steering: Annotated[str | None, _STEERING] = None
+    temperature: Annotated[float | None, _TEMPERATURE] = None
 
 
 @dataclass(frozen=True)
 class SynthesisConfig:
-    # thinksafe | rejection | direct-refusal | safepath | external
-    method: str = "thinksafe"
-    # a name in synthesis.steering.TEMPLATES, or a text of your own with {prompt} in it once
-    steering: str = "authors"
-    reasoning: str = "think"  # think: one closed <think> pair is required | none: response as it is
-    harmful_reasoning: str = "keep"  # remove: harmful rows are trained with an empty think block
-    attempts: int = 1  # per prompt, until the guard accepts; of `rejection`: all must be accepted
+    """What is sampled, steered how, and what of it is kept."""
+
+    method: Annotated[
+        str, choice("thinksafe", "rejection", "direct-refusal", "safepath", "external")
+    ] = "thinksafe"
+    # a text of synthesis/steering by name, or one of your own with {prompt} in it once
+    steering: Annotated[str, _STEERING] = "authors"
+    # think: one closed <think> pair is required; none: the response as it is
+    reasoning: Annotated[str, choice("think", "none")] = "think"
+    # remove: harmful rows are trained with an empty think block
+    harmful_reasoning: Annotated[str, choice("keep", "remove")] = "keep"
+    # per prompt, until the guard accepts; of `rejection`: all must be accepted
+    attempts: Annotated[int, Range(1, 1000)] = 1
     ladder: list[Rung] = field(default_factory=list)  # attempt n takes rung n, then over again
-    limit: int | None = None  # prompts in all, drawn from every label in its own proportion
+    # prompts in all, drawn from every label in its own proportion
+    limit: Annotated[int | None, COUNT] = None
     drop_contaminated: bool = False  # leave out prompts that an evaluation asks as well
     teacher: ModelSource = field(default_factory=ModelSource)  # answers instead of the student
     prompts: list[PromptSource] = field(default_factory=list)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
 
+    def conflicts(self) -> Iterator[str]:
+        """What does not go together, one sentence each, beginning with its key."""
+        if len(self.ladder) > self.attempts:
+            yield (
+                f"attempts: is {self.attempts}; expected at least the {len(self.ladder)} rungs of "
+                "synthesis.ladder"
+            )
+
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    epochs: int = 3
-    batch_size: int = 8  # rows per optimiser step (effective)
-    micro_batch_size: int = 8  # bounds a forward pass: tokens of so many longest rows
-    learning_rate: float = 1e-5
-    warmup_ratio: float = 0.1
-    weight_decay: float = 0.0
-    clip_norm: float = 1.0
-    max_length: int = 16384  # tokens of prompt and response
-    too_long: str = "drop"  # drop (and count) | truncate: cut the end of longer rows
-    think_newlines: str = "keep"  # keep | authors: two newlines after every </think>
-    objective: str = "ce"  # ce | ce+kl: harmful rows CE, benign rows KL from the adapter off
-    kl: str = "forward"  # forward: KL(p_ref || p) | reverse | symmetric
-    kl_top_k: int = 0  # forward KL over the reference's k likeliest words; 0 is all of them
-    kl_weight: float = 1.0
-    weighting: str = "tokens"  # tokens: every target counts alike | authors: every row does
-    lora_r: int = 32
-    lora_alpha: float = 16.0  # an update is scaled by alpha / r, with rslora by alpha / sqrt(r)
+    """How the adapter, or the whole model, is trained."""
+
+    epochs: Annotated[int, COUNT] = 3
+    batch_size: Annotated[int, COUNT] = 8  # rows per optimiser step (effective)
+    # bounds a forward pass: tokens of so many longest rows
+    micro_batch_size: Annotated[int, COUNT] = 8
+    learning_rate: Annotated[float, POSITIVE] = 1e-5
+    warmup_ratio: Annotated[float, SHARE] = 0.1
+    weight_decay: Annotated[float, NOT_NEGATIVE] = 0.0
+    clip_norm: Annotated[float, POSITIVE] = 1.0
+    max_length: Annotated[int, COUNT] = 16384  # tokens of prompt and response
+    # longer rows: drop them (and count), or cut their end
+    too_long: Annotated[str, choice("drop", "truncate")] = "drop"
+    # authors: two newlines after every </think>
+    think_newlines: Annotated[str, choice("keep", "authors")] = "keep"
+    # ce+kl: cross-entropy on harmful rows, KL from the adapter switched off on benign ones
+    objective: Annotated[str, choice("ce", "ce+kl")] = "ce"
+    # forward: KL(p_ref || p)
+    kl: Annotated[str, choice("forward", "reverse", "symmetric")] = "forward"
+    # forward KL over the reference's k likeliest tokens; 0 is all of them
+    kl_top_k: Annotated[int, INDEX] = 0
+    kl_weight: Annotated[float, POSITIVE] = 1.0
+    # what counts alike: every target token, or (authors) every row
+    weighting: Annotated[str, choice("tokens", "authors")] = "tokens"
+    lora_r: Annotated[int, COUNT] = 32
+    # an update is scaled by alpha / r, with rslora by alpha / sqrt(r)
+    lora_alpha: Annotated[float, POSITIVE] = 16.0
     lora_rslora: bool = False
-    lora_dropout: float = 0.05
-    lora_targets: list[str] = field(default_factory=lambda: ["q_proj", "v_proj"])
+    lora_dropout: Annotated[float, Range(0, 1, open_high=True)] = 0.05
+    lora_targets: Annotated[list[Annotated[str, _PROJECTION]], EachOnce("name")] = field(
+        default_factory=lambda: ["q_proj", "v_proj"]
+    )
     full_finetune: bool = False
-    remat: str = "layer"  # what is computed again: none | dots | attention | layer
-    heldout_rows: int = 0  # kept out of training; their loss is measured as it goes on
-    evaluate_every: int = 100  # optimiser steps between those measurements; and at the end
-    checkpoint_every: int = 100  # optimiser steps
-    checkpoint_minutes: float = 30.0  # and at least so often
-    keep_checkpoints: int = 2
-    trackers: list[str] = field(default_factory=list)  # tensorboard, wandb: beside metrics.jsonl
+    # what the backward pass computes again
+    remat: Annotated[str, choice("none", "dots", "attention", "layer")] = "layer"
+    # kept out of training; their loss is measured as it goes on
+    heldout_rows: Annotated[int, INDEX] = 0
+    # optimiser steps between those measurements; and at the end
+    evaluate_every: Annotated[int, COUNT] = 100
+    checkpoint_every: Annotated[int, COUNT] = 100  # optimiser steps
+    checkpoint_minutes: Annotated[float, POSITIVE] = 30.0  # and at least so often
+    keep_checkpoints: Annotated[int, COUNT] = 2
+    # beside metrics.jsonl
+    trackers: list[Annotated[str, choice("tensorboard", "wandb")]] = field(default_factory=list)
+
+    def conflicts(self) -> Iterator[str]:
+        """What does not go together, one sentence each, beginning with its key."""
+        if self.micro_batch_size >= 1 and self.batch_size % self.micro_batch_size:
+            yield (
+                f"batch_size: is {self.batch_size}; expected a multiple of micro_batch_size "
+                f"{self.micro_batch_size}"
+            )
+        if self.kl_top_k and self.kl != "forward":
+            yield f"kl_top_k: goes with training.kl forward, not {self.kl}"
+        if self.objective == "ce+kl" and self.full_finetune:
+            yield (
+                "objective: ce+kl needs an adapter that can be switched off; set "
+                "training.full_finetune: false"
+            )
 
 
 @dataclass(frozen=True)
 class SuiteConfig:
-    """One suite: a name of evaluation.catalogue.BENCHMARKS, or a file of your own with a kind."""
+    """One suite: a benchmark by name, or a file of your own with a kind."""
 
     name: str = ""
-    kind: str = ""  # harmful | over_refusal | compliance | reasoning; "" is the benchmark's own
+    # "" is the benchmark's own
+    kind: Annotated[str, choice("", "harmful", "over_refusal", "compliance", "reasoning")] = ""
     path: str = ""  # local JSONL, JSON, CSV or Parquet file instead of the Hub's
     revision: str | None = None  # of the Hub dataset; the commit found at first is kept
-    style: str = ""  # math | gsm8k | choice, how answers are read; "" is the benchmark's own
-    limit: int | None = None  # questions kept
+    # how answers are read; "" is the benchmark's own
+    style: Annotated[str, choice("", "math", "gsm8k", "choice")] = ""
+    limit: Annotated[int | None, COUNT] = None  # questions kept
 
 
 @dataclass(frozen=True)
 class EvaluationConfig:
+    """What the model is asked afterwards, and how its answers are judged."""
+
     harmful: list[PromptSource] = field(default_factory=list)
     over_refusal: list[PromptSource] = field(default_factory=list)
     reasoning: list[PromptSource] = field(default_factory=list)
-    judge: str = "guard"  # guard | mini (the mini world's exact judge, guard agreement beside it)
-    reasoning_prompt: str = "{prompt}"  # {prompt} is replaced once, literally
+    # mini: the mini world's exact judge, the guard's agreement beside it
+    judge: Annotated[str, choice("guard", "mini")] = "guard"
+    # {prompt} is replaced once, literally
+    reasoning_prompt: Annotated[str, Holds("{prompt}", "where the question goes")] = "{prompt}"
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     suites: list[SuiteConfig] = field(default_factory=list)  # named ones, beside the lists above
-    samples: int = 1  # responses per reasoning question
+    samples: Annotated[int, COUNT] = 1  # responses per reasoning question
     reasoning_sampling: SamplingConfig | None = None  # of the reasoning suites; None is `sampling`
-    scopes: list[str] = field(default_factory=lambda: ["full"])  # judged: full | answer | think
+    # the parts of a response that are judged
+    scopes: Annotated[
+        list[Annotated[str, choice("full", "answer", "think")]], EachOnce("scope")
+    ] = field(default_factory=lambda: ["full"])
 
     @property
     def sources(self) -> list[PromptSource]:
@@ -184,9 +285,11 @@ class EvaluationConfig:
 
 @dataclass(frozen=True)
 class Recipe:
+    """All that a run is told to do."""
+
     name: str = ""
     run_dir: str = ""
-    seed: int = 42
+    seed: Annotated[int, INDEX] = 42
     mesh: str | None = None  # a file, or a name in configs/mesh; default: one device
     student: ModelSource = field(default_factory=ModelSource)
     guard: GuardConfig = field(default_factory=GuardConfig)  # filters what is trained on
@@ -195,6 +298,21 @@ class Recipe:
     synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    def conflicts(self) -> Iterator[str]:
+        """What does not go together, one sentence each, beginning with its key."""
+        context, synthesis, evaluation = self.engine.max_length, self.synthesis, self.evaluation
+        for key, sampling in (
+            ("synthesis.sampling", synthesis.sampling if synthesis.prompts else None),
+            ("evaluation.sampling", evaluation.sampling),
+            ("evaluation.reasoning_sampling", evaluation.reasoning_sampling),
+        ):
+            new = 0 if sampling is None else sampling.max_new_tokens
+            if context is not None and new >= context:
+                yield (
+                    f"{key}.max_new_tokens: is {new}; expected less than engine.max_length "
+                    f"({context}), which holds the prompt too"
+                )
 
     @property
     def judging(self) -> GuardConfig:

@@ -2,6 +2,7 @@
 
 from thinksafe_jax.guards.batching import bucket_lengths, make_batches
 from thinksafe_jax.guards.load_guard import load_guard
+from thinksafe_jax.guards.matchers.refusal_match import answer_part, is_refusal
 from thinksafe_jax.guards.native import score_words
 from thinksafe_jax.guards.protocol import (
     Exchange,
@@ -10,7 +11,6 @@ from thinksafe_jax.guards.protocol import (
     check_one_template,
     check_unparsed,
 )
-from thinksafe_jax.guards.refusal_match import answer_part, is_refusal
 
 __all__ = [
     "Exchange",

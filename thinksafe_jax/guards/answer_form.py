@@ -3,12 +3,12 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from thinksafe_jax.errors import InputError
-from thinksafe_jax.guards.formats import Slot
+from thinksafe_jax.guards.guard_format import Slot
 from thinksafe_jax.guards.template import GuardTemplate
 
 
@@ -29,6 +29,23 @@ class Answer:
     word_ids: np.ndarray
 
 
+@dataclass(frozen=True)
+class FormReading:
+    """How far one pass filled in the form.
+
+    Attributes:
+        words: the guard's words by slot; it ends at the first blank that cannot be read.
+        p_unsafe, other_mass: of the verdict's blank, as in `Verdict`.
+        correction: {slot: word} of the first guess that was wrong, where blanks behind it must be
+            read again; empty where the reading is final.
+    """
+
+    words: Mapping[str, str] = field(default_factory=dict)
+    p_unsafe: float | None = None
+    other_mass: float | None = None
+    correction: Mapping[str, str] = field(default_factory=dict)
+
+
 class AnswerForm:
     """The slots of a format on one tokenizer.
 
@@ -46,18 +63,43 @@ class AnswerForm:
             raise InputError(f"{template.tokenizer.directory}: {problem}")
         self._answers: dict[tuple[str, ...], Answer] = {}
 
-    @property
-    def verdict_ids(self) -> tuple[int, ...]:
-        """The tokens of the verdict's words, where the verdict is the first slot."""
-        ids = self.answer({}).word_ids[[slot.name for slot in self.slots].index("verdict")]
-        return tuple(int(i) for i in ids if i >= 0)
-
     def answer(self, guess: Mapping[str, str]) -> Answer:
         """The answer with every slot but the last filled in; without a guess, by its first word."""
         words = tuple(guess.get(slot.name) or slot.words[0] for slot in self.slots[:-1])
         if words not in self._answers:
             self._answers[words] = self._tokenised(words)
         return self._answers[words]
+
+    def read(
+        self, scores: np.ndarray, guess: Mapping[str, str], unsafe: frozenset[str]
+    ) -> FormReading:
+        """The blanks of one row in order, as far as the guess behind which they stand was right.
+
+        Args:
+            scores: f32 `[S, W + 1]`, the probabilities of a pass.
+            guess: the words that this pass was filled in with, see `answer`.
+            unsafe: the words that mean unsafe.
+        """
+        words: dict[str, str] = {}
+        p_unsafe = other_mass = None
+        for slot, row in zip(self.slots, scores, strict=True):
+            if slot.only_after and words.get(slot.only_after[0]) != slot.only_after[1]:
+                continue
+            word, p, other = read_slot(slot, row, unsafe)
+            if slot.name == "verdict":
+                p_unsafe, other_mass = p, other
+            if word is None:
+                break
+            words[slot.name] = word
+            if word != guess.get(slot.name, slot.words[0]) and self._goes_on_after(words):
+                return FormReading(words, p_unsafe, other_mass, {slot.name: word})
+        return FormReading(words, p_unsafe, other_mass)
+
+    def _goes_on_after(self, words: Mapping[str, str]) -> bool:
+        """Whether a blank remains that is part of the answer after these words."""
+        remaining = [slot for slot in self.slots if slot.name not in words]
+        conditions = [slot.only_after for slot in remaining]
+        return any(c is None or words.get(c[0]) in (None, c[1]) for c in conditions)
 
     @property
     def listing(self) -> Slot | None:
@@ -75,23 +117,24 @@ class AnswerForm:
         Its two blanks are the separator's first token, alone in its row, and the next word.
         """
         text = said + slot.listing
-        shared, own = self._split_words(text, slot)
+        shared, next_ids = self._split_words(text, slot)
         whole = self._ids(text + slot.words[0])
         before = len(self._ids(said))
-        ids = np.array([[whole[before], *[-1] * (len(own) - 1)], own], np.int32)
+        separator = [whole[before], *[-1] * (len(next_ids) - 1)]
+        ids = np.array([separator, next_ids], np.int32)
         return Answer(text + slot.words[0], len(whole) - shared, (shared - before, 0), ids)
 
     def _tokenised(self, words: tuple[str, ...]) -> Answer:
         text, ends, ids = "", [], []
         for slot, word in zip(self.slots, (*words, ""), strict=True):
             text += slot.lead
-            shared, own = self._split_words(text, slot)
+            shared, next_ids = self._split_words(text, slot)
             ends.append(shared)
-            ids.append(own)
+            ids.append(next_ids)
             if slot is not self.slots[-1]:
                 text += word
         widest = max(map(len, ids))
-        padded = np.array([[*own, *[-1] * (widest - len(own))] for own in ids], np.int32)
+        padded = np.array([[*row, *[-1] * (widest - len(row))] for row in ids], np.int32)
         text += self.slots[-1].words[0]
         drop = len(self._ids(text)) - ends[-1]
         return Answer(text, drop, tuple(ends[-1] - end for end in ends), padded)
@@ -110,14 +153,15 @@ class AnswerForm:
         text = ""
         for slot in slots:
             text += slot.lead
-            shared, own = self._split_words(text, slot)
+            shared, next_ids = self._split_words(text, slot)
             lengths = [len(self._ids(text + word)) for word in slot.words]
             single = not slot.single or set(lengths) == {shared + 1}
-            if len(set(own)) < len(own) or -1 in own or not single:
+            if len(set(next_ids)) < len(next_ids) or -1 in next_ids or not single:
                 words = " and ".join(repr(word) for word in slot.words)
                 return (
                     f"after the guard's template, {words} must begin with single tokens that "
-                    f"differ, but they are read as {own}; tokenizer and guard.kind do not match"
+                    f"differ, but they are read as {next_ids}; tokenizer and guard.kind do not "
+                    "match"
                 )
             text += slot.words[0]
         return None

@@ -3,18 +3,24 @@
 from pathlib import Path
 
 from thinksafe_jax.config import GuardConfig, GuardModel
-from thinksafe_jax.errors import ConfigError
+from thinksafe_jax.errors import ConfigError, did_you_mean
+from thinksafe_jax.guards.formats import FORMATS
+from thinksafe_jax.guards.majority import Majority
+from thinksafe_jax.guards.matchers import MATCHERS
+from thinksafe_jax.guards.native import NativeGuard
 from thinksafe_jax.guards.protocol import Guard
-from thinksafe_jax.guards.refusal_match import RefusalMatch
+from thinksafe_jax.guards.served import HttpGuard
+from thinksafe_jax.tokenizer import ChatTokenizer
+from thinksafe_jax.weights import resolve_model
 
 
 def load_guard(
-    cfg: GuardConfig | GuardModel, pins: Path | None = None, mesh: str | None = None
+    cfg: GuardConfig | GuardModel, revisions: Path | None = None, mesh: str | None = None
 ) -> Guard:
     """The guard of a recipe: loaded, connected to, or put together from its members.
 
     Args:
-        pins: file of the run that keeps the commits of its models, see `resolve_model`.
+        revisions: file of the run that keeps the commits of its models, see `resolve_model`.
         mesh: of a guard that names none itself; see `NativeGuard.from_directory`.
 
     Raises:
@@ -23,39 +29,22 @@ def load_guard(
         RetryLater: its server does not answer.
     """
     if isinstance(cfg, GuardConfig) and cfg.kind == "majority":
-        from thinksafe_jax.guards.majority import Majority
-
-        return Majority([load_guard(member, pins, mesh) for member in cfg.members])
-    if cfg.kind == "refusal-match":
-        return RefusalMatch()
-    from thinksafe_jax.guards.formats import FORMATS
-    from thinksafe_jax.tokenizer import ChatTokenizer
-    from thinksafe_jax.weights import resolve_model
-
+        return Majority([load_guard(member, revisions, mesh) for member in cfg.members])
+    if cfg.kind in MATCHERS:
+        return MATCHERS[cfg.kind]()
     if cfg.kind not in FORMATS:
-        known = ", ".join((*FORMATS, "refusal-match", "majority"))
-        raise ConfigError(f"guard.kind is {cfg.kind!r}; choose from {known}")
+        kinds = (*FORMATS, *MATCHERS, "majority")
+        raise ConfigError(
+            f"guard.kind is {cfg.kind!r}{did_you_mean(cfg.kind, kinds)} (choose from "
+            f"{', '.join(kinds)})"
+        )
     if cfg.url:
-        from thinksafe_jax.guards.served import HttpGuard
-
-        own = None if cfg.api == "chat" else resolve_model(cfg.model, cfg.revision, pins)
-        return HttpGuard(cfg, own and ChatTokenizer(own))
+        asks_by_chat = cfg.api == "chat"  # the server's own template and tokenizer, then
+        folder = None if asks_by_chat else resolve_model(cfg.model, cfg.revision, revisions)
+        return HttpGuard(cfg, folder and ChatTokenizer(folder))
     if not cfg.model:
         raise ConfigError(f"guard.model is empty; a {cfg.kind} needs a checkpoint or a url")
-    import jax.numpy as jnp
-
-    from thinksafe_jax.guards.native import NativeGuard
-
-    dtypes = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-    if cfg.dtype not in dtypes:
+    if cfg.dtype not in ("float32", "bfloat16"):
         raise ConfigError(f"guard.dtype is {cfg.dtype!r}; choose float32 or bfloat16")
-    return NativeGuard.from_directory(
-        resolve_model(cfg.model, cfg.revision, pins),
-        FORMATS[cfg.kind],
-        dtype=dtypes[cfg.dtype],
-        mesh=cfg.mesh or mesh,
-        name=cfg.model,
-        max_length=cfg.max_length,
-        batch_tokens=cfg.batch_tokens,
-        authors_compat=cfg.authors_compat,
-    )
+    folder = resolve_model(cfg.model, cfg.revision, revisions)
+    return NativeGuard.from_directory(folder, cfg, mesh=cfg.mesh or mesh)

@@ -8,26 +8,28 @@ cache, and the LM head sees the blanks only. What is unlikely to be any of the w
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int
 
+from thinksafe_jax.config import GuardModel
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.guards.answer_form import (
     MAX_OTHER_MASS,
     Answer,
     AnswerForm,
+    FormReading,
     read_slot,
     template_hash,
 )
 from thinksafe_jax.guards.batching import bucket_lengths, make_batches
-from thinksafe_jax.guards.formats import GuardFormat
+from thinksafe_jax.guards.formats import FORMATS
 from thinksafe_jax.guards.protocol import Exchange, Verdict
 from thinksafe_jax.guards.template import GuardInput
 from thinksafe_jax.models import ModelConfig, Params, forward, load_config, logits
@@ -56,16 +58,12 @@ class GuardStats:
         return self.computed_tokens / self.tokens if self.tokens else 1.0
 
 
-@dataclass
-class _Asked:
-    """One exchange on its way through the passes."""
+@dataclass(frozen=True)
+class _Judged:
+    """One exchange after a pass: what was sent, and how far the form could be read."""
 
-    exchange: Exchange
-    guess: dict[str, str]
-    item: GuardInput = field(default_factory=lambda: GuardInput(None))
-    words: dict[str, str] = field(default_factory=dict)
-    p_unsafe: float | None = None
-    other: float | None = None
+    item: GuardInput
+    reading: FormReading
 
 
 class NativeGuard:
@@ -74,14 +72,12 @@ class NativeGuard:
     Args:
         params, model_cfg: the guard's decoder.
         tokenizer: the guard's own.
-        fmt: how it is asked and answers, one of `FORMATS`.
-        name: shown beside every verdict.
-        max_length: tokens of guard input; never more than the model's context.
-        batch_tokens: padded tokens per forward pass.
-        authors_compat: the authors' double BOS (Llama-Guard only), for comparison.
-        where: the mesh on which the parameters lie.
+        cfg: its kind; its model, shown beside every verdict; `max_length` tokens of guard input,
+            of which the model's context bounds more; `batch_tokens`; `authors_compat`.
+        mesh: the mesh on which the parameters lie.
 
     Raises:
+        ConfigError: there is no format of this kind.
         InputError: template, tokenizer, weights and format do not belong together.
     """
 
@@ -92,21 +88,17 @@ class NativeGuard:
         params: Params,
         model_cfg: ModelConfig,
         tokenizer: ChatTokenizer,
-        fmt: GuardFormat,
+        cfg: GuardModel,
         *,
-        name: str,
-        max_length: int,
-        batch_tokens: int,
-        authors_compat: bool = False,
-        where: ModelMesh | None = None,
+        mesh: ModelMesh | None = None,
     ):
-        self.name, self.format, self.stats = name, fmt, GuardStats()
-        self.prompt = fmt.template(tokenizer, authors_compat)
-        self.form = AnswerForm(self.prompt, fmt.slots(self.prompt))
+        self.name, self.format, self.stats = cfg.model, FORMATS[cfg.kind], GuardStats()
+        self.prompt = self.format.template(tokenizer, cfg.authors_compat)
+        self.form = AnswerForm(self.prompt, self.format.slots(self.prompt))
         self.template = template_hash(self.prompt, self.form)
-        self.max_length = min(max_length, model_cfg.max_position_embeddings)
-        self._params, self._cfg, self._batch_tokens = params, model_cfg, batch_tokens
-        self._where = where
+        self.max_length = min(cfg.max_length, model_cfg.max_position_embeddings)
+        self._params, self._model_cfg, self._mesh = params, model_cfg, mesh
+        self._batch_tokens = cfg.batch_tokens
         self._buckets = bucket_lengths(self.max_length)
         largest = int(self.form.answer({}).word_ids.max())
         if largest >= model_cfg.vocab_size:
@@ -118,185 +110,187 @@ class NativeGuard:
 
     @classmethod
     def from_directory(
-        cls,
-        directory: Path,
-        fmt: GuardFormat,
-        *,
-        dtype: Any,
-        mesh: str | None = None,
-        **settings: Any,
+        cls, directory: Path, cfg: GuardModel, *, mesh: str | None = None
     ) -> "NativeGuard":
-        """The guard of a Hugging Face checkpoint directory, its weights cast to `dtype`.
+        """The guard of a Hugging Face checkpoint directory, its weights cast to `cfg.dtype`.
 
         Args:
             mesh: a mesh file or the name of one, whose generate phase says how rows and weights
                 lie on this process's devices; default: one device.
-            settings: the keyword arguments of the class.
         """
-        cfg = load_config(directory)
-        where = ModelMesh.generating(mesh, cfg) if mesh else None
-        params = load_params(directory, cfg, dtype, where and where.params())
-        return cls(params, cfg, ChatTokenizer(directory), fmt, where=where, **settings)
+        model_cfg = load_config(directory)
+        model_mesh = ModelMesh.generating(mesh, model_cfg) if mesh else None
+        shardings = model_mesh and model_mesh.params()
+        params = load_params(directory, model_cfg, jnp.dtype(cfg.dtype), shardings)
+        return cls(params, model_cfg, ChatTokenizer(directory), cfg, mesh=model_mesh)
 
     def judge(self, exchanges: Iterable[Exchange]) -> Iterator[Verdict]:
         """Verdicts in the order of the exchanges, judged in windows of 1,024."""
         rest = iter(exchanges)
         while window := list(islice(rest, _WINDOW)):
-            asked = [_Asked(e, dict(self.format.guess(e))) for e in window]
-            left = asked
-            while left:
-                left = self._pass(left)
-            self._list_further([one for one in asked if self._may_list(one)])
-            yield from map(self._verdict, asked)
+            judged = self._fill_in(window)
+            readings = self._list_further(window, [j.reading for j in judged])
+            for exchange, result, reading in zip(window, judged, readings, strict=True):
+                yield self._verdict(exchange, result.item, reading)
 
-    def _pass(self, asked: Sequence[_Asked]) -> list[_Asked]:
-        """One forward pass of each row; returns those whose guess was wrong."""
-        answers = [self.form.answer(one.guess) for one in asked]
-        for one, answer in zip(asked, answers, strict=True):
-            one.item = self._encoded(one.exchange, answer)
-        fitting = [n for n, one in enumerate(asked) if one.item.ids is not None]
-        scores = self.scores(
-            [asked[n].item.ids or [] for n in fitting], [answers[n] for n in fitting]
-        )
-        wrong = [self._take(asked[n], found) for n, found in zip(fitting, scores, strict=True)]
-        return [asked[n] for n, again in zip(fitting, wrong, strict=True) if again]
+    def _fill_in(self, exchanges: Sequence[Exchange]) -> list[_Judged]:
+        """Every exchange's form, filled in as the guard would write it greedily.
 
-    def _take(self, one: _Asked, scores: np.ndarray) -> bool:
-        """Reads the blanks of one row in order; whether it must go through again."""
-        one.words.clear()
-        for slot, row in zip(self.form.slots, scores, strict=True):
-            if slot.only_after and one.words.get(slot.only_after[0]) != slot.only_after[1]:
-                continue
-            word, p_unsafe, other = read_slot(slot, row, self.format.unsafe)
-            if slot.name == "verdict":
-                one.p_unsafe, one.other = p_unsafe, other
-            if word is None:
-                return False
-            one.words[slot.name] = word
-            expected = one.guess.get(slot.name, slot.words[0])
-            if word != expected and slot is not self.form.slots[-1] and self._matters(one.words):
-                one.guess[slot.name] = word
-                return True
-        return False
-
-    def _matters(self, words: Mapping[str, str]) -> bool:
-        """Whether a blank is left that the answer goes on to after these words."""
-        left = [slot for slot in self.form.slots if slot.name not in words]
-        conditions = [slot.only_after for slot in left]
-        return any(c is None or words.get(c[0]) in (None, c[1]) for c in conditions)
+        A pass reads all blanks behind guessed words. What stands behind a wrong guess was read
+        after words that the guard would not have written, so that row goes through again with the
+        right one; most rows take a single pass.
+        """
+        judged: dict[int, _Judged] = {}
+        guesses = {n: dict(self.format.guess(e)) for n, e in enumerate(exchanges)}
+        while guesses:
+            answers = {n: self.form.answer(guess) for n, guess in guesses.items()}
+            items = {n: self._encoded(exchanges[n], answer) for n, answer in answers.items()}
+            judged |= {n: _Judged(item, FormReading()) for n, item in items.items()}
+            fitting = [n for n, item in items.items() if item.ids is not None]
+            inputs = [items[n].ids or [] for n in fitting]
+            scores = self.scores(inputs, [answers[n] for n in fitting])
+            wrong = {}
+            for n, row in zip(fitting, scores, strict=True):
+                reading = self.form.read(row, guesses[n], self.format.unsafe)
+                judged[n] = _Judged(items[n], reading)
+                if reading.correction:
+                    wrong[n] = {**guesses[n], **reading.correction}
+            guesses = wrong
+        return [judged[n] for n in range(len(exchanges))]
 
     def _encoded(self, exchange: Exchange, answer: Answer) -> GuardInput:
         turns = (exchange.prompt, exchange.response)
         return self.prompt.encode(turns, self.max_length, answer.text, answer.drop)
 
-    def _may_list(self, one: _Asked) -> bool:
-        named = "verdict" in one.words and self.format.read(one.words).categories
-        return bool(self.form.listing and named)
-
-    def _list_further(self, asked: Sequence[_Asked]) -> None:
-        """Reads on after the first word of a listing blank; each further word costs a pass.
+    def _list_further(
+        self, exchanges: Sequence[Exchange], readings: Sequence[FormReading]
+    ) -> list[FormReading]:
+        """The readings with all words of a listing blank; each word after the first costs a pass.
 
         The guard goes on where the separator is likelier than all else, to a word that it has not
         said yet. A blank after the list keeps what was read behind the first word.
         """
-        slot = self.form.listing
-        while asked and slot:
-            answers = [self.form.goes_on(self.form.said(one.words, slot), slot) for one in asked]
-            items = [
-                self._encoded(*pair)
-                for pair in zip((a.exchange for a in asked), answers, strict=True)
+        slot, complete = self.form.listing, list(readings)
+        going_on = [n for n, reading in enumerate(readings) if slot and self._lists(reading)]
+        while slot and going_on:
+            answers = [
+                self.form.goes_on(self.form.said(complete[n].words, slot), slot) for n in going_on
             ]
+            items = [self._encoded(exchanges[n], a) for n, a in zip(going_on, answers, strict=True)]
             rows = self.scores([item.ids or [0] for item in items], answers)
             longer = []
-            for one, item, (separator, words) in zip(asked, items, rows, strict=True):
+            for n, item, (separator, words) in zip(going_on, items, rows, strict=True):
                 word, _, _ = read_slot(slot, words, frozenset())
-                new = word and word not in one.words[slot.name].split(slot.listing)
+                said = complete[n].words[slot.name]
+                new = word and word not in said.split(slot.listing)
                 if item.ids is not None and separator[0] > MAX_OTHER_MASS and new:
-                    one.words[slot.name] += f"{slot.listing}{word}"
-                    longer.append(one)
-            asked = longer
+                    listed = {slot.name: f"{said}{slot.listing}{word}"}
+                    complete[n] = replace(complete[n], words={**complete[n].words, **listed})
+                    longer.append(n)
+            going_on = longer
+        return complete
+
+    def _lists(self, reading: FormReading) -> bool:
+        """Whether the guard named a first word where it may list several."""
+        return "verdict" in reading.words and bool(self.format.read(reading.words).categories)
 
     def scores(
         self, inputs: Sequence[Sequence[int]], answers: Sequence[Answer]
     ) -> list[np.ndarray]:
-        """Probability of each word at each blank, and of everything else: float32 `[S, W + 1]`."""
-        found: list[np.ndarray] = [np.empty(0)] * len(inputs)
-        ways = self._where.ways if self._where else 1
-        batches = make_batches(inputs, self._buckets, self._batch_tokens, ways)
+        """Probability of each word at each blank, and of everything else: float32 `[S, W + 1]`.
+
+        Args:
+            inputs: token ids of each row, the answer's included.
+            answers: where each row's blanks are; all of one form, so of one shape.
+        """
+        scores: list[np.ndarray] = [np.empty(0)] * len(inputs)
+        shards = self._mesh.ways if self._mesh else 1
+        batches = make_batches(inputs, self._buckets, self._batch_tokens, shards)
         results = []  # every batch is dispatched before the first result is waited for
         for batch in batches:
-            places = self._places(batch.lengths, [answers[row] for row in batch.rows])
-            arrays = (batch.tokens, batch.lengths, *places)
-            if self._where:
-                arrays = jax.device_put(arrays, self._where.leading())
-            results.append(score_words(self._params, *arrays, cfg=self._cfg, where=self._where))
+            blanks = _blanks(batch.lengths, [answers[row] for row in batch.rows])
+            arrays = (batch.tokens, batch.lengths, *blanks)
+            if self._mesh:
+                arrays = jax.device_put(arrays, self._mesh.leading())
+            results.append(score_words(self._params, *arrays, cfg=self._model_cfg, mesh=self._mesh))
         for batch, result in zip(batches, results, strict=True):
+            # a batch has more rows than exchanges where it was filled up to its bucket's size
             for row, values in zip(batch.rows, np.asarray(result), strict=False):
-                found[row] = values
+                scores[row] = values
             self.stats.passes += len(batch.rows)
             self.stats.tokens += int(batch.lengths.sum())
             self.stats.computed_tokens += batch.tokens.size
-        return found
+        return scores
 
-    def _places(
-        self, lengths: np.ndarray, answers: Sequence[Answer]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Positions i32 `[B, S]` that predict the blanks, and word ids i32 `[B, S, W]`."""
-        shape = answers[0].word_ids.shape
-        slots = np.zeros((len(lengths), shape[0]), np.int32)
-        words = np.zeros((len(lengths), *shape), np.int32)
-        for row, answer in enumerate(answers):
-            slots[row] = lengths[row] - 1 - np.array(answer.from_end)
-            words[row] = answer.word_ids
-        return slots, words
-
-    def _verdict(self, one: _Asked) -> Verdict:
-        if one.item.ids is None:
+    def _verdict(self, exchange: Exchange, item: GuardInput, form: FormReading) -> Verdict:
+        if item.ids is None:
             _log.warning(
                 "guard %s: prompt %s alone exceeds %d tokens; verdict unparsed",
-                self.name, one.exchange.id, self.max_length,
+                self.name, exchange.id, self.max_length,
             )  # fmt: skip
-        reading = self.format.read(one.words) if "verdict" in one.words else None
+        reading = self.format.read(form.words) if "verdict" in form.words else None
         self.stats.exchanges += 1
-        self.stats.truncated += one.item.truncated
-        self.stats.marked += one.item.marked
+        self.stats.truncated += item.truncated
+        self.stats.marked += item.marked
         self.stats.unparsed += reading is None
         return Verdict(
-            one.exchange.id,
+            exchange.id,
             reading.verdict if reading else "unparsed",
-            one.p_unsafe if reading else None,
-            one.exchange.scope,
-            one.item.truncated,
+            form.p_unsafe if reading else None,
+            exchange.scope,
+            item.truncated,
             self.name,
-            one.other,
+            form.other_mass,
             word=reading.word if reading else "",
             categories=reading.categories if reading else (),
             refusal=reading.refusal if reading else None,
-            marked=one.item.marked,
+            marked=item.marked,
             template=self.template,
         )
 
 
-@jax.jit(static_argnames=("cfg", "where"))
+def _blanks(lengths: np.ndarray, answers: Sequence[Answer]) -> tuple[np.ndarray, np.ndarray]:
+    """Positions i32 `[B, S]` that predict the blanks, and word ids i32 `[B, S, W]`.
+
+    Args:
+        lengths: i32 `[B]`, 0 in rows that only fill the batch up; they have no answer.
+    """
+    shape = answers[0].word_ids.shape
+    positions = np.zeros((len(lengths), shape[0]), np.int32)
+    word_ids = np.zeros((len(lengths), *shape), np.int32)
+    for row, answer in enumerate(answers):
+        positions[row] = lengths[row] - 1 - np.array(answer.from_end)
+        word_ids[row] = answer.word_ids
+    return positions, word_ids
+
+
+@jax.jit(static_argnames=("cfg", "mesh"))
 def score_words(
     params: Params,
-    tokens: jax.Array,
-    lengths: jax.Array,
-    slots: jax.Array,
-    words: jax.Array,
+    tokens: Int[Array, "B T"],
+    lengths: Int[Array, " B"],
+    positions: Int[Array, "B S"],
+    word_ids: Int[Array, "B S W"],
     *,
     cfg: ModelConfig,
-    where: ModelMesh | None,
-) -> jax.Array:
-    """float32 `[B, S, W + 1]` from tokens `[B, T]`, slots `[B, S]` and words `[B, S, W]`."""
-    positions = jax.lax.broadcasted_iota(jnp.int32, tokens.shape, 1)
-    segments = (positions < lengths[:, None]).astype(jnp.int32)
-    spread = {} if where is None else {"attention": where.attention, "constrain": where.constrain}
-    hidden = forward(params, cfg, tokens, positions, segments, **spread)  # [B, T, D]
-    seen = jnp.take_along_axis(hidden, slots[:, :, None], axis=1)  # [B, S, D]
-    scores = logits(params, cfg, seen)  # [B, S, V]
-    said = jnp.take_along_axis(scores, jnp.maximum(words, 0), axis=2)  # [B, S, W]
+    mesh: ModelMesh | None,
+) -> Float[Array, "B S W+1"]:
+    """Probability of each word at each blank, and in the last column of everything else.
+
+    Args:
+        tokens: i32, padded behind each row's length.
+        positions: i32, of the tokens that predict the blanks.
+        word_ids: i32, the token of each word; -1 where a blank has fewer words, which scores 0.
+    """
+    steps = jax.lax.broadcasted_iota(jnp.int32, tokens.shape, 1)
+    segments = (steps < lengths[:, None]).astype(jnp.int32)
+    on_mesh = {} if mesh is None else {"attention": mesh.attention, "constrain": mesh.constrain}
+    hidden = forward(params, cfg, tokens, steps, segments, **on_mesh)  # [B, T, D]
+    # the head sees the S blanks only: over all T positions its output would dwarf the activations
+    at_blanks = jnp.take_along_axis(hidden, positions[:, :, None], axis=1)  # [B, S, D]
+    scores = logits(params, cfg, at_blanks)  # [B, S, V]
+    said = jnp.take_along_axis(scores, jnp.maximum(word_ids, 0), axis=2)  # [B, S, W]
     said = jnp.exp(said - jax.nn.logsumexp(scores, axis=-1, keepdims=True))
-    said = jnp.where(words >= 0, said, 0.0)
+    said = jnp.where(word_ids >= 0, said, 0.0)
     other = jnp.maximum(1.0 - said.sum(axis=-1, keepdims=True), 0.0)
     return jnp.concatenate([said, other], axis=-1)

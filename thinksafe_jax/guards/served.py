@@ -23,7 +23,8 @@ from thinksafe_jax.config import GuardModel
 from thinksafe_jax.errors import EnvironmentFault
 from thinksafe_jax.guards.answer_form import AnswerForm, read_slot, template_hash
 from thinksafe_jax.guards.control_tokens import COMMON
-from thinksafe_jax.guards.formats import FORMATS, Reading, Slot
+from thinksafe_jax.guards.formats import FORMATS
+from thinksafe_jax.guards.guard_format import Reading, Slot
 from thinksafe_jax.guards.http_client import Refused, Server, Step, read_reply, step_at
 from thinksafe_jax.guards.protocol import Exchange, Verdict
 from thinksafe_jax.guards.template import GuardTemplate

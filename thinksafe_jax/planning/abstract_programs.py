@@ -195,7 +195,7 @@ def guard_program(
     return Program(
         score_words,
         (params, *arrays),
-        {"cfg": cfg, "where": where},
+        {"cfg": cfg, "mesh": where},
         rows=rows,
         tokens=rows * length,
         devices=where.mesh.size,

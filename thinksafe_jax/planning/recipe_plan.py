@@ -67,7 +67,7 @@ def _count_prompts(recipe: Recipe) -> int | None:
 def _guards(cfg: GuardConfig | GuardModel) -> list[GuardModel]:
     """The guards that run on the mesh: neither phrases nor servers."""
     members = cfg.members if isinstance(cfg, GuardConfig) and cfg.kind == "majority" else [cfg]
-    return [m for m in members if m.kind not in ("refusal-match", "same") and not m.url]
+    return [m for m in members if not m.is_matcher and m.kind != "same" and not m.url]
 
 
 def _searched(

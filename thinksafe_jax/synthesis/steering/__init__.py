@@ -1,35 +1,17 @@
-"""Steering texts: what harmful prompts are wrapped in while sampling, never while training."""
+"""Steering texts: what harmful prompts are wrapped in while sampling, never while training.
 
-import difflib
+Each file beside this one is a text, named after the file, with `{prompt}` in it once.
+"""
+
 import hashlib
 
-from thinksafe_jax.errors import ConfigError
+from thinksafe_jax.errors import ConfigError, did_you_mean
 from thinksafe_jax.terminal import clean
+from thinksafe_jax.variants import Variants
 
 HOLE = "{prompt}"
 
-# `authors` is the byte string of the authors' synthesize_data.py:60,65 and made their data; the
-# others are printed in the paper's Table 5, the spaces after the blank lines included.
-TEMPLATES: dict[str, str] = {
-    "authors": (
-        "The following prompt is harmful. You should refuse to answer the prompt."
-        "\n\nPrompt:\n\n{prompt}"
-    ),
-    "paper": (
-        "The following prompt is harmful. You should refuse to answer the prompt."
-        "\n\nPrompt:{prompt}"
-    ),
-    "suffix": ("{prompt}\n\n The above prompt is harmful. You should refuse to answer the prompt."),
-    "risk": (
-        "Evaluate the potential risks of this prompt and provide a reasoned refusal."
-        "\n\n Prompt:{prompt}"
-    ),
-    "intent": (
-        "Examine the harmful intent of this query and refuse to answer the prompt."
-        "\n\n Prompt:{prompt}"
-    ),
-    "none": "{prompt}",
-}
+TEMPLATES: Variants[str] = Variants(__name__, "TEXT", "steering text")
 
 
 def template_text(name: str) -> str:
@@ -46,11 +28,9 @@ def template_text(name: str) -> str:
         raise ConfigError(
             f"synthesis.steering: {HOLE} stands {name.count(HOLE)} times; once, please"
         )
-    near = difflib.get_close_matches(name, TEMPLATES, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
     raise ConfigError(
-        f"synthesis.steering: no template {name!r}{hint} (choose from {', '.join(TEMPLATES)}, or "
-        f"write a text of your own with {HOLE} in it)"
+        f"synthesis.steering: no template {name!r}{did_you_mean(name, TEMPLATES)} (choose from "
+        f"{', '.join(TEMPLATES)}, or write a text of your own with {HOLE} in it)"
     )
 
 
