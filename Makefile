@@ -1,26 +1,43 @@
-# make demo   installs into .venv and runs the whole flow on the embedded mini world
-# make test   installs into .venv and runs the tests
-# make lint   ruff, pyright and the floors of imports
-# make clean  removes .venv and runs/mini*
+# make demo    installs into .venv and runs the whole flow on the embedded mini world
+# make check   lint, types, layers of imports, and the fast tests: what to run before each commit
+# make test    every test
+# make lint    ruff, pyright and the floors of imports
+# make lock    writes what .venv holds to .ci/requirements.lock, with which CI installs
+# make clean   removes .venv and runs/mini*
 PYTHON ?= python3
+# a file of constraints for pip: make test CONSTRAINTS=.ci/requirements.lock
+CONSTRAINTS ?=
 VENV := .venv
 PIP := $(VENV)/bin/pip --disable-pip-version-check
+INSTALL := $(PIP) install --quiet $(addprefix -c ,$(CONSTRAINTS))
+PYTEST := $(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test lint clean
+.PHONY: demo check test fast lint lock clean
 
 demo: $(VENV)/installed-base
 	$(VENV)/bin/thinksafe run --config configs/recipes/mini.yaml --new-run
 	$(VENV)/bin/thinksafe run --config configs/recipes/mini_direct_refusal.yaml --new-run
 	$(VENV)/bin/python scripts/check_demo.py runs/mini runs/mini_direct_refusal
 
+# pyright has one core and the tests have the other, then both
+check: $(VENV)/installed-dev
+	@$(MAKE) --no-print-directory -j 2 --output-sync=target lint fast
+
 test: $(VENV)/installed-test
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	$(PYTEST) $(PYTEST_ARGS)
+
+fast: $(VENV)/installed-test
+	$(PYTEST) -q -m 'not slow and not hosts and not hub' $(PYTEST_ARGS)
 
 lint: $(VENV)/installed-dev
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/pyright
+
+# a version without its local part (torch's +cpu) is one that every index has
+lock: $(VENV)/installed-dev
+	$(PIP) freeze --exclude-editable | sed 's/+.*//' > .ci/requirements.lock
 
 clean:
 	rm -rf $(VENV) runs/mini runs/mini_direct_refusal
@@ -29,13 +46,13 @@ $(VENV)/bin/pip:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/installed-base: pyproject.toml | $(VENV)/bin/pip
-	$(PIP) install --quiet -e .
+	$(INSTALL) -e .
 	touch $@
 
 $(VENV)/installed-test: pyproject.toml | $(VENV)/bin/pip
-	$(PIP) install --quiet -e '.[test]'
+	$(INSTALL) -e '.[test]'
 	touch $@ $(VENV)/installed-base
 
 $(VENV)/installed-dev: pyproject.toml | $(VENV)/bin/pip
-	$(PIP) install --quiet -e '.[dev]'
+	$(INSTALL) -e '.[dev]'
 	touch $@ $(VENV)/installed-base $(VENV)/installed-test
