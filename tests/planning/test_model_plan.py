@@ -280,16 +280,17 @@ def test_models_by_name_come_from_configs_models(tmp_path, monkeypatch):
     file = shared_asset("configs", "Qwen3-0.6B.json")
     asked = []
 
-    def download(repository, name, revision):
-        asked.append((repository, name, revision))
-        return str(file)
+    def download(repository, revision, allow_patterns):
+        asked.append((repository, revision, allow_patterns))
+        (folder / "config.json").write_text(file.read_text())
+        return str(folder)
 
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     assert find_model("Mine")[1].num_layers == 28
     assert find_model("other/Name")[0] == "Name"
-    assert asked == [("owner/mine", "config.json", "abc"), ("other/Name", "config.json", None)]
-    with pytest.raises(ConfigError, match=r"nor a name in configs/models; known names: .*mine"):
-        find_model("yours")
+    assert asked == [("owner/mine", "abc", ["config.json"]), ("other/Name", None, ["config.json"])]
+    with pytest.raises(ConfigError, match=r"nor a name in configs/models; did you mean mine\?"):
+        find_model("mines")
 
 
 def test_models_that_are_none(tmp_path):

@@ -17,7 +17,7 @@ app = typer.Typer(
     help=(
         "Make a reasoning model safer with data that it writes itself (ThinkSafe, in JAX).\n\n"
         "prompts -> steer -> sample -> guard -> dataset -> LoRA -> export -> evaluate -> report\n\n"
-        "Start with: [cyan]thinksafe run --config configs/recipes/mini.yaml[/]\n\n"
+        "Start with: [cyan]thinksafe run --config mini[/]\n\n"
         "Exit codes: 0 ok, 2 usage or config, 3 bad input or artefact, 4 environment or storage, "
         "75 try again later, 130/143 stopped by Ctrl-C/SIGTERM (run again to resume)."
     ),

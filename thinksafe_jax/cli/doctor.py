@@ -32,7 +32,7 @@ def doctor(
 
       thinksafe doctor runs/mini
 
-      thinksafe doctor --pod --config configs/recipes/qwen3-8b.yaml gs://bucket/run
+      thinksafe doctor --pod --config qwen3-8b gs://bucket/run
     """
     from thinksafe_jax.doctor import examine, print_findings
 

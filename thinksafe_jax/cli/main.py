@@ -3,11 +3,29 @@
 import sys
 
 from thinksafe_jax import hosts
-from thinksafe_jax.cli import analysis, doctor, evaluation, pipeline, planning, synthesis, weights
+from thinksafe_jax.cli import (
+    analysis,
+    configs,
+    doctor,
+    evaluation,
+    pipeline,
+    planning,
+    synthesis,
+    weights,
+)
 from thinksafe_jax.cli.app import app
 from thinksafe_jax.errors import ThinkSafeError
 
-for _commands in (pipeline, evaluation, analysis, synthesis, planning, doctor, weights):
+for _commands in (
+    pipeline,
+    evaluation,
+    analysis,
+    synthesis,
+    planning,
+    configs,
+    doctor,
+    weights,
+):
     _commands.register(app)
 
 

@@ -44,14 +44,14 @@ def run(
 
     Examples:
 
-      thinksafe run --config configs/recipes/mini.yaml
+      thinksafe run --config mini
 
-      thinksafe run -c configs/recipes/mini.yaml --run-dir runs/hot synthesis.sampling.temperature=1
+      thinksafe run -c mini --run-dir runs/hot synthesis.sampling.temperature=1
     """
     from thinksafe_jax.config import load_recipe
 
     if config is None:
-        raise ConfigError("no recipe given; try: thinksafe run --config configs/recipes/mini.yaml")
+        raise ConfigError("no recipe given; try: thinksafe run --config mini")
     limited = [] if limit is None else [f"synthesis.limit={limit}"]
     recipe = load_recipe(config, [*(overrides or []), *limited])
     folder = run_directory(run_dir or recipe.run_dir or f"runs/{recipe.name}")
@@ -102,7 +102,7 @@ def sample(
 
       thinksafe sample runs/mini
 
-      thinksafe sample runs/big --config configs/recipes/qwen3-8b.yaml --part 2/8
+      thinksafe sample runs/big --config qwen3-8b --part 2/8
     """
     recipe = recipe_of(run_dir, config, overrides or [])
     if part is None:

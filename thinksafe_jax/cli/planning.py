@@ -57,7 +57,7 @@ def plan(
 
     Examples:
 
-      thinksafe plan --config configs/recipes/qwen3-8b.yaml --mesh v5e-16
+      thinksafe plan --config qwen3-8b --mesh v5e-16
 
       thinksafe plan --model Qwen3-8B --mesh v5e-8 --params
     """

@@ -43,14 +43,14 @@ def probe(
     with its interval, tokens for each accepted row, and what the whole run would cost. Ends with
     the template to use.
 
-    Example: thinksafe probe --config configs/recipes/mini.yaml --prompts 100
+    Example: thinksafe probe --config mini --prompts 100
     """
     from thinksafe_jax.config import load_recipe
     from thinksafe_jax.machine import enable_compile_cache
     from thinksafe_jax.terminal import clean, output
 
     if config is None:
-        raise ConfigError("no recipe given; try: thinksafe probe -c configs/recipes/mini.yaml")
+        raise ConfigError("no recipe given; try: thinksafe probe -c mini")
     recipe = load_recipe(config, overrides or [])
     folder = out or Path(f"runs/{recipe.name}-probe")
     from thinksafe_jax.analysis import default_templates, probe_table, run_probe, write_plot

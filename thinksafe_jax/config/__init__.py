@@ -16,10 +16,18 @@ from thinksafe_jax.config.recipe import (
     SynthesisConfig,
     TrainingConfig,
 )
+from thinksafe_jax.config.shipped import (
+    KINDS,
+    copy_config,
+    find_config,
+    named_configs,
+    shipped_configs,
+)
 from thinksafe_jax.config.strict import build, nearest
 
 __all__ = [
     "HARMLESS_KEYS",
+    "KINDS",
     "EngineConfig",
     "EvaluationConfig",
     "GuardConfig",
@@ -32,11 +40,15 @@ __all__ = [
     "SynthesisConfig",
     "TrainingConfig",
     "build",
+    "copy_config",
     "diff",
+    "find_config",
     "flat",
     "load_recipe",
+    "named_configs",
     "nearest",
     "paper_differences",
+    "shipped_configs",
     "to_yaml",
     "validate",
 ]

@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from thinksafe_jax.config.checks import completeness_problems, range_problems
 from thinksafe_jax.config.recipe import Recipe
+from thinksafe_jax.config.shipped import find_config
 from thinksafe_jax.config.strict import build
 from thinksafe_jax.errors import ConfigError
 
@@ -26,7 +27,8 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     not to the recipe. A recipe without a name is called after its file.
 
     Args:
-        path: a YAML file; keys it does not name keep the paper's values.
+        path: a YAML file, or the name of one in configs/recipes, as `mini`; keys it does not name
+            keep the paper's values.
         overrides: `key.sub=value`, values in YAML: `training.epochs=1`,
             `synthesis.prompts[0].limit=50`, `training.lora_targets=[q_proj]`.
 
@@ -34,7 +36,7 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
         ConfigError: no such file, broken YAML, or every unknown key, wrong type and value out of
             range, each with its full key.
     """
-    path = Path(path)
+    path = find_config("recipes", path)
     config = _read(path)
     for override in overrides:
         _apply(config, override)
@@ -56,8 +58,6 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
 def _read(path: Path) -> Any:
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise ConfigError(f"no recipe at {path}; see configs/recipes for examples") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text (byte {error.start})") from None
     except OSError as error:

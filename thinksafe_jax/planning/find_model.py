@@ -2,22 +2,22 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import yaml
 
-from thinksafe_jax.errors import ConfigError, EnvironmentFault, InputError
+from thinksafe_jax.config import find_config, named_configs
+from thinksafe_jax.errors import ConfigError, InputError, first_line
 from thinksafe_jax.models import ModelConfig, load_config, parse_config
-from thinksafe_jax.weights import resolve_model
-
-_FOLDER = Path("configs") / "models"
+from thinksafe_jax.weights import download_config, is_hub_id, resolve_model
 
 
 def find_model(name: str) -> tuple[str, ModelConfig]:
-    """What to call the model, and its facts. Only config.json is read or downloaded.
+    """What to call the model, and its facts: from a file where there is one, else from the Hub.
 
     Args:
         name: a checkpoint directory, a config.json (under any name), `mini:student`, the name of a
-            file in configs/models, or a Hub id.
+            file in configs/models, or a Hub id. Models that such a file describes need no network.
 
     Raises:
         ConfigError: nothing of that name.
@@ -30,39 +30,48 @@ def find_model(name: str) -> tuple[str, ModelConfig]:
     if path.is_dir() or name.startswith("mini:"):
         directory = resolve_model(name)
         return name if name.startswith("mini:") else path.resolve().name, load_config(directory)
-    repository, revision = _repository(name)
-    return name.rpartition("/")[2], _download(repository, revision)
-
-
-def _repository(name: str) -> tuple[str, str | None]:
-    folders = (_FOLDER, Path(__file__).resolve().parents[2] / _FOLDER)
-    files = {p.stem.lower(): p for folder in folders for p in sorted(folder.glob("*.yaml"))}
-    file = files.get(name.lower())
-    if file is None and name.count("/") == 1:
-        return name, None
+    file = _model_file(name)
     if file is None:
-        known = f"; known names: {', '.join(sorted(files))}" if files else ""
-        raise ConfigError(
-            f"no model {name!r}: neither a checkpoint directory, a config.json, a Hub id "
-            f"(owner/name) nor a name in {_FOLDER}{known}"
-        )
-    raw = yaml.safe_load(file.read_text(encoding="utf-8"))
-    if not isinstance(raw, dict) or not isinstance(raw.get("repository"), str):
-        raise ConfigError(f"{file}: has no `repository: owner/name`")
-    return raw["repository"], raw.get("revision")
+        return Path(name).name, _read(download_config(name, None))
+    facts = _read_facts(file)
+    repository = facts["repository"]
+    if facts.get("config") is None:
+        config = _read(download_config(repository, facts.get("revision")))
+    else:
+        config = parse_config(facts["config"], where=f"{file}: config")
+    return Path(repository).name, config
 
 
-def _download(repository: str, revision: str | None) -> ModelConfig:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
+def _model_file(name: str) -> Path | None:
+    """The file that describes the model; None for a Hub id that none describes."""
+    if is_hub_id(name) and not Path(name).exists():
+        described = (p for p in named_configs("models").values() if _repository(p) == name)
+        return next(described, None)
     try:
-        return _read(Path(hf_hub_download(repository, "config.json", revision=revision)))
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise EnvironmentFault(
-            f"{repository}: its config.json is not in the local cache and cannot be fetched from "
-            f"the Hub ({' '.join(str(error).split())}). --model also takes a config.json's path"
+        return find_config("models", name)
+    except ConfigError as error:
+        raise ConfigError(
+            f"{error}. A checkpoint directory, a config.json's path and a Hub id (owner/name) "
+            "name a model, too"
         ) from None
+
+
+def _repository(file: Path) -> str | None:
+    """The Hub id in a model file; None where it cannot be read, which is no fault of another."""
+    try:
+        return _read_facts(file)["repository"]
+    except ConfigError:
+        return None
+
+
+def _read_facts(file: Path) -> dict[str, Any]:
+    try:
+        facts = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
+    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: {first_line(error)}") from None
+    if not isinstance(facts, dict) or not isinstance(facts.get("repository"), str):
+        raise ConfigError(f"{file}: has no `repository: owner/name`")
+    return facts
 
 
 def _read(file: Path) -> ModelConfig:

@@ -16,12 +16,11 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from thinksafe_jax.config import build, nearest
+from thinksafe_jax.config import build, find_config, nearest
 from thinksafe_jax.errors import ConfigError
 from thinksafe_jax.sharding.phases import MeshConfig, Phase, Topology
 from thinksafe_jax.sharding.rules import LOGICAL_AXES
 
-_FOLDER = Path("configs") / "mesh"
 _LARGEST = 2**20  # devices on one axis
 
 
@@ -35,7 +34,7 @@ def load_mesh(name: str | Path) -> MeshConfig:
         ConfigError: no such file, or every unknown key, missing value, axis without a rule, rule
             for an unknown axis and size that does not multiply up, in one message.
     """
-    path = _find(name)
+    path = find_config("mesh", name)
     raw = _read(path)
     problems: list[str] = []
     phases = {phase: _take_phase(raw, phase, problems) for phase in ("train", "generate")}
@@ -50,14 +49,17 @@ def load_mesh(name: str | Path) -> MeshConfig:
     return MeshConfig(path.stem, built.topology, phases["train"], phases["generate"])
 
 
-def load_rules(path: str | Path) -> Callable[[MeshConfig], MeshConfig]:
+def load_rules(name: str | Path) -> Callable[[MeshConfig], MeshConfig]:
     """Reads a file of rule tables; what it gives puts them on a mesh.
+
+    Args:
+        name: a YAML file, or the name of one in configs/rules, as `whole`.
 
     Raises:
         ConfigError: no such file, or no table in it. Putting it on a mesh raises what `load_mesh`
             does, and says so where the sizes do not multiply up to the mesh's chips.
     """
-    path = Path(path)
+    path = find_config("rules", name)
     raw = _read(path)
     raw.pop("topology", None)  # of a whole mesh file
     if not raw.keys() & {"train", "generate"} or raw.keys() - {"train", "generate"}:
@@ -105,24 +107,9 @@ class _File:
     generate: _FilePhase = field(default_factory=_FilePhase)
 
 
-def _find(name: str | Path) -> Path:
-    path = Path(name)
-    if path.suffix in (".yaml", ".yml") or path.exists():
-        return path
-    folders = (_FOLDER, Path(__file__).resolve().parents[2] / _FOLDER)
-    for folder in folders:
-        if (folder / f"{name}.yaml").exists():
-            return folder / f"{name}.yaml"
-    known = sorted(p.stem for folder in folders for p in folder.glob("*.yaml"))
-    hint = f"; known: {', '.join(dict.fromkeys(known))}" if known else ""
-    raise ConfigError(f"no mesh {name!r}: neither a file nor a name in {_FOLDER}{hint}")
-
-
 def _read(path: Path) -> dict[str, Any]:
     try:
         config = OmegaConf.load(io.StringIO(path.read_text(encoding="utf-8-sig")))
-    except FileNotFoundError:
-        raise ConfigError(f"no mesh file at {path}; see {_FOLDER} for examples") from None
     except (yaml.YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {' '.join(str(error).split())}") from None
     raw = OmegaConf.to_container(config, resolve=False)

@@ -5,7 +5,7 @@ from thinksafe_jax.weights.checksums import check_files, read_manifest, write_ma
 from thinksafe_jax.weights.convert import convert
 from thinksafe_jax.weights.export import save_checkpoint
 from thinksafe_jax.weights.gather import on_host
-from thinksafe_jax.weights.hugging_face import check_access, download_dataset
+from thinksafe_jax.weights.hugging_face import check_access, download_config, download_dataset
 from thinksafe_jax.weights.identity import changed_files, fingerprint
 from thinksafe_jax.weights.load_params import load_params
 from thinksafe_jax.weights.peft import export_adapter, import_adapter
@@ -18,6 +18,7 @@ __all__ = [
     "check_access",
     "check_files",
     "convert",
+    "download_config",
     "download_dataset",
     "export_adapter",
     "fingerprint",

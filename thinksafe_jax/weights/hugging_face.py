@@ -28,7 +28,16 @@ def download(name: str, revision: str | None) -> Path:
 
 def check_access(name: str, revision: str | None) -> None:
     """Raises as `download` would, for the price of one small file."""
-    _patiently(name, revision, allow_patterns=["config.json"])
+    download_config(name, revision)
+
+
+def download_config(name: str, revision: str | None) -> Path:
+    """The config.json of a model `owner/name`, and nothing else of it.
+
+    Raises:
+        InputError, EnvironmentFault, RetryLater: as `download`.
+    """
+    return _patiently(name, revision, allow_patterns=["config.json"]) / "config.json"
 
 
 def download_dataset(name: str, revision: str | None) -> Path:
