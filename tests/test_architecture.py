@@ -37,7 +37,6 @@ LEFT = {
     },
     "mesh": {
         "doctor/pod.py: thinksafe_jax.hosts.versions is past the door",
-        "pipeline/session.py: thinksafe_jax.guards.load_guard is past the door",
         "pipeline/session.py: thinksafe_jax.weights.load_params is past the door",
     },
     "package": {
@@ -76,8 +75,6 @@ LEFT = {
         "training/trainer.py: train has 11 parameters",
     },
     "vocab": {
-        "guards/load_guard.py: load_guard has 51 lines",
-        "guards/native.py: __init__ has 9 parameters",
         "guards/native.py: thinksafe_jax.weights.load_params is past the door",
     },
 }

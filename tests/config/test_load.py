@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from thinksafe_jax.config import Recipe, load_recipe, to_yaml, validate
+from thinksafe_jax.data import KINDS
 from thinksafe_jax.errors import ConfigError
 
 MINIMAL = """
@@ -165,6 +166,7 @@ def test_values_out_of_range_are_refused_by_their_key(recipe_file, wrong):
         ("training.remat=layers", "layer"),
         ("training.objective=ce_kl", "ce+kl"),
         ("training.kl=revers", "reverse"),
+        ("evaluation.suites=[{name: gsm8kk}]", "gsm8k"),
     ],
 )
 def test_a_misspelt_variant_names_the_nearest_within_a_second(recipe_file, misspelt, meant):
@@ -174,6 +176,16 @@ def test_a_misspelt_variant_names_the_nearest_within_a_second(recipe_file, missp
     assert f"did you mean {meant}" in message
     assert "model" not in message
     assert time.monotonic() - began < 1
+
+
+def test_a_suite_of_the_users_own_needs_a_kind(recipe_file):
+    assert "a suite of your own needs a kind" in problem(
+        recipe_file, "evaluation.suites=[{name: x}]"
+    )
+    suites = "evaluation.suites=[{name: x, kind: reasoning, path: x.jsonl}]"
+    assert load_recipe(recipe_file, [suites]).evaluation.suites[0].kind in KINDS
+    for kind in KINDS:
+        load_recipe(recipe_file, [suites.replace("reasoning", kind)])
 
 
 def test_a_guard_of_a_majority_is_no_majority(recipe_file):

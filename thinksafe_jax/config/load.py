@@ -15,7 +15,7 @@ from thinksafe_jax.config.checks import completeness_problems, range_problems
 from thinksafe_jax.config.recipe import Recipe
 from thinksafe_jax.config.shipped import find_config
 from thinksafe_jax.config.strict import build
-from thinksafe_jax.errors import ConfigError
+from thinksafe_jax.errors import ConfigError, first_line
 
 _PLAIN_REFERENCE = re.compile(r"\$\{[A-Za-z_]\w*(\.\w+|\[\d+\])*\}")
 
@@ -67,7 +67,7 @@ def _read(path: Path) -> Any:
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}{_yaml_sentence(error)}") from None
     except (OmegaConfBaseException, OSError) as error:  # bad `${`, or a bare number as the file
-        raise ConfigError(f"{path}: {_first_line(error)}") from None
+        raise ConfigError(f"{path}: {first_line(error)}") from None
     if not OmegaConf.is_dict(config):
         raise ConfigError(f"{path}: is a list; expected sections of key: value lines")
     return config
@@ -82,10 +82,10 @@ def _apply(config: Any, override: str) -> None:
         parsed: Any = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))
         OmegaConf.update(config, key.strip(), parsed["value"], force_add=True)
     except yaml.YAMLError as error:
-        problem = getattr(error, "problem", None) or _first_line(error)
+        problem = getattr(error, "problem", None) or first_line(error)
         raise ConfigError(f"{override!r}: the value is not valid YAML ({problem})") from None
     except (OmegaConfBaseException, TypeError, ValueError, IndexError) as error:
-        raise ConfigError(f"{override!r}: {_first_line(error)}") from None
+        raise ConfigError(f"{override!r}: {first_line(error)}") from None
 
 
 def _forbidden_references(value: Any, where: str) -> Iterator[str]:
@@ -108,7 +108,7 @@ def _resolved(path: Path, given: Any) -> Any:
         )
     except OmegaConfBaseException as error:
         key = f"{error.full_key}: " if getattr(error, "full_key", None) else ""
-        raise ConfigError(f"{path}: {key}{_first_line(error)}") from None
+        raise ConfigError(f"{path}: {key}{first_line(error)}") from None
 
 
 def _over(default: Any, given: Any) -> Any:
@@ -120,8 +120,4 @@ def _over(default: Any, given: Any) -> Any:
 def _yaml_sentence(error: yaml.YAMLError) -> str:
     mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
     place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-    return f"{place}: not valid YAML: {problem or _first_line(error)}"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return f"{place}: not valid YAML: {problem or first_line(error)}"

@@ -248,13 +248,19 @@ class SuiteConfig:
     """One suite: a benchmark by name, or a file of your own with a kind."""
 
     name: str = ""
-    # "" is the benchmark's own
+    # of a file of your own; "" is the benchmark's
     kind: Annotated[str, choice("", "harmful", "over_refusal", "compliance", "reasoning")] = ""
     path: str = ""  # local JSONL, JSON, CSV or Parquet file instead of the Hub's
     revision: str | None = None  # of the Hub dataset; the commit found at first is kept
-    # how answers are read; "" is the benchmark's own
+    # how answers are read; "" is the benchmark's
     style: Annotated[str, choice("", "math", "gsm8k", "choice")] = ""
     limit: Annotated[int | None, COUNT] = None  # questions kept
+
+    def conflicts(self) -> Iterator[str]:
+        """What does not go together, one sentence each, beginning with its key."""
+        benchmarks = choice(*variant_names("data/benchmarks"))
+        if self.name and not self.kind and (text := benchmarks.problem(self.name)):
+            yield f"name: {text} (a suite of your own needs a kind)"
 
 
 @dataclass(frozen=True)

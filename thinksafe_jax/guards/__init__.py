@@ -1,7 +1,7 @@
 """Guards: safe, unsafe or unparsed, and never safe by default."""
 
 from thinksafe_jax.guards.batching import bucket_lengths, make_batches
-from thinksafe_jax.guards.load_guard import load_guard
+from thinksafe_jax.guards.from_recipe import load_guard
 from thinksafe_jax.guards.matchers.refusal_match import answer_part, is_refusal
 from thinksafe_jax.guards.native import score_words
 from thinksafe_jax.guards.protocol import (

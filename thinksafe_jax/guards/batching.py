@@ -33,12 +33,12 @@ def bucket_lengths(max_length: int) -> list[int]:
 
 
 def make_batches(
-    inputs: Sequence[Sequence[int]], buckets: Sequence[int], batch_tokens: int, ways: int = 1
+    inputs: Sequence[Sequence[int]], buckets: Sequence[int], batch_tokens: int, num_shards: int = 1
 ) -> list[Batch]:
     """Batches of about `batch_tokens` padded tokens that cover all inputs, short ones first.
 
     Args:
-        ways: parts into which a mesh cuts the rows; each batch has a multiple of it.
+        num_shards: parts into which a mesh cuts the rows; each batch has a multiple of it.
     """
     by_bucket: dict[int, list[int]] = {}
     for index in sorted(range(len(inputs)), key=lambda i: len(inputs[i])):
@@ -46,8 +46,8 @@ def make_batches(
         by_bucket.setdefault(length, []).append(index)
     batches = []
     for length, members in by_bucket.items():
-        full = ways * max(1, batch_tokens // length // ways)
-        quarter = ways * max(1, full // 4 // ways)
+        full = num_shards * max(1, batch_tokens // length // num_shards)
+        quarter = num_shards * max(1, full // 4 // num_shards)
         while members:
             size = full if len(members) > full - quarter else quarter
             batches.append(_batch(members[:size], inputs, size, length))

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from thinksafe_jax.errors import ConfigError, EnvironmentFault, RetryLater
+from thinksafe_jax.errors import ConfigError, EnvironmentFault, RetryLater, first_line
 
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 60.0  # seconds
 _BUSY = {408, 409, 425, 429, 500, 502, 503, 504}
@@ -73,7 +73,7 @@ class Server:
             except urllib.error.HTTPError as error:
                 reason, after = self._explained(error)
             except _BROKEN as error:
-                reason, after = _first_line(error), None
+                reason, after = first_line(error)[:200], None
             if attempt < self._retries:
                 pause = min(_LONGEST_WAIT, after if after is not None else wait)
                 _log.warning("guard server %s: %s; again in %.1f s", self.url, reason, pause)
@@ -99,7 +99,7 @@ class Server:
         """(reason, Retry-After) of an answer worth another try; raises for all others."""
         with error:
             try:
-                text = _first_line(error.read(500).decode("utf-8", "replace"))
+                text = error.read(500).decode("utf-8", "replace").strip().partition("\n")[0][:200]
             except (OSError, http.client.HTTPException):  # the code alone says what to do
                 text = ""
         if error.code in (401, 403, 404):
@@ -194,10 +194,6 @@ def _key() -> dict[str, str]:
     if not (key.isascii() and key.isprintable()):  # http.client would show it in its error
         raise ConfigError("GUARD_API_KEY holds characters that no header may; set it again")
     return {"Authorization": f"Bearer {key}"} if key else {}
-
-
-def _first_line(error: object) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 @dataclass(frozen=True)
