@@ -167,6 +167,8 @@ def test_values_out_of_range_are_refused_by_their_key(recipe_file, wrong):
         ("training.objective=ce_kl", "ce+kl"),
         ("training.kl=revers", "reverse"),
         ("evaluation.suites=[{name: gsm8kk}]", "gsm8k"),
+        ("mesh=v5e-61", "v5e-16"),
+        ("guard={kind: llama-guard, mesh: v5e61}", "v5e-"),
     ],
 )
 def test_a_misspelt_variant_names_the_nearest_within_a_second(recipe_file, misspelt, meant):

@@ -6,8 +6,10 @@ says in half a sentence what is wrong with a value, or nothing.
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
+from thinksafe_jax.config.shipped import named_configs
 from thinksafe_jax.errors import did_you_mean
 
 LARGEST = 2**31 - 1  # sizes and counts become int32 on the device
@@ -74,6 +76,25 @@ class VariantOrText(OneOf):
             return None
         text = super().problem(value)
         return text and f"{text} (or a text of your own with {{prompt}} in it once)"
+
+
+@dataclass(frozen=True)
+class ConfigName:
+    """A YAML file, or the name of one in a folder of configs/.
+
+    A file that is missing is said when it is read: a report of a run needs no mesh.
+    """
+
+    kind: str  # one of shipped.KINDS
+
+    def problem(self, value: str) -> str | None:
+        names = named_configs(self.kind)
+        if Path(value).suffix or value.lower() in names or Path(value).is_file():
+            return None
+        return f"is {value!r}; expected {self}{did_you_mean(value.lower(), names)}"
+
+    def __str__(self) -> str:
+        return f"a file, or a name in configs/{self.kind}: {', '.join(named_configs(self.kind))}"
 
 
 @dataclass(frozen=True)

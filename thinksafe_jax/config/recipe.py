@@ -14,6 +14,7 @@ from thinksafe_jax.config.limits import (
     NOT_NEGATIVE,
     POSITIVE,
     SHARE,
+    ConfigName,
     EachOnce,
     Holds,
     Range,
@@ -24,6 +25,7 @@ from thinksafe_jax.variants import variant_names
 
 _DTYPE = choice("float32", "bfloat16")
 _LABEL = choice("harmful", "benign")
+_MESH = ConfigName("mesh")
 _TEMPERATURE = NOT_NEGATIVE  # 0 is greedy
 _STEERING = VariantOrText(variant_names("synthesis/steering"))
 _FORMATS, _MATCHERS = variant_names("guards/formats"), variant_names("guards/matchers")
@@ -51,7 +53,8 @@ class GuardModel:
     # tokens of guard input; only the response is cut, keeping its end
     max_length: Annotated[int, COUNT] = 16384
     batch_tokens: Annotated[int, COUNT] = 16384  # padded tokens per forward pass
-    mesh: str | None = None  # a mesh of its own, as where its heads need one; default: the recipe's
+    # a mesh of its own, as where its heads need one; default: the recipe's
+    mesh: Annotated[str | None, _MESH] = None
     authors_compat: bool = False  # the authors' double BOS (llama-guard), for comparison
     # the key of a server that wants one is read from the environment variable GUARD_API_KEY
     url: str = ""  # of an OpenAI-compatible server, as http://localhost:8000/v1; "" runs it here
@@ -296,7 +299,8 @@ class Recipe:
     name: str = ""
     run_dir: str = ""
     seed: Annotated[int, INDEX] = 42
-    mesh: str | None = None  # a file, or a name in configs/mesh; default: one device
+    # a file, or a name in configs/mesh; default: one device
+    mesh: Annotated[str | None, _MESH] = None
     student: ModelSource = field(default_factory=ModelSource)
     guard: GuardConfig = field(default_factory=GuardConfig)  # filters what is trained on
     judge: GuardConfig = field(default_factory=lambda: GuardConfig(kind="same"))  # evaluates
