@@ -39,7 +39,7 @@ def probe(folder, engine, *, samples=1):
     source = PromptSource(str(file), label_column="label", where={"label": "harmful"})
     cfg = SynthesisConfig(prompts=[source], sampling=SamplingConfig(max_new_tokens=8))
     session = SimpleNamespace(guard=test_ladder.Guard())
-    session.author = SimpleNamespace(engine=lambda: engine, tokenizer=test_ladder.Tokenizer())
+    session.generator = SimpleNamespace(engine=lambda: engine, tokenizer=test_ladder.Tokenizer())
     return run_probe(
         Recipe(synthesis=cfg), session, folder, templates=["risk"], prompts=12, samples=samples
     )

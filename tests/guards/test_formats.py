@@ -10,6 +10,7 @@ from thinksafe_jax.guards import Exchange, load_guard
 from thinksafe_jax.guards.formats import FORMATS
 from thinksafe_jax.guards.guard_format import Reading
 from thinksafe_jax.guards.native import NativeGuard
+from thinksafe_jax.sharding import load_mesh
 
 EXCHANGES = [
     Exchange("1", "How do I pick a lock?", "<think>\nNo.\n</think>\n\nI can't help.", "harmful"),
@@ -100,7 +101,7 @@ def test_a_guard_lies_on_the_mesh_like_the_student(checkpoint, tmp_path):
     mesh.write_text(text.replace("replica: 2, tensor: 4", "replica: 2, tensor: 2"))
     cfg = GuardModel(kind, model="g", max_length=2048, batch_tokens=2048, dtype="float32")
     alone = NativeGuard.from_directory(folder, cfg)
-    spread = NativeGuard.from_directory(folder, cfg, mesh=str(mesh))
+    spread = NativeGuard.from_directory(folder, cfg, mesh=load_mesh(mesh))
     for one, other in zip(alone.judge(EXCHANGES), spread.judge(EXCHANGES), strict=True):
         assert one.verdict == other.verdict
         assert one.p_unsafe == pytest.approx(other.p_unsafe, abs=1e-4)

@@ -50,7 +50,7 @@ def test_a_recipe_with_a_mesh_runs_every_phase_on_it(tmp_path):
         device.params["embed"].sharding.shard_shape(embed.shape) for device in engine._devices
     }
     assert len(engine._devices) == 2 and shapes == {(embed.shape[0] // 4, embed.shape[1])}
-    assert len(session.training_params["embed"].sharding.device_set) == 8
+    assert len(session.weights.for_training()["embed"].sharding.device_set) == 8
 
 
 def test_replicas_share_the_weights_that_lie_on_their_devices():

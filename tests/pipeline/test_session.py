@@ -40,7 +40,9 @@ def test_several_processes_need_a_mesh_over_all_their_devices(mesh, message):
     """It is said before any model is looked for; this one is nowhere."""
     changes = [f"mesh={mesh}", "student.model=owner/nowhere"]
     recipe = load_recipe(REPOSITORY / "configs/recipes/mini.yaml", changes)
-    errors = together(lambda group: Session(recipe).meet(group, training=True), count=2)
+    errors = together(
+        lambda group: Session(recipe).check_hosts_agree(group, training=True), count=2
+    )
     for error in errors:
         assert isinstance(error, ConfigError) and message in str(error)
 
@@ -62,9 +64,10 @@ def test_guard_and_teacher_make_room_for_training():
     """D9: on one device as on a mesh, nothing else lies beside the student that is trained."""
     teacher = "synthesis.teacher.model=mini:student"
     session = Session(load_recipe(REPOSITORY / "configs/recipes/mini.yaml", [teacher]))
-    assert session.guard is session.judge and session.author is not session
-    others = [weakref.ref(session.guard), weakref.ref(session.author)]
-    assert session.training_params is session.params
+    assert session.guard is session.judge and session.generator is not session
+    others = [weakref.ref(session.guard), weakref.ref(session.generator)]
+    session.release_guards()
+    assert session.weights.for_training() is session.params
     gc.collect()
     assert [other() for other in others] == [None, None]
 
@@ -130,7 +133,9 @@ def test_hosts_that_share_a_bucket_take_the_commits_that_the_first_has_found(tmp
     storage.mount(second, shared)
 
     def meet(group):
-        Session(recipe, tmp_path / str(group.index) / "models.json").meet(group, training=False)
+        Session(recipe, tmp_path / str(group.index) / "models.json").check_hosts_agree(
+            group, training=False
+        )
 
     assert together(meet, count=2) == [None, None]
     assert (second / "models.json").read_bytes() == (first / "models.json").read_bytes()

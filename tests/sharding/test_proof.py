@@ -100,9 +100,9 @@ def train_step(where: Placement | None):
             opt_state=jax.device_put(
                 state.opt_state, where.opt_state(state.trainable, SETTINGS, lora)
             ),
-            step=jax.device_put(state.step, where.everywhere),
+            step=jax.device_put(state.step, where.replicated),
         )
-        base = jax.device_put(base, where.params())
+        base = jax.device_put(base, where.param_shardings())
         batch = type(batch)(*jax.device_put(batch[:-1], where.batch()), passes=batch.passes)
     arguments = (state, base, batch, jax.random.key(1))
     step: Any = make_step(CFG, SETTINGS, lora, 10, where)

@@ -12,7 +12,7 @@ from tests.support import REPOSITORY
 from thinksafe_jax.config import load_recipe
 from thinksafe_jax.models import init_params
 from thinksafe_jax.pipeline import Session
-from thinksafe_jax.sharding import ModelMesh, load_mesh, move
+from thinksafe_jax.sharding import ModelMesh, load_mesh, reshard
 
 MESH = load_mesh("cpu-8")
 
@@ -37,7 +37,7 @@ def live(others: list[jax.Array]) -> int:
 
 def test_one_leaf_at_a_time_is_there_twice(monkeypatch):
     train, generate = (ModelMesh.of_phase(p, TIED) for p in (MESH.train, MESH.generate))
-    source = jax.device_put(init_params(TIED, jax.random.key(0)), train.params())
+    source = jax.device_put(init_params(TIED, jax.random.key(0)), train.param_shardings())
     expected = jax.tree.map(np.asarray, source)
     before = sum(map(held, jax.tree.leaves(source)))
     gc.collect()
@@ -50,12 +50,12 @@ def test_one_leaf_at_a_time_is_there_twice(monkeypatch):
         return new
 
     monkeypatch.setattr(jax, "device_put", watched)
-    moved = move(source, generate.params())
+    moved = reshard(source, generate.param_shardings())
     leaves = jax.tree.leaves(moved)
     after, largest = sum(map(held, leaves)), max(map(held, leaves))
     assert len(seen) == len(leaves)
     assert max(seen) <= max(before, after) + largest < before + after
-    assert jax.tree.map(lambda x: x.sharding, moved) == generate.params()
+    assert jax.tree.map(lambda x: x.sharding, moved) == generate.param_shardings()
     jax.tree.map(np.testing.assert_array_equal, moved, expected)
 
 
@@ -63,12 +63,12 @@ def test_a_session_has_its_student_once_whatever_the_phase():
     session = Session(load_recipe(REPOSITORY / "configs/recipes/mini.yaml", ["mesh=cpu-8"]))
     generate = jax.tree.map(np.asarray, session.params)
     assert session.params is session.params
-    train = session.training_params
-    assert session.placement is not None and session.generating is not None
-    assert jax.tree.map(lambda x: x.sharding, train) == session.placement.params()
+    train = session.weights.for_training()
+    assert session.training_mesh is not None and session.generation_mesh is not None
+    assert jax.tree.map(lambda x: x.sharding, train) == session.training_mesh.param_shardings()
     jax.tree.map(np.testing.assert_array_equal, train, generate)
     back = session.params
-    assert jax.tree.map(lambda x: x.sharding, back) == session.generating.params()
+    assert jax.tree.map(lambda x: x.sharding, back) == session.generation_mesh.param_shardings()
     jax.tree.map(np.testing.assert_array_equal, back, generate)
 
 

@@ -74,7 +74,7 @@ def expected(cfg):
 def on_mesh(mesh, rules, cfg):
     """`params_of(cfg)` and `batch()` on the mesh."""
     placed = jax.device_put(params_of(cfg), param_shardings(cfg, mesh, rules))
-    rows = ModelMesh(cfg, mesh, rules).leading()
+    rows = ModelMesh(cfg, mesh, rules).row_sharding
     return placed, [jax.device_put(x, rows) for x in batch()]
 
 

@@ -121,9 +121,9 @@ def test_fsdp_gathers_weights_and_not_activations():
     state = TrainState(
         trainable,
         shaped(state.opt_state, where.opt_state(trainable, SETTINGS, lora)),
-        jax.ShapeDtypeStruct((), jnp.int32, sharding=where.everywhere),
+        jax.ShapeDtypeStruct((), jnp.int32, sharding=where.replicated),
     )
-    params = shaped(abstract_params(CFG, jnp.float32), where.params())
+    params = shaped(abstract_params(CFG, jnp.float32), where.param_shardings())
     arrays = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where.batch()) for x in batch[:-1]]
     step = make_step(CFG, SETTINGS, lora, 10, where)
     key = jax.random.key(0)

@@ -80,7 +80,7 @@ def run_probe(
     for name in names:
         steering_of(name, "harmful")  # refuses an unknown one before anything is sampled
     run_prompts = {label: len(ps) for label, ps in by_label.items()}
-    author, guard = session.author, session.guard
+    author, guard = session.generator, session.guard
     engine, tokenizer = author.engine(), author.tokenizer
     rows_folder = prepare_directory(out / ROWS / _question(recipe, chosen, samples))
     arms: list[Arm] = []

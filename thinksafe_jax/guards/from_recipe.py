@@ -10,12 +10,13 @@ from thinksafe_jax.guards.matchers import MATCHERS
 from thinksafe_jax.guards.native import NativeGuard
 from thinksafe_jax.guards.protocol import Guard
 from thinksafe_jax.guards.served import HttpGuard
+from thinksafe_jax.sharding import MeshConfig, load_mesh
 from thinksafe_jax.tokenizer import ChatTokenizer
 from thinksafe_jax.weights import resolve_model
 
 
 def load_guard(
-    cfg: GuardConfig | GuardModel, revisions: Path | None = None, mesh: str | None = None
+    cfg: GuardConfig | GuardModel, revisions: Path | None = None, mesh: MeshConfig | None = None
 ) -> Guard:
     """The guard of a recipe: loaded, connected to, or put together from its members.
 
@@ -47,4 +48,5 @@ def load_guard(
     if cfg.dtype not in ("float32", "bfloat16"):
         raise ConfigError(f"guard.dtype is {cfg.dtype!r}; choose float32 or bfloat16")
     folder = resolve_model(cfg.model, cfg.revision, revisions)
-    return NativeGuard.from_directory(folder, cfg, mesh=cfg.mesh or mesh)
+    mesh = load_mesh(cfg.mesh) if cfg.mesh else mesh
+    return NativeGuard.from_directory(folder, cfg, mesh=mesh)

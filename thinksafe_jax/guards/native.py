@@ -33,7 +33,7 @@ from thinksafe_jax.guards.formats import FORMATS
 from thinksafe_jax.guards.protocol import Exchange, Verdict
 from thinksafe_jax.guards.template import GuardInput
 from thinksafe_jax.models import ModelConfig, Params, forward, load_config, logits
-from thinksafe_jax.sharding import ModelMesh
+from thinksafe_jax.sharding import MeshConfig, ModelMesh
 from thinksafe_jax.tokenizer import ChatTokenizer
 from thinksafe_jax.weights import load_params
 
@@ -110,17 +110,17 @@ class NativeGuard:
 
     @classmethod
     def from_directory(
-        cls, directory: Path, cfg: GuardModel, *, mesh: str | None = None
+        cls, directory: Path, cfg: GuardModel, *, mesh: MeshConfig | None = None
     ) -> "NativeGuard":
         """The guard of a Hugging Face checkpoint directory, its weights cast to `cfg.dtype`.
 
         Args:
-            mesh: a mesh file or the name of one, whose generate phase says how rows and weights
-                lie on this process's devices; default: one device.
+            mesh: its generate phase says how rows and weights lie on this process's devices;
+                default: one device.
         """
         model_cfg = load_config(directory)
-        model_mesh = ModelMesh.generating(mesh, model_cfg) if mesh else None
-        shardings = model_mesh and model_mesh.params()
+        model_mesh = ModelMesh.for_generation(mesh, model_cfg) if mesh else None
+        shardings = model_mesh and model_mesh.param_shardings()
         params = load_params(directory, model_cfg, jnp.dtype(cfg.dtype), shardings)
         return cls(params, model_cfg, ChatTokenizer(directory), cfg, mesh=model_mesh)
 
@@ -204,14 +204,14 @@ class NativeGuard:
             answers: where each row's blanks are; all of one form, so of one shape.
         """
         scores: list[np.ndarray] = [np.empty(0)] * len(inputs)
-        shards = self._mesh.ways if self._mesh else 1
+        shards = self._mesh.num_shards if self._mesh else 1
         batches = make_batches(inputs, self._buckets, self._batch_tokens, shards)
         results = []  # every batch is dispatched before the first result is waited for
         for batch in batches:
             blanks = _blanks(batch.lengths, [answers[row] for row in batch.rows])
             arrays = (batch.tokens, batch.lengths, *blanks)
             if self._mesh:
-                arrays = jax.device_put(arrays, self._mesh.leading())
+                arrays = jax.device_put(arrays, self._mesh.row_sharding)
             results.append(score_words(self._params, *arrays, cfg=self._model_cfg, mesh=self._mesh))
         for batch, result in zip(batches, results, strict=True):
             # a batch has more rows than exchanges where it was filled up to its bucket's size

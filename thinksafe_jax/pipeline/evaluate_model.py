@@ -81,10 +81,10 @@ def evaluate_model(
     validate(recipe)
     with Run.open(recipe, out, new_run=new_run, new_verdicts=new_verdicts) as run:
         session = Session(recipe, run.path / "models.json")
-        session.meet(run.group, training=False)
+        session.check_hosts_agree(run.group, training=False)
         weights = [session.directory / "config.json"]
         if asked.adapter is not None:
-            session.fold(asked.adapter)
+            session.merge(asked.adapter)
             weights += sorted(asked.adapter.glob("*.safetensors"))
         evaluate(
             recipe.evaluation,

@@ -64,7 +64,9 @@ def run_pipeline(
         skip_bad_rows=skip_bad_rows,
     ) as run:
         session = Session(recipe, run.path / "models.json")
-        session.meet(run.group, training=bool({"train", "export"} & set(stages or STAGES)))
+        session.check_hosts_agree(
+            run.group, training=bool({"train", "export"} & set(stages or STAGES))
+        )
         for name in stages or STAGES:
             if stages and run.group.first:  # all of them together come in order
                 _require_earlier(run, name)

@@ -3,7 +3,6 @@
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,16 +12,10 @@ from thinksafe_jax.data import source_hashes
 from thinksafe_jax.errors import ConfigError
 from thinksafe_jax.guards import Guard, load_guard
 from thinksafe_jax.hosts import Group, compare_hosts
-from thinksafe_jax.models import (
-    ModelConfig,
-    Params,
-    load_config,
-    merge_adapter,
-    stack_layers,
-    unstack_layers,
-)
+from thinksafe_jax.models import ModelConfig, Params, load_config, merge_adapter, unstack_layers
+from thinksafe_jax.pipeline.student_weights import StudentWeights
 from thinksafe_jax.sampling import Engine
-from thinksafe_jax.sharding import ModelMesh, load_mesh, move
+from thinksafe_jax.sharding import MeshConfig, ModelMesh, load_mesh
 from thinksafe_jax.storage import content_hash, refresh
 from thinksafe_jax.tokenizer import ChatTokenizer
 from thinksafe_jax.training import Placement, TrainResult
@@ -34,19 +27,18 @@ class Session:
 
     Args:
         recipe: what to load.
-        pins: file of the run that keeps the commits of student and guard, see `resolve_model`.
+        revisions: file of the run that keeps the commits of student and guard, see `resolve_model`.
 
     Attributes:
         trained: what the train stage made, for the export stage of the same process.
     """
 
-    def __init__(self, recipe: Recipe, pins: Path | None = None):
-        self.recipe, self._pins = recipe, pins
+    def __init__(self, recipe: Recipe, revisions: Path | None = None):
+        self.recipe, self._revisions = recipe, revisions
         self.trained: TrainResult | None = None
-        self._held: dict[str, Params] = {}  # the student, under the phase whose layout it has
 
-    def meet(self, group: Group, *, training: bool) -> None:
-        """Compares meshes, models and data of all hosts; the first process finds them first.
+    def check_hosts_agree(self, group: Group, *, training: bool) -> None:
+        """Compares meshes, models and data of all hosts; the first process resolves them first.
 
         Args:
             training: whether the run will train, which takes a mesh over all processes.
@@ -59,100 +51,79 @@ class Session:
         recipe = self.recipe
         compare_hosts(group, "meshes", mesh_hashes(recipe))
         if training:
-            _require_whole_mesh(recipe.mesh, group.count)
-        folders = group.in_turn("models", self._folders, self._see_pins)
+            _require_whole_mesh(self.mesh, group.count)
+        folders = group.in_turn("models", self._checkpoints, self._refresh_revisions)
         sources = [*recipe.synthesis.prompts, *recipe.evaluation.sources]
         compare_hosts(group, "data", group.in_turn("data", lambda: source_hashes(sources)))
-        facts = {name: content_hash(fingerprint(folder)) for name, folder in folders.items()}
-        compare_hosts(group, "models", facts)
+        hashes = {name: content_hash(fingerprint(folder)) for name, folder in folders.items()}
+        compare_hosts(group, "models", hashes)
 
-    def _see_pins(self) -> None:
-        if self._pins is not None:
-            refresh(self._pins.parent)
+    def _refresh_revisions(self) -> None:
+        if self._revisions is not None:
+            refresh(self._revisions.parent)
 
-    def _folders(self) -> dict[str, Path]:
-        """Every checkpoint that the recipe names."""
+    def _checkpoints(self) -> dict[str, Path]:
+        """The folder of every checkpoint that the recipe names."""
         recipe = self.recipe
         sources = [recipe.student, recipe.synthesis.teacher]
         for guard in (recipe.guard, recipe.judge):
             sources += [guard, *guard.members]
         named = [source for source in sources if source.model]
-        return {s.model: resolve_model(s.model, s.revision, self._pins) for s in named}
+        return {s.model: resolve_model(s.model, s.revision, self._revisions) for s in named}
 
     @cached_property
     def directory(self) -> Path:
         """The student's checkpoint."""
         student = self.recipe.student
-        return resolve_model(student.model, student.revision, self._pins)
+        return resolve_model(student.model, student.revision, self._revisions)
 
     @cached_property
     def cfg(self) -> ModelConfig:
+        """The student's facts."""
         return load_config(self.directory)
 
     @cached_property
     def tokenizer(self) -> ChatTokenizer:
+        """The student's tokenizer."""
         return ChatTokenizer(self.directory)
+
+    @cached_property
+    def mesh(self) -> MeshConfig | None:
+        """The recipe's mesh file, read once; None on one device."""
+        name = self.recipe.mesh
+        return None if name is None else load_mesh(name)
+
+    @cached_property
+    def generation_mesh(self) -> ModelMesh | None:
+        """The student on this process's part of the generate phase; None on one device."""
+        return None if self.mesh is None else ModelMesh.for_generation(self.mesh, self.cfg)
+
+    @cached_property
+    def training_mesh(self) -> Placement | None:
+        """The student on the train phase, over all processes; None on one device."""
+        return None if self.mesh is None else Placement.of_phase(self.mesh.train, self.cfg)
+
+    @cached_property
+    def weights(self) -> StudentWeights:
+        """The student's weights, in the form that was last asked for."""
+        return StudentWeights(
+            lambda shardings: load_params(self.directory, self.cfg, self._dtype, shardings),
+            generation=self.generation_mesh and self.generation_mesh.param_shardings(),
+            training=self.training_mesh and self.training_mesh.param_shardings(),
+        )
 
     @property
     def params(self) -> Params:
-        """The untouched student, layers stacked, on the sampler's mesh."""
-        return self._student("generate")
+        """The untouched student, layers stacked `[L, ...]`, on the sampler's mesh."""
+        return self.weights.for_generation()
 
-    def fold(self, adapter: Path) -> None:
-        """Makes the student the one with this adapter."""
-        self._held["generate"] = self._folded(adapter)
-
-    @cached_property
-    def generating(self) -> ModelMesh | None:
-        """Where the sampler's arrays lie; None on one device."""
-        mesh = self.recipe.mesh
-        return None if mesh is None else ModelMesh.generating(mesh, self.cfg)
-
-    @cached_property
-    def placement(self) -> Placement | None:
-        """Where training's arrays lie; None on one device."""
-        mesh = self.recipe.mesh
-        return None if mesh is None else Placement.load(mesh, self.cfg)
-
-    @property
-    def training_params(self) -> Params:
-        """The untouched student, on training's mesh where it has one.
-
-        Guards and teacher make room for it: whoever needs one again loads it again.
-        """
-        for name in ("guard", "judge", "author"):
-            self.__dict__.pop(name, None)
-        return self.params if self.placement is None else self._student("train")
-
-    def _student(self, phase: str) -> Params:
-        """The student's weights as a phase has them, which is the only place where they are.
-
-        Phases: "generate" and "train" with layers stacked, each on its mesh; "sample" with layers
-        apart, on the mesh of "generate". From one to the other they go array by array.
-        """
-        held, stacked = self._held, "train" if phase == "train" else "generate"
-        if phase not in held:
-            if "sample" in held:
-                held["generate"] = move(
-                    stack_layers(held.pop("sample")), self._shardings("generate")
-                )
-            if stacked not in held and jax.process_count() > 1:
-                held.clear()  # the other processes hold other parts: each reads what it needs
-            if not held:
-                where = self._shardings(stacked)
-                held[stacked] = load_params(self.directory, self.cfg, self._dtype, where)
-            if stacked not in held:
-                held[stacked] = move(held.popitem()[1], self._shardings(stacked))
-            if phase == "sample":
-                held["sample"] = unstack_layers(held.pop("generate"))
-        return held[phase]
-
-    def _shardings(self, phase: str) -> Any:
-        where = self.placement if phase == "train" else self.generating
-        return where and where.params()
+    def merge(self, adapter: Path) -> None:
+        """Makes the student the one with the adapter of this folder merged into its weights."""
+        self.weights.replace(self._merged(adapter))
 
     @cached_property
     def guard(self) -> Guard:
+        """The guard that filters the synthesis."""
         return self._load_guard(self.recipe.guard)
 
     @cached_property
@@ -162,25 +133,34 @@ class Session:
         return self.guard if cfg == self.recipe.guard else self._load_guard(cfg)
 
     def _load_guard(self, cfg: GuardConfig) -> Guard:
-        return load_guard(cfg, self._pins, self.recipe.mesh)
+        return load_guard(cfg, self._revisions, self.mesh)
 
     @cached_property
-    def author(self) -> "Session":
-        """Whose model answers the prompts of the synthesis: this one's, or the recipe's teacher."""
+    def generator(self) -> "Session":
+        """The session whose model answers the prompts: this one, or one of the recipe's teacher."""
         teacher = self.recipe.synthesis.teacher
         if not teacher.model:
             return self
-        return Session(replace(self.recipe, student=teacher), self._pins)
+        return Session(replace(self.recipe, student=teacher), self._revisions)
+
+    def release_guards(self) -> None:
+        """Lets go of guard, judge and teacher, to make room for training.
+
+        Whoever asks for one of them later loads it again.
+        """
+        for name in ("guard", "judge", "generator"):
+            self.__dict__.pop(name, None)
 
     def engine(self, tuned: Path | None = None) -> Engine:
         """A sampler of the student, or of what the run directory `tuned` has made of it."""
         self._check_top_k()
-        params = self._student("sample") if tuned is None else unstack_layers(self.tuned(tuned))
+        weights = self.weights
+        params = weights.for_sampling() if tuned is None else unstack_layers(self.tuned(tuned))
         return Engine(
             self.cfg,
             params,
             self.recipe.engine,
-            mesh=self.generating,
+            mesh=self.generation_mesh,
             eos_ids=self.tokenizer.eos_ids,
             seed=self.recipe.seed,
         )
@@ -200,17 +180,17 @@ class Session:
         return jnp.dtype(self.recipe.student.dtype)
 
     def tuned(self, run_path: Path) -> Params:
-        """The weights as exported: what is evaluated is what users get."""
+        """The weights as exported, layers stacked: what is evaluated is what users get."""
         source = exported(run_path)
         if source.name != "merged":
-            return self._folded(source)
-        return load_params(source, self.cfg, self._dtype, self._shardings("generate"))
+            return self._merged(source)
+        mesh = self.generation_mesh
+        return load_params(source, self.cfg, self._dtype, mesh and mesh.param_shardings())
 
-    def _folded(self, adapter: Path) -> Params:
+    def _merged(self, adapter: Path) -> Params:
         """The student with an adapter; the session lets go of it as it was."""
         weights, lora = import_adapter(adapter, self.cfg)
-        self._student("generate")
-        return merge_adapter(self._held.pop("generate"), weights, lora)
+        return merge_adapter(self.weights.take(), weights, lora)
 
 
 def mesh_hashes(recipe: Recipe) -> dict[str, str]:
@@ -221,17 +201,17 @@ def mesh_hashes(recipe: Recipe) -> dict[str, str]:
     return {name: content_hash(repr(load_mesh(name)))[:12] for name in sorted(names)}
 
 
-def _require_whole_mesh(name: str | None, processes: int) -> None:
+def _require_whole_mesh(mesh: MeshConfig | None, processes: int) -> None:
     devices = jax.device_count()
-    if name is None:
+    if mesh is None:
         raise ConfigError(
             f"{processes} processes train on one mesh over all their {devices} devices; name "
             "it: mesh=v5e-16, or a file of your own"
         )
-    if (chips := load_mesh(name).topology.chips) != devices:
+    if (chips := mesh.topology.chips) != devices:
         raise ConfigError(
-            f"mesh {name}: its train phase has {chips} devices, the {processes} processes have "
-            f"{devices}; all must take part"
+            f"mesh {mesh.name}: its train phase has {chips} devices, the {processes} processes "
+            f"have {devices}; all must take part"
         )
 
 

@@ -55,7 +55,7 @@ def sample(run: Run, session: Session) -> dict[str, Any]:
         rounds.fixed()
         _wait_for_all(run, rounds.samples)
         return found.facts
-    engine = session.author.engine()
+    engine = session.generator.engine()
     totals: Counter[str] = Counter()
     for attempt in attempts(cfg):
         if attempt.number > 1 and cfg.method != "rejection":
@@ -122,7 +122,7 @@ def _rounds(run: Run, session: Session, prompts: Sequence[Prompt]) -> Rounds:
     ledger = Ledger(cfg.reasoning, guarded=cfg.method in SAMPLED)
     own = ((row for row in store.rows() if row["id"] in run.part) for store in (samples, verdicts))
     ledger.read(*own)
-    tokenizer, most = session.author.tokenizer, run.recipe.guard.max_unparsed
+    tokenizer, most = session.generator.tokenizer, run.recipe.guard.max_unparsed
     return Rounds(cfg, prompts, tokenizer, samples, verdicts, ledger, run.check_stop, most)
 
 
@@ -203,11 +203,12 @@ def _train(run: Run, session: Session) -> TrainResult:
     if not examples:
         raise InputError(f"no row can be trained on: {counts}; see training.max_length")
     examples, held = hold_out(examples, cfg.heldout_rows, run.recipe.seed)
+    session.release_guards()
     evaluate = None
     if held:
         lora = None if cfg.full_finetune else lora_config(cfg)
-        where = (held, session.placement)
-        evaluate = heldout_loss(session.training_params, session.cfg, cfg, lora, *where)
+        params, mesh = session.weights.for_training(), session.training_mesh
+        evaluate = heldout_loss(params, session.cfg, cfg, lora, held, mesh)
     total = cfg.epochs * -(-len(examples) // cfg.batch_size)
     with (
         tracking(cfg.trackers if run.group.first else [], run.path) as trackers,
@@ -222,7 +223,7 @@ def _train(run: Run, session: Session) -> TrainResult:
                 bar.advance(loss=values["loss"], tokens_per_s=values["tokens_per_second"])
 
         result = train(
-            session.training_params,
+            session.weights.for_training(),
             session.cfg,
             cfg,
             examples,
@@ -230,7 +231,7 @@ def _train(run: Run, session: Session) -> TrainResult:
             checkpoint_dir=run.path / "checkpoints",
             log=note,
             check_stop=run.check_stop,
-            placement=session.placement,
+            placement=session.training_mesh,
             evaluate=evaluate,
             evaluate_every=cfg.evaluate_every,
         )

@@ -187,11 +187,11 @@ def guard_program(
 ) -> Program:
     """One forward pass of a guard over `rows` exchanges of `length` tokens."""
     where = ModelMesh.of_phase(phase, cfg, devices)
-    rows = where.ways * -(-rows // where.ways)
+    rows = where.num_shards * -(-rows // where.num_shards)
     blanks, words = _GUARD_BLANKS
     shapes = ((rows, length), (rows,), (rows, blanks), (rows, blanks, words))
-    params = shaped(abstract_params(cfg, jnp.dtype(dtype)), where.params())
-    arrays = (_array(shape, jnp.int32, where.leading()) for shape in shapes)
+    params = shaped(abstract_params(cfg, jnp.dtype(dtype)), where.param_shardings())
+    arrays = (_array(shape, jnp.int32, where.row_sharding) for shape in shapes)
     return Program(
         score_words,
         (params, *arrays),
@@ -207,7 +207,7 @@ def train_program(
 ) -> Program:
     """One optimiser step; rows and tokens are those of one of its forward passes."""
     where = Placement.of_phase(phase, cfg, devices)
-    sequences = where.ways * max(1, config.micro_batch_size // where.ways)
+    sequences = where.num_shards * max(1, config.micro_batch_size // where.num_shards)
     lora = None if config.full_finetune else lora_config(config)
     arguments = abstract_arguments(cfg, config, where, (sequences, config.max_length), dtype)
     return Program(
@@ -229,7 +229,9 @@ def _replica(
     layout = Layout.of(mesh)
     stacked = abstract_params(cfg, jnp.dtype(dtype))
     one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), stacked["layers"])
-    params = shaped({**stacked, "layers": (one,) * cfg.num_layers}, mesh.params("unstacked"))
+    params = shaped(
+        {**stacked, "layers": (one,) * cfg.num_layers}, mesh.param_shardings("unstacked")
+    )
     pages = 1 + sampler.pool_tokens // sampler.page_size
     shape = (cfg.num_kv_heads, pages, sampler.page_size, cfg.head_dim)
     pool = _array(shape, jnp.dtype(dtype), layout.sharding(layout.pool))

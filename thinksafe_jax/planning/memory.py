@@ -18,7 +18,7 @@ from thinksafe_jax.sharding import (
     Tensor,
     Topology,
     adapter_tensors,
-    like_trainable,
+    map_optimizer_state,
     parameter_tensors,
     strategy_problems,
 )
@@ -109,7 +109,7 @@ def phase_budget(
 
 
 def _host_problems(phase: Phase, topology: Topology) -> Iterator[str]:
-    """Why the hosts cannot drive replicas of their own, as `ModelMesh.generating` has them do."""
+    """Why the hosts cannot drive replicas of their own, see `ModelMesh.for_generation`."""
     try:
         local = math.prod(phase.of_host(topology.hosts).axes.values())
     except ConfigError as error:
@@ -144,7 +144,7 @@ def _optimizer_bytes(tensors: dict[tuple[str, ...], Tensor], strategy: Strategy)
         name: tensor.shard_elements(strategy)
         for name, tensor in zip(names, tensors.values(), strict=True)
     }
-    sizes = like_trainable(
+    sizes = map_optimizer_state(
         make_optimizer(TrainingConfig()),
         adapter,
         shard,

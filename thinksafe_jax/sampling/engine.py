@@ -210,5 +210,5 @@ def _placed(params: Params, mesh: ModelMesh | None) -> Params:
     if mesh is None:
         params = ONE_DEVICE.put(params)
     else:
-        params = on_devices(params, mesh.params("unstacked" if apart else "stacked"))
+        params = on_devices(params, mesh.param_shardings("unstacked" if apart else "stacked"))
     return params if apart else unstack_layers(params)

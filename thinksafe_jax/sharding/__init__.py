@@ -16,12 +16,12 @@ from thinksafe_jax.sharding.rules import (
 from thinksafe_jax.sharding.shardings import (
     adapter_shardings,
     build_mesh,
-    like_trainable,
-    move,
+    map_optimizer_state,
     on_devices,
     optimizer_shardings,
     param_shardings,
     replica_meshes,
+    reshard,
 )
 
 __all__ = [
@@ -35,16 +35,16 @@ __all__ = [
     "adapter_shardings",
     "adapter_tensors",
     "build_mesh",
-    "like_trainable",
     "load_mesh",
     "load_rules",
-    "move",
+    "map_optimizer_state",
     "on_devices",
     "optimizer_shardings",
     "param_shardings",
     "parameter_tensors",
     "partition_spec",
     "replica_meshes",
+    "reshard",
     "strategy_problems",
     "strategy_warnings",
 ]

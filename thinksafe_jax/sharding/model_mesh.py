@@ -15,10 +15,10 @@ from typing import Any, Self
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int32
 
 from thinksafe_jax.models import ModelConfig, causal_attention
-from thinksafe_jax.sharding.mesh_file import load_mesh
-from thinksafe_jax.sharding.phases import Phase
+from thinksafe_jax.sharding.phases import MeshConfig, Phase
 from thinksafe_jax.sharding.rules import LOGICAL_AXES, Rules, partition_spec
 from thinksafe_jax.sharding.shardings import (
     build_mesh,
@@ -32,7 +32,15 @@ Tree = Any
 
 @dataclass(frozen=True, eq=False)  # by identity, so that its methods can be static to a jit
 class ModelMesh:
-    """A model, its mesh and its rule table."""
+    """A model, its devices as a mesh, and the rule table that says how its arrays lie there.
+
+    The one type by which a mesh is handed down: to the sampler, to guards, to training. `Phase` is
+    what the file says; this is what it means for one model on devices that exist.
+
+    Attributes:
+        mesh: the devices; its axes are those of the phase, split ones divided.
+        rules: logical axis -> mesh axes.
+    """
 
     cfg: ModelConfig
     mesh: Mesh
@@ -52,16 +60,13 @@ class ModelMesh:
         return cls(cfg, build_mesh(strategy, devices), strategy.rules)
 
     @classmethod
-    def generating(cls, name: str, cfg: ModelConfig) -> Self:
+    def for_generation(cls, config: MeshConfig, cfg: ModelConfig) -> Self:
         """This process's part of the generate phase: its own replicas on its own devices.
-
-        Args:
-            name: a mesh file, or the name of one in configs/mesh.
 
         Raises:
             ConfigError: also where the replicas do not divide over the processes.
         """
-        phase = load_mesh(name).generate.of_host(jax.process_count())
+        phase = config.generate.of_host(jax.process_count())
         return cls.of_phase(phase, cfg, jax.local_devices())
 
     @classmethod
@@ -84,48 +89,53 @@ class ModelMesh:
         Raises:
             ConfigError: too few devices, or a size that does not divide.
         """
-        cut = dict.fromkeys(("heads", "mlp", "vocab"), ("tensor",))
-        rules = {**dict.fromkeys(LOGICAL_AXES, ()), **cut, "kv_heads": ("kv",)}
-        phase = Phase(
-            axes={"replica": replicas, "tensor": tensor},
-            split={"tensor": ("kv", "group")},
-            rules={**rules, "batch": ("replica",)},
-        )
+        whole = dict.fromkeys(LOGICAL_AXES, ())
+        cut = dict.fromkeys(("heads", "vocab", "mlp"), ("tensor",))
+        rules = {**whole, **cut, "batch": ("replica",), "kv_heads": ("kv",)}
+        axes = {"replica": replicas, "tensor": tensor}
+        phase = Phase(axes, {"tensor": ("kv", "group")}, rules)
         return cls.of_phase(phase, cfg, jax.local_devices() if devices is None else devices)
 
-    def replicas(self) -> "list[ModelMesh]":
-        """A mesh for each replica, on which the rows are not cut: independent samplers."""
-        alone = {**self.rules, "batch": ()}
-        meshes = replica_meshes(self.mesh, self.rules)
-        return [replace(self, mesh=mesh, rules=alone) for mesh in meshes]
-
     @property
-    def ways(self) -> int:
-        """Devices over which the rows of a forward pass are spread."""
+    def num_shards(self) -> int:
+        """Parts into which the rows of a forward pass are cut."""
         return math.prod(self.mesh.shape[name] for name in self.rules["batch"])
 
     @property
-    def everywhere(self) -> NamedSharding:
-        """Of what every device holds whole."""
+    def replicated(self) -> NamedSharding:
+        """Sharding of arrays that every device holds whole."""
         return NamedSharding(self.mesh, PartitionSpec())
 
-    def params(self, layout: str = "stacked") -> Tree:
-        """Shardings of the model's parameters, as `param_shardings` gives them."""
-        return param_shardings(self.cfg, self.mesh, self.rules, layout)
-
-    def leading(self) -> NamedSharding:
-        """Of arrays `[B, ...]` with a row for each sequence; B is a multiple of `ways`."""
+    @property
+    def row_sharding(self) -> NamedSharding:
+        """Sharding of arrays `[B, ...]`, a row for each sequence; B is a multiple of num_shards."""
         return NamedSharding(self.mesh, PartitionSpec(self.rules["batch"] or None))
 
-    def constrain(self, hidden: jax.Array) -> jax.Array:
-        """Pins hidden states `[B, T, D]`."""
-        where = hidden_sharding(self.mesh, self.rules)
-        return jax.lax.with_sharding_constraint(hidden, where)
+    def param_shardings(self, layout: str = "stacked") -> Tree:
+        """Shardings of the model's parameters, with layers as `param_shardings` has them."""
+        return param_shardings(self.cfg, self.mesh, self.rules, layout)
+
+    def replicas(self) -> list[Self]:
+        """A mesh for each replica, on which rows are not cut: what independent samplers run on.
+
+        Replicas need no collective; in one program each would wait for the slowest at every step.
+        """
+        meshes, whole = replica_meshes(self.mesh, self.rules), {**self.rules, "batch": ()}
+        return [replace(self, mesh=mesh, rules=whole) for mesh in meshes]
+
+    def constrain(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        """Pins hidden states: rows are cut, the width is whole."""
+        sharding = hidden_sharding(self.mesh, self.rules)
+        return jax.lax.with_sharding_constraint(hidden, sharding)
 
     def attention(
-        self, q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array
-    ) -> jax.Array:
-        """`causal_attention` without any communication."""
+        self,
+        q: Float[Array, "B T N H"],
+        k: Float[Array, "B T K H"],
+        v: Float[Array, "B T K H"],
+        segment_ids: Int32[Array, "B T"],
+    ) -> Float[Array, "B T N H"]:
+        """`causal_attention` of each device's own rows and heads, without any communication."""
         queries, keys = (
             partition_spec(("batch", "sequence", heads, "head_dim"), self.rules)
             for heads in ("heads", "kv_heads")

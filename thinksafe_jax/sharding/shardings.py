@@ -84,10 +84,12 @@ def optimizer_shardings(
         shardings: their shardings.
     """
     everywhere = NamedSharding(mesh, PartitionSpec())
-    return like_trainable(optimizer, trainable, shardings, lambda _leaf, own: own or everywhere)
+    return map_optimizer_state(
+        optimizer, trainable, shardings, lambda _leaf, own: own or everywhere
+    )
 
 
-def like_trainable(
+def map_optimizer_state(
     optimizer: optax.GradientTransformation, trainable: Tree, values: Tree, fn: Callable
 ) -> Tree:
     """A tree like the optimiser's state, which is not made, from a tree like the trainable arrays.
@@ -172,7 +174,7 @@ def _tree(tensors: dict[tuple[str, ...], Tensor], mesh: Mesh, rules: Rules) -> T
     return out
 
 
-def move(tree: dict[str, Any], shardings: Tree | None) -> dict[str, Any]:
+def reshard(tree: dict[str, Any], shardings: Tree | None) -> dict[str, Any]:
     """Lays the arrays of `tree` out anew, one leaf after the other, and lets go of the old ones.
 
     The tree is emptied on the way: at any time the devices hold all of it once, and one leaf twice.
@@ -187,7 +189,7 @@ def move(tree: dict[str, Any], shardings: Tree | None) -> dict[str, Any]:
     """
     for name in list(tree):
         if isinstance(tree[name], dict):
-            move(tree[name], shardings and shardings[name])
+            reshard(tree[name], shardings and shardings[name])
         else:
             where = shardings[name] if shardings else jax.local_devices()[0]
             tree[name] = jax.block_until_ready(jax.device_put(tree[name], where))

@@ -30,14 +30,14 @@ def abstract_arguments(
     trainable = shaped(abstract_trainable(cfg, lora), where.trainable(lora))
     fresh = jax.eval_shape(lambda tree: init_state(tree, config), trainable)
     opt_state = shaped(fresh.opt_state, where.opt_state(trainable, config, lora))
-    state = TrainState(trainable, opt_state, _one(fresh.step, where.everywhere))
-    frozen = lora and shaped(abstract_params(cfg, jnp.dtype(dtype)), where.params())
+    state = TrainState(trainable, opt_state, _one(fresh.step, where.replicated))
+    frozen = lora and shaped(abstract_params(cfg, jnp.dtype(dtype)), where.param_shardings())
     passes = max(2, -(-config.batch_size // pass_shape[0]))
     kinds = (jnp.int32,) * 4 + (jnp.float32, jnp.bool_)
     shape = (passes, *pass_shape)
     arrays = [jax.ShapeDtypeStruct(shape, kind, sharding=where.batch()) for kind in kinds]
-    batch = Batch(*arrays, passes=_one(fresh.step, where.everywhere))
-    key = _one(jax.eval_shape(lambda: jax.random.key(0)), where.everywhere)
+    batch = Batch(*arrays, passes=_one(fresh.step, where.replicated))
+    key = _one(jax.eval_shape(lambda: jax.random.key(0)), where.replicated)
     return state, frozen, batch, key
 
 

@@ -56,7 +56,7 @@ def heldout_loss(
         config.micro_batch_size,
         model_cfg.hidden_size,
         0,
-        ways=1 if placement is None else placement.ways,
+        ways=1 if placement is None else placement.num_shards,
         weighting=config.weighting,
     )
     sums_of = make_heldout(model_cfg, config, lora, placement)

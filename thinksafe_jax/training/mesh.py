@@ -37,7 +37,7 @@ class Placement(ModelMesh):
     def trainable(self, lora: LoraConfig | None) -> Tree:
         """Of the adapter, or of all parameters."""
         if lora is None:
-            return self.params()
+            return self.param_shardings()
         return adapter_shardings(self.cfg, self.mesh, self.rules, lora)
 
     def opt_state(self, trainable: Tree, config: TrainingConfig, lora: LoraConfig | None) -> Tree:
@@ -77,7 +77,7 @@ class Placement(ModelMesh):
     def feed(self, batch: Batch) -> Batch:
         """One step's arrays; of several processes each hands over what its own devices hold."""
         arrays = self.put(batch[:-1], self.batch())
-        return Batch(*arrays, passes=self.put(batch.passes, self.everywhere))
+        return Batch(*arrays, passes=self.put(batch.passes, self.replicated))
 
 
 def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:

@@ -77,7 +77,7 @@ def make_loss(
     where, ways, gather = {}, 1, lambda params: params
     if placement is not None:
         where = {"attention": placement.attention, "constrain": placement.constrain}
-        ways, gather = placement.ways, placement.gather_vocabulary
+        ways, gather = placement.num_shards, placement.gather_vocabulary
     divergence = divergence_of(config.kl, config.kl_top_k)
 
     def states(params: Tree, one: Batch, **more: Any) -> jax.Array:
@@ -216,7 +216,7 @@ def make_step(
     # results lie as the arguments do, or the state could not be donated
     lies = placement.trainable(lora)
     shapes = abstract_trainable(model_cfg, lora)
-    where: Any = placement.everywhere
+    where: Any = placement.replicated
     out = TrainState(lies, placement.opt_state(shapes, config, lora), where)
     return jax.jit(train_step, donate_argnums=0, out_shardings=(out, where))
 

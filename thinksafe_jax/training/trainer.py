@@ -137,14 +137,14 @@ class _Loop:
             config.micro_batch_size,
             model_cfg.hidden_size,
             seed,
-            ways=1 if placement is None else placement.ways,
+            ways=1 if placement is None else placement.num_shards,
             weighting=config.weighting,
         )
         self.rows = len(kept)
         self.total = config.epochs * self.batches.steps_per_epoch
         self.lora = None if config.full_finetune else lora_config(config)
         init_key, key = jax.random.split(jax.random.key(seed))
-        self.key = key if placement is None else placement.put(key, placement.everywhere)
+        self.key = key if placement is None else placement.put(key, placement.replicated)
         if self.lora is None:
             _require_float32(params)
             self.frozen, trainable = None, jax.tree.map(jnp.copy, params)  # the step donates it
@@ -170,8 +170,8 @@ class _Loop:
             return init_state(trainable, self.config)
         place = self.placement
         if self.frozen is not None:
-            self.frozen = place.put(self.frozen, place.params())
-        where, everywhere = place.trainable(self.lora), place.everywhere
+            self.frozen = place.put(self.frozen, place.param_shardings())
+        where, everywhere = place.trainable(self.lora), place.replicated
         trainable = place.put(trainable, where)
         lies: Any = (where, place.opt_state(trainable, self.config, self.lora), everywhere)
         init = partial(init_state, config=self.config)
