@@ -59,9 +59,9 @@ def value(rates: dict, name: str) -> float:
 
 
 def main(folders: list[str]) -> int:
-    if not folders:
-        print(__doc__, file=sys.stderr)
-        return 2
+    if not folders or {"-h", "--help"} & set(folders):
+        print(__doc__, file=sys.stdout if folders else sys.stderr)
+        return 0 if folders else 2
     summaries = []
     for folder in map(Path, folders):
         file = folder / "report" / "summary.json"

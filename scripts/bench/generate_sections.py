@@ -1,8 +1,8 @@
 """What each section of generate.py measures; run by it, each in a process of its own."""
 
+import argparse
 import dataclasses
 import json
-import sys
 import time
 from pathlib import Path
 from statistics import median
@@ -256,7 +256,7 @@ def logit_difference(cfg, params, split: Engine) -> float:
     return float(np.abs(scores(params) - scores({**device.params, "layers": stacked})).max())
 
 
-def collective_bytes(engine: Engine) -> int:
+def collective_bytes(engine: Engine) -> float:
     """Bytes that one decode step hands to collectives, from the compiled program."""
     device = engine._devices[0]
     table = device.layout.put(engine._allocator(device).table, device.layout.rows)
@@ -285,5 +285,9 @@ def occupancy(scratch: Path) -> dict:
 
 
 if __name__ == "__main__":
-    name, scratch, out = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
-    out.write_text(json.dumps(globals()[name](scratch)))
+    parser = argparse.ArgumentParser(description=__doc__, epilog="Started by generate.py.")
+    parser.add_argument("section", help="a function of this file")
+    parser.add_argument("scratch", type=Path)
+    parser.add_argument("out", type=Path, help="where the figures go, as JSON")
+    given = parser.parse_args()
+    given.out.write_text(json.dumps(globals()[given.section](given.scratch)))

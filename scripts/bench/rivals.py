@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
@@ -10,12 +11,12 @@ from transformers.utils import logging
 from thinksafe_jax.sampling import Request
 
 
-def load(folder: Path) -> torch.nn.Module:
+def load(folder: Path) -> Any:
     logging.set_verbosity_error()
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
 
 
-def generate(model: torch.nn.Module, requests: list[Request], batch: int, threads: int) -> float:
+def generate(model: Any, requests: list[Request], batch: int, threads: int) -> float:
     """Useful tokens a second of `generate` in static batches, left padded.
 
     Useful are the tokens that each request asked for; a batch runs until its longest is done.
@@ -36,7 +37,7 @@ def generate(model: torch.nn.Module, requests: list[Request], batch: int, thread
     return _useful(requests) / (time.perf_counter() - began)
 
 
-def continuous(model: torch.nn.Module, requests: list[Request], threads: int) -> float:
+def continuous(model: Any, requests: list[Request], threads: int) -> float:
     """Useful tokens a second of transformers' continuous batching over its paged cache."""
     torch.set_num_threads(threads)
     config = _config(requests[0], max(r.sampling.max_new_tokens for r in requests))
