@@ -35,14 +35,14 @@ _NOT_OF_THE_PAPER = (
 
 def flat(recipe: Recipe) -> dict[str, Any]:
     """Dotted keys to values; lists and mappings stay whole."""
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for field in dataclasses.fields(recipe):
         value = getattr(recipe, field.name)
         if dataclasses.is_dataclass(value):
-            found |= {f"{field.name}.{k}": v for k, v in flat(value).items()}  # type: ignore[arg-type]
+            values |= {f"{field.name}.{k}": v for k, v in flat(value).items()}  # type: ignore[arg-type]
         else:
-            found[field.name] = value
-    return found
+            values[field.name] = value
+    return values
 
 
 def paper_differences(recipe: Recipe) -> list[tuple[str, Any, Any]]:

@@ -88,16 +88,16 @@ def _apply(config: Any, override: str) -> None:
         raise ConfigError(f"{override!r}: {first_line(error)}") from None
 
 
-def _forbidden_references(value: Any, where: str) -> Iterator[str]:
+def _forbidden_references(value: Any, key: str) -> Iterator[str]:
     """References could read the environment and run resolvers: only `${a.b}` is allowed."""
     if isinstance(value, Mapping):
         for name, item in value.items():
-            yield from _forbidden_references(item, f"{where}.{name}" if where else str(name))
+            yield from _forbidden_references(item, f"{key}.{name}" if key else str(name))
     elif isinstance(value, list):
         for i, item in enumerate(value):
-            yield from _forbidden_references(item, f"{where}[{i}]")
+            yield from _forbidden_references(item, f"{key}[{i}]")
     elif isinstance(value, str) and "${" in _PLAIN_REFERENCE.sub("", value):
-        yield f"{where}: {value!r}; only a reference to a key, as ${{training.epochs}}, is allowed"
+        yield f"{key}: {value!r}; only a reference to a key, as ${{training.epochs}}, is allowed"
 
 
 def _resolved(path: Path, given: Any) -> Any:

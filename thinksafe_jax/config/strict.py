@@ -60,69 +60,69 @@ def nearest(key: str, known: list[str]) -> str:
     return best.replace(section, written, 1) if section else best
 
 
-def _section(cls: type, value: Any, where: str, known: list[str], problems: list[str]) -> Any:
+def _section(cls: type, value: Any, key: str, known: list[str], problems: list[str]) -> Any:
     if value is None:  # `training:` with nothing beneath it
         return cls()
     if not isinstance(value, Mapping):
-        problems.append(f"{where}: {_shown(value)}; expected a section of key: value lines")
+        problems.append(f"{key}: {_shown(value)}; expected a section of key: value lines")
         return cls()
-    hints, given = get_type_hints(cls), {}
+    hints, fields = get_type_hints(cls), {}
     for name, item in value.items():
-        key = f"{where}.{name}" if where else str(name)
+        item_key = f"{key}.{name}" if key else str(name)
         if name not in hints:
-            problems.append(f"{key}: unknown key; did you mean {nearest(key, known)}?")
+            problems.append(f"{item_key}: unknown key; did you mean {nearest(item_key, known)}?")
             continue
-        converted = _value(hints[name], item, key, known, problems)
+        converted = _value(hints[name], item, item_key, known, problems)
         if converted is not _UNUSABLE:
-            given[name] = converted
-    return cls(**given)
+            fields[name] = converted
+    return cls(**fields)
 
 
-def _value(hint: Any, value: Any, where: str, known: list[str], problems: list[str]) -> Any:
+def _value(hint: Any, value: Any, key: str, known: list[str], problems: list[str]) -> Any:
     origin, args = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):  # X | None
         hint = next(a for a in args if a is not type(None))
-        return None if value is None else _value(hint, value, where, known, problems)
+        return None if value is None else _value(hint, value, key, known, problems)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        return _section(hint, value, where, known, problems)
+        return _section(hint, value, key, known, problems)
     if origin is list:
         if not isinstance(value, list):
-            problems.append(f"{where}: {_shown(value)}; expected a list")
+            problems.append(f"{key}: {_shown(value)}; expected a list")
             return _UNUSABLE
         items = enumerate(value)
-        built = [_value(args[0], v, f"{where}[{i}]", known, problems) for i, v in items]
+        built = [_value(args[0], v, f"{key}[{i}]", known, problems) for i, v in items]
         return [v for v in built if v is not _UNUSABLE]
     if origin is dict:
-        return _mapping(value, where, problems)
-    return _scalar(hint, value, where, problems)
+        return _mapping(value, key, problems)
+    return _scalar(hint, value, key, problems)
 
 
-def _mapping(value: Any, where: str, problems: list[str]) -> Any:
+def _mapping(value: Any, key: str, problems: list[str]) -> Any:
     if value is None:
         return {}
     if not isinstance(value, Mapping):
-        problems.append(f"{where}: {_shown(value)}; expected a mapping of text to text")
+        problems.append(f"{key}: {_shown(value)}; expected a mapping of text to text")
         return _UNUSABLE
     pairs = [
         (
-            _scalar(str, k, f"{where} (the key {k})", problems),
-            _scalar(str, v, f"{where}.{k}", problems),
+            _scalar(str, k, f"{key} (the key {k})", problems),
+            _scalar(str, v, f"{key}.{k}", problems),
         )
         for k, v in value.items()
     ]
     return {k: v for k, v in pairs if _UNUSABLE not in (k, v)}
 
 
-def _scalar(hint: Any, value: Any, where: str, problems: list[str]) -> Any:
+def _scalar(hint: Any, value: Any, key: str, problems: list[str]) -> Any:
     if value == "???":  # OmegaConf's sign for a value that the user must give
-        problems.append(f"{where}: no value given; expected {_NAMES[hint]}")
+        problems.append(f"{key}: no value given; expected {_NAMES[hint]}")
         return _UNUSABLE
     if type(value) is hint:  # exactly: a bool is no number here
         return value
     if hint is float and type(value) is int and abs(value) < 1e300:
         return float(value)
     quote = f" (put it in quotes: {str(value)!r})" if hint is str and value is not None else ""
-    problems.append(f"{where}: {_shown(value)}; expected {_NAMES[hint]}{quote}")
+    problems.append(f"{key}: {_shown(value)}; expected {_NAMES[hint]}{quote}")
     return _UNUSABLE
 
 

@@ -19,7 +19,7 @@ class Marks:
     control: re.Pattern[str]
     lines: re.Pattern[str]
 
-    def found(self, text: str) -> bool:
+    def occur_in(self, text: str) -> bool:
         """Whether a text spells a control token or a line of the template (faults 36, 37)."""
         return bool(self.control.search(text) or self.lines.search(text))
 

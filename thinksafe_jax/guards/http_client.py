@@ -48,7 +48,7 @@ class Server:
         _check_url(url)
         self.url, self._timeout, self._retries = url.rstrip("/"), timeout, retries
         self._stopped = threading.Event()
-        self._opener = urllib.request.build_opener(_HTTPHandler, _HTTPSHandler, _Here)
+        self._opener = urllib.request.build_opener(_HTTPHandler, _HTTPSHandler, _NoRedirects)
 
     def stop(self) -> None:
         """Ends the waiting between tries: nobody wants the answers any more."""
@@ -128,10 +128,10 @@ class _UntilDeadline(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        left = self._deadline - time.monotonic()
-        if left <= 0:
+        remaining = self._deadline - time.monotonic()
+        if remaining <= 0:
             raise TimeoutError("timed out")
-        self._sock.settimeout(left)
+        self._sock.settimeout(remaining)
         return self._file.readinto(buffer)
 
     def close(self) -> None:
@@ -139,7 +139,7 @@ class _UntilDeadline(io.RawIOBase):
         super().close()
 
 
-class _InTime(urllib.request.AbstractHTTPHandler):
+class _WithDeadline(urllib.request.AbstractHTTPHandler):
     """Makes connections whose time-out covers the whole request, however its bytes trickle in."""
 
     def do_open(self, http_class: Any, req: urllib.request.Request, **settings: Any) -> Any:
@@ -157,15 +157,15 @@ class _InTime(urllib.request.AbstractHTTPHandler):
         return super().do_open(connection, req, **settings)
 
 
-class _HTTPHandler(_InTime, urllib.request.HTTPHandler):
+class _HTTPHandler(_WithDeadline, urllib.request.HTTPHandler):
     pass
 
 
-class _HTTPSHandler(_InTime, urllib.request.HTTPSHandler):
+class _HTTPSHandler(_WithDeadline, urllib.request.HTTPSHandler):
     pass
 
 
-class _Here(urllib.request.HTTPRedirectHandler):
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
     """Follows no redirect: it would turn a question into a GET and take the key along."""
 
     def redirect_request(self, *args: Any, **kwargs: Any) -> None:
@@ -239,15 +239,15 @@ def step_at(steps: Sequence[Step], text: str, place: int) -> Step | None:
     return None
 
 
-def _steps(found: Any) -> list[Step]:
+def _steps(logprobs: Any) -> list[Step]:
     """Steps from either form of log-probabilities; raises for anything else."""
-    if "content" in found:  # of a chat completion
+    if "content" in logprobs:  # of a chat completion
         listed = [
             (step["token"], [(top["token"], top["logprob"]) for top in step["top_logprobs"]])
-            for step in found["content"]
+            for step in logprobs["content"]
         ]
     else:
-        pairs = zip(found["tokens"], found["top_logprobs"], strict=True)
+        pairs = zip(logprobs["tokens"], logprobs["top_logprobs"], strict=True)
         listed = [(token, list(likely.items())) for token, likely in pairs]
     return [
         Step(_string(token), tuple((_string(top), _probability(value)) for top, value in likely))

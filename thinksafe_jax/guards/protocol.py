@@ -115,10 +115,10 @@ def check_one_template(templates: Iterable[str], guard: str) -> None:
     Raises:
         InputError: the guard's template or form changed between two starts of the run.
     """
-    found = sorted(set(templates))
-    if len(found) > 1:
+    seen = sorted(set(templates))
+    if len(seen) > 1:
         raise InputError(
-            f"guard {guard}: verdicts were made with different templates ({', '.join(found)}); its "
+            f"guard {guard}: verdicts were made with different templates ({', '.join(seen)}); its "
             "files changed under the run. Put them back, or judge all samples anew with "
             "`thinksafe run … --new-verdicts`"
         )

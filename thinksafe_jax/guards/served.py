@@ -167,7 +167,7 @@ class HttpGuard:
             "max_tokens": self._cfg.answer_tokens,
         }
         turns = (exchange.prompt, exchange.response)
-        marked = any(map(self._marks.found, turns))
+        marked = any(map(self._marks.occur_in, turns))
         if self._cfg.api == "chat":
             body["messages"] = [
                 {"role": role, "content": self._marks.broken(turn)}
@@ -195,7 +195,7 @@ class HttpGuard:
         where the prompt alone does not.
         """
         question, response = map(self._marks.broken, turns)
-        kept, left = response, len(prompt.tokenizer.encode_text(response))
+        kept, budget = response, len(prompt.tokenizer.encode_text(response))
         while True:
             text = prompt.render(question, kept)
             if self._adds_bos:
@@ -203,18 +203,18 @@ class HttpGuard:
             excess = len(prompt.tokenizer.hf(text, verbose=False)["input_ids"]) - room
             if excess <= 0:
                 return text, kept != response
-            left -= excess
-            if left < 1:
+            budget -= excess
+            if budget < 1:
                 return None, False
-            kept = prompt.tokenizer.end_of(response, left)
+            kept = prompt.tokenizer.end_of(response, budget)
 
 
 def _of_words(slot: Slot, step: Step) -> np.ndarray:
     """Probability of each word, from the tokens that begin it alone, and of all else: `[W + 1]`."""
-    found = dict.fromkeys(slot.words, 0.0)
+    masses = dict.fromkeys(slot.words, 0.0)
     for token, probability in step.likely:
         start = token.strip()
         begun = [word for word in slot.words if start and word.strip().startswith(start)]
         if len(begun) == 1:
-            found[begun[0]] += probability
-    return np.array([*found.values(), max(0.0, 1.0 - sum(found.values()))])
+            masses[begun[0]] += probability
+    return np.array([*masses.values(), max(0.0, 1.0 - sum(masses.values()))])

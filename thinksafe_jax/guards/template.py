@@ -87,7 +87,7 @@ class GuardTemplate:
         for segment, turn in zip(before, [*firsts, ""], strict=True):
             chunks += [*self.chunks(segment), (False, turn)]
         after = [*self.chunks(tail), (False, answer)]
-        marked = any(self.marks.found(turn) for turn in (*firsts, last))
+        marked = any(self.marks.occur_in(turn) for turn in (*firsts, last))
         ids = self.encode_chunks([*chunks, (False, last), *after])
         ids = ids[: len(ids) - drop]
         if len(ids) <= max_length:
@@ -197,8 +197,8 @@ def _rendered(tokenizer: ChatTokenizer, turns: int, form: str, margin: str) -> s
 def _split(text: str, turns: int) -> tuple[str, ...]:
     segments, rest = [], text
     for turn in range(turns):
-        before, found, rest = rest.partition(_HOLE.format(turn))
-        if not found or _HOLE.format(turn) in rest:
+        before, hole, rest = rest.partition(_HOLE.format(turn))
+        if not hole or _HOLE.format(turn) in rest:
             raise InputError(f"turn {turn + 1} appears {text.count(_HOLE.format(turn))} times")
         segments.append(before)
     return (*segments, rest)
