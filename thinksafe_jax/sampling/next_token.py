@@ -1,9 +1,12 @@
 """Drawing the next token: temperature, top-k, top-p, min-p, greedy; each row by its own options.
 
-Semantics are vLLM's: temperature first, then top-k, then top-p over the renormalised rest. No
-sort and no random draw over the vocabulary: the 64 most likely tokens nearly always hold all that
-may be drawn, one uniform number picks among them, and a row for which they do not is drawn exactly
-over the whole vocabulary. A row's token depends on its own logits, options and key alone.
+Semantics are vLLM's: temperature first, then top-k, then top-p over the renormalised rest. One
+uniform number a row picks its token; there is no sort and no random draw over the vocabulary. A
+row's token depends on its own logits, options and key alone, and it is drawn in one of three ways:
+
+    filtered     the 64 most likely tokens hold all that may be drawn: nearly every filtered row
+    unfiltered   nothing is left out: the sums of blocks of the vocabulary, then one block
+    wide         the filters may keep more than 64 tokens: what they keep is found first, exactly
 
 The vocabulary may be split over a mesh axis (`axis`, inside `jax.shard_map`). What crosses the
 axis is 64 candidates and a few numbers a row, never logits.
@@ -17,6 +20,12 @@ import jax
 import jax.numpy as jnp
 
 CANDIDATES = 64
+# Of what a seed means. 2: unfiltered and wide rows sum their masses block by block, where 1 summed
+# them over the vocabulary; where rounding puts a uniform number on the other side of an end, the
+# token is another one. In 1, top-p after a top-k above 64 closed too early. All other rows are
+# drawn as in 1.
+DRAW_VERSION = 2
+_WIDE_ROWS = 2  # rows that are drawn wide at a time: seldom is there more than one in a batch
 
 
 class Options(NamedTuple):
@@ -44,24 +53,48 @@ def sample(
     """
     split = _Split(axis, logits.shape[1])
     temperature = jnp.where(options.temperature > 0, options.temperature, jnp.float32(1))
-    top_values, top_ids = split.top_candidates(logits)
     scaled = logits / temperature[:, None]
     uniform = jax.vmap(lambda key: jax.random.uniform(key, dtype=jnp.float32))(keys)
-    log_total = split.logsumexp(scaled)
+    free = _unfiltered(options, split.vocabulary)
 
+    def unfiltered() -> jax.Array:
+        top = split.max(scaled)[:, None, None]
+        return _draw_by_mass(scaled, lambda x: jnp.exp(x - top), uniform, split)
+
+    def some_filtered() -> jax.Array:
+        tokens, wide = _draw_filtered(logits, scaled, uniform, options, split)
+        tokens = _draw_wide(scaled, uniform, options, wide & ~free, tokens, split)
+        return jax.lax.cond(
+            free.any(), lambda: jnp.where(free, unfiltered(), tokens), lambda: tokens
+        )
+
+    tokens = jax.lax.cond(free.all(), unfiltered, some_filtered)
+    return tokens, split.pick(logits, tokens) - split.logsumexp(logits)
+
+
+def _unfiltered(options: Options, vocabulary: int) -> jax.Array:
+    """Rows `[B]` that may draw any token, and more than the candidates hold."""
+    no_filter = (options.top_k == 0) & (options.top_p >= 1) & (options.min_p == 0)
+    return no_filter & (options.temperature > 0) & (vocabulary > CANDIDATES)
+
+
+def _draw_filtered(
+    logits: jax.Array, scaled: jax.Array, uniform: jax.Array, options: Options, split: "_Split"
+) -> tuple[jax.Array, jax.Array]:
+    """Tokens `[B]` out of the candidates, and the rows whose candidates do not hold all."""
+    temperature = jnp.where(options.temperature > 0, options.temperature, jnp.float32(1))
+    top_values, top_ids = split.top_candidates(logits)
     chosen, complete = _draw_candidates(
-        top_values / temperature[:, None], log_total, uniform, options, split.vocabulary
+        top_values / temperature[:, None],
+        split.logsumexp(scaled),
+        uniform,
+        options,
+        split.vocabulary,
     )
     greedy = options.temperature == 0
     chosen = jnp.where(greedy, 0, chosen)
     tokens = jnp.take_along_axis(top_ids, chosen[:, None], axis=1)[:, 0]
-    wide = ~(complete | greedy)
-    tokens = jax.lax.cond(
-        wide.any(),
-        lambda: jnp.where(wide, _draw_vocabulary(scaled, uniform, options, split), tokens),
-        lambda: tokens,
-    )
-    return tokens, split.pick(logits, tokens) - split.logsumexp(logits)
+    return tokens, ~(complete | greedy)
 
 
 def top_candidates(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -128,6 +161,28 @@ class _Split:
             axis=0, dtype=total.dtype
         )
 
+    def aim(self, local: jax.Array, uniform: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Whether this shard holds the place `uniform` of all mass, and the place from its start.
+
+        Args:
+            local: this shard's mass `[B]`.
+            uniform: `[B]` in [0, 1).
+        """
+        if self.axis is None:
+            return jnp.ones(local.shape, bool), uniform * local
+        totals = jax.lax.all_gather(local, self.axis)  # [shards, B]
+        ends = jnp.cumsum(totals, axis=0)
+        place = uniform * ends[-1]
+        holder = _first_beyond(ends.T, totals.T, place)
+        start = jnp.take_along_axis(ends - totals, holder[None], axis=0)[0]
+        return holder == jax.lax.axis_index(self.axis), place - start
+
+    def held(self, mine: jax.Array, ids: jax.Array) -> jax.Array:
+        """The ids `[B]` of the shard that holds each row, as ids of the whole vocabulary."""
+        if self.axis is None:
+            return ids
+        return jax.lax.psum(jnp.where(mine, ids + self.first, 0), self.axis)
+
     def cumsum(self, x: jax.Array) -> jax.Array:
         return jnp.cumsum(x, axis=-1) + self.before(x.sum(axis=-1, dtype=x.dtype))[:, None]
 
@@ -171,8 +226,10 @@ def _draw_candidates(
     cdf = jnp.cumsum(kept, axis=-1)
     chosen = (cdf <= uniform[:, None] * cdf[:, -1:]).sum(axis=-1, dtype=jnp.int32)
     last = count - 1 - jnp.argmax((kept > 0)[:, ::-1], axis=-1).astype(jnp.int32)
-    # complete when something closed the set before the candidates ran out
-    closed = ~(nucleus & above_min & allowed)[:, -1] | (options.top_k == count)
+    # complete when something closed the set before the candidates ran out; of a top-k that holds
+    # more than they do the mass is not known here, and so not where top-p closes it
+    unknown = (options.top_k > count) & (options.top_p < 1)
+    closed = ~(nucleus & above_min & allowed)[:, -1] & ~unknown | (options.top_k == count)
     return jnp.minimum(chosen, last), closed | (count == vocabulary)
 
 
@@ -181,45 +238,202 @@ def _mass_limit(options: Options) -> jax.Array:
     return jnp.where(options.top_p < 1, options.top_p, jnp.float32(jnp.inf))
 
 
+def _draw_by_mass(
+    scores: jax.Array,
+    mass: Callable[[jax.Array], jax.Array],
+    uniform: jax.Array,
+    split: _Split,
+) -> jax.Array:
+    """Inverts the cumulative mass, in the order of the vocabulary, in two sweeps.
+
+        blocks   | 0.1 | 0.4 | 0.3 | 0.2 |    1. the mass of every block
+        place         ^ 0.37                  2. the tokens of the block that holds the place
+
+    A cumulative sum over the vocabulary would be written out and read again; a few hundred sums of
+    blocks stay in the cache.
+
+    Args:
+        scores: `[B, V]`.
+        mass: of scores in blocks `[B, blocks, size]`; 0 for -inf.
+        uniform: `[B]` in [0, 1).
+
+    Returns:
+        ids i32 `[B]`, each of a token with mass.
+    """
+    batch, vocabulary = scores.shape
+    size = 1 << max(3, round(math.log2(vocabulary) / 2))
+    padded = jnp.pad(scores, ((0, 0), (0, -vocabulary % size)), constant_values=-jnp.inf)
+    blocks = padded.reshape(batch, -1, size)
+    sums = mass(blocks).sum(axis=-1)
+    ends = jnp.cumsum(sums, axis=-1)
+    mine, place = split.aim(ends[:, -1], uniform)
+    block = _first_beyond(ends, sums, place)
+    tokens = mass(jnp.take_along_axis(blocks, block[:, None, None], axis=1))[:, 0]
+    start = jnp.take_along_axis(ends - sums, block[:, None], axis=1)[:, 0]
+    token = _first_beyond(jnp.cumsum(tokens, axis=-1), tokens, place - start)
+    return split.held(mine, block * size + token)
+
+
+def _first_beyond(ends: jax.Array, masses: jax.Array, place: jax.Array) -> jax.Array:
+    """The first index whose end `[B, N]` lies beyond the place `[B]`; one with mass, always."""
+    index = (ends <= place[:, None]).sum(axis=-1, dtype=jnp.int32)
+    last = masses.shape[1] - 1 - jnp.argmax((masses > 0)[:, ::-1], axis=-1).astype(jnp.int32)
+    return jnp.minimum(index, last)
+
+
+def _draw_wide(
+    scaled: jax.Array,
+    uniform: jax.Array,
+    options: Options,
+    wide: jax.Array,
+    tokens: jax.Array,
+    split: _Split,
+) -> jax.Array:
+    """`tokens` i32 `[B]` with the rows in `wide` drawn over the vocabulary, a few at a time.
+
+    What a batch pays for its wide rows is what they cost: a step that has none pays nothing.
+    """
+    batch = len(wide)
+    size = min(_WIDE_ROWS, batch)
+    # the other rows of a group get no filter, or the search would go on for them
+    options = options._replace(
+        top_k=jnp.where(wide, options.top_k, 0), top_p=jnp.where(wide, options.top_p, 1.0)
+    )
+    order = jnp.argsort(~wide, stable=True)  # the wide rows first
+    order = jnp.pad(order, (0, -batch % size), mode="edge").reshape(-1, size)
+
+    def some(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        number, tokens = state
+        rows = order[number]
+        chosen = jax.tree.map(lambda x: x[rows], options)
+        drawn = _draw_vocabulary(scaled[rows], uniform[rows], chosen, split)
+        return number + 1, tokens.at[rows].set(jnp.where(wide[rows], drawn, tokens[rows]))
+
+    batches = -(-wide.sum(dtype=jnp.int32) // size)
+    return jax.lax.while_loop(lambda s: s[0] < batches, some, (jnp.int32(0), tokens))[1]
+
+
 def _draw_vocabulary(
     scaled: jax.Array, uniform: jax.Array, options: Options, split: _Split
 ) -> jax.Array:
-    """Exact draw over the vocabulary `[B, V]`, by bisection on the order of float32 numbers."""
-    rows = scaled.shape[0]
-    order = _sortable(scaled)
-    full_k = jnp.where(options.top_k > 0, options.top_k, jnp.int32(split.vocabulary))
+    """Exact draw of rows `[R, V]`, whatever their filters keep."""
+    top = split.max(scaled)
 
-    def count_above(threshold: jax.Array) -> jax.Array:
-        return split.sum((order > threshold[:, None]).astype(jnp.int32))
+    def top_k() -> jax.Array:
+        count = options.top_k.astype(jnp.float32)
+        limit = jnp.where(options.top_k > 0, count, jnp.float32(jnp.inf))
+        return _kept(scaled, jnp.ones_like, limit, jnp.full_like(top, -jnp.inf), split)
 
-    k_threshold = _bisect(lambda t: count_above(t) < full_k, rows)
-    in_k = _closed_at(order, k_threshold, full_k - count_above(k_threshold), split)
-    mass = jnp.where(in_k, jnp.exp(scaled - split.max(scaled)[:, None]), jnp.float32(0))
-    mass = mass / split.sum(mass)[:, None]
-    limit = _mass_limit(options)
+    def top_p() -> jax.Array:
+        # what lies below weighs less than 1 - p, all of it together
+        tail = jnp.log(total * (1 - options.top_p) / split.vocabulary)
+        return _kept(cut, mass, _mass_limit(options), top + tail - 1, split)
 
-    def mass_above(threshold: jax.Array) -> jax.Array:
-        return split.sum(jnp.where(order > threshold[:, None], mass, jnp.float32(0)))
+    def mass(scores: jax.Array) -> jax.Array:
+        return jnp.exp(scores - top[:, None]) / total[:, None]
 
-    p_threshold = _bisect(lambda t: mass_above(t) < limit, rows)
-    at = split.max(jnp.where(order == p_threshold[:, None], mass, jnp.float32(0)))
-    missing = (limit - mass_above(p_threshold)) / jnp.maximum(at, jnp.float32(1e-38))
+    cut = jax.lax.cond((options.top_k > 0).any(), top_k, lambda: scaled)
+    total = split.sum(jnp.exp(cut - top[:, None]))
+    cut = jax.lax.cond((options.top_p < 1).any(), top_p, lambda: cut)
+    masses = mass(cut)
+    kept = masses >= options.min_p[:, None] * split.max(masses)[:, None]
+    masses = jnp.where(kept, masses, jnp.float32(0))
+    return _draw_by_mass(masses, lambda x: jnp.maximum(x, jnp.float32(0)), uniform, split)
+
+
+def _kept(
+    scores: jax.Array,
+    weight: Callable[[jax.Array], jax.Array],
+    limit: jax.Array,
+    floor: jax.Array,
+    split: _Split,
+) -> jax.Array:
+    """The scores `[R, V]` before which less than `limit` of the weight lies; the others -inf.
+
+    Tokens come by falling score, equal ones by id. With weight 1 this is top-k, with the
+    probability it is top-p; a limit of infinity keeps all.
+
+    Args:
+        weight: of scores `[R, any]`; not smaller where the score is larger.
+        limit: float32 `[R]`.
+        floor: float32 `[R]`, a score below which nothing is kept.
+    """
+    order, weights = _sortable(scores), weight(scores)
+
+    def beyond(threshold: jax.Array) -> jax.Array:
+        """The weight above a threshold i32 `[R]`."""
+        return split.sum(jnp.where(order > threshold[:, None], weights, jnp.float32(0)))
+
+    bounds = _narrowed(beyond, weight, limit, _start(order, weights, limit, floor, split))
+    doubt = jnp.where(order <= bounds.high[:, None], scores, -jnp.inf)
+    candidates, _ = split.top_candidates(doubt)
+    mass = weight(candidates)
+    before = bounds.beyond_high[:, None] + jnp.cumsum(mass, axis=-1) - mass
+    last = jnp.maximum((before < limit[:, None]).sum(axis=-1, dtype=jnp.int32) - 1, 0)
+    lowest = jnp.take_along_axis(candidates, last[:, None], axis=1)  # [R, 1], kept itself
+    ties = scores == lowest
+    missing = (limit - beyond(_sortable(lowest)[:, 0])) / jnp.maximum(weight(lowest)[:, 0], 1e-38)
     room = jnp.ceil(jnp.clip(missing, 1, split.vocabulary)).astype(jnp.int32)
-    keep = _closed_at(order, p_threshold, room, split) & in_k
-    keep &= mass >= options.min_p[:, None] * split.max(mass)[:, None]
-    kept = jnp.where(keep, mass, jnp.float32(0))
-    cdf, total = split.cumsum(kept), split.sum(kept)
-    chosen = split.sum((cdf <= (uniform * total)[:, None]).astype(jnp.int32))
-    ids = split.first + jnp.arange(split.local, dtype=jnp.int32)
-    last = split.max(jnp.where(keep, ids[None], -1))
-    return jnp.minimum(chosen, last)
+    count = split.sum(ties.astype(jnp.int32))
+    first = jax.lax.cond(
+        (room < count).any(),
+        lambda: ties & (split.cumsum(ties.astype(jnp.int32)) <= room[:, None]),
+        lambda: ties,
+    )
+    kept = (scores > lowest) | first | jnp.isinf(limit)[:, None]
+    return jnp.where(kept, scores, -jnp.inf)
 
 
-def _closed_at(order: jax.Array, threshold: jax.Array, room: jax.Array, split: _Split) -> jax.Array:
-    """Entries above the threshold, and the first `room` of those that equal it."""
-    tie = order == threshold[:, None]
-    rank = split.cumsum(tie.astype(jnp.int32))
-    return (order > threshold[:, None]) | (tie & (rank <= room[:, None]))
+class _Bounds(NamedTuple):
+    """Where the last kept score lies, by row `[R]`: scores as integers, and weights.
+
+    order   | all kept | high ... in doubt ... low | all left out |
+    """
+
+    low: jax.Array
+    high: jax.Array
+    from_low: jax.Array  # weight of low and all above it, at most
+    beyond_high: jax.Array  # weight above high, which is below the limit
+
+
+def _start(
+    order: jax.Array, weights: jax.Array, limit: jax.Array, floor: jax.Array, split: _Split
+) -> _Bounds:
+    high = split.max(order)
+    finite = jnp.where(order > _sortable(jnp.float32(-jnp.inf)), order, high[:, None])
+    low = jnp.maximum(-split.max(-finite), _sortable(floor))
+    low = jnp.where(jnp.isfinite(limit), jnp.minimum(low, high), high)  # without limit: no doubt
+    return _Bounds(low, high, split.sum(weights), jnp.zeros_like(limit))
+
+
+def _narrowed(
+    beyond: Callable[[jax.Array], jax.Array],
+    weight: Callable[[jax.Array], jax.Array],
+    limit: jax.Array,
+    bounds: _Bounds,
+) -> _Bounds:
+    """Halves the doubt until at most 64 tokens can lie in it: a third of a search for every bit.
+
+    Each token in doubt weighs at least as much as `low`, which bounds their number from above.
+    """
+
+    def doubtful(b: _Bounds) -> jax.Array:
+        least = weight(_unsortable(b.low)[:, None])[:, 0]
+        return (b.low < b.high) & (b.from_low - b.beyond_high > CANDIDATES * least)
+
+    def halve(b: _Bounds) -> _Bounds:
+        half = _sortable(0.5 * _unsortable(b.low) + 0.5 * _unsortable(b.high))
+        middle = jnp.clip(half, b.low, b.high - 1)
+        mass = beyond(middle)
+        down, up = doubtful(b) & (mass < limit), doubtful(b) & (mass >= limit)
+        return _Bounds(
+            jnp.where(up, middle + 1, b.low),
+            jnp.where(down, middle, b.high),
+            jnp.where(up, mass, b.from_low),
+            jnp.where(down, mass, b.beyond_high),
+        )
+
+    return jax.lax.while_loop(lambda b: doubtful(b).any(), halve, bounds)
 
 
 def _sortable(x: jax.Array) -> jax.Array:
@@ -228,14 +442,7 @@ def _sortable(x: jax.Array) -> jax.Array:
     return jnp.where(bits < 0, bits ^ jnp.int32(0x7FFFFFFF), bits)
 
 
-def _bisect(below: Callable[[jax.Array], jax.Array], rows: int) -> jax.Array:
-    """Smallest int32 `t` `[rows]` for which `below(t)` holds; `below` must be monotone in t."""
-
-    def step(_: int, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        low, high = bounds
-        middle = (low >> 1) + (high >> 1) + (low & high & 1)  # no overflow
-        holds = below(middle)
-        return jnp.where(holds, low, middle + 1), jnp.where(holds, middle, high)
-
-    bounds = jnp.full(rows, -(2**31), jnp.int32), jnp.full(rows, 2**31 - 1, jnp.int32)
-    return jax.lax.fori_loop(0, 32, step, bounds)[0]
+def _unsortable(order: jax.Array) -> jax.Array:
+    """The float32 values of `_sortable`."""
+    bits = jnp.where(order < 0, order ^ jnp.int32(0x7FFFFFFF), order)
+    return jax.lax.bitcast_convert_type(bits, jnp.float32)
