@@ -7,7 +7,9 @@
                 vs_tunix with --tunix: over google-tunix's own sampler, best of its batch sizes
     floor       step_over_floor_b1, _b4, _b8: a decode step of workload W over the time in which
                 this machine reads the weights and the live keys and values
-    programs    raggedness, temp_over_cache, alias_over_cache, sampling_share
+    programs    raggedness, temp_over_cache, alias_over_cache, sampling_share,
+                sampling_share_unfiltered, sampling_ratio_unfiltered, sampling_ratio_wide_row: the draw of a step without
+                filters, and with one row whose top-p keeps more than 64 tokens, over the filtered
     host        compiles_after_warmup, host_share, padding
     pool        pool_use, throughput_pool_40 (and that its text is the same)
     identical   identical_tokens over order, window, slots and replicas
@@ -42,6 +44,9 @@ AIMS = {
     "compiles_after_warmup": ("<=", 0),
     "host_share": ("<=", 0.06),
     "sampling_share": ("<=", 0.10),
+    "sampling_share_unfiltered": ("<=", 0.15),
+    "sampling_ratio_unfiltered": ("<=", 1.5),
+    "sampling_ratio_wide_row": ("<=", 3.0),
     "identical_tokens": (">=", 1.0),
     "dp_identical": (">=", 1.0),
     "tp_max_logit_diff": ("<=", 1e-3),

@@ -131,22 +131,43 @@ def programs(scratch: Path) -> dict:
 
 
 def sampling(scratch: Path) -> dict:
-    """A step at the vocabulary of Qwen3; the draw alone, on logits that are there already."""
+    """A step at the vocabulary of Qwen3; the draw alone, on logits that are there already.
+
+    The draw with Qwen3's filters, with none, and with R1's top-p alone: where one row of the batch
+    has more than 64 tokens in its nucleus, and where all have.
+    """
     cfg, params = workload("W", scratch, vocab_size=151_936)
     slots = 8
     config = EngineConfig(slots=slots, window=16, page_size=16, max_length=512)
     stepper = Stepper(Engine(cfg, params, config, eos_ids=()), 128)
     scores = 3 * jax.random.normal(jax.random.key(0), (slots, cfg.vocab_size), jnp.float32)
+    flat = scores / 3
+    sharp = flat.at[:, 7].add(40.0)
     keys = jax.random.split(jax.random.key(1), slots)
-    options = Options(
-        jnp.full(slots, 0.6), jnp.full(slots, 20, jnp.int32), jnp.full(slots, 0.95),
-        jnp.zeros(slots),
-    )  # fmt: skip
     draw = jax.jit(sample)
-    step, alone = fastest(
-        stepper.seconds, lambda: timed(lambda: jax.block_until_ready(draw(scores, keys, options)))
+
+    def seconds(scores: jax.Array, temperature: float, top_k: int, top_p: float):
+        options = Options(
+            jnp.full(slots, temperature), jnp.full(slots, top_k, jnp.int32),
+            jnp.full(slots, top_p), jnp.zeros(slots),
+        )  # fmt: skip
+        return lambda: timed(lambda: jax.block_until_ready(draw(scores, keys, options)))
+
+    step, filtered, unfiltered, one_wide, all_wide = fastest(
+        stepper.seconds,
+        seconds(scores, 0.6, 20, 0.95),
+        seconds(scores, 1.0, 0, 1.0),
+        seconds(sharp.at[0].set(flat[0]), 1.0, 0, 0.95),
+        seconds(flat, 1.0, 0, 0.95),
     )
-    return {"sampling_share": alone / step, "sampling_ms": 1e3 * alone}
+    return {
+        "sampling_share": filtered / step,
+        "sampling_share_unfiltered": unfiltered / step,
+        "sampling_ratio_unfiltered": unfiltered / filtered,
+        "sampling_ratio_wide_row": one_wide / filtered,
+        "sampling_ratio_wide_rows": all_wide / filtered,
+        "sampling_ms": 1e3 * filtered,
+    }
 
 
 def host(scratch: Path) -> dict:
