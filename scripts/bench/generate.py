@@ -7,9 +7,10 @@
                 vs_tunix with --tunix: over google-tunix's own sampler, best of its batch sizes
     floor       step_over_floor_b1, _b4, _b8: a decode step of workload W over the time in which
                 this machine reads the weights and the live keys and values
-    programs    raggedness, temp_over_cache, alias_over_cache, sampling_share,
-                sampling_share_unfiltered, sampling_ratio_unfiltered, sampling_ratio_wide_row: the draw of a step without
-                filters, and with one row whose top-p keeps more than 64 tokens, over the filtered
+    programs    raggedness, temp_over_cache, alias_over_cache, sampling_share; and of the draw alone
+                sampling_share_unfiltered, sampling_ratio_unfiltered, sampling_ratio_wide_row:
+                without filters, and with one row whose top-p keeps more than 64 tokens,
+                over the filtered draw
     host        compiles_after_warmup, host_share, padding
     pool        pool_use, throughput_pool_40 (and that its text is the same)
     identical   identical_tokens over order, window, slots and replicas
