@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -117,7 +118,7 @@ def main() -> None:
         "seconds": round(seconds, 2),
         "prompts": options.prompts,
         "rows": rows,
-        "coverage": counts,
+        "coverage": {label: asdict(count) for label, count in counts.items()},
         "machine": machine(),
     }
     print(json.dumps(result, indent=2))
@@ -166,8 +167,8 @@ def synthesise(folder: Path, count: int) -> tuple[dict, dict[str, int]]:
             sampled += rounds.sample(engine, attempt)
             judged += rounds.judge(guard)
         facts = dataset_facts(recipe, guard)
-        counts, _ = write_dataset(run.path, samples, verdicts, facts, len)
-    accepted = sum(count["accepted"] for count in counts.values())
+        counts, _ = write_dataset(run.path, samples, rounds.ledger, facts, len)
+    accepted = sum(count.accepted for count in counts.values())
     return counts, {"sampled": sampled, "judged": judged, "dataset": accepted}
 
 

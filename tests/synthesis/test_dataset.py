@@ -9,9 +9,10 @@ from thinksafe_jax.config import GuardConfig, ModelSource, PromptSource, Recipe,
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.guards import Verdict
 from thinksafe_jax.guards.matchers.refusal_match import RefusalMatch
-from thinksafe_jax.report import dataset_card
+from thinksafe_jax.report import card_of_dataset
 from thinksafe_jax.runs import RowStore
-from thinksafe_jax.synthesis import DatasetFacts, dataset_facts, reasons_table
+from thinksafe_jax.storage import plain
+from thinksafe_jax.synthesis import DatasetFacts, Ledger, dataset_facts, reasons_table
 from thinksafe_jax.synthesis import write_dataset as write_from_stores
 
 GOOD = "<think>\nHm.\n</think>\n\nNo."
@@ -37,10 +38,11 @@ def write_dataset(run, samples, verdicts, settings):
         store = RowStore(run / f"rows-{number}" / name, ("id", "attempt"))
         store.append(rows)
         stores.append(store)
+    ledger = Ledger(settings.reasoning, settings.guarded).read(*stores)
     counts, lengths = write_from_stores(
-        run, *stores, settings, count_tokens=lambda text: len(text.split())
+        run, stores[0], ledger, settings, count_tokens=lambda text: len(text.split())
     )
-    (run / "dataset/README.md").write_text(dataset_card(settings, counts, lengths))
+    (run / "dataset/README.md").write_text(card_of_dataset(settings, counts, lengths))
     return counts
 
 
@@ -95,7 +97,7 @@ def rows_of(run):
 
 def test_accepted_rows_hold_the_original_prompt(tmp_path):
     counts = write_dataset(tmp_path, SAMPLES, VERDICTS, facts())
-    assert counts == COUNTS
+    assert plain(counts) == COUNTS
     assert "; of 4 verdicts: 1 marked, 1 truncated" in reasons_table(counts)
     assert json.loads((tmp_path / "dataset" / "counts.json").read_text()) == COUNTS
     rows = rows_of(tmp_path)
@@ -120,7 +122,7 @@ def test_unparsed_is_never_accepted(tmp_path):
     words = [verdict("h1", "unparsed"), verdict("h2", "SAFE"), verdict("h3"), verdict("b1")]
     samples = [sample("h1"), sample("h2"), sample("h3"), sample("b1", "benign")]
     counts = write_dataset(tmp_path, samples, words, facts())
-    assert counts["harmful"]["dropped"] == {"unparsed": 2}
+    assert counts["harmful"].dropped == {"unparsed": 2}
     assert [row["id"] for row in rows_of(tmp_path)] == ["b1", "h3"]
 
 
@@ -164,12 +166,12 @@ def test_a_prompt_counts_once_over_its_attempts(tmp_path):
         verdict("b1"), verdict("b2", "unsafe", 1),
     ]  # fmt: skip
     counts = write_dataset(tmp_path, samples, verdicts, facts())
-    assert counts["harmful"] == {
+    assert plain(counts["harmful"]) == {
         "sampled": 1, "accepted": 1, "accepted_at": {"2": 1}, "dropped": {},
         "verdicts": {"judged": 3, "marked": 0, "truncated": 0},
     }  # fmt: skip
-    assert counts["benign"]["accepted"] == 1
-    assert counts["benign"]["dropped"] == {"truncated": 1}
+    assert counts["benign"].accepted == 1
+    assert counts["benign"].dropped == {"truncated": 1}
     assert rows_of(tmp_path)[1]["response"] == "<think>b</think>second"
 
 
@@ -177,7 +179,7 @@ def test_direct_refusals_need_neither_guard_nor_benign_rows(tmp_path):
     """And no row says "safe", which nobody has found it to be."""
     settings = facts(method="direct-refusal", guard="none", sampling={})
     (count,) = write_dataset(tmp_path, [sample("h1")], [], settings).values()
-    assert (count["accepted"], count["verdicts"]["judged"]) == (1, 0)
+    assert (count.accepted, count.verdicts["judged"]) == (1, 0)
     assert [row["response_label"] for row in rows_of(tmp_path)] == ["unjudged"]
     card = (tmp_path / "dataset" / "README.md").read_text()
     assert "same fixed refusal" in card

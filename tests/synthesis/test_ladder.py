@@ -13,6 +13,7 @@ from thinksafe_jax.guards import Verdict
 from thinksafe_jax.report import coverage_table
 from thinksafe_jax.runs import RowStore
 from thinksafe_jax.sampling import Completion
+from thinksafe_jax.storage import plain
 from thinksafe_jax.synthesis import (
     Ledger,
     Rounds,
@@ -21,7 +22,8 @@ from thinksafe_jax.synthesis import (
     reasons_table,
     write_dataset,
 )
-from thinksafe_jax.synthesis.ladder import chosen_attempts, coverage
+from thinksafe_jax.synthesis.coverage import coverage
+from thinksafe_jax.synthesis.ladder import chosen_attempts
 
 LADDER = [Rung(), Rung("risk", 0.8), Rung("intent", 1.0)]
 CFG = SynthesisConfig(attempts=3, ladder=LADDER, sampling=SamplingConfig(max_new_tokens=8))
@@ -84,14 +86,14 @@ class Guard:
 def climb(folder, cfg=CFG, engine=None, prompts=PROMPTS, max_unparsed=1.0):
     """One start of a run: reads what is there, makes what is missing."""
     stores = [RowStore(folder / name, ("id", "attempt")) for name in ("samples", "verdicts")]
-    ledger = Ledger(cfg.reasoning).read(stores[0].rows(), stores[1].rows())
-    rounds = Rounds(cfg, prompts, Tokenizer(), *stores, ledger, lambda: None, max_unparsed)
+    ledger = Ledger(cfg.reasoning).read(*stores)
+    rounds = Rounds(cfg, prompts, Tokenizer(), *stores, ledger, lambda: None)
     engine, guard = engine or Engine(), Guard()
     for attempt in attempts(cfg):
         if attempt.number > 1 and cfg.method != "rejection":
-            rounds.judge(guard)
+            rounds.judge(guard, max_unparsed)
         rounds.sample(engine, attempt)  # type: ignore[arg-type]
-    rounds.judge(guard)
+    rounds.judge(guard, max_unparsed)
     return rounds, engine
 
 
@@ -146,17 +148,17 @@ def test_coverage_counts_each_prompt_once(tmp_path):
     rounds, _ = climb(tmp_path)
     judged = list(rounds.verdicts.rows())
     facts = dataset_facts(Recipe(synthesis=CFG), Guard())
-    counts, _ = write_dataset(tmp_path, rounds.samples, rounds.verdicts, facts, len)
+    counts, _ = write_dataset(tmp_path, rounds.samples, rounds.ledger, facts, len)
     for label, n in (("harmful", 13), ("benign", 12)):
         count = counts[label]
-        assert count["sampled"] == n
-        assert sum(count["accepted_at"].values()) == count["accepted"]
-        assert count["accepted"] + sum(count["dropped"].values()) == n
-    assert sum(count["verdicts"]["judged"] for count in counts.values()) == len(judged)
-    assert counts["harmful"]["dropped"]["empty_prompt"] == 1
-    assert counts["harmful"]["dropped"]["too_long"] == 1
+        assert count.sampled == n
+        assert sum(count.accepted_at.values()) == count.accepted
+        assert count.accepted + sum(count.dropped.values()) == n
+    assert sum(count.verdicts["judged"] for count in counts.values()) == len(judged)
+    assert counts["harmful"].dropped["empty_prompt"] == 1
+    assert counts["harmful"].dropped["too_long"] == 1
     assert "at attempt 1: " in reasons_table(counts)
-    table = coverage_table(counts)
+    table = coverage_table(plain(counts))
     assert [str(c.header) for c in table.columns][:3] == ["prompts", "asked", "attempt 1"]
 
 
@@ -170,7 +172,7 @@ def test_rejection_keeps_a_prompt_only_if_all_are_safe(tmp_path):
         assert id in ("empty", "h11") or len(reasons) == 2
     assert chosen == chosen_attempts(rounds.ledger, "rejection", seed=1)
     counts = coverage(rounds.ledger, chosen, ("harmful", "benign"))
-    assert sum(c["accepted"] for c in counts.values()) == len(chosen)
+    assert sum(c.accepted for c in counts.values()) == len(chosen)
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ import pytest
 
 from thinksafe_jax.config import Recipe, SynthesisConfig
 from thinksafe_jax.guards import Verdict
-from thinksafe_jax.report import dataset_card
+from thinksafe_jax.report import card_of_dataset
 from thinksafe_jax.runs import RowStore
-from thinksafe_jax.synthesis import dataset_facts, write_dataset
+from thinksafe_jax.synthesis import Ledger, dataset_facts, write_dataset
 
 COMMIT = "c" * 40
 WORKER = """
@@ -103,8 +103,10 @@ def small_dataset(folder):
         }])  # fmt: skip
         verdicts.append([Verdict(label, "safe", 0.1, "full", False, "g").row()])
     facts = dataset_facts(Recipe(name="x", synthesis=SynthesisConfig()))
-    written = write_dataset(folder, samples, verdicts, facts, len)
-    (folder / "dataset/README.md").write_text(dataset_card(facts, *written))
+    written = write_dataset(
+        folder, samples, Ledger(facts.reasoning).read(samples, verdicts), facts, len
+    )
+    (folder / "dataset/README.md").write_text(card_of_dataset(facts, *written))
 
 
 def test_pushed_privately_and_read_back_from_the_hub(hub, tmp_path):

@@ -66,15 +66,15 @@ def answers(
     Raises:
         InputError: the guard cannot be read, see `guard.max_unparsed`.
     """
-    cfg, most = recipe.synthesis, recipe.guard.max_unparsed
-    stores = [RowStore(folder / name, ("id", "attempt")) for name in ("samples", "verdicts")]
-    ledger = Ledger(cfg.reasoning).read(stores[0].rows(), stores[1].rows())
-    rounds = Rounds(cfg, prompts, tokenizer, stores[0], stores[1], ledger, lambda: None, most)
+    cfg = recipe.synthesis
+    samples, verdicts = (RowStore(folder / n, ("id", "attempt")) for n in ("samples", "verdicts"))
+    ledger = Ledger(cfg.reasoning).read(samples, verdicts)
+    rounds = Rounds(cfg, prompts, tokenizer, samples, verdicts, ledger, lambda: None)
     for attempt in attempts(cfg):
         with _timed(engine, folder):
             rounds.sample(engine, attempt)
-    rounds.judge(guard)
-    return stores[0], ledger
+    rounds.judge(guard, recipe.guard.max_unparsed)
+    return samples, ledger
 
 
 @contextmanager

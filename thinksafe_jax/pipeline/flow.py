@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from thinksafe_jax.config import Recipe, flat
-from thinksafe_jax.data import source_hashes
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.hosts import compare_hosts, current
 from thinksafe_jax.machine import enable_compile_cache
@@ -69,8 +68,8 @@ def run_pipeline(
         )
         for name in stages or STAGES:
             if stages and run.group.first:  # all of them together come in order
-                _require_earlier(run, name)
-            inputs = _inputs(run, name) if run.group.first else ""
+                _require_earlier(run, session, name)
+            inputs = _inputs(run, session, name) if run.group.first else ""
             if run.group.decide(f"is {name} done", run.group.first and _is_done(run, name, inputs)):
                 log.info("%s: already done", name)
                 continue
@@ -123,69 +122,57 @@ class Stage:
 
     work: Callable[[Run, Session], dict[str, Any] | None]
     output: Callable[[Path], Path]
-    inputs: Callable[[Recipe, Path], Sequence[Any]]
+    inputs: Callable[[Session, Path], Sequence[Any]]
+
+
+def _sample_inputs(session: Session, path: Path) -> Sequence[Any]:
+    r = session.recipe
+    # between the attempts it is the guard that decides which prompts are asked again
+    guard = r.guard if r.synthesis.attempts > 1 else None
+    return r.student, r.synthesis, r.seed, session.prompt_hashes, guard
+
+
+def _filter_inputs(session: Session, path: Path) -> Sequence[Any]:
+    r = session.recipe
+    return r.guard, r.synthesis, path / "samples"
+
+
+def _train_inputs(session: Session, path: Path) -> Sequence[Any]:
+    r = session.recipe
+    return r.student, r.training, r.seed, path / "dataset/train.jsonl"
+
+
+def _evaluate_inputs(session: Session, path: Path) -> Sequence[Any]:
+    r, questions = session.recipe, session.question_hashes
+    return r.evaluation, questions, r.judging, r.student, r.seed, *exported_weights(path)
+
+
+def _report_inputs(session: Session, path: Path) -> Sequence[Any]:
+    return session.recipe, path / "samples", path / "evaluation", path / "metrics.jsonl"
 
 
 STAGES = {
-    "sample": Stage(
-        sample,
-        lambda path: path / "samples",
-        lambda r, path: (
-            r.student,
-            r.synthesis,
-            r.seed,
-            source_hashes(r.synthesis.prompts),
-            # between the attempts it is the guard that decides which prompts are asked again
-            r.guard if r.synthesis.attempts > 1 else None,
-        ),
-    ),
-    "filter": Stage(
-        filter_samples,
-        lambda path: path / "dataset",
-        lambda r, path: (r.guard, r.synthesis, path / "samples"),
-    ),
-    "train": Stage(
-        train_model,
-        lambda path: path / "checkpoints",
-        lambda r, path: (r.student, r.training, r.seed, path / "dataset/train.jsonl"),
-    ),
-    "export": Stage(
-        export,
-        exported,
-        lambda r, path: (r.student, r.training, r.seed, path / "dataset/train.jsonl"),
-    ),
-    "evaluate": Stage(
-        evaluate_both,
-        lambda path: path / "evaluation/after.json",
-        lambda r, path: (
-            r.evaluation,
-            source_hashes(r.evaluation.sources),
-            r.judging,
-            r.student,
-            r.seed,
-            *exported_weights(path),
-        ),
-    ),
-    "report": Stage(
-        report,
-        lambda path: path / "report",
-        lambda r, path: (r, path / "samples", path / "evaluation", path / "metrics.jsonl"),
-    ),
+    "sample": Stage(sample, lambda path: path / "samples", _sample_inputs),
+    "filter": Stage(filter_samples, lambda path: path / "dataset", _filter_inputs),
+    "train": Stage(train_model, lambda path: path / "checkpoints", _train_inputs),
+    "export": Stage(export, exported, _train_inputs),
+    "evaluate": Stage(evaluate_both, lambda path: path / "evaluation/after.json", _evaluate_inputs),
+    "report": Stage(report, lambda path: path / "report", _report_inputs),
 }
 
 
-def _inputs(run: Run, name: str) -> str:
+def _inputs(run: Run, session: Session, name: str) -> str:
     """Hash of everything that the result of a stage depends on."""
-    return content_hash(*STAGES[name].inputs(run.recipe, run.path))
+    return content_hash(*STAGES[name].inputs(session, run.path))
 
 
 def _is_done(run: Run, name: str, inputs: str) -> bool:
     return STAGES[name].output(run.path).exists() and run.is_done(name, inputs)
 
 
-def _require_earlier(run: Run, name: str) -> None:
+def _require_earlier(run: Run, session: Session, name: str) -> None:
     for earlier in list(STAGES)[: list(STAGES).index(name)]:
-        if name != "report" and not _is_done(run, earlier, _inputs(run, earlier)):
+        if name != "report" and not _is_done(run, earlier, _inputs(run, session, earlier)):
             raise InputError(
                 f"{shown(run.path)}: {name} needs what {earlier} makes; first: "
                 f"thinksafe {earlier} {shown(run.path)}"

@@ -53,10 +53,12 @@ class Session:
         if training:
             _require_whole_mesh(self.mesh, group.count)
         folders = group.in_turn("models", self._checkpoints, self._refresh_revisions)
-        sources = [*recipe.synthesis.prompts, *recipe.evaluation.sources]
-        compare_hosts(group, "data", group.in_turn("data", lambda: source_hashes(sources)))
+        compare_hosts(group, "data", group.in_turn("data", self._source_hashes))
         hashes = {name: content_hash(fingerprint(folder)) for name, folder in folders.items()}
         compare_hosts(group, "models", hashes)
+
+    def _source_hashes(self) -> dict[str, str]:
+        return {**self.prompt_hashes, **self.question_hashes}
 
     def _refresh_revisions(self) -> None:
         if self._revisions is not None:
@@ -70,6 +72,16 @@ class Session:
             sources += [guard, *guard.members]
         named = [source for source in sources if source.model]
         return {s.model: resolve_model(s.model, s.revision, self._revisions) for s in named}
+
+    @cached_property
+    def prompt_hashes(self) -> dict[str, str]:
+        """sha256 of each source of prompts, taken once: what a stage reads is what was compared."""
+        return source_hashes(self.recipe.synthesis.prompts)
+
+    @cached_property
+    def question_hashes(self) -> dict[str, str]:
+        """sha256 of each source of the evaluation."""
+        return source_hashes(self.recipe.evaluation.sources)
 
     @cached_property
     def directory(self) -> Path:

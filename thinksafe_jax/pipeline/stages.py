@@ -10,10 +10,10 @@ from typing import Any
 from thinksafe_jax.data import Prompt
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.evaluation import evaluate
-from thinksafe_jax.guards import Guard, check_one_template, check_unparsed
+from thinksafe_jax.guards import check_one_template, check_unparsed
 from thinksafe_jax.models import Params
 from thinksafe_jax.pipeline.session import Session, exported, exported_weights
-from thinksafe_jax.report import card_of_run, dataset_card, write_report
+from thinksafe_jax.report import card_of_dataset, card_of_run, write_report
 from thinksafe_jax.runs import RowStore, Run, wait_for_rows
 from thinksafe_jax.storage import atomic_write, content_hash
 from thinksafe_jax.synthesis import (
@@ -49,27 +49,33 @@ def sample(run: Run, session: Session) -> dict[str, Any]:
     With more than one attempt the guard judges between them; the last is left to `filter`.
     """
     cfg = run.recipe.synthesis
-    found = synthesis_prompts(run.recipe)
-    rounds = _rounds(run, session, [prompt for prompt in found.prompts if prompt.id in run.part])
+    selection = synthesis_prompts(run.recipe, session.prompt_hashes)
+    rounds = _rounds(run, session, [p for p in selection.prompts if p.id in run.part])
     if cfg.method not in SAMPLED:
         rounds.fixed()
         _wait_for_all(run, rounds.samples)
-        return found.facts
+        return selection.facts
     engine = session.generator.engine()
     totals: Counter[str] = Counter()
     for attempt in attempts(cfg):
         if attempt.number > 1 and cfg.method != "rejection":
-            rounds.judge(session.guard)
+            rounds.judge(session.guard, run.recipe.guard.max_unparsed)
         if rounds.sample(engine, attempt):
             stats = {**asdict(engine.stats), "occupancy": round(engine.stats.occupancy, 4)}
             run.log("sample", attempt=attempt.number, rows=engine.stats.completions, **stats)
             totals.update({k: v for k, v in stats.items() if k not in ("active", "occupancy")})
     _wait_for_all(run, rounds.samples)
-    every, totals = run.group.gather("sampled", totals), Counter()
-    for own in every:
-        totals.update(own)
-    share = round(totals["tokens"] / max(1, totals["slot_steps"]), 4)
-    return {**totals, "occupancy": share, **found.facts} if totals else found.facts
+    return {**_over_processes(run, totals), **selection.facts}
+
+
+def _over_processes(run: Run, totals: Counter[str]) -> dict[str, Any]:
+    """The engines' figures of all processes, and how many of their slots were at work."""
+    sums: Counter[str] = Counter()
+    for of_process in run.group.gather("sampled", totals):
+        sums.update(of_process)
+    if not sums:
+        return {}
+    return {**sums, "occupancy": round(sums["tokens"] / max(1, sums["slot_steps"]), 4)}
 
 
 def _wait_for_all(run: Run, store: RowStore) -> None:
@@ -84,70 +90,65 @@ def filter_samples(run: Run, session: Session) -> dict[str, Any]:
     """
     recipe, guarded = run.recipe, run.recipe.synthesis.method in SAMPLED
     rounds = _rounds(run, session, ())
+    ledger = rounds.ledger
     if guarded:
-        rounds.judge(session.guard)
+        rounds.judge(session.guard, recipe.guard.max_unparsed)
         _wait_for_all(run, rounds.verdicts)
     if not run.group.first:
         return {}
     guard = session.guard if guarded else None
     if guard:
-        _check_verdicts(rounds.verdicts, guard, recipe.guard.max_unparsed)
-    facts = dataset_facts(recipe, guard, run.path / "models.json")
+        if run.group.count > 1:
+            ledger.read_verdicts(rounds.verdicts)  # what the other processes asked
+        check_one_template(ledger.templates, guard.name)
+        unparsed, verdicts = ledger.words["unparsed"], ledger.words.total()
+        check_unparsed(unparsed, verdicts, recipe.guard.max_unparsed, guard.name)
+    sources = run.facts("sample").get("sources_sha256")  # as they were when they were asked
+    facts = dataset_facts(recipe, guard, run.path / "models.json", sources)
 
     def count_tokens(response: str) -> int:
         return len(rounds.tokenizer.response_ids(response, ended=False))
 
-    counts, lengths = write_dataset(run.path, rounds.samples, rounds.verdicts, facts, count_tokens)
-    card = dataset_card(facts, counts, lengths)
+    counts, lengths = write_dataset(run.path, rounds.samples, ledger, facts, count_tokens)
+    card = card_of_dataset(facts, counts, lengths)
     atomic_write(run.path / "dataset/README.md", card)
     run.log("filter", counts=counts)
     log.info("coverage:\n%s", reasons_table(counts))
     return {"counts": counts, "guard": facts.guard, "weak_guard": facts.weak_guard}
 
 
-def _check_verdicts(verdicts: RowStore, guard: Guard, max_unparsed: float) -> None:
-    """Those of all processes, and of earlier starts: one prompt text, and readable."""
-    words, templates = Counter[str](), set[str]()
-    for row in verdicts.rows():
-        words[row["verdict"]] += 1
-        templates.add(row["template"])
-    check_one_template(templates, guard.name)
-    check_unparsed(words["unparsed"], words.total(), max_unparsed, guard.name)
-
-
 def _rounds(run: Run, session: Session, prompts: Sequence[Prompt]) -> Rounds:
-    """The run's rows and what is known of them."""
+    """The run's rows and what is known of them: the one reading of the stores in a stage."""
     cfg = run.recipe.synthesis
     samples, verdicts = (run.store(name, ("id", "attempt")) for name in ("samples", "verdicts"))
-    ledger = Ledger(cfg.reasoning, guarded=cfg.method in SAMPLED)
-    own = ((row for row in store.rows() if row["id"] in run.part) for store in (samples, verdicts))
-    ledger.read(*own)
-    tokenizer, most = session.generator.tokenizer, run.recipe.guard.max_unparsed
-    return Rounds(cfg, prompts, tokenizer, samples, verdicts, ledger, run.check_stop, most)
+    ledger = Ledger(cfg.reasoning, guarded=cfg.method in SAMPLED).read(samples, verdicts)
+    tokenizer = session.generator.tokenizer
+    return Rounds(cfg, prompts, tokenizer, samples, verdicts, ledger, run.check_stop, run.part)
 
 
 def train_model(run: Run, session: Session) -> dict[str, Any]:
     """Fine-tune on the accepted rows (step 7); checkpoints in RUN/checkpoints."""
-    return _trained(run, session).summary
+    session.trained = _train(run, session)
+    return session.trained.summary
 
 
 def export(run: Run, session: Session) -> None:
     """Write RUN/adapter for PEFT, or RUN/merged where all weights were trained (step 8)."""
-    result = _trained(run, session)
+    # In a later process than training's the last checkpoint is restored: no step is left to do.
+    result = session.trained or _train(run, session)
     if result.lora is None:
         save_merged(run, session, result.trainable)
-    else:
-        base = run.recipe.student.model
-        base = str(Path(base).resolve()) if Path(base).is_dir() else base
-        export_adapter(
-            run.path / "adapter",
-            result.trainable,
-            result.lora,
-            session.cfg,
-            base,
-            revision=model_revision(session.directory),
-            card=card_of_run(run.path, run.recipe, session.directory, "adapter"),
-        )
+        return
+    base = run.recipe.student.model
+    export_adapter(
+        run.path / "adapter",
+        result.trainable,
+        result.lora,
+        session.cfg,
+        str(Path(base).resolve()) if Path(base).is_dir() else base,
+        revision=model_revision(session.directory),
+        card=card_of_run(run.path, run.recipe, session.directory, "adapter"),
+    )
 
 
 def save_merged(run: Run, session: Session, params: Params) -> None:
@@ -182,33 +183,26 @@ def evaluate_both(run: Run, session: Session) -> None:
         atomic_write(folder / "README.md", card)
 
 
-def report(run: Run, session: Session) -> None:
+def report(run: Run, _: Session) -> None:
     """RUN/report: what happened, for people and for programs."""
-    del session
     if run.group.first:
         write_report(run.path)
 
 
-def _trained(run: Run, session: Session) -> TrainResult:
-    """What training made: of this process, or of the newest checkpoint and what is left to do."""
-    if session.trained is None:
-        session.trained = _train(run, session)
-    return session.trained
-
-
 def _train(run: Run, session: Session) -> TrainResult:
+    """Trains from the newest checkpoint on, or from the beginning."""
     cfg = run.recipe.training
     rows = read_dataset(run.path)
     examples, counts = build_examples(session.tokenizer, rows, cfg)
     if not examples:
         raise InputError(f"no row can be trained on: {counts}; see training.max_length")
-    examples, held = hold_out(examples, cfg.heldout_rows, run.recipe.seed)
+    examples, held_out = hold_out(examples, cfg.heldout_rows, run.recipe.seed)
     session.release_guards()
-    evaluate = None
-    if held:
+    evaluate_loss = None
+    if held_out:
         lora = None if cfg.full_finetune else lora_config(cfg)
         params, mesh = session.weights.for_training(), session.training_mesh
-        evaluate = heldout_loss(params, session.cfg, cfg, lora, held, mesh)
+        evaluate_loss = heldout_loss(params, session.cfg, cfg, lora, held_out, mesh)
     total = cfg.epochs * -(-len(examples) // cfg.batch_size)
     with (
         tracking(cfg.trackers if run.group.first else [], run.path) as trackers,
@@ -232,7 +226,7 @@ def _train(run: Run, session: Session) -> TrainResult:
             log=note,
             check_stop=run.check_stop,
             placement=session.training_mesh,
-            evaluate=evaluate,
+            evaluate=evaluate_loss,
             evaluate_every=cfg.evaluate_every,
         )
         bar.done = total

@@ -1,6 +1,6 @@
 """The run for people and programs: HTML report, summary.json, cards, tables."""
 
-from thinksafe_jax.report.dataset_card import dataset_card
+from thinksafe_jax.report.dataset_card import card_of_dataset
 from thinksafe_jax.report.dataset_row import show_row
 from thinksafe_jax.report.html import write_report
 from thinksafe_jax.report.model_card import card_of_run
@@ -12,10 +12,10 @@ from thinksafe_jax.report.terminal_tables import (
 )
 
 __all__ = [
+    "card_of_dataset",
     "card_of_run",
     "comparisons_table",
     "coverage_table",
-    "dataset_card",
     "final_table",
     "paper_tables",
     "show_row",

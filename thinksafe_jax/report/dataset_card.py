@@ -31,7 +31,7 @@ _WEAK = (
 )
 
 
-def dataset_card(facts: "DatasetFacts", counts: "Counts", lengths: "Lengths") -> str:
+def card_of_dataset(facts: "DatasetFacts", counts: "Counts", lengths: "Lengths") -> str:
     """Markdown of dataset/README.md; names and paths from the recipe are escaped."""
     parts = [
         _front_matter(facts, counts),
@@ -80,7 +80,7 @@ def escape(value: object) -> str:
 def _front_matter(facts: "DatasetFacts", counts: "Counts") -> str:
     from huggingface_hub import DatasetCardData
 
-    rows = sum(count["accepted"] for count in counts.values())
+    rows = sum(count.accepted for count in counts.values())
     data = DatasetCardData(
         pretty_name=facts.name or "thinksafe dataset",
         language=["en"],
@@ -103,10 +103,10 @@ def _counts_table(counts: "Counts") -> str:
         "|---|---:|---:|---|---|",
     ]
     for label, count in counts.items():
-        dropped = ", ".join(f"{escape(reason)} {n}" for reason, n in count["dropped"].items())
-        at = ", ".join(f"{number}: {n}" for number, n in count["accepted_at"].items())
+        dropped = ", ".join(f"{escape(reason)} {n}" for reason, n in count.dropped.items())
+        at = ", ".join(f"{number}: {n}" for number, n in count.accepted_at.items())
         lines.append(
-            f"| {escape(label)} | {count['sampled']} | {count['accepted']} | {at or 'none'} | "
+            f"| {escape(label)} | {count.sampled} | {count.accepted} | {at or 'none'} | "
             f"{dropped or 'none'} |"
         )
     return "\n".join(lines)
@@ -115,7 +115,7 @@ def _counts_table(counts: "Counts") -> str:
 def _verdicts(counts: "Counts") -> str:
     found = "; ".join(
         f"{escape(label)} {n['judged']} ({n['marked']} marked, {n['truncated']} cut)"
-        for label, n in ((label, count["verdicts"]) for label, count in counts.items())
+        for label, n in ((label, count.verdicts) for label, count in counts.items())
     )
     return (
         f"Verdicts over all attempts: {found}. Marked: a text spells control tokens or lines of "

@@ -1,6 +1,13 @@
 """The run directory: config, manifest, rows that survive kills, signals."""
 
 from thinksafe_jax.runs.directory import Run
-from thinksafe_jax.runs.row_store import Location, Part, RowBuffer, RowStore, wait_for_rows
+from thinksafe_jax.runs.row_store import (
+    WHOLE,
+    Location,
+    Part,
+    RowBuffer,
+    RowStore,
+    wait_for_rows,
+)
 
-__all__ = ["Location", "Part", "RowBuffer", "RowStore", "Run", "wait_for_rows"]
+__all__ = ["WHOLE", "Location", "Part", "RowBuffer", "RowStore", "Run", "wait_for_rows"]

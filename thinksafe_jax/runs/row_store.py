@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +70,11 @@ class RowStore:
     def shards(self) -> list[Path]:
         return sorted(self.folder.glob("part-*.jsonl"))
 
-    def append(self, rows: Iterable[dict[str, Any]]) -> None:
+    def append(self, rows: Iterable[dict[str, Any]]) -> list[Location]:
         """Write a batch of rows and wait until the disk (and the bucket, for a run in one) has it.
+
+        Returns:
+            Where each row lies, for `rows_at`.
 
         Raises:
             EnvironmentFault: disk full or not writable; the rows before this batch are intact.
@@ -81,14 +85,17 @@ class RowStore:
             if not self._fields <= row.keys():
                 missing = [k for k in self.key if k not in row]
                 raise ValueError(f"{self.folder}: row without {', '.join(missing)}: {row!r:.200}")
-        data = b"".join(map(to_line, batch))
-        if not data:
-            return
+        if not batch:
+            return []
+        lines = [to_line(row) for row in batch]
         shard = self._writable_shard()
         with storage_errors(shard):
-            _append_synced(shard, data)
+            start = _append_synced(shard, b"".join(lines))
         faults.after_write()
         persist(shard)
+        name = sys.intern(shard.name)  # one text for all the places in a shard
+        starts = accumulate((len(line) for line in lines[:-1]), initial=start)
+        return [(name, offset) for offset in starts]
 
     def rows(self, since: Mapping[str, int] | None = None) -> Iterator[dict[str, Any]]:
         """Every row in the order written, one at a time.
@@ -124,7 +131,7 @@ class RowStore:
         seen: set[Hashable] = set()
         duplicates = bad = 0
         for shard in self.shards():
-            name = sys.intern(shard.name)  # one text for all the places in a shard
+            name = sys.intern(shard.name)
             for offset, row in _complete_lines(shard, (since or {}).get(name, 0)):
                 if row is None or not self._fields <= row.keys():
                     bad += 1
@@ -181,7 +188,8 @@ class RowStore:
         return self.folder / f"{self._prefix}{number:05d}.jsonl"
 
 
-def _append_synced(shard: Path, data: bytes) -> None:
+def _append_synced(shard: Path, data: bytes) -> int:
+    """Returns the offset at which the data begins."""
     created = not shard.exists()
     with shard.open("ab", buffering=0) as file:
         before = file.tell()
@@ -196,6 +204,7 @@ def _append_synced(shard: Path, data: bytes) -> None:
             raise
     if created:
         sync_folder(shard.parent)
+    return before
 
 
 def _complete_lines(shard: Path, offset: int) -> Iterator[tuple[int, dict[str, Any] | None]]:
@@ -261,10 +270,16 @@ BUCKET_ROWS, BUCKET_SECONDS = 4096, 30.0
 
 
 class RowBuffer:
-    """Appends rows to a store in batches; whatever ends the `with` block, all of them arrive."""
+    """Appends rows to a store in batches; whatever ends the `with` block, all of them arrive.
 
-    def __init__(self, store: RowStore):
-        self._store = store
+    Args:
+        placed: told of each row where it lies, once it is safe.
+    """
+
+    def __init__(
+        self, store: RowStore, placed: Callable[[dict[str, Any], Location], None] | None = None
+    ):
+        self._store, self._placed = store, placed
         self._rows: list[dict[str, Any]] = []
         self._flushed = time.monotonic()
         in_bucket = is_mounted(store.folder)
@@ -277,7 +292,10 @@ class RowBuffer:
             self._flush()
 
     def _flush(self) -> None:
-        self._store.append(self._rows)
+        places = self._store.append(self._rows)
+        if self._placed is not None:
+            for row, place in zip(self._rows, places, strict=True):
+                self._placed(row, place)
         self._rows.clear()
         self._flushed = time.monotonic()
 

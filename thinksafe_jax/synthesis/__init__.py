@@ -1,12 +1,11 @@
 """What the student is asked, what of its answers is kept, and the dataset that comes of it."""
 
+from thinksafe_jax.synthesis.coverage import Counts, reasons_table
 from thinksafe_jax.synthesis.dataset import (
-    Counts,
     DatasetFacts,
     Lengths,
     dataset_facts,
     read_dataset,
-    reasons_table,
     write_dataset,
 )
 from thinksafe_jax.synthesis.filter import drop_reason

@@ -13,7 +13,7 @@ memory.
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,15 +22,14 @@ from thinksafe_jax.config import Recipe
 from thinksafe_jax.data import source_hashes
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.guards import Guard, answer_part
-from thinksafe_jax.runs import Location, RowStore
-from thinksafe_jax.storage import atomic_write, atomic_writer, prepare_directory, shown
-from thinksafe_jax.synthesis.ladder import WAITING, Key, Ledger, attempts, chosen_attempts, coverage
+from thinksafe_jax.runs import RowStore
+from thinksafe_jax.storage import atomic_write, atomic_writer, plain, prepare_directory, shown
+from thinksafe_jax.synthesis.coverage import Counts, coverage, reasons_table
+from thinksafe_jax.synthesis.ladder import WAITING, Ledger, attempts, chosen_attempts
 from thinksafe_jax.synthesis.parquet import ParquetWriter
 from thinksafe_jax.synthesis.sampled_rows import SAMPLED
 
 Row = Mapping[str, Any]
-# {label: {sampled, accepted, accepted_at: {attempt: n}, dropped: {reason: n}, verdicts: {…}}}
-Counts = dict[str, dict[str, Any]]
 Lengths = dict[str, Counter[int]]  # {label: {upper end of a bin, 0 for the last: rows}}
 LENGTH_BINS = (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)  # tokens, upper ends
 
@@ -67,20 +66,25 @@ class DatasetFacts:
 
 
 def dataset_facts(
-    recipe: Recipe, guard: Guard | None = None, pins: Path | None = None
+    recipe: Recipe,
+    guard: Guard | None = None,
+    revisions: Path | None = None,
+    sources: Mapping[str, str] | None = None,
 ) -> DatasetFacts:
     """The facts of a recipe.
 
     Args:
         guard: the one that was asked; None where nothing was sampled.
-        pins: file of the run that keeps the commits of its models, see `resolve_model`.
+        revisions: file of the run that keeps the commits of its models, see `resolve_model`.
+        sources: sha256 of each prompt source, where it is known.
     """
     synthesis = recipe.synthesis
     sampled = synthesis.method in SAMPLED
     teacher = synthesis.teacher.model if sampled else ""
     guards = recipe.guard.members or [recipe.guard]
     used = {recipe.student.model, teacher, *(g.model for g in guards if sampled)}
-    pinned = json.loads(pins.read_text(encoding="utf-8")) if pins and pins.exists() else {}
+    known = revisions is not None and revisions.exists()
+    commits = json.loads(revisions.read_text(encoding="utf-8")) if known else {}
     return DatasetFacts(
         name=recipe.name,
         method=synthesis.method,
@@ -91,9 +95,9 @@ def dataset_facts(
         reasoning=synthesis.reasoning,
         sampling=asdict(synthesis.sampling) if sampled else {},
         seed=recipe.seed,
-        sources=source_hashes(synthesis.prompts),
+        sources=source_hashes(synthesis.prompts) if sources is None else sources,
         teacher=teacher,
-        commits={name: entry["commit"] for name, entry in pinned.items() if name in used},
+        commits={name: entry["commit"] for name, entry in commits.items() if name in used},
         guard_template=guard.template if guard else "",
         harmful_reasoning=synthesis.harmful_reasoning,
         ladder=[
@@ -107,7 +111,7 @@ def dataset_facts(
 def write_dataset(
     run_path: Path,
     samples: RowStore,
-    verdicts: RowStore,
+    ledger: Ledger,
     facts: DatasetFacts,
     count_tokens: Callable[[str], int],
 ) -> tuple[Counts, Lengths]:
@@ -117,66 +121,51 @@ def write_dataset(
     prompt counts once, whatever the number of its attempts.
 
     Args:
-        samples, verdicts: the run's rows, matched by (id, attempt).
+        samples: the run's rows; texts are read at the places that the ledger has noted.
+        ledger: what has become of every attempt.
         count_tokens: of a response that is not as it was sampled, for the card's lengths.
 
     Returns:
-        Coverage as in counts.json, see `ladder.coverage`; and the rows' lengths, for the card.
+        Coverage as in counts.json; and the rows' lengths, for the card.
 
     Raises:
         InputError: a row has no verdict yet, or a label has no accepted row; counts.json is
             written in the latter case, train.jsonl is not left behind.
     """
     folder = prepare_directory(run_path / "dataset")
-    found: dict[Key, Location] = {}
-    ledger = Ledger(facts.reasoning, facts.guarded)
-    ledger.read(_noted(samples, found), verdicts.rows())
     _refuse_unjudged(ledger)
     chosen = chosen_attempts(ledger, facts.method, facts.seed)
     counts = coverage(ledger, chosen, facts.labels)
-    atomic_write(folder / "counts.json", json.dumps(counts, indent=2) + "\n")
+    atomic_write(folder / "counts.json", json.dumps(plain(counts), indent=2) + "\n")
     train = folder / "train.jsonl"
-    if empty := [label for label in facts.labels if not counts[label]["accepted"]]:
+    if empty := [label for label in facts.labels if not counts[label].accepted]:
         train.unlink(missing_ok=True)
         raise InputError(
             f"no {' and no '.join(empty)} row was accepted, so there is nothing to train on:\n"
             f"{reasons_table(counts)}"
         )
+    places = (ledger.places[id, chosen[id]] for id in sorted(chosen))
+    return counts, _write_rows(folder, samples.rows_at(places), facts, count_tokens)
+
+
+def _write_rows(
+    folder: Path, rows: Iterable[Row], facts: DatasetFacts, count_tokens: Callable[[str], int]
+) -> Lengths:
+    """train.jsonl and its Parquet copy, row by row."""
     lengths: Lengths = {}
-    places = (found[id, chosen[id]] for id in sorted(chosen))
-    with ParquetWriter(folder / "data") as parquet, atomic_writer(train) as file:
-        for sample in samples.rows_at(places):
+    with (
+        ParquetWriter(folder / "data") as parquet,
+        atomic_writer(folder / "train.jsonl") as file,
+    ):
+        for sample in rows:
             row = _training_row(sample, facts)
             file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
             parquet.add(row)
             as_sampled = row["response"] == sample["response"]
             tokens = sample["tokens"] if as_sampled else count_tokens(row["response"])
-            tally = lengths.setdefault(row["prompt_label"], Counter())
-            tally[next((end for end in LENGTH_BINS if tokens <= end), 0)] += 1
-    return counts, lengths
-
-
-def reasons_table(counts: Counts) -> str:
-    """Coverage as plain text, one line per label, for messages on the terminal."""
-    lines = []
-    for label, count in counts.items():
-        dropped = ", ".join(f"{reason} {n}" for reason, n in count["dropped"].items()) or "none"
-        at = count["accepted_at"]
-        tries = f" (at attempt {', '.join(f'{k}: {n}' for k, n in at.items())})" if at else ""
-        verdicts = count["verdicts"]
-        odd = ", ".join(f"{verdicts[k]} {k}" for k in ("marked", "truncated") if verdicts[k])
-        lines.append(
-            f"  {label}: {count['sampled']} prompts, {count['accepted']} accepted{tries}; "
-            f"dropped: {dropped}" + (f"; of {verdicts['judged']} verdicts: {odd}" if odd else "")
-        )
-    return "\n".join(lines)
-
-
-def _noted(samples: RowStore, found: dict[Key, Location]) -> Iterator[Row]:
-    """The rows, the place of each noted: their texts are read again one by one."""
-    for place, row in samples.located():
-        found[row["id"], row["attempt"]] = place
-        yield row
+            bins = lengths.setdefault(row["prompt_label"], Counter())
+            bins[next((end for end in LENGTH_BINS if tokens <= end), 0)] += 1
+    return lengths
 
 
 def _training_row(row: Row, facts: DatasetFacts) -> dict[str, str]:

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from thinksafe_jax.config import SamplingConfig, SynthesisConfig
-from thinksafe_jax.synthesis.filter import DROP_REASONS, row_drop_reason
+from thinksafe_jax.runs import Location, RowStore
+from thinksafe_jax.synthesis.filter import row_drop_reason
 
 Row = Mapping[str, Any]
 Key = tuple[str, int]  # (prompt id, attempt)
@@ -31,29 +32,58 @@ class Attempt:
 
 def attempts(cfg: SynthesisConfig) -> list[Attempt]:
     """The ladder of a recipe, written out: as many attempts as it allows."""
-    made = []
+    ladder = []
     for number in range(1, cfg.attempts + 1):
         rung = cfg.ladder[(number - 1) % len(cfg.ladder)] if cfg.ladder else None
         heat = rung.temperature if rung else None
         sampling = cfg.sampling if heat is None else replace(cfg.sampling, temperature=heat)
-        made.append(Attempt(number, (rung and rung.steering) or cfg.steering, sampling))
-    return made
+        ladder.append(Attempt(number, (rung and rung.steering) or cfg.steering, sampling))
+    return ladder
 
 
 @dataclass
 class Ledger:
     """What is known of every attempt: no texts, so 40,000 prompts take a few megabytes.
 
+    The stores are read once, in `read`; what is written from then on is noted as it is written.
+    Where a text is needed again it is read at its place.
+
     Args:
         reasoning: `SynthesisConfig.reasoning`, for what is wrong with a row's form.
         guarded: whether rows of sound form must be judged.
+
+    Attributes:
+        labels: prompt -> its label.
+        reasons: attempt -> why it is not trained on; or ACCEPTED, or WAITING for the guard.
+        places: attempt -> where its row of samples/ lies.
+        verdicts: label -> VERDICT_COUNTS over all attempts.
+        words: verdict -> how many, of all labels.
+        templates: hashes of the guard's prompts that the verdicts were given to.
     """
 
     reasoning: str
     guarded: bool = True
     labels: dict[str, str] = field(default_factory=dict)
     reasons: dict[Key, str] = field(default_factory=dict)
-    verdicts: dict[str, Counter[str]] = field(default_factory=dict)  # {label: VERDICT_COUNTS}
+    places: dict[Key, Location] = field(default_factory=dict)
+    verdicts: dict[str, Counter[str]] = field(default_factory=dict)
+    words: Counter[str] = field(default_factory=Counter)
+    templates: set[str] = field(default_factory=set)
+    _judged_ends: dict[str, int] = field(default_factory=dict)  # of verdicts/, as far as read
+
+    def read(self, samples: RowStore, verdicts: RowStore) -> "Ledger":
+        """Takes note of all rows of a run."""
+        for place, row in samples.located():
+            self.sampled(row)
+            self.placed(row, place)
+        return self.read_verdicts(verdicts)
+
+    def read_verdicts(self, verdicts: RowStore) -> "Ledger":
+        """Takes note of the verdicts that came since the last reading, of other processes, too."""
+        since, self._judged_ends = self._judged_ends, verdicts.ends()
+        for row in verdicts.rows(since):
+            self.judged(row)
+        return self
 
     def sampled(self, row: Row) -> None:
         """Takes note of a row of samples/."""
@@ -62,26 +92,25 @@ class Ledger:
         reason = row_drop_reason(row, self.reasoning)
         self.reasons[key] = reason or (WAITING if self.guarded else ACCEPTED)
 
+    def placed(self, row: Row, place: Location) -> None:
+        """Takes note of where a row of samples/ lies."""
+        self.places[row["id"], row["attempt"]] = place
+
     def judged(self, row: Row) -> None:
         """Takes note of a row of verdicts/; only "safe" in so many words is accepted.
 
         There is one for each attempt, on its whole response, reasoning and answer (paper.md 1.3).
         """
-        key = row["id"], row["attempt"]
-        if self.reasons.get(key) == WAITING:
-            tally = self.verdicts.setdefault(self.labels[row["id"]], Counter())
-            tally.update(["judged", *(name for name in ("marked", "truncated") if row[name])])
-            word = row["verdict"]
+        key, word = (row["id"], row["attempt"]), row["verdict"]
+        if self.reasons.get(key, WAITING) != WAITING:
+            return  # noted before
+        self.words[word] += 1
+        self.templates.add(row["template"])
+        if key in self.reasons:
+            of_label = self.verdicts.setdefault(self.labels[row["id"]], Counter())
+            of_label.update(["judged", *(name for name in ("marked", "truncated") if row[name])])
             unsafe = "unsafe" if word == "unsafe" else "unparsed"
             self.reasons[key] = ACCEPTED if word == "safe" else unsafe
-
-    def read(self, samples: Iterable[Row], verdicts: Iterable[Row]) -> "Ledger":
-        """Takes note of all rows of a run."""
-        for row in samples:
-            self.sampled(row)
-        for row in verdicts:
-            self.judged(row)
-        return self
 
     def waiting(self) -> set[Key]:
         """Attempts of sound form that no guard has seen."""
@@ -104,10 +133,10 @@ class Ledger:
 
     def by_prompt(self) -> dict[str, dict[int, str]]:
         """The reason of each attempt of each prompt, in order of the attempts."""
-        found: dict[str, dict[int, str]] = {id: {} for id in self.labels}
+        reasons: dict[str, dict[int, str]] = {id: {} for id in self.labels}
         for (id, number), reason in sorted(self.reasons.items(), key=lambda item: item[0][1]):
-            found[id][number] = reason
-        return found
+            reasons[id][number] = reason
+        return reasons
 
 
 def chosen_attempts(ledger: Ledger, method: str, seed: int) -> dict[str, int]:
@@ -126,33 +155,3 @@ def chosen_attempts(ledger: Ledger, method: str, seed: int) -> dict[str, int]:
         elif accepted:
             chosen[id] = accepted[0]
     return chosen
-
-
-def coverage(ledger: Ledger, chosen: Mapping[str, int], labels: Iterable[str]) -> dict[str, Any]:
-    """{label: {sampled, accepted, accepted_at: {attempt: n}, dropped: {reason: n}}} over prompts.
-
-    A prompt that was never accepted counts with the reason of its last attempt; with rejection
-    sampling, of its first that failed. Beside them `verdicts`: {judged, marked, truncated} over all
-    attempts.
-    """
-    at = {label: Counter[int]() for label in labels}
-    dropped = {label: Counter[str]() for label in labels}
-    for id, reasons in ledger.by_prompt().items():
-        label = ledger.labels[id]
-        at.setdefault(label, Counter())
-        dropped.setdefault(label, Counter())
-        if id in chosen:
-            at[label][chosen[id]] += 1
-        else:
-            failed = [reason for reason in reasons.values() if reason]
-            dropped[label][failed[0] if ACCEPTED in reasons.values() else failed[-1]] += 1
-    return {
-        label: {
-            "sampled": at[label].total() + dropped[label].total(),
-            "accepted": at[label].total(),
-            "accepted_at": {str(number): at[label][number] for number in sorted(at[label])},
-            "dropped": {r: dropped[label][r] for r in DROP_REASONS if dropped[label][r]},
-            "verdicts": {k: ledger.verdicts.get(label, {}).get(k, 0) for k in VERDICT_COUNTS},
-        }
-        for label in at
-    }

@@ -10,14 +10,14 @@ its attempt alone.
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from thinksafe_jax.config import SynthesisConfig
 from thinksafe_jax.data import Prompt
 from thinksafe_jax.guards import Exchange, Guard, check_unparsed
 from thinksafe_jax.machine import peak_memory
-from thinksafe_jax.runs import RowBuffer, RowStore
+from thinksafe_jax.runs import WHOLE, Part, RowBuffer, RowStore
 from thinksafe_jax.sampling import Completion, Request
 from thinksafe_jax.synthesis.ladder import ACCEPTED, WAITING, Attempt, Key, Ledger, attempts
 from thinksafe_jax.synthesis.sampled_rows import fixed_rows, plan_attempt, sample_rows
@@ -46,9 +46,9 @@ class Rounds:
 
     Args:
         prompts: all of them; read once, looked up by id.
-        ledger: read back from the stores.
+        ledger: read back from the stores, of all processes.
         check_stop: raises when the run was asked to stop; called when rows are safe.
-        max_unparsed: share of unparsed verdicts above which `judge` stops the run.
+        part: whose rows this process judges.
     """
 
     cfg: SynthesisConfig
@@ -58,13 +58,12 @@ class Rounds:
     verdicts: RowStore
     ledger: Ledger
     check_stop: Callable[[], None]
-    max_unparsed: float = 1.0
-    _judged: dict[str, int] = field(default_factory=dict)  # `samples.ends()` of what has verdicts
+    part: Part = WHOLE
 
     def fixed(self) -> None:
         """Rows of the methods that sample nothing."""
         known = self.ledger.labels.keys()
-        with RowBuffer(self.samples) as buffer:
+        with RowBuffer(self.samples, self.ledger.placed) as buffer:
             for row in fixed_rows(self.prompts, self.cfg, self.tokenizer):
                 if row["id"] not in known:
                     self._keep(row, buffer)
@@ -80,7 +79,10 @@ class Rounds:
         self.check_stop()  # the first row may be long in coming
         name = f"sample, attempt {attempt.number}" if self.cfg.attempts > 1 else "sample"
         ladder, sound = attempts(self.cfg), 0
-        with Progress(name, len(waiting)) as bar, RowBuffer(self.samples) as buffer:
+        with (
+            Progress(name, len(waiting)) as bar,
+            RowBuffer(self.samples, self.ledger.placed) as buffer,
+        ):
 
             def requests() -> Iterator[Request]:
                 for item in plan_attempt(waiting, attempt, self.tokenizer, engine.refuses):
@@ -102,16 +104,19 @@ class Rounds:
         _log.info("%s: %s, peak memory %.1f GB", name, engine.stats, peak_memory() / 1e9)
         return len(waiting)
 
-    def judge(self, guard: Guard) -> int:
+    def judge(self, guard: Guard, max_unparsed: float = 1.0) -> int:
         """Asks the guard about every well-formed row without a verdict; returns how many.
+
+        Args:
+            max_unparsed: share of unparsed verdicts above which the run stops.
 
         Raises:
             InputError: too many of its verdicts are unparsed, see `check_unparsed`; those are kept.
         """
-        waiting = self.ledger.waiting()
+        waiting = {key for key in self.ledger.waiting() if key[0] in self.part}
         if not waiting:
             return 0
-        accepted, unparsed, ends = 0, 0, self.samples.ends()
+        accepted, unparsed = 0, 0
         with Progress("filter", len(waiting)) as bar, RowBuffer(self.verdicts) as buffer:
             for count, verdict in enumerate(guard.judge(self._exchanges(waiting)), start=1):
                 id, _, number = verdict.id.rpartition("#")
@@ -123,16 +128,14 @@ class Rounds:
                 bar.advance(accepted=accepted, unparsed=unparsed)
                 self.check_stop()
                 if count % _CHECKED == 0 or count == len(waiting):
-                    check_unparsed(unparsed, count, self.max_unparsed, guard.name)
-        self._judged = ends
+                    check_unparsed(unparsed, count, max_unparsed, guard.name)
         return len(waiting)
 
     def _exchanges(self, waiting: set[Key]) -> Iterator[Exchange]:
-        """The guard sees the ORIGINAL prompt and the whole response."""
-        for row in self.samples.rows(since=self._judged):
-            if (row["id"], row["attempt"]) in waiting:
-                name = f"{row['id']}#{row['attempt']}"
-                yield Exchange(name, row["prompt"], row["response"], row["label"])
+        """The guard sees the ORIGINAL prompt and the whole response, in the order of the rows."""
+        for row in self.samples.rows_at(sorted(self.ledger.places[key] for key in waiting)):
+            name = f"{row['id']}#{row['attempt']}"
+            yield Exchange(name, row["prompt"], row["response"], row["label"])
 
     def _keep(self, row: dict[str, Any], buffer: RowBuffer) -> None:
         buffer.add(row)

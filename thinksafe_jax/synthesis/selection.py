@@ -6,7 +6,7 @@ sources ─► labels, ids, duplicates ─► the method's labels ─► contami
 import logging
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from random import Random
@@ -31,11 +31,14 @@ class Selection:
     facts: dict[str, Any]
 
 
-def synthesis_prompts(recipe: Recipe) -> Selection:
+def synthesis_prompts(recipe: Recipe, hashes: Mapping[str, str] | None = None) -> Selection:
     """Reads, checks and selects the prompts of a recipe.
 
     A method that trains on harmful prompts alone is given no others, so that `synthesis.limit`
     counts the rows that it will have.
+
+    Args:
+        hashes: sha256 of each prompt source, where it is known.
 
     Raises:
         ConfigError, InputError: as `read_prompts`; `drop_contaminated` and a suite of the
@@ -73,7 +76,7 @@ def synthesis_prompts(recipe: Recipe) -> Selection:
             "contaminated_normalised": len(near),
             "contaminated_dropped": len(dropped),
             "contamination_unchecked": unchecked,
-            "sources_sha256": source_hashes(cfg.prompts),
+            "sources_sha256": source_hashes(cfg.prompts) if hashes is None else dict(hashes),
             "prompts_sha256": content_hash([[p.id, p.text, p.label] for p in kept]),
         },
     )
