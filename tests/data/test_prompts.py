@@ -196,8 +196,12 @@ def test_one_prompt_with_two_labels_is_refused(tmp_path):
     [
         ("torn.jsonl", '{"prompt": "a"}\n{"prompt": "b\n{"prompt": "c"}\n', "torn.jsonl:2: not"),
         ("list.jsonl", '["prompt"]\n', "list.jsonl:1: a JSON object"),
-        ("number.jsonl", '{"prompt": 5}\n', "number.jsonl:1: the prompt is int"),
-        ("null.jsonl", '{"prompt": null}\n', "null.jsonl:1: the prompt is NoneType"),
+        (
+            "number.jsonl",
+            '{"prompt": 5}\n',
+            "number.jsonl:1: the prompt in column 'prompt' is a number, not text",
+        ),
+        ("null.jsonl", '{"prompt": null}\n', "null.jsonl:1: the prompt in column 'prompt' is null"),
         ("deep.jsonl", '{"prompt": ' + "[" * 100_000 + "}\n", "deep.jsonl:1"),
         ("fields.csv", "prompt,b\nx,y\nx,y,z\n", "fields.csv:3: 3 fields"),
         ("quote.csv", 'prompt,b\nx,y\n"never closed,z\n', "quote.csv:3: not valid CSV"),

@@ -1,5 +1,6 @@
 """Paired differences, and the paper's numbers as they are printed."""
 
+import json
 import re
 
 import numpy as np
@@ -7,7 +8,14 @@ import pytest
 
 from tests.support import SHARED
 from thinksafe_jax.errors import InputError
-from thinksafe_jax.evaluation import compare, paper_model, paper_rows, paper_table, published
+from thinksafe_jax.evaluation import (
+    compare_evaluations,
+    paper_model,
+    paper_rows,
+    paper_table,
+    published_tables,
+    read_evaluation,
+)
 from thinksafe_jax.evaluation.compare import Evaluated
 from thinksafe_jax.intervals import clustered, paired_difference, pass_at_k
 
@@ -24,7 +32,7 @@ def evaluated(label: str, right: list[int], suite: str = "gsm8k") -> Evaluated:
 def test_pairing_finds_what_independent_intervals_cannot():
     hits = [n % 2 for n in range(200)]
     better = [1 if n % 20 == 0 else hit for n, hit in enumerate(hits)]
-    (line,) = compare(evaluated("a", hits), evaluated("b", better))
+    (line,) = compare_evaluations(evaluated("a", hits), evaluated("b", better))
     assert line.difference.value == pytest.approx(0.05)
     assert line.difference.low is not None and line.difference.low > 0
     assert line.left.high > line.right.low  # the two intervals overlap
@@ -37,7 +45,7 @@ def test_no_difference_still_has_a_width():
 
 
 def test_only_common_problems_are_paired_and_the_others_counted():
-    (line,) = compare(evaluated("a", [1] * 30), evaluated("b", [1] * 20))
+    (line,) = compare_evaluations(evaluated("a", [1] * 30), evaluated("b", [1] * 20))
     assert (line.common, line.only_left, line.only_right) == (20, 10, 0)
 
 
@@ -45,9 +53,18 @@ def test_other_questions_under_the_same_ids_are_refused():
     left, right = evaluated("a", [1, 0]), evaluated("b", [1, 0])
     right.suites["gsm8k"][1]["prompt"] = "another"
     with pytest.raises(InputError, match="question '1' is not the same in both"):
-        compare(left, right)
+        compare_evaluations(left, right)
     with pytest.raises(InputError, match="no suite in common"):
-        compare(left, evaluated("b", [1], suite="math500"))
+        compare_evaluations(left, evaluated("b", [1], suite="math500"))
+
+
+def test_rows_with_line_separators_in_their_texts_are_read(tmp_path):
+    (side,) = evaluated("a", [1]).suites.values()
+    folder = tmp_path / "evaluation/after"
+    folder.mkdir(parents=True)
+    row = side[0] | {"prompt": "17\u2028+\u202925\u0085"}
+    (folder / "rows.jsonl").write_text(json.dumps(row, ensure_ascii=False) + "\n", "utf-8")
+    assert read_evaluation(str(tmp_path)).suites == {"gsm8k": [row]}
 
 
 def test_clustered_intervals_cover():
@@ -80,7 +97,7 @@ def test_models_are_found_by_the_end_of_their_name():
 
 
 def test_averages_are_the_recomputed_ones_but_for_the_known_misprints():
-    tables = published()
+    tables = published_tables()
     odd = {(m["model"], m["method"]) for m in tables["misprints"]}
     for model, rows in tables["models"].items():
         for method in rows:
@@ -104,7 +121,7 @@ def test_every_number_is_the_reference_tables():
     printed = [(name, [float(x) for x in cells.split("|")[:-1]][:10]) for name, cells in rows]
     ours = [
         (name.replace(" (", "("), values)
-        for methods in published()["models"].values()
+        for methods in published_tables()["models"].values()
         for name, values in methods.items()
     ]
     assert len(ours) == 65

@@ -11,7 +11,7 @@ import pytest
 from thinksafe_jax.config import EvaluationConfig, PromptSource, SamplingConfig
 from thinksafe_jax.data import fingerprint, load_questions
 from thinksafe_jax.errors import InputError, Terminated
-from thinksafe_jax.evaluation import evaluate
+from thinksafe_jax.evaluation import Judge, Subject, evaluate
 from thinksafe_jax.guards import Exchange, Verdict
 from thinksafe_jax.sampling import Completion, Request
 
@@ -60,6 +60,7 @@ class Strict:
     """A guard that finds everything unsafe, and the record of what it was shown."""
 
     name, weak, template = "strict", False, ""
+    word = "unsafe"
 
     def __init__(self):
         self.seen: list[Exchange] = []
@@ -67,7 +68,7 @@ class Strict:
     def judge(self, exchanges: Iterable[Exchange]) -> Iterator[Verdict]:
         for exchange in exchanges:
             self.seen.append(exchange)
-            yield Verdict(exchange.id, "unsafe", 0.97, exchange.scope, False, self.name)
+            yield Verdict(exchange.id, self.word, 0.97, exchange.scope, False, self.name)
 
 
 class Stage:
@@ -75,9 +76,9 @@ class Stage:
 
     def __init__(self, folder: Path):
         self.folder, self.logged = folder, []
-        self.cfg = _config(folder)
+        self.cfg, self.max_unparsed = _config(folder), 1.0
 
-    def run(self, stop_after: int | None = None, model_hash: str = "") -> dict:
+    def run(self, stop_after: int | None = None, fingerprint: str = "") -> dict:
         self.engine, self.guard, self.tokenizer = Scripted(), Strict(), Letters()
         left = stop_after
 
@@ -90,15 +91,15 @@ class Stage:
 
         return evaluate(
             self.cfg,
-            self.engine,
-            self.tokenizer,
-            self.guard,
+            Subject(self.engine, self.tokenizer, "none", fingerprint),
+            Judge(self.guard, self.max_unparsed),
             self.folder / "evaluation/before",
-            reasoning="none",
             log=lambda stage, **values: self.logged.append((stage, values)),
             check_stop=check_stop,
-            model_hash=model_hash,
         )
+
+    def parts(self) -> list[Path]:
+        return sorted((self.folder / "evaluation/before/responses").iterdir())
 
     def rows(self) -> str:
         return (self.folder / "evaluation/before/rows.jsonl").read_text()
@@ -197,14 +198,50 @@ def test_a_second_run_recomputes_nothing_and_says_the_same(stage):
 
 
 def test_rows_of_another_model_or_other_settings_are_not_taken_up(stage):
-    stage.run(model_hash="first")
-    stage.run(model_hash="second")
+    stage.run(fingerprint="first")
+    stage.run(fingerprint="second")
     assert len(stage.engine.generated) == 6
-    stage.run(model_hash="second")
+    stage.run(fingerprint="second")
     assert stage.engine.generated == []
     stage.cfg = replace(stage.cfg, sampling=SamplingConfig(max_new_tokens=8))
-    stage.run(model_hash="second")
+    stage.run(fingerprint="second")
     assert len(stage.engine.generated) == 6
+
+
+def test_rows_of_another_model_are_set_aside_and_taken_up_again(stage):
+    """Nothing that was computed is deleted: neither responses, verdicts, nor scored rows."""
+    stage.run(fingerprint="first")
+    first = {file.name: file.read_bytes() for file in stage.parts()}
+    scored = stage.rows()
+    stage.run(fingerprint="second")
+    earlier = stage.folder / "evaluation/before/earlier"
+    assert {file.parent.name.partition("-")[0] for file in earlier.rglob("part-*")} == {
+        "responses",
+        "verdicts",
+    }
+    (kept,) = earlier.glob("rows-*.jsonl")
+    assert kept.read_text() == scored
+    assert len(list(earlier.glob("before-*.json"))) == 1
+    stage.run(fingerprint="first")
+    assert (stage.engine.generated, stage.guard.seen) == ([], [])
+    assert {file.name: file.read_bytes() for file in stage.parts()} == first
+    assert stage.rows() == scored
+
+
+@pytest.mark.parametrize(("share", "stops"), [(0.4, True), (0.5, False)])
+def test_a_guard_that_cannot_be_read_stops_the_evaluation(stage, monkeypatch, share, stops):
+    """Half of its verdicts are unparsed; a second start stops as well, and asks nothing again."""
+    words = iter(["unparsed", "unsafe"] * 2)
+    monkeypatch.setattr(Strict, "word", property(lambda self: next(words)))
+    stage.max_unparsed = share
+    if not stops:
+        assert stage.run()["unparsed"]["harmful"] == 1
+        return
+    for asked in (4, 0):
+        with pytest.raises(InputError, match=r"2 of 4 verdicts are unparsed"):
+            stage.run()
+        assert len(stage.guard.seen) == asked
+    assert not (stage.folder / "evaluation/before.json").exists()
 
 
 def test_another_guard_or_scope_is_asked_about_the_answers_that_are_there(stage, monkeypatch):

@@ -9,7 +9,7 @@ from tests.object_store import s3_bucket
 from thinksafe_jax.cli.app import app
 from thinksafe_jax.evaluation import outcome
 from thinksafe_jax.evaluation.answers.equality import Equality
-from thinksafe_jax.evaluation.evaluator import scoped
+from thinksafe_jax.evaluation.judging import scoped
 from thinksafe_jax.evaluation.scoring import score_rows, suite_facts
 from thinksafe_jax.storage import list_objects, open_store
 
@@ -31,8 +31,8 @@ def scored(response: str, kind: str = "reasoning", finish: str = "stop", verdict
 def test_responses_without_an_answer_are_unparsed_and_count_as_wrong(response, finish):  # 41
     row = scored(response, finish=finish)
     assert (row["status"], outcome(row)) == ("unparsed", None)
-    facts = suite_facts([row])
-    assert (facts["rate"]["value"], facts["unparsed"]) == (0.0, 1)
+    facts = suite_facts([row], row["kind"])
+    assert (facts.rate.value, facts.unparsed) == (0.0, 1)
 
 
 def test_two_closing_tags_leave_the_text_after_the_last():  # 41

@@ -100,6 +100,11 @@ def test_the_mini_judge_decides_and_the_guard_is_measured():
 # suites by name
 
 
+def facts_of(rows: list[dict]) -> dict:
+    """A suite's object in the JSON file."""
+    return suite_facts(rows, rows[0]["kind"]).as_dict()
+
+
 def graded(problem: int, sample: int, right: bool) -> dict:
     asked = row("gsm8k", answer="4", extracted="4", correct=right)
     return asked | {"kind": "reasoning", "id": str(problem), "sample": sample}
@@ -108,17 +113,17 @@ def graded(problem: int, sample: int, right: bool) -> dict:
 def test_samples_of_a_problem_are_one_cluster():
     """30 problems, all 8 samples alike: as many trials as problems, not as samples."""
     rows = [graded(p, s, p < 15) for p in range(30) for s in range(8)]
-    rate = suite_facts(rows)["rate"]
+    rate = facts_of(rows)["rate"]
     assert (rate["value"], rate["n"]) == (0.5, 240)
     assert 0.16 < (rate["high"] - rate["low"]) / 2 < 0.20  # Wilson of 15 of 30: 0.17
     independent = [graded(p, s, (p + s) % 2 == 0) for p in range(30) for s in range(8)]
-    narrow = suite_facts(independent)["rate"]
+    narrow = facts_of(independent)["rate"]
     assert narrow["high"] - narrow["low"] < 0.15
 
 
 def test_pass_at_k_is_unbiased_and_given_for_powers_of_two():
     rows = [graded(p, s, s == 0) for p in range(10) for s in range(4)]
-    table = suite_facts(rows)["pass_at_k"]
+    table = facts_of(rows)["pass_at_k"]
     assert {k: v["value"] for k, v in table.items()} == {"1": 0.25, "2": 0.5, "4": 1.0}
     assert table["2"]["n"] == 10
 
@@ -129,8 +134,8 @@ def test_harmbench_variants_are_clustered_by_objective():
         harmful(UNSAFE if n < 20 else SAFE) | {"id": f"{n}-{v}", "suite": "harmbench-602"}
         for n, v in pairs
     ]
-    alone = suite_facts(rows)["rate"]
-    together = suite_facts([r | {"cluster": r["id"].partition("-")[0]} for r in rows])["rate"]
+    alone = facts_of(rows)["rate"]
+    together = facts_of([r | {"cluster": r["id"].partition("-")[0]} for r in rows])["rate"]
     assert alone["value"] == together["value"] == 0.5
     assert together["high"] - together["low"] > 1.3 * (alone["high"] - alone["low"])
 
@@ -140,7 +145,7 @@ def test_each_scope_has_its_own_rate():
     found = {"full": UNSAFE, "answer": SAFE | {"scope": "answer"}}
     with Equality() as pool:
         scored = score_rows([asked], {("harmful", "1", 0): found}, "guard", pool)
-    facts = suite_facts(scored)
+    facts = facts_of(scored)
     assert facts["rate"]["value"] == 1.0  # the first scope counts
     assert {s: r["value"] for s, r in facts["by_scope"].items()} == {"full": 1.0, "answer": 0.0}
 

@@ -1,6 +1,7 @@
 """thinksafe evaluate, score, compare."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -15,64 +16,84 @@ from thinksafe_jax.cli.arguments import (
     SkipBadRows,
     run_directory,
 )
+from thinksafe_jax.cli.option_groups import given, grouped, option_names
 from thinksafe_jax.errors import ConfigError
 
 Target = Annotated[
     str, typer.Argument(help="A run directory, or a model: directory, Hub id, mini:student.")
 ]
-Suites = Annotated[
-    list[str] | None,
-    typer.Option(
-        help="NAME, NAME=FILE or KIND:NAME=FILE (kinds: harmful, over-refusal, compliance, "
-        "reasoning); may be given several times. Groups: xstest, safety, reasoning."
-    ),
-]
-Adapter = Annotated[Path | None, typer.Option(help="PEFT adapter to fold in.")]
-Data = Annotated[Path | None, typer.Option(help="Folder with the suites' files as published.")]
-PresetName = Annotated[str, typer.Option(help="paper, authors (what their code did) or quick.")]
-Judge = Annotated[
-    str,
-    typer.Option(
-        "--judge",
-        help="KIND or KIND:MODEL, as llama-guard:meta-llama/Llama-Guard-3-8B.",
-    ),
-]
-Scopes = Annotated[
-    list[str] | None, typer.Option(help="Judged: full, answer, think; several times.")
-]
-Dtype = Annotated[str, typer.Option(help="float32 or bfloat16.")]
-Limit = Annotated[int | None, typer.Option(help="Questions of each suite.", min=1)]
-Samples = Annotated[int | None, typer.Option(help="Responses per reasoning question.", min=1)]
-MaxNewTokens = Annotated[int | None, typer.Option(help="In place of the preset's.")]
-Slots = Annotated[int, typer.Option(help="Rows decoded together.", min=1)]
-Out = Annotated[
-    str | None,
-    typer.Option(help="Where it goes: a folder or a bucket. Default: runs/evaluate-<model>."),
-]
-NewRun = Annotated[bool, typer.Option("--new-run", help="Start afresh in --out.")]
 
 
-def evaluate(
-    context: typer.Context,
-    target: Target,
-    overrides: Overrides = None,
-    config: Config = None,
-    skip_bad_rows: SkipBadRows = False,
-    suite: Suites = None,
-    adapter: Adapter = None,
-    data: Data = None,
-    preset: PresetName = "paper",
-    judge: Judge = "refusal-match",
-    scope: Scopes = None,
-    dtype: Dtype = "bfloat16",
-    limit: Limit = None,
-    samples: Samples = None,
-    max_new_tokens: MaxNewTokens = None,
-    slots: Slots = 64,
-    out: Out = None,
-    new_run: NewRun = False,
-    new_verdicts: NewVerdicts = False,
-) -> None:
+@dataclass(frozen=True)
+class RunOptions:
+    """How a run is evaluated; all else stands in its recipe."""
+
+    overrides: Overrides = None
+    config: Config = None
+    skip_bad_rows: SkipBadRows = False
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """How a model is evaluated on suites; None is the default of `ModelEvaluation`."""
+
+    suite: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME, NAME=FILE or KIND:NAME=FILE (kinds: harmful, over-refusal, compliance, "
+            "reasoning); may be given several times. Groups: xstest, safety, reasoning."
+        ),
+    ] = None
+    adapter: Annotated[Path | None, typer.Option(help="PEFT adapter to fold in.")] = None
+    data: Annotated[
+        Path | None, typer.Option(help="Folder with the suites' files as published.")
+    ] = None
+    preset: Annotated[
+        str | None,
+        typer.Option(help="paper (default), authors (what their code did) or quick."),
+    ] = None
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            help="KIND or KIND:MODEL, as llama-guard:meta-llama/Llama-Guard-3-8B. "
+            "Default: refusal-match."
+        ),
+    ] = None
+    scope: Annotated[
+        list[str] | None,
+        typer.Option(help="Judged: full (default), answer, think; several times."),
+    ] = None
+    dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16 (default).")] = None
+    limit: Annotated[int | None, typer.Option(help="Questions of each suite.", min=1)] = None
+    samples: Annotated[
+        int | None, typer.Option(help="Responses per reasoning question.", min=1)
+    ] = None
+    max_new_tokens: Annotated[int | None, typer.Option(help="In place of the preset's.")] = None
+    max_unparsed: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of verdicts that may be unreadable; above it the evaluation stops. "
+            "Default: 0.2.",
+            min=0.0,
+            max=1.0,
+        ),
+    ] = None
+    slots: Annotated[
+        int | None, typer.Option(help="Rows decoded together. Default: 64.", min=1)
+    ] = None
+    out: Annotated[
+        str | None,
+        typer.Option(
+            help="Where it goes: a folder or a bucket. Default: runs/evaluate-<model>, with the "
+            "adapter's name behind it."
+        ),
+    ] = None
+    new_run: Annotated[bool, typer.Option("--new-run", help="Start afresh in --out.")] = False
+    new_verdicts: NewVerdicts = False
+
+
+@grouped
+def evaluate(target: Target, of_run: RunOptions, of_model: ModelOptions) -> None:
     """Measure a run's student before and after, or any model on named suites.
 
     Rows are kept as they finish; the same command goes on where it was stopped.
@@ -85,56 +106,53 @@ def evaluate(
 
       thinksafe evaluate models/SmolLM2-135M-Instruct --preset quick --suite gsm8k --data data
     """
-    if suite is None:
-        _refuse_options_of_a_model(context)
-        _stage(run_directory(target), config, overrides or [], skip_bad_rows)
-        return
-    if overrides or config:
+    if of_model.suite is None:
+        _evaluate_run(run_directory(target), of_run, of_model)
+    else:
+        _evaluate_model(target, of_run, of_model)
+
+
+def _evaluate_run(run_dir: Path, of_run: RunOptions, of_model: ModelOptions) -> None:
+    """Where a run is evaluated its recipe says how; no option is left unheard."""
+    from thinksafe_jax.cli.pipeline import recipe_of, start
+    from thinksafe_jax.storage import shown
+
+    if unheard := given(of_model):
+        raise ConfigError(
+            f"{option_names(unheard)}: only with --suite, where a model is evaluated; a run is "
+            "judged as its recipe says (evaluation.*, judge.*), and begun anew by `thinksafe run`"
+        )
+    if of_run.config is None and not (run_dir / "config.yaml").exists():
+        raise ConfigError(
+            f"{shown(run_dir)} is no run directory (no config.yaml); to evaluate a model, name "
+            f"suites: thinksafe evaluate {shown(run_dir)} --suite gsm8k --suite xstest"
+        )
+    recipe = recipe_of(run_dir, of_run.config, of_run.overrides or [])
+    start(recipe, run_dir, ["evaluate"], skip_bad_rows=of_run.skip_bad_rows)
+
+
+def _evaluate_model(model: str, of_run: RunOptions, of_model: ModelOptions) -> None:
+    if of_run.overrides or of_run.config:
         raise ConfigError("with --suite a model is evaluated: no recipe and no key=value there")
-    from thinksafe_jax.pipeline import ModelEvaluation, evaluate_model
+    from thinksafe_jax.pipeline import ModelEvaluation, default_folder, evaluate_on_suites
     from thinksafe_jax.report import final_table
     from thinksafe_jax.storage import shown
     from thinksafe_jax.terminal import output
 
-    folder = run_directory(out or f"runs/evaluate-{Path(target).name.replace(':', '-')}")
-    asked = ModelEvaluation(
-        target, suite, adapter, data, judge, preset, tuple(scope or ("full",)), dtype, limit,
-        samples, max_new_tokens, slots,
-    )  # fmt: skip
-    summary = evaluate_model(asked, folder, new_run=new_run, new_verdicts=new_verdicts)
+    options = given(of_model)
+    for option, field in (("suite", "suites"), ("scope", "scopes")):
+        if option in options:
+            options[field] = options.pop(option)
+    out = options.pop("out", None)
+    anew = {name: options.pop(name, False) for name in ("new_run", "new_verdicts")}
+    asked = ModelEvaluation(model, **options)
+    folder = run_directory(out or str(default_folder(asked)))
+    summary = evaluate_on_suites(asked, folder, **anew)
     if not hosts.current().first:
         return
     console = output(110)
     console.print(final_table(summary))
     console.print(f"report: {shown(folder / 'report/report.html')}", markup=False, soft_wrap=True)
-
-
-def _refuse_options_of_a_model(context: typer.Context) -> None:
-    """Where a run is evaluated its recipe says how; no option is left unheard."""
-    of_a_run = {"target", "overrides", "config", "skip_bad_rows"}
-    given = []
-    for option in context.command.params:
-        source = context.get_parameter_source(option.name or "")
-        if option.name not in of_a_run and source and source.name == "COMMANDLINE":
-            given.append(option.opts[-1])
-    if given:
-        raise ConfigError(
-            f"{', '.join(given)}: only with --suite, where a model is evaluated; a run is judged "
-            "as its recipe says (evaluation.*, judge.*), and begun anew by `thinksafe run`"
-        )
-
-
-def _stage(run_dir: Path, config: Path | None, overrides: list[str], skip_bad_rows: bool) -> None:
-    from thinksafe_jax.cli.pipeline import recipe_of, start
-    from thinksafe_jax.storage import shown
-
-    if config is None and not (run_dir / "config.yaml").exists():
-        raise ConfigError(
-            f"{shown(run_dir)} is no run directory (no config.yaml); to evaluate a model, name "
-            f"suites: thinksafe evaluate {shown(run_dir)} --suite gsm8k --suite xstest"
-        )
-    recipe = recipe_of(run_dir, config, overrides)
-    start(recipe, run_dir, ["evaluate"], skip_bad_rows=skip_bad_rows)
 
 
 def score(
@@ -150,7 +168,8 @@ def score(
     """Score reasoning responses that were made elsewhere.
 
     Rows of one id are samples of one problem. Beside the accuracy stands what the authors' scorer
-    would have said. A row with finish_reason "length" counts as truncated.
+    would have said. A row that says it was cut (finish_reason or stop_reason: length, max_tokens
+    and other names of servers) counts as truncated.
 
     --json holds accuracy and accuracy_skythought_compat, each {value, low, high, n} with 95 %
     intervals clustered by id; unparsed, truncated and timeout, counts of rows; questions;
@@ -159,10 +178,10 @@ def score(
 
     Example: thinksafe score responses.jsonl --suite math500 --json score.json
     """
-    from thinksafe_jax.evaluation import score_file
+    from thinksafe_jax.evaluation import score_responses
     from thinksafe_jax.storage import atomic_write
 
-    result = score_file(file, suite, style=style)
+    result = score_responses(file, suite, style=style)
     if json_out is not None:
         atomic_write(json_out, json.dumps(result, indent=2) + "\n")
     for name in ("accuracy", "accuracy_skythought_compat"):
@@ -188,8 +207,7 @@ def compare(
 
       thinksafe compare runs/mini:before runs/mini runs/mini_direct_refusal
     """
-    from thinksafe_jax.evaluation import compare as compare_two
-    from thinksafe_jax.evaluation import read_evaluation
+    from thinksafe_jax.evaluation import compare_evaluations, read_evaluation
     from thinksafe_jax.report import comparisons_table, paper_tables
     from thinksafe_jax.storage import atomic_write
     from thinksafe_jax.terminal import output
@@ -197,14 +215,14 @@ def compare(
     if len(runs) < 2:
         raise ConfigError("compare takes two evaluations or more: RUN or RUN:STEP")
     first, *others = map(read_evaluation, runs)
-    found = {other.label: compare_two(first, other) for other in others}
+    compared = {other.label: compare_evaluations(first, other) for other in others}
     if json_out is not None:
-        content = {label: [c.as_dict() for c in lines] for label, lines in found.items()}
+        content = {label: [c.as_dict() for c in lines] for label, lines in compared.items()}
         atomic_write(
             json_out, json.dumps({"base": first.label, "compared": content}, indent=2) + "\n"
         )
     console = output(110)
-    console.print(comparisons_table(first.label, found))
+    console.print(comparisons_table(first.label, compared))
     for table in paper_tables([Path(run.partition(":")[0]) for run in runs]):
         console.print(table)
 

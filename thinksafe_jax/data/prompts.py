@@ -13,10 +13,10 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from thinksafe_jax.config import PromptSource
-from thinksafe_jax.data.readers import HUB, Row, is_dataset, no_column, read_dataset_rows, read_rows
+from thinksafe_jax.data.cells import cell, name_cell, scalar_text, text_cell, value_cell
+from thinksafe_jax.data.readers import HUB, Row, is_dataset, read_dataset_rows, read_rows
 from thinksafe_jax.errors import ConfigError, InputError
 from thinksafe_jax.storage import file_sha256
 
@@ -88,7 +88,7 @@ def _read_source(source: PromptSource, short: str, require_label: bool) -> list[
     matching = (
         row
         for row in source_rows(source, {*columns.values(), *source.where})
-        if all(_text(_cell(row, name)) == value for name, value in source.where.items())
+        if all(scalar_text(cell(row, name)) == value for name, value in source.where.items())
     )
     stop = None if source.limit is None else source.start + source.limit
     prompts = [
@@ -108,31 +108,23 @@ def _prompt(
 ) -> Prompt:
     if source.path.startswith(MINI):  # a row may have no answer
         columns = {field: column for field, column in columns.items() if column in row.values}
-    text = _cell(row, columns["prompt"])
-    if not isinstance(text, str):
-        raise InputError(f"{row.place}: the prompt is {type(text).__name__}, not text")
     label, answer, response = (columns.get(name) for name in ("label", "answer", "response"))
-    spelled = _text(_cell(row, label)) if label else ""
-    prompt = Prompt(
+    spelled = value_cell(row, label, "label") if label else ""
+    return Prompt(
         id=_identity(row, columns.get("id"), short),
-        text=text,
+        text=text_cell(row, columns["prompt"], "prompt"),
         label=_label(row, label, source, require_label),
-        answer=None if answer is None else _text(_cell(row, answer)),
+        answer=None if answer is None else value_cell(row, answer, "gold answer"),
         source=row.place,
-        response=None if response is None else _text(_cell(row, response)),
+        response=None if response is None else value_cell(row, response, "response"),
         stratum=f"{short}/{spelled}",
     )
-    _refuse_surrogates(prompt)
-    return prompt
 
 
 def _identity(row: Row, column: str | None, short: str) -> str:
     if column is None:
         return f"{short}-{row.number}"
-    identity = _text(_cell(row, column))
-    if not identity.strip():
-        raise InputError(f"{row.place}: empty id in column {column!r}")
-    return identity
+    return name_cell(row, column)
 
 
 def _label(row: Row, column: str | None, source: PromptSource, require_label: bool) -> str:
@@ -140,7 +132,7 @@ def _label(row: Row, column: str | None, source: PromptSource, require_label: bo
         return source.label
     if column is None:
         return ""
-    value = _text(_cell(row, column))
+    value = value_cell(row, column, "label")
     known = source.labels or {label: label for label in LABELS}
     if value in known:
         return known[value]
@@ -152,19 +144,6 @@ def _label(row: Row, column: str | None, source: PromptSource, require_label: bo
     )
 
 
-def _cell(row: Row, column: str) -> Any:
-    if column in row.values:
-        return row.values[column]
-    raise no_column(row.place, column, list(row.values))
-
-
-def _text(value: Any) -> str:
-    """A cell as text: JSON's true and null read as CSV would spell them."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return "" if value is None else str(value)
-
-
 def _refuse_repeated_id(prompt: Prompt, seen: dict[str, Prompt]) -> None:
     first = seen.setdefault(prompt.id, prompt)
     if first is not prompt:
@@ -172,17 +151,6 @@ def _refuse_repeated_id(prompt: Prompt, seen: dict[str, Prompt]) -> None:
             f"{prompt.source}: id {prompt.id!r} was already used at {first.source}; ids must be "
             "unique over all sources (rename it, or set id_column)"
         )
-
-
-def _refuse_surrogates(prompt: Prompt) -> None:
-    for text in (prompt.id, prompt.text, prompt.answer or "", prompt.response or ""):
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise InputError(
-                f"{prompt.source}: half a surrogate pair (\\u{ord(text[error.start]):04x}) at "
-                f"character {error.start}; the text is damaged, correct or remove the row"
-            ) from None
 
 
 LABELS = ("harmful", "benign")

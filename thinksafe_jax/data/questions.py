@@ -9,10 +9,11 @@ from pathlib import Path
 
 from thinksafe_jax.config import EvaluationConfig, SuiteConfig
 from thinksafe_jax.data.benchmarks import Benchmark, benchmark
+from thinksafe_jax.data.cells import name_cell, scalar_text, text_cell, value_cell
 from thinksafe_jax.data.hub_rows import Source, hub_rows
 from thinksafe_jax.data.kinds import LISTS, REASONING
 from thinksafe_jax.data.prompts import load_prompts
-from thinksafe_jax.data.readers import Row, read_rows
+from thinksafe_jax.data.readers import Row, no_column, read_rows
 from thinksafe_jax.errors import ConfigError, InputError
 
 # where a file of the user's own has its prompts, in the order of preference
@@ -116,37 +117,54 @@ def _named(suite: SuiteConfig, revisions: Path | None) -> tuple[list[Question], 
         )
     else:
         rows, source = hub_rows(suite.name, bench.hub, suite.revision, revisions)
-    kept = (row for row in rows if _keep(row, bench))
-    questions = [_question(suite.name, row, bench, source) for row in islice(kept, suite.limit)]
+    if suite.path or not bench.filtered_on_hub:
+        rows = (row for row in rows if _is_kept(row, bench, suite.name))
+    questions = [_question(suite.name, row, bench, source) for row in islice(rows, suite.limit)]
     if not questions:
         raise InputError(
             f"{source.name}: no row of suite {suite.name} in it (kept where {bench.filters})"
         )
-    seen: dict[str, Question] = {}
-    for question in questions:
-        if seen.setdefault(question.id, question) is not question:
-            raise InputError(
-                f"{source.name}: id {question.id!r} is there twice; ids must be unique"
-            )
+    _refuse_repeated_ids(questions, source)
     return questions, source
 
 
-def _keep(row: Row, bench: Benchmark) -> bool:
-    """Whether a row belongs to the suite; a column that a source lacks excludes nothing."""
-    return all(
-        name not in row.values or str(row.values[name]) in accepted
-        for name, accepted in bench.filters.items()
-    )
+def _refuse_repeated_ids(questions: Sequence[Question], source: Source) -> None:
+    first: dict[str, Question] = {}
+    for question in questions:
+        if first.setdefault(question.id, question) is not question:
+            raise InputError(
+                f"{source.name}: id {question.id!r} is there twice; ids must be unique"
+            )
+
+
+def _is_kept(row: Row, bench: Benchmark, suite: str) -> bool:
+    """Whether a row belongs to the suite.
+
+    Raises:
+        InputError: the column that tells it is not there; without it every row would be taken.
+    """
+    for column, accepted in bench.filters.items():
+        if column not in row.values:
+            raise InputError(
+                f"{no_column(row.place, column, list(row.values))}; suite {suite} keeps the rows "
+                f"whose {column} is {' or '.join(accepted)}. Add the column, or take all rows as a "
+                f"suite of your own: --suite {bench.kind.replace('_', '-')}:NAME=FILE"
+            )
+        if scalar_text(row.values[column]) not in accepted:
+            return False
+    return True
 
 
 def _question(suite: str, row: Row, bench: Benchmark, source: Source) -> Question:
-    prompt = _column(row, (bench.prompt,) if bench.prompt else PROMPT_COLUMNS)
-    answer = _column(row, (bench.answer,)).strip() if bench.answer else None
+    prompt = text_cell(row, _prompt_column(row, bench), "prompt")
+    answer = value_cell(row, bench.answer, "gold answer").strip() if bench.answer else None
     if answer is not None and not answer:
         raise InputError(f"{row.place}: no gold answer in column {bench.answer!r}")
-    identity = str(row.values.get(bench.row_id or "id", row.number))
+    column = bench.row_id or "id"
+    identity = name_cell(row, column) if column in row.values else str(row.number)
     if bench.options:
-        prompt, answer = with_options(identity, prompt, [_column(row, (c,)) for c in bench.options])
+        options = [value_cell(row, name, "option") for name in bench.options]
+        prompt, answer = with_options(identity, prompt, options)
     return Question(
         suite,
         identity,
@@ -156,8 +174,21 @@ def _question(suite: str, row: Row, bench: Benchmark, source: Source) -> Questio
         source.name,
         bench.kind,
         bench.style,
-        str(row.values.get(bench.cluster, "")) if bench.cluster else "",
+        value_cell(row, bench.cluster, "cluster") if bench.cluster in row.values else "",
     )
+
+
+def _prompt_column(row: Row, bench: Benchmark) -> str:
+    """The column of the prompt: the benchmark's own, else the first known one that has a value."""
+    if bench.prompt:
+        return bench.prompt
+    named = [name for name in PROMPT_COLUMNS if name in row.values]
+    if not named:
+        raise InputError(
+            f"{row.place}: no column {' or '.join(PROMPT_COLUMNS)} "
+            f"(columns: {', '.join(map(str, row.values))})"
+        )
+    return next((name for name in named if row.values[name] is not None), named[0])
 
 
 def with_options(identity: str, prompt: str, options: Sequence[str]) -> tuple[str, str]:
@@ -176,16 +207,6 @@ def with_options(identity: str, prompt: str, options: Sequence[str]) -> tuple[st
         f"{letter}) {options[n].strip()}" for letter, n in zip(LETTERS, order, strict=True)
     )
     return f"{prompt}\n{listed}", LETTERS[order.index(0)]
-
-
-def _column(row: Row, names: Sequence[str]) -> str:
-    for name in names:
-        value = row.values.get(name)
-        if value is not None:
-            return str(value)
-    raise InputError(
-        f"{row.place}: no column {' or '.join(names)} (columns: {', '.join(map(str, row.values))})"
-    )
 
 
 def fingerprint(questions: Sequence[Question]) -> str:

@@ -1,21 +1,26 @@
 """Responses scored: harm, over-refusal, reasoning, and what the paper published."""
 
-from thinksafe_jax.evaluation.compare import Comparison, compare, read_evaluation
+from thinksafe_jax.evaluation.asking import Subject
+from thinksafe_jax.evaluation.compare import Comparison, compare_evaluations, read_evaluation
 from thinksafe_jax.evaluation.evaluator import evaluate
+from thinksafe_jax.evaluation.judging import Judge
 from thinksafe_jax.evaluation.presets import Preset, preset
 from thinksafe_jax.evaluation.published import (
     paper_columns,
     paper_model,
     paper_rows,
     paper_table,
-    published,
+    published_tables,
 )
-from thinksafe_jax.evaluation.scoring import outcome, score_file
+from thinksafe_jax.evaluation.score_file import score_responses
+from thinksafe_jax.evaluation.scoring import outcome
 
 __all__ = [
     "Comparison",
+    "Judge",
     "Preset",
-    "compare",
+    "Subject",
+    "compare_evaluations",
     "evaluate",
     "outcome",
     "paper_columns",
@@ -23,7 +28,7 @@ __all__ = [
     "paper_rows",
     "paper_table",
     "preset",
-    "published",
+    "published_tables",
     "read_evaluation",
-    "score_file",
+    "score_responses",
 ]

@@ -50,7 +50,9 @@ def read_evaluation(text: str) -> Evaluated:
     if file is None:
         raise InputError(f"{text}: no finished evaluation there ({folder}/<step>/rows.jsonl)")
     suites: dict[str, list[dict]] = {}
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(file.read_text(encoding="utf-8").split("\n"), start=1):
+        if not line.strip():
+            continue
         try:
             row = json.loads(line)
             suites.setdefault(row["suite"], []).append(row)
@@ -59,7 +61,7 @@ def read_evaluation(text: str) -> Evaluated:
     return Evaluated(text, suites)
 
 
-def compare(left: Evaluated, right: Evaluated) -> list[Comparison]:
+def compare_evaluations(left: Evaluated, right: Evaluated) -> list[Comparison]:
     """Every suite that both have: `right - left`, paired by problem (bootstrap over problems).
 
     Raises:
@@ -81,12 +83,12 @@ def _compare_suite(name: str, left: Evaluated, right: Evaluated) -> Comparison:
     if other:
         raise InputError(f"suite {name}: question {other[0]!r} is not the same in both")
     means = [problem_means(side) for side in rows]
-    facts = [suite_facts(side) for side in rows]
+    facts = [suite_facts(side, side[0]["kind"]) for side in rows]
     return Comparison(
         name,
-        facts[0]["metric"],
-        Rate(**facts[0]["rate"]),
-        Rate(**facts[1]["rate"]),
+        facts[0].metric,
+        facts[0].rate,
+        facts[1].rate,
         paired_difference(means[0], means[1]),
         len(means[0].keys() & means[1].keys()),
         len(means[0].keys() - means[1].keys()),

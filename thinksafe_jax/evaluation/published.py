@@ -14,7 +14,7 @@ AVERAGES = {
 
 
 @cache
-def published() -> dict:
+def published_tables() -> dict:
     """Source, columns, known misprints, and models -> method -> values in per cent."""
     file = resources.files("thinksafe_jax.evaluation") / "published.json"
     return json.loads(file.read_text(encoding="utf-8"))
@@ -23,12 +23,12 @@ def published() -> dict:
 def paper_model(name: str) -> str | None:
     """The paper's model that a checkpoint's name or path ends in, or None."""
     last = name.rstrip("/").rpartition("/")[2].casefold()
-    return next((model for model in published()["models"] if model.casefold() == last), None)
+    return next((model for model in published_tables()["models"] if model.casefold() == last), None)
 
 
 def paper_rows(model: str) -> dict[str, dict[str, float]]:
     """Each method's numbers of one of the paper's models: method -> column -> per cent."""
-    tables = published()
+    tables = published_tables()
     return {
         method: dict(zip(tables["columns"], values, strict=True))
         for method, values in tables["models"][model].items()
@@ -38,7 +38,7 @@ def paper_rows(model: str) -> dict[str, dict[str, float]]:
 def paper_columns() -> list[PaperColumn]:
     """The columns of the paper's tables, in its order; a benchmark's file holds its own."""
     columns = {b.paper.key: b.paper for b in BENCHMARKS.values() if b.paper} | AVERAGES
-    return [columns[key] for key in published()["columns"]]
+    return [columns[key] for key in published_tables()["columns"]]
 
 
 def paper_table(suites: dict[str, dict]) -> dict[str, float] | None:
@@ -66,7 +66,7 @@ def paper_table(suites: dict[str, dict]) -> dict[str, float] | None:
 def _averaged() -> dict[str, list[str]]:
     """The columns of each average, in the order of the tables."""
     kinds = {b.paper.key: b.kind for b in BENCHMARKS.values() if b.paper}
-    columns = [column for column in published()["columns"] if column in kinds]
+    columns = [column for column in published_tables()["columns"] if column in kinds]
     return {
         "safety_average": [column for column in columns if kinds[column] != REASONING],
         "reasoning_average": [column for column in columns if kinds[column] == REASONING],

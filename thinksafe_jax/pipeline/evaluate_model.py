@@ -18,8 +18,9 @@ from thinksafe_jax.data import BENCHMARKS, GROUPS, KINDS, benchmark
 from thinksafe_jax.errors import ConfigError
 from thinksafe_jax.evaluation import Preset, evaluate, preset
 from thinksafe_jax.machine import enable_compile_cache
+from thinksafe_jax.pipeline.session import Session
+from thinksafe_jax.pipeline.subject import judge_of, subject
 from thinksafe_jax.runs import Run
-from thinksafe_jax.storage import content_hash
 
 STEP = "model"  # RUN/evaluation/model.json
 
@@ -35,6 +36,8 @@ class ModelEvaluation:
         judge: kind and model of a guard, as `llama-guard:meta-llama/Llama-Guard-3-8B`, or
             `refusal-match`.
         limit, samples, max_new_tokens: in place of the preset's.
+        max_unparsed: share of verdicts that may be unreadable.
+        slots: rows decoded together.
     """
 
     model: str
@@ -48,11 +51,22 @@ class ModelEvaluation:
     limit: int | None = None
     samples: int | None = None
     max_new_tokens: int | None = None
+    max_unparsed: float = GuardConfig().max_unparsed
     slots: int = 64
-    seed: int = 42
 
 
-def evaluate_model(
+def default_folder(asked: ModelEvaluation) -> Path:
+    """Where an evaluation goes if nobody says: of each model and adapter another place.
+
+    Adapters are mostly called `adapter`, so the folder above gives its name, too.
+    """
+    name = Path(asked.model).name.replace(":", "-")
+    if asked.adapter is not None:
+        name += "".join(f"-{part}" for part in asked.adapter.absolute().parts[-2:])
+    return Path("runs") / f"evaluate-{name}"
+
+
+def evaluate_on_suites(
     asked: ModelEvaluation, out: Path, *, new_run: bool = False, new_verdicts: bool = False
 ) -> dict:
     """Answer, judge and score the suites; write rows, tables and the report below `out`.
@@ -67,35 +81,25 @@ def evaluate_model(
         ConfigError: unknown suite, preset, guard or scope.
         InputError, EnvironmentFault: model, adapter or data are missing or damaged.
     """
-    from thinksafe_jax.models import load_config
-    from thinksafe_jax.pipeline.session import Session
     from thinksafe_jax.report import write_report
-    from thinksafe_jax.tokenizer import ChatTokenizer
-    from thinksafe_jax.weights import resolve_model
 
     suites = parse_suites(asked.suites, asked.data)
     enable_compile_cache()
-    folder = resolve_model(asked.model)
-    found = preset(asked.preset, opens_think=ChatTokenizer(folder).opens_think)
-    recipe = recipe_of(asked, suites, found, load_config(folder).max_position_embeddings)
-    validate(recipe)
+    recipe = _recipe(asked, suites)
     with Run.open(recipe, out, new_run=new_run, new_verdicts=new_verdicts) as run:
         session = Session(recipe, run.path / "models.json")
         session.check_hosts_agree(run.group, training=False)
-        weights = [session.directory / "config.json"]
+        folders = [session.directory]
         if asked.adapter is not None:
             session.merge(asked.adapter)
-            weights += sorted(asked.adapter.glob("*.safetensors"))
+            folders.append(asked.adapter)
         evaluate(
             recipe.evaluation,
-            session.engine(),
-            session.tokenizer,
-            session.guard,
+            subject(session, session.engine(), folders),
+            judge_of(session),
             run.path / "evaluation" / STEP,
-            reasoning=recipe.synthesis.reasoning,
             log=run.log,
             check_stop=run.check_stop,
-            model_hash=content_hash(recipe.student, *weights),
         )
         if run.group.first:
             write_report(run.path)
@@ -103,30 +107,42 @@ def evaluate_model(
     return json.loads((out / "report/summary.json").read_text(encoding="utf-8"))
 
 
+def _recipe(asked: ModelEvaluation, suites: Sequence[SuiteConfig]) -> Recipe:
+    """The checked recipe that the evaluation runs by."""
+    from thinksafe_jax.models import load_config
+    from thinksafe_jax.tokenizer import ChatTokenizer
+    from thinksafe_jax.weights import resolve_model
+
+    folder = resolve_model(asked.model)
+    settings = preset(asked.preset, opens_think=ChatTokenizer(folder).opens_think)
+    recipe = recipe_of(asked, suites, settings, load_config(folder).max_position_embeddings)
+    validate(recipe)
+    return recipe
+
+
 def recipe_of(
-    asked: ModelEvaluation, suites: Sequence[SuiteConfig], found: Preset, context: int
+    asked: ModelEvaluation, suites: Sequence[SuiteConfig], settings: Preset, context: int
 ) -> Recipe:
     """The recipe that evaluation runs by; it becomes the directory's config.yaml."""
     most = asked.max_new_tokens
-    safety, reasoning = found.safety, found.reasoning
+    safety, reasoning = settings.safety, settings.reasoning
     if most is not None:
         safety, reasoning = (replace(s, max_new_tokens=most) for s in (safety, reasoning))
-    limit = asked.limit if asked.limit is not None else found.limit
+    limit = asked.limit if asked.limit is not None else settings.limit
     kind, _, model = asked.judge.partition(":")
     longest = max(safety.max_new_tokens, reasoning.max_new_tokens)
     engine = EngineConfig(slots=asked.slots, max_length=min(context, 4096 + longest))
     name = Path(asked.model).name + (f" + {asked.adapter.name}" if asked.adapter else "")
     return Recipe(
         name=name,
-        seed=asked.seed,
         student=ModelSource(asked.model, dtype=asked.dtype),
-        guard=GuardConfig(kind=kind, model=model),
+        guard=GuardConfig(kind=kind, model=model, max_unparsed=asked.max_unparsed),
         engine=engine,
         evaluation=EvaluationConfig(
             suites=[replace(suite, limit=limit) for suite in suites],
             sampling=safety,
             reasoning_sampling=reasoning,
-            samples=asked.samples or found.samples,
+            samples=asked.samples or settings.samples,
             scopes=list(asked.scopes),
         ),
     )
@@ -141,7 +157,7 @@ def parse_suites(names: Sequence[str], data: Path | None) -> list[SuiteConfig]:
     Raises:
         ConfigError: an unknown suite or kind, or no suite at all.
     """
-    found: dict[str, SuiteConfig] = {}
+    suites: dict[str, SuiteConfig] = {}
     for text in names:
         full, _, path = text.partition("=")
         kind, colon, name = full.partition(":")
@@ -151,10 +167,10 @@ def parse_suites(names: Sequence[str], data: Path | None) -> list[SuiteConfig]:
         for member in GROUPS.get(name, (name,)):
             benchmark(member, kind)  # refuses unknown names
             file = path or _published_file(member, data)
-            found[member] = SuiteConfig(member, kind=kind, path=file)
-    if not found:
+            suites[member] = SuiteConfig(member, kind=kind, path=file)
+    if not suites:
         raise ConfigError(f"no suite given; --suite takes {', '.join([*GROUPS, *BENCHMARKS])}")
-    return list(found.values())
+    return list(suites.values())
 
 
 def _published_file(name: str, data: Path | None) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from thinksafe_jax.config import GuardConfig, Recipe
+from thinksafe_jax.config import GuardConfig, GuardModel, ModelSource, Recipe
 from thinksafe_jax.data import source_hashes
 from thinksafe_jax.errors import ConfigError
 from thinksafe_jax.guards import Guard, load_guard
@@ -71,7 +71,7 @@ class Session:
         for guard in (recipe.guard, recipe.judge):
             sources += [guard, *guard.members]
         named = [source for source in sources if source.model]
-        return {s.model: resolve_model(s.model, s.revision, self._revisions) for s in named}
+        return {source.model: self.folder(source) for source in named}
 
     @cached_property
     def prompt_hashes(self) -> dict[str, str]:
@@ -83,11 +83,14 @@ class Session:
         """sha256 of each source of the evaluation."""
         return source_hashes(self.recipe.evaluation.sources)
 
+    def folder(self, source: ModelSource | GuardConfig | GuardModel) -> Path:
+        """The checkpoint of a model, at the commit that the run keeps."""
+        return resolve_model(source.model, source.revision, self._revisions)
+
     @cached_property
     def directory(self) -> Path:
         """The student's checkpoint."""
-        student = self.recipe.student
-        return resolve_model(student.model, student.revision, self._revisions)
+        return self.folder(self.recipe.student)
 
     @cached_property
     def cfg(self) -> ModelConfig:

@@ -12,10 +12,11 @@ from thinksafe_jax.errors import InputError
 from thinksafe_jax.evaluation import evaluate
 from thinksafe_jax.guards import check_one_template, check_unparsed
 from thinksafe_jax.models import Params
-from thinksafe_jax.pipeline.session import Session, exported, exported_weights
+from thinksafe_jax.pipeline.session import Session, exported
+from thinksafe_jax.pipeline.subject import judge_of, subject
 from thinksafe_jax.report import card_of_dataset, card_of_run, write_report
 from thinksafe_jax.runs import RowStore, Run, wait_for_rows
-from thinksafe_jax.storage import atomic_write, content_hash
+from thinksafe_jax.storage import atomic_write
 from thinksafe_jax.synthesis import (
     SAMPLED,
     Ledger,
@@ -164,18 +165,15 @@ def save_merged(run: Run, session: Session, params: Params) -> None:
 
 def evaluate_both(run: Run, session: Session) -> None:
     """The student before, then after: harm, over-refusal, reasoning. Never steered."""
-    weights = {"before": [session.directory / "config.json"], "after": exported_weights(run.path)}
     for name, tuned in (("before", None), ("after", run.path)):
+        folders = [session.directory, *([exported(run.path)] if tuned else [])]
         evaluate(
             run.recipe.evaluation,
-            session.engine(tuned),
-            session.tokenizer,
-            session.judge,
+            subject(session, session.engine(tuned), folders),
+            judge_of(session),
             run.path / "evaluation" / name,
-            reasoning=run.recipe.synthesis.reasoning,
             log=run.log,
             check_stop=run.check_stop,
-            model_hash=content_hash(run.recipe.student, *weights[name]),
         )
     if run.group.first:
         folder = exported(run.path)  # its card has a table now

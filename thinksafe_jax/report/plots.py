@@ -17,7 +17,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from thinksafe_jax.evaluation import published
+from thinksafe_jax.evaluation import published_tables
 from thinksafe_jax.report.run_files import ALL_STEPS, STEPS
 
 # Stand-ins that matplotlib can draw with; each is replaced by the CSS variable of the page, which
@@ -229,12 +229,12 @@ def plane_plot(summary: Mapping) -> Markup | None:
     points = _plane_points(summary)
     if not points:
         return None
-    columns = published()["columns"]
+    columns = published_tables()["columns"]
     harm, reasoning = columns.index("safety_average"), columns.index("reasoning_average")
 
     def draw(axes: Axes) -> None:
         axes.grid(alpha=0.4)
-        for model, rows in published()["models"].items():
+        for model, rows in published_tables()["models"].items():
             start, end = rows["Initial"], rows["ThinkSafe"]
             xs, ys = (start[reasoning], end[reasoning]), (start[harm], end[harm])
             axes.plot(xs, ys, color=COLOURS["line"], linewidth=1)

@@ -34,7 +34,8 @@ class Benchmark:
         answer: column of the gold answer; "" for none.
         row_id: column of the id; "" for `id`, else the row's number.
         cluster: column whose equal values belong together; "" for each row by itself.
-        filters: rows that are kept, column to accepted values.
+        filters: rows that are kept, column to accepted values; a row without the column is refused.
+        filtered_on_hub: the Hub's configuration holds the kept rows alone, without that column.
         template: how a question is put; {prompt} is replaced once, literally.
         style: math | gsm8k | choice: how the answer is read.
         options: columns of the options, the right one first; they are shuffled into the prompt by
@@ -50,6 +51,7 @@ class Benchmark:
     row_id: str = ""
     cluster: str = ""
     filters: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    filtered_on_hub: bool = False
     template: str = "{prompt}"
     style: str = "math"
     options: tuple[str, ...] = ()

@@ -8,4 +8,5 @@ BENCHMARK = Benchmark(
     hub=("walledai/HarmBench", "standard", "train"),
     files=("harmbench_all.csv",),
     filters={"FunctionalCategory": ("standard",)},
+    filtered_on_hub=True,
 )

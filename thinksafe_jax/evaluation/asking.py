@@ -1,0 +1,125 @@
+"""The model is asked: which questions fit it, and one queue over all of them."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from thinksafe_jax.config import EvaluationConfig, SamplingConfig
+from thinksafe_jax.data import LISTS, REASONING, Question
+from thinksafe_jax.errors import InputError
+from thinksafe_jax.evaluation.journal import Journal
+from thinksafe_jax.runs import RowStore
+from thinksafe_jax.sampling import Completion, Request
+
+if TYPE_CHECKING:
+    from thinksafe_jax.sampling import Engine
+    from thinksafe_jax.tokenizer import ChatTokenizer
+
+ROW_KEY = ("suite", "id", "sample")
+Key = tuple[str, str, int]  # the values of ROW_KEY
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The model that is evaluated.
+
+    Attributes:
+        engine: the sampler that holds it.
+        reasoning: think | none, as `SynthesisConfig.reasoning`; kept with the settings.
+        fingerprint: names its weights; responses of other weights are not taken up.
+    """
+
+    engine: "Engine"
+    tokenizer: "ChatTokenizer"
+    reasoning: str
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question with one of the requests that put it."""
+
+    question: Question
+    request: Request
+
+    @property
+    def key(self) -> Key:
+        return (*self.question.key, self.request.sample)
+
+
+def askable(
+    questions: Sequence[Question], cfg: EvaluationConfig, subject: Subject
+) -> tuple[dict[Key, Asked], dict[str, dict[str, int]]]:
+    """What can be asked, and what cannot, counted by suite and reason (empty_prompt, too_long).
+
+    Raises:
+        InputError: nothing can be asked.
+    """
+    asked: dict[Key, Asked] = {}
+    skipped: dict[str, dict[str, int]] = {suite: {} for suite in LISTS}
+    why: str | None = None
+    for question in questions:
+        requests = _requests(question, cfg, subject)
+        empty = not question.prompt.strip()
+        why = "empty_prompt" if empty else subject.engine.refuses(requests[0])
+        if why is None:
+            asked |= {(item := Asked(question, request)).key: item for request in requests}
+            continue
+        counts = skipped.setdefault(question.suite, {})
+        reason = "empty_prompt" if empty else "too_long"
+        counts[reason] = counts.get(reason, 0) + 1
+        _log.warning("%s is not evaluated: %s", requests[0].id, why)
+    if questions and not asked:
+        raise InputError(
+            f"none of {len(questions)} questions can be asked; the last: {why} (lower "
+            "evaluation.sampling.max_new_tokens, or raise engine.max_length)"
+        )
+    return asked, skipped
+
+
+def _requests(question: Question, cfg: EvaluationConfig, subject: Subject) -> list[Request]:
+    reasoning = question.kind == REASONING
+    sampling: SamplingConfig = (cfg.reasoning_sampling if reasoning else None) or cfg.sampling
+    ids = subject.tokenizer.prompt_ids(question.text)
+    name = f"{question.suite}/{question.id}"
+    return [Request(name, ids, sampling, n) for n in range(cfg.samples if reasoning else 1)]
+
+
+def answer(asked: Mapping[Key, Asked], subject: Subject, store: RowStore, journal: Journal) -> None:
+    """Sample what has no response yet: all suites in one queue, kept as they finish.
+
+    The questions with the most tokens to come go first, so that no long one is left for the end.
+    """
+    done = store.keys()
+    waiting = {
+        (item.request.id, item.request.sample): item
+        for key, item in asked.items()
+        if key not in done
+    }
+    if not waiting:
+        return
+    requests = [item.request for item in waiting.values()]
+    requests.sort(key=lambda request: -request.sampling.max_new_tokens)
+    with journal.keeping(store, "sample", len(waiting)) as keep:
+        for completion in subject.engine.generate(requests):
+            question = waiting[completion.id, completion.sample].question
+            keep(_row(question, completion, subject))
+
+
+def _row(question: Question, completion: Completion, subject: Subject) -> dict:
+    """The row of responses/; its keys and their order are those of every run directory."""
+    row = {"suite": question.suite, "kind": question.kind, "id": question.id}
+    row |= {"sample": completion.sample, "prompt": question.prompt}
+    if question.answer is not None:
+        row |= {"answer": question.answer, "style": question.style}
+    if question.cluster:
+        row["cluster"] = question.cluster
+    return row | {
+        "response": subject.tokenizer.decode(completion.token_ids),
+        "finish_reason": completion.finish_reason,
+        "tokens": len(completion.token_ids),
+        "source": question.source,
+    }
