@@ -32,16 +32,6 @@ LEFT = {
         "doctor/pod.py: thinksafe_jax.hosts.versions is past the door",
         "pipeline/session.py: thinksafe_jax.weights.load_params is past the door",
     },
-    "package": {
-        "__main__.py: thinksafe_jax.cli.main is past the door",
-        "analysis/probe.py: run_probe has 57 lines",
-        "cli/planning.py: plan has 10 parameters",
-        "cli/planning.py: plan has 63 lines",
-        "cli/planning.py: sweep_sharding has 12 parameters",
-        "cli/planning.py: sweep_sharding has 56 lines",
-        "cli/synthesis.py: probe has 56 lines",
-        "cli/weights.py: thinksafe_jax.weights.convert is past the door",
-    },
     "sampling": {
         "models/config.py: parse_config has 65 lines",
         "models/decoder.py: block has 9 parameters",

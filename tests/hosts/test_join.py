@@ -12,7 +12,7 @@ def wait():
     hosts.join(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
     print("joined", flush=True)
     time.sleep(60)
-script = importlib.import_module("thinksafe_jax.cli.main")
+script = importlib.import_module("thinksafe_jax.cli.entry_point")
 script.app = wait
 script.main()
 """

@@ -122,7 +122,7 @@ def test_weights_that_cannot_be_read_have_one_too(tmp_path, monkeypatch):
 
 
 def test_an_orbax_copy_is_told_by_its_manifest(folder, tmp_path):
-    thinksafe_jax.weights.convert(str(folder), tmp_path / "copy")
+    thinksafe_jax.weights.convert_checkpoint(str(folder), tmp_path / "copy")
     before = fingerprint(tmp_path / "copy")
     assert "manifest.json" in before
     edit_json("manifest.json", made="elsewhere")(tmp_path / "copy")

@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from tests.weights.kit import same_bits, small_checkpoint
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.models import load_config
-from thinksafe_jax.weights import convert, load_params
+from thinksafe_jax.weights import convert_checkpoint, load_params
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("made")
     cfg, params = small_checkpoint(folder / "hf", dtype=jnp.bfloat16)
     (folder / "hf" / "tokenizer.json").write_text("{}")
-    text = convert(str(folder / "hf"), folder / "orbax")
+    text = convert_checkpoint(str(folder / "hf"), folder / "orbax")
     assert text.endswith("read back and bit-identical")
     return folder / "hf", folder / "orbax", cfg, params
 
@@ -42,7 +42,7 @@ def refusal(folder) -> str:
 def test_there_and_back(made, tmp_path):
     source, orbax, cfg, params = made
     assert same_bits(load_params(orbax, cfg, None), params)
-    convert(str(orbax), tmp_path / "back")
+    convert_checkpoint(str(orbax), tmp_path / "back")
     before, after = (f / "model.safetensors" for f in (source, tmp_path / "back"))
     assert before.read_bytes() == after.read_bytes()
     assert load_config(tmp_path / "back") == cfg
@@ -128,11 +128,11 @@ def test_a_kill_leaves_no_half_copy(made, tmp_path):
     leftover = tmp_path / ".out.partial"
     (leftover / "params").mkdir(parents=True)
     (leftover / "params" / "junk").write_text("half")
-    convert(str(source), tmp_path / "out")
+    convert_checkpoint(str(source), tmp_path / "out")
     assert not leftover.exists()
     assert not (tmp_path / "out" / "params" / "junk").exists()
 
 
 def test_source_and_destination_must_differ(made):
     with pytest.raises(InputError, match="is the source itself"):
-        convert(str(made[0]), made[0])
+        convert_checkpoint(str(made[0]), made[0])

@@ -70,45 +70,63 @@ def run_probe(
         ConfigError: unknown template, a method that samples nothing, or OUT holds other things.
         InputError: the recipe has no harmful prompt.
     """
-    _require_own(out)
+    _require_probe_folder(out)
     whole = synthesis_prompts(recipe).prompts
     by_label = {label: [p for p in whole if p.label == label] for label in ("harmful", "benign")}
     if not by_label["harmful"]:
         raise InputError("the recipe has no harmful prompt; a probe measures how those are refused")
-    chosen = {label: stratified(ps, prompts, recipe.seed) for label, ps in by_label.items() if ps}
+    asked = {label: stratified(ps, prompts, recipe.seed) for label, ps in by_label.items() if ps}
     names = list(dict.fromkeys(["none", *templates]))
     for name in names:
         steering_of(name, "harmful")  # refuses an unknown one before anything is sampled
     run_prompts = {label: len(ps) for label, ps in by_label.items()}
-    author, guard = session.generator, session.guard
-    engine, tokenizer = author.engine(), author.tokenizer
-    rows_folder = prepare_directory(out / ROWS / _question(recipe, chosen, samples))
-    arms: list[Arm] = []
-    harmful: dict[str, Outcomes] = {}  # by template
-    for name in names:
-        for label in ("harmful", "benign") if name == "none" else ("harmful",):
-            if label not in chosen:
-                continue
-            cfg = replace(
-                recipe.synthesis, steering=name, attempts=samples, ladder=[], method="rejection"
-            )
-            folder = rows_folder / f"{steering_of(name, 'harmful')}-{label}"
-            arm = replace(recipe, synthesis=cfg)
-            rows, ledger = answers(arm, engine, tokenizer, guard, chosen[label], folder)
-            plain = harmful.get("none") if label == "harmful" else None
-            arms.append(measure(name, label, rows, ledger, plain, run_prompts[label]))
-            if label == "harmful":
-                harmful[name] = outcomes(ledger)
+    rows = prepare_directory(out / ROWS / _question(recipe, asked, samples))
+    arms, harmful = _measured(recipe, session, names, asked, run_prompts, rows, samples)
     best, why = recommend([arm for arm in arms if arm.label == "harmful"], harmful)
-    result = Probe(
-        arms, best, why, recipe.synthesis.teacher.model or recipe.student.model, guard.name,
-        {label: len(ps) for label, ps in chosen.items()}, run_prompts, samples,
-    )  # fmt: skip
+    student = recipe.synthesis.teacher.model or recipe.student.model
+    counts = {label: len(ps) for label, ps in asked.items()}
+    result = Probe(arms, best, why, student, session.guard.name, counts, run_prompts, samples)
     atomic_write(out / "probe.json", json.dumps(result.as_dict(), indent=2) + "\n")
     return result
 
 
-def _require_own(out: Path) -> None:
+def _measured(
+    recipe: Recipe,
+    session: "Session",
+    names: Sequence[str],
+    asked: Mapping[str, list[Prompt]],
+    run_prompts: Mapping[str, int],
+    folder: Path,
+    samples: int,
+) -> tuple[list[Arm], dict[str, Outcomes]]:
+    """The arm of each template and label, and the outcomes on harmful prompts by template.
+
+    Args:
+        names: templates; the first is "none", with which the others are compared.
+        asked: the prompts of each label.
+        run_prompts: how many the whole run has of each label.
+        folder: a folder in it for the rows of each arm.
+    """
+    generator, guard = session.generator, session.guard
+    engine, tokenizer = generator.engine(), generator.tokenizer
+    arms: list[Arm] = []
+    harmful: dict[str, Outcomes] = {}
+    for name in names:
+        config = replace(
+            recipe.synthesis, steering=name, attempts=samples, ladder=[], method="rejection"
+        )
+        changed = replace(recipe, synthesis=config)
+        for label in asked if name == "none" else ("harmful",):
+            place = folder / f"{steering_of(name, 'harmful')}-{label}"
+            rows, ledger = answers(changed, engine, tokenizer, guard, asked[label], place)
+            plain = harmful.get("none") if label == "harmful" else None
+            arms.append(measure(name, label, rows, ledger, plain, run_prompts[label]))
+            if label == "harmful":
+                harmful[name] = outcomes(ledger)
+    return arms, harmful
+
+
+def _require_probe_folder(out: Path) -> None:
     """Refuses a folder with content that no probe has left: a run, or all of them."""
     known = not out.is_dir() or (out / ROWS).is_dir()
     found = [] if known else sorted(p.name for p in out.iterdir() if not p.name.startswith("."))
@@ -119,14 +137,14 @@ def _require_own(out: Path) -> None:
         )
 
 
-def _question(recipe: Recipe, chosen: Mapping[str, Sequence[Prompt]], samples: int) -> str:
+def _question(recipe: Recipe, asked: Mapping[str, Sequence[Prompt]], samples: int) -> str:
     """The name of all rows that answer the same question of the same models.
 
     Every question has rows of its own, so none is ever taken for another's, or deleted.
     """
     cfg = replace(recipe.synthesis, steering="", ladder=[], attempts=samples)
-    asked = [[p.id, p.text, p.label] for prompts in chosen.values() for p in prompts]
-    return content_hash(recipe.student, recipe.guard, cfg, recipe.seed, asked)[:16]
+    questions = [[p.id, p.text, p.label] for prompts in asked.values() for p in prompts]
+    return content_hash(recipe.student, recipe.guard, cfg, recipe.seed, questions)[:16]
 
 
 def recommend(arms: Sequence[Arm], found: Mapping[str, Outcomes]) -> tuple[str | None, str]:

@@ -3,6 +3,6 @@
 Modules that compute are imported inside the commands, so that `--help` answers at once.
 """
 
-from thinksafe_jax.cli.main import app, main
+from thinksafe_jax.cli.entry_point import app, main
 
 __all__ = ["app", "main"]

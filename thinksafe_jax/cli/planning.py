@@ -1,52 +1,56 @@
 """thinksafe plan, thinksafe sweep-sharding."""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from thinksafe_jax.cli.arguments import Config, JsonOut, Overrides
+from thinksafe_jax.cli.arguments import Config, JsonOut, Overrides, takes_fields
 from thinksafe_jax.errors import ConfigError
 
 
 def register(app: typer.Typer) -> None:
     """Adds the commands to the application."""
-    app.command()(plan)
-    app.command("sweep-sharding")(sweep_sharding)
+    app.command()(takes_fields(plan))
+    app.command("sweep-sharding")(takes_fields(sweep_sharding))
 
 
-def plan(
-    overrides: Overrides = None,
-    config: Config = None,
+@dataclass(frozen=True)
+class PlanOptions:
+    """Options of `thinksafe plan`."""
+
+    overrides: Overrides = None
+    config: Config = None
     model: Annotated[
         str | None,
         typer.Option(
             help="Instead: a checkpoint directory, config.json, name in configs/models or Hub id."
         ),
-    ] = None,
+    ] = None
     mesh: Annotated[
         str | None,
         typer.Option(help="A mesh file, or a name in configs/mesh: v5e-8. Default: the recipe's."),
-    ] = None,
+    ] = None
     params: Annotated[
         bool, typer.Option("--params", help="List every parameter with its mesh axes and bytes.")
-    ] = False,
+    ] = False
     compiled: Annotated[
         bool,
         typer.Option("--compile", help="With --model: compile the training step, too (a minute)."),
-    ] = False,
-    json_out: JsonOut = None,
+    ] = False
+    json_out: JsonOut = None
     prompts: Annotated[
         int, typer.Option(help="Prompts, where the recipe's files are not here.", min=1)
-    ] = 40_000,
-    prompt_tokens: Annotated[
-        int, typer.Option(help="Tokens of a prompt, on average.", min=1)
-    ] = 300,
+    ] = 40_000
+    prompt_tokens: Annotated[int, typer.Option(help="Tokens of a prompt, on average.", min=1)] = 300
     response_tokens: Annotated[
         int, typer.Option(help="Tokens of a response, on average; the mean context follows.", min=1)
-    ] = 5_000,
-) -> None:
+    ] = 5_000
+
+
+def plan(options: PlanOptions) -> None:
     """Print what a recipe, or a model, needs on a mesh; exit code 2 when it does not fit.
 
     Nothing is allocated and no chip is needed. With --config: memory per device, collectives,
@@ -61,54 +65,72 @@ def plan(
 
       thinksafe plan --model Qwen3-8B --mesh v5e-8 --params
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # the compiler's remarks on each program
-    if (config is None) == (model is None):
+    if (options.config is None) == (options.model is None):
         raise ConfigError("give a recipe (--config) or a model (--model), one of them")
-    if model is not None:
-        from thinksafe_jax.planning import print_plan
-
-        if mesh is None:
-            raise ConfigError("--model needs --mesh; see configs/mesh")
-        fits = print_plan(model, mesh, parameters=params, json_out=json_out, compiled=compiled)
-    else:
-        from thinksafe_jax.config import load_recipe
-        from thinksafe_jax.planning import Assumed, print_recipe_plan
-
-        recipe = load_recipe(Path(str(config)), overrides or [])
-        assumed = Assumed(prompts, prompt_tokens, response_tokens)
-        fits = print_recipe_plan(recipe, mesh, assumed, json_out, parameters=params)
-    if not fits:
+    _quiet_compiler()
+    if not (_plan_recipe(options) if options.model is None else _plan_model(options)):
         raise typer.Exit(2)
 
 
-def sweep_sharding(
+def _plan_model(options: PlanOptions) -> bool:
+    from thinksafe_jax.planning import print_plan
+
+    if options.mesh is None:
+        raise ConfigError("--model needs --mesh; `thinksafe configs` lists the meshes")
+    return print_plan(
+        str(options.model),
+        options.mesh,
+        parameters=options.params,
+        json_out=options.json_out,
+        compiled=options.compiled,
+    )
+
+
+def _plan_recipe(options: PlanOptions) -> bool:
+    from thinksafe_jax.config import load_recipe
+    from thinksafe_jax.planning import Assumed, print_recipe_plan
+
+    recipe = load_recipe(str(options.config), options.overrides or [])
+    assumed = Assumed(options.prompts, options.prompt_tokens, options.response_tokens)
+    return print_recipe_plan(
+        recipe, options.mesh, assumed, options.json_out, parameters=options.params
+    )
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """Options of `thinksafe sweep-sharding`."""
+
     models: Annotated[
         str, typer.Option(help="Config files, directories, names or Hub ids, with commas between.")
-    ],
-    meshes: Annotated[str, typer.Option(help="Mesh files or names, with commas between.")],
+    ]
+    meshes: Annotated[str, typer.Option(help="Mesh files or names, with commas between.")]
     rules: Annotated[
         list[Path] | None,
-        typer.Option(help="File of rule tables to try beside each mesh's own. May be repeated."),
-    ] = None,
+        typer.Option(
+            help="Rule tables to try beside each mesh's own: a file, or a name in configs/rules. "
+            "May be repeated."
+        ),
+    ] = None
     json_out: Annotated[
         Path | None,
         typer.Option("--json", help="Rows as JSON, written as they finish; run again to go on."),
-    ] = None,
-    plot: Annotated[Path | None, typer.Option(help="Picture (SVG).")] = None,
+    ] = None
+    plot: Annotated[Path | None, typer.Option(help="Picture (SVG).")] = None
     measure: Annotated[
         bool, typer.Option("--measure", help="Time the steps on the devices at hand.")
-    ] = False,
+    ] = False
     slots: Annotated[
         int | None, typer.Option(help="Rows of a replica. Default: what its cache holds.", min=1)
-    ] = None,
-    prompt: Annotated[int, typer.Option(help="Tokens of a prefill.", min=1)] = 512,
-    context: Annotated[int, typer.Option(help="Tokens of the longest row.", min=64)] = 16896,
-    length: Annotated[int, typer.Option(help="Tokens of a training sequence.", min=64)] = 16384,
-    rows: Annotated[int, typer.Option(help="Sequences of a training pass.", min=1)] = 2,
-    dtype: Annotated[
-        str, typer.Option(help="bfloat16 or float32: weights and cache.")
-    ] = "bfloat16",
-) -> None:
+    ] = None
+    prompt: Annotated[int, typer.Option(help="Tokens of a prefill.", min=1)] = 512
+    context: Annotated[int, typer.Option(help="Tokens of the longest row.", min=64)] = 16896
+    length: Annotated[int, typer.Option(help="Tokens of a training sequence.", min=64)] = 16384
+    rows: Annotated[int, typer.Option(help="Sequences of a training pass.", min=1)] = 2
+    dtype: Annotated[str, typer.Option(help="bfloat16 or float32: weights and cache.")] = "bfloat16"
+
+
+def sweep_sharding(options: SweepOptions) -> None:
     """Compile decode, prefill and LoRA step of models x meshes x rule tables, and compare.
 
     No chip is needed: devices are simulated, up to 256, or those of the TPU compiler where libtpu
@@ -122,21 +144,33 @@ def sweep_sharding(
       thinksafe sweep-sharding --models mini:student --meshes cpu-8 --measure --dtype float32
       --length 256 --rows 4 --context 512 --slots 8 --prompt 64
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # the compiler's remarks on each program
+    if options.dtype not in ("bfloat16", "float32"):
+        raise ConfigError(f"--dtype {options.dtype}: expected bfloat16 or float32")
+    _quiet_compiler()
     from thinksafe_jax.planning import run_sweep, settings_of
 
-    if dtype not in ("bfloat16", "float32"):
-        raise ConfigError(f"--dtype {dtype}: expected bfloat16 or float32")
     settings = settings_of(
-        prompt=prompt,
-        slots=slots,
-        length=length,
-        rows=rows,
-        context=context,
-        dtype=dtype,
-        measure=measure,
+        prompt=options.prompt,
+        slots=options.slots,
+        length=options.length,
+        rows=options.rows,
+        context=options.context,
+        dtype=options.dtype,
+        measure=options.measure,
     )
-    run_sweep(_listed(models), _listed(meshes), rules or [], settings, json_out=json_out, plot=plot)
+    run_sweep(
+        _listed(options.models),
+        _listed(options.meshes),
+        options.rules or [],
+        settings,
+        json_out=options.json_out,
+        plot=options.plot,
+    )
+
+
+def _quiet_compiler() -> None:
+    """Keeps back the compiler's remarks on each program; before JAX is imported."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 
 def _listed(text: str) -> list[str]:

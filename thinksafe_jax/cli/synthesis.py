@@ -1,12 +1,15 @@
 """thinksafe probe, thinksafe dataset show | export."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from thinksafe_jax.cli.arguments import Config, Overrides, RunDirectory, local_folder
 from thinksafe_jax.errors import ConfigError
+
+if TYPE_CHECKING:
+    from thinksafe_jax.analysis import Probe
 
 dataset = typer.Typer(
     no_args_is_help=True, help="Look into a run's dataset, and hand it on in other formats."
@@ -47,33 +50,37 @@ def probe(
     """
     from thinksafe_jax.config import load_recipe
     from thinksafe_jax.machine import enable_compile_cache
-    from thinksafe_jax.terminal import clean, output
 
     if config is None:
         raise ConfigError("no recipe given; try: thinksafe probe -c mini")
     recipe = load_recipe(config, overrides or [])
     folder = out or Path(f"runs/{recipe.name}-probe")
-    from thinksafe_jax.analysis import default_templates, probe_table, run_probe, write_plot
+    from thinksafe_jax.analysis import default_templates, run_probe
     from thinksafe_jax.pipeline import Session
 
     templates = template or default_templates(recipe)
     enable_compile_cache()
-    found = run_probe(
+    result = run_probe(
         recipe, Session(recipe), folder, templates=templates, prompts=prompts, samples=samples
     )
+    _print_probe(result, folder)
+
+
+def _print_probe(result: "Probe", folder: Path) -> None:
+    """The table, the template to use with the reason, and the files."""
+    from thinksafe_jax.analysis import probe_table, write_plot
+    from thinksafe_jax.terminal import clean, output
+
     console = output(150)
-    console.print(probe_table(found))
-    if any(arm.odds_ratio is not None and arm.odds_ratio.corrected for arm in found.arms):
+    console.print(probe_table(result))
+    if any(arm.odds_ratio is not None and arm.odds_ratio.corrected for arm in result.arms):
         console.print(
             "* one side accepted all or nothing: half a pair of responses is added to each cell"
         )
-    advice = (
-        "recommends no template"
-        if found.recommended is None
-        else (f"use synthesis.steering={found.recommended}")
-    )
-    files = f"{folder / 'probe.json'}, {write_plot(found, folder / 'probe.png')}"
-    for line in (f"{advice}: {found.why}", files):
+    best = result.recommended
+    advice = "recommends no template" if best is None else f"use synthesis.steering={best}"
+    files = f"{folder / 'probe.json'}, {write_plot(result, folder / 'probe.png')}"
+    for line in (f"{advice}: {result.why}", files):
         console.print(clean(line), markup=False, soft_wrap=True)
 
 

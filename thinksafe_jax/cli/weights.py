@@ -63,7 +63,7 @@ def convert(
 
     Example: thinksafe convert models/SmolLM2-135M-Instruct models/SmolLM2-135M-orbax
     """
-    from thinksafe_jax.weights import convert as convert_checkpoint
+    from thinksafe_jax.weights import convert_checkpoint
 
     typer.echo(convert_checkpoint(source, out, revision, allow_nonfinite))
 

@@ -2,7 +2,7 @@
 
 from thinksafe_jax.weights.atomic_folder import read_config_json, write_json
 from thinksafe_jax.weights.checksums import check_files, read_manifest, write_manifest
-from thinksafe_jax.weights.convert import convert
+from thinksafe_jax.weights.convert import convert_checkpoint
 from thinksafe_jax.weights.export import save_checkpoint
 from thinksafe_jax.weights.gather import on_host
 from thinksafe_jax.weights.hugging_face import check_access, download_config, download_dataset
@@ -17,7 +17,7 @@ __all__ = [
     "changed_files",
     "check_access",
     "check_files",
-    "convert",
+    "convert_checkpoint",
     "download_config",
     "download_dataset",
     "export_adapter",

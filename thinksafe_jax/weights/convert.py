@@ -14,7 +14,7 @@ from thinksafe_jax.weights.orbax import is_orbax_copy, restore_copy, save_copy
 from thinksafe_jax.weights.resolve import resolve_model
 
 
-def convert(
+def convert_checkpoint(
     source: str, out: str | Path, revision: str | None = None, allow_nonfinite: bool = False
 ) -> str:
     """Copies a checkpoint into the other format, then reads the copy back and compares bits.
