@@ -24,11 +24,8 @@ from thinksafe_jax.planning.memory import Settings, phase_budget
 from thinksafe_jax.planning.model_plan import make_plan, plan_text
 from thinksafe_jax.planning.roofline import decode_roofline, kv_bytes_per_device
 from thinksafe_jax.sharding import (
-    adapter_shardings,
-    build_mesh,
+    ModelMesh,
     load_mesh,
-    optimizer_shardings,
-    param_shardings,
 )
 from thinksafe_jax.training import make_optimizer
 
@@ -79,15 +76,14 @@ def test_parameter_counts_are_the_published_ones(name):
 
 def test_bytes_are_those_of_the_shards():
     file = load_mesh("cpu-8")
-    table = file.train.for_model(TIED)
+    mesh = ModelMesh.of_phase(file.train, TIED)
     lora = LoraConfig(r=4)
     settings = Settings(dtype="float32", lora=lora)
-    mesh = build_mesh(table)
     optimizer = make_optimizer(TrainingConfig())
     params = abstract_params(TIED, jnp.float32)
     adapter = jax.eval_shape(lambda: init_adapter(TIED, lora, jax.random.key(0)))
     state = jax.eval_shape(optimizer.init, adapter)
-    lies = adapter_shardings(TIED, mesh, table.rules, lora)
+    lies = mesh.adapter_shardings(lora)
 
     def on_one_device(tree, shardings) -> int:
         def size(x, sharding):
@@ -96,10 +92,10 @@ def test_bytes_are_those_of_the_shards():
         return sum(jax.tree.leaves(jax.tree.map(size, tree, shardings)))
 
     assert phase_budget("train", file.train, TIED, file.topology, settings).bytes == {
-        "weights": on_one_device(params, param_shardings(TIED, mesh, table.rules)),
+        "weights": on_one_device(params, mesh.param_shardings()),
         "adapter": on_one_device(adapter, lies),
         "gradients": on_one_device(adapter, lies),
-        "optimizer": on_one_device(state, optimizer_shardings(optimizer, adapter, lies, mesh)),
+        "optimizer": on_one_device(state, mesh.optimizer_shardings(optimizer, adapter, lies)),
     }
 
 

@@ -14,7 +14,7 @@ from thinksafe_jax.errors import ConfigError
 from thinksafe_jax.models import load_config
 from thinksafe_jax.sampling import Engine, decode
 from thinksafe_jax.sampling.stats import compiles_so_far
-from thinksafe_jax.sharding import ModelMesh
+from thinksafe_jax.sharding import ModelMesh, load_mesh
 from thinksafe_jax.weights import load_params
 
 CONFIG = EngineConfig(slots=4, window=4, page_size=16, pool_tokens=2048, max_length=256)
@@ -118,7 +118,10 @@ def test_replicas_that_are_neither_apart_nor_together_are_refused(folder):
 
 def test_a_mesh_file_decides_where_everything_lies(folder):
     cfg = load_config(folder)
-    params, mesh = load_params(folder, cfg, jnp.float32), ModelMesh.generating("cpu-8", cfg)
+    params, mesh = (
+        load_params(folder, cfg, jnp.float32),
+        ModelMesh.for_generation(load_mesh("cpu-8"), cfg),
+    )
     sampler = Engine(cfg, params, CONFIG, mesh=mesh, eos_ids=(0,))
     assert len(sampler._devices) == 2
     batch = requests(6)

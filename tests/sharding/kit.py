@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from tests.support import REPOSITORY, tiny_config
-from thinksafe_jax.sharding import Strategy
+from thinksafe_jax.sharding import Phase
 
 MESHES = sorted((REPOSITORY / "configs" / "mesh").glob("*.yaml"))
 NAMES = [path.stem for path in MESHES]
@@ -63,7 +63,7 @@ def write_mesh(folder: Path, *changes: tuple[str, str]) -> Path:
     return file
 
 
-def strategy(axes: dict[str, int] | None = None, **rules: str | tuple[str, ...]) -> Strategy:
+def phase(axes: dict[str, int] | None = None, **rules: str | tuple[str, ...]) -> Phase:
     """kv 2 x group 2 with a generate table; `rules` replace or add some."""
     both = ("kv", "group")
     table = {
@@ -71,7 +71,7 @@ def strategy(axes: dict[str, int] | None = None, **rules: str | tuple[str, ...])
         "kv_heads": ("kv",), "head_dim": (), "mlp": both, "norm": (), "lora_rank": (),
     }  # fmt: skip
     named = {name: (to,) if isinstance(to, str) else to for name, to in rules.items()}
-    return Strategy(axes or {"kv": 2, "group": 2}, table | named)
+    return Phase(axes or {"kv": 2, "group": 2}, {}, table | named)
 
 
 def batch(rows: int = 8, length: int = 24) -> tuple[jax.Array, ...]:

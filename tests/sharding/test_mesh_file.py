@@ -7,7 +7,7 @@ import pytest
 from tests.sharding.kit import BIASED, MESHES, NAMES, TIED, write_mesh
 from thinksafe_jax.errors import ConfigError
 from thinksafe_jax.models import declare, walk
-from thinksafe_jax.sharding import load_mesh, strategy_problems
+from thinksafe_jax.sharding import load_mesh, sharding_problems
 from thinksafe_jax.sharding.rules import LOGICAL_AXES
 
 SHIPPED = {f"v5e-{n}" for n in (8, 16, 256)} | {"v6e-8", "v6e-64", "v5p-8", "v5p-128"}
@@ -45,7 +45,7 @@ def test_shrunk_meshes_keep_their_axes_and_fit_on_eight_devices(path):
         assert list(after.axes) == list(before.axes)
         assert math.prod(after.axes.values()) == min(8, mesh.topology.chips)
         assert after.rules == before.rules
-        assert not strategy_problems(TIED, after.for_model(TIED))
+        assert not sharding_problems(TIED, after.for_model(TIED))
 
 
 def test_a_name_and_a_file_are_the_same(monkeypatch, tmp_path):
@@ -79,6 +79,16 @@ def test_every_declared_axis_has_a_name_that_rules_can_use():
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
+        (("topology:", "name: mine\ntopology:"), "name: unknown key; a mesh is called as its file"),
+        (
+            ("chips: 8", "chips: 1000000000000"),
+            "topology.chips: is 1000000000000; expected at most",
+        ),
+        (("tensor: 4", "tensor: 9000000000"), "train.axes.tensor: is 9000000000; expected at most"),
+        (
+            ("tensor: 4}", "tensor: 4, a: 1, b: 1, c: 1, d: 1, e: 1, f: 1, g: 1}"),
+            "9 axes; expected",
+        ),
         (("hosts: 1", "host: 1"), "topology.host: unknown key; did you mean topology.hosts?"),
         (("  hosts: 1\n", ""), "topology.hosts: no value given"),
         (("chips: 8", "chips: eight"), "topology.chips: 'eight' is text; expected a whole number"),

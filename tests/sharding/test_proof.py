@@ -148,7 +148,7 @@ def is_kernel(shape: tuple[int, ...]) -> bool:
 def test_decode_sends_two_all_reduces_a_layer_and_no_weights(phase):
     shape = Sampler(slots=8, pool_tokens=512, longest=128, page_size=16)
     text = compiled_text(decode_program(CFG, phase, jax.devices(), shape, "float32"))
-    tensor = phase.for_model(CFG).ways("heads")
+    tensor = phase.for_model(CFG).num_shards("heads")
     states = [s for s in results(text, "all-reduce") if s[:1] == (8,) and s[-1] == 72]
     # and one for the embedding, which is cut along the vocabulary
     assert len(states) == (2 * CFG.num_layers + 1 if tensor > 1 else 0)

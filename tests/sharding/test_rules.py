@@ -4,26 +4,26 @@ import dataclasses
 
 from jax.sharding import PartitionSpec
 
-from tests.sharding.kit import BIASED, TIED, strategy
+from tests.sharding.kit import BIASED, TIED, phase
 from thinksafe_jax.models import LoraConfig
-from thinksafe_jax.sharding import partition_spec, strategy_problems, strategy_warnings
+from thinksafe_jax.sharding import partition_spec, sharding_problems, sharding_warnings
 
 LARGE = dataclasses.replace(TIED, vocab_size=152064, hidden_size=3584)
 
 
 def test_a_spec_names_the_mesh_axes_of_each_dimension():
-    rules = strategy(embed="data").rules
+    rules = phase(embed="data").rules
     spec = partition_spec(("layers", "heads", "head_dim", "embed"), rules)
     assert spec == PartitionSpec(None, ("kv", "group"), None, "data")
 
 
 def test_a_table_that_fits_has_no_problems():
     for cfg in (TIED, BIASED):
-        assert strategy_problems(cfg, strategy(), LoraConfig(r=4)) == []
+        assert sharding_problems(cfg, phase(), LoraConfig(r=4)) == []
 
 
 def test_two_axes_of_one_tensor_on_one_mesh_axis():
-    problems = strategy_problems(TIED, strategy(embed="kv"))
+    problems = sharding_problems(TIED, phase(embed="kv"))
     assert problems[0] == (
         "embed [vocab, embed]: vocab and embed are both on the mesh axis kv; "
         "give one of them another axis or null"
@@ -33,14 +33,14 @@ def test_two_axes_of_one_tensor_on_one_mesh_axis():
 
 
 def test_activations_collide_like_parameters():
-    (problem,) = strategy_problems(TIED, strategy(batch="group", vocab="kv", mlp="kv"))
+    (problem,) = sharding_problems(TIED, phase(batch="group", vocab="kv", mlp="kv"))
     assert problem.startswith("queries [batch, sequence, heads, head_dim]: batch and heads")
 
 
 def test_a_size_that_does_not_divide():
-    (problem,) = strategy_problems(dataclasses.replace(TIED, vocab_size=97), strategy())
+    (problem,) = sharding_problems(dataclasses.replace(TIED, vocab_size=97), phase())
     assert problem == "vocab 97 does not divide over kv 2 x group 2 = 4 (embed)"
-    (problem,) = strategy_problems(dataclasses.replace(BIASED, intermediate_size=90), strategy())
+    (problem,) = sharding_problems(dataclasses.replace(BIASED, intermediate_size=90), phase())
     assert problem == (
         "mlp 90 does not divide over kv 2 x group 2 = 4 (layers.gate_proj.kernel and 4 more)"
     )
@@ -48,21 +48,21 @@ def test_a_size_that_does_not_divide():
 
 def test_the_adapters_rank_is_checked_too():
     axes = {"kv": 2, "group": 2, "rank": 4}
-    assert strategy_problems(TIED, strategy(axes, lora_rank="rank"), LoraConfig(r=4)) == []
-    problems = strategy_problems(TIED, strategy(axes, lora_rank="rank"), LoraConfig(r=6))
+    assert sharding_problems(TIED, phase(axes, lora_rank="rank"), LoraConfig(r=4)) == []
+    problems = sharding_problems(TIED, phase(axes, lora_rank="rank"), LoraConfig(r=6))
     assert problems == [
         "lora_rank 6 does not divide over rank 4 = 4 (layers.q_proj.a and 3 more)"
     ]  # fmt: skip
 
 
 def test_kv_heads_that_would_not_meet_their_queries():
-    (problem,) = strategy_problems(TIED, strategy(kv_heads="group"))
+    (problem,) = sharding_problems(TIED, phase(kv_heads="group"))
     assert problem.startswith(
         "kv_heads on group must be the first of the axes of heads (kv, group)"
     )
     # 4 KV heads, two on each device, but their queries cut once more
     four = dataclasses.replace(TIED, num_kv_heads=4)
-    (problem,) = strategy_problems(four, strategy())
+    (problem,) = sharding_problems(four, phase())
     assert problem == (
         "4 KV heads cut 2 ways do not line up with query heads cut 4 ways; cut both alike, or the "
         "KV heads 4 ways"
@@ -70,26 +70,26 @@ def test_kv_heads_that_would_not_meet_their_queries():
 
 
 def test_unknown_names_are_said_before_anything_else():
-    assert strategy_problems(TIED, strategy(mlp="tensor")) == [
+    assert sharding_problems(TIED, phase(mlp="tensor")) == [
         "the rule of mlp names an unknown mesh axis tensor; the mesh has kv, group"
     ]
-    (problem,) = strategy_problems(TIED, strategy(mpl="kv"))
+    (problem,) = sharding_problems(TIED, phase(mpl="kv"))
     assert problem.startswith("rule for an unknown logical axis mpl; known: batch, sequence")
 
 
 def test_a_large_tensor_that_nothing_cuts_is_a_warning_with_its_bytes():
-    (warning,) = strategy_warnings(LARGE, strategy({"kv": 2, "group": 1}, vocab=()), 2)
+    (warning,) = sharding_warnings(LARGE, phase({"kv": 2, "group": 1}, vocab=()), 2)
     assert warning == (
         "embed [vocab, embed]: 2 devices each hold the same 1,089,994,752 bytes; no rule cuts it "
         "over group, kv"
     )
-    assert strategy_warnings(LARGE, strategy({"kv": 1, "group": 1}, vocab=()), 2) == []
+    assert sharding_warnings(LARGE, phase({"kv": 1, "group": 1}, vocab=()), 2) == []
 
 
 def test_a_tensor_that_is_cut_less_than_the_others_is_a_warning_too():
     both = ("kv", "group")
-    table = strategy({"kv": 2, "group": 1, "fsdp": 4}, vocab="fsdp", mlp=both)
-    (warning,) = strategy_warnings(LARGE, table, 2)
+    table = phase({"kv": 2, "group": 1, "fsdp": 4}, vocab="fsdp", mlp=both)
+    (warning,) = sharding_warnings(LARGE, table, 2)
     assert warning.startswith(
         "embed [vocab, embed]: 2 devices each hold the same 272,498,688 bytes"
     )
@@ -97,13 +97,13 @@ def test_a_tensor_that_is_cut_less_than_the_others_is_a_warning_too():
 
 def test_replicas_hold_the_weights_by_design():
     axes = {"replica": 8, "kv": 1, "group": 1}
-    assert strategy_warnings(LARGE, strategy(axes, batch="replica"), 2) == []
+    assert sharding_warnings(LARGE, phase(axes, batch="replica"), 2) == []
 
 
 def test_a_large_activation_that_every_device_computes_is_a_warning():
-    table = strategy({"kv": 2, "group": 1}, mlp=())
+    table = phase({"kv": 2, "group": 1}, mlp=())
     wide = dataclasses.replace(LARGE, intermediate_size=18944)
-    *weights, warning = strategy_warnings(wide, table, 2, rows=1, tokens=4096)
+    *weights, warning = sharding_warnings(wide, table, 2, rows=1, tokens=4096)
     assert all("_proj" in text for text in weights)
     assert warning == (
         "mlp activations [batch, sequence, mlp]: 2 devices each compute the same 155,189,248 "
@@ -113,25 +113,25 @@ def test_a_large_activation_that_every_device_computes_is_a_warning():
 
 def test_rows_that_do_not_divide():
     axes = {"data": 4, "kv": 2, "group": 1}
-    assert strategy_problems(TIED, strategy(axes, batch="data"), rows=8) == []
-    (problem,) = strategy_problems(TIED, strategy(axes, batch="data"), rows=6)
+    assert sharding_problems(TIED, phase(axes, batch="data"), rows=8) == []
+    (problem,) = sharding_problems(TIED, phase(axes, batch="data"), rows=6)
     assert problem == "batch 6 does not divide over data 4 = 4 (queries and 3 more)"
 
 
 def test_a_mesh_axis_without_use_is_a_warning():
-    (warning,) = strategy_warnings(TIED, strategy({"kv": 2, "group": 1, "spare": 4}), 2)
+    (warning,) = sharding_warnings(TIED, phase({"kv": 2, "group": 1, "spare": 4}), 2)
     assert warning == "mesh axis spare: no rule uses it, so 4 devices do the same work"
 
 
 def test_attention_is_never_cut():
     axes = {"kv": 2, "group": 1, "other": 2}
     for name, part in (("sequence", "its own tokens"), ("head_dim", "a part of each head")):
-        (problem,) = strategy_problems(TIED, strategy(axes, **{name: "other"}))
+        (problem,) = sharding_problems(TIED, phase(axes, **{name: "other"}))
         assert problem == f"{name} on other: attention would see {part} only; write `{name}: null`"
 
 
 def test_replicated_kv_heads_are_a_warning_with_their_bytes():
-    (warning,) = strategy_warnings(TIED, strategy(), 4)
+    (warning,) = sharding_warnings(TIED, phase(), 4)
     # k and v: 2 layers x 1 of 2 KV heads x 16 x 64 x 4 bytes each
     assert warning == (
         "2 KV heads on 4 tensor-parallel devices: each is held 2 times, weights (16,384 bytes a "
@@ -140,6 +140,6 @@ def test_replicated_kv_heads_are_a_warning_with_their_bytes():
 
 
 def test_the_hash_tells_tables_apart():
-    assert strategy().hash == strategy().hash
-    other = (strategy(mlp=()), strategy({"kv": 4, "group": 1}), strategy({"group": 2, "kv": 2}))
-    assert len({strategy().hash, *(s.hash for s in other)}) == 4
+    assert phase().hash == phase().hash
+    other = (phase(mlp=()), phase({"kv": 4, "group": 1}), phase({"group": 2, "kv": 2}))
+    assert len({phase().hash, *(s.hash for s in other)}) == 4

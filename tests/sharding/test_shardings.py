@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import PartitionSpec
 
-from tests.sharding.kit import BIASED, TIED, batch, strategy
+from tests.sharding.kit import BIASED, TIED, batch, phase
 from tests.support import save_tiny
 from thinksafe_jax.errors import ConfigError
 from thinksafe_jax.models import (
@@ -26,17 +26,7 @@ from thinksafe_jax.models import (
     rope_tables,
     unstack_layers,
 )
-from thinksafe_jax.sharding import (
-    ModelMesh,
-    Strategy,
-    adapter_shardings,
-    build_mesh,
-    load_mesh,
-    optimizer_shardings,
-    param_shardings,
-    replica_meshes,
-)
-from thinksafe_jax.sharding.shardings import hidden_sharding
+from thinksafe_jax.sharding import ModelMesh, Phase, load_mesh
 from thinksafe_jax.weights import load_params
 
 LORA = LoraConfig(r=4, targets=("q_proj", "o_proj"))
@@ -71,11 +61,10 @@ def expected(cfg):
     return score(params_of(cfg), *batch(), cfg)
 
 
-def on_mesh(mesh, rules, cfg):
-    """`params_of(cfg)` and `batch()` on the mesh."""
-    placed = jax.device_put(params_of(cfg), param_shardings(cfg, mesh, rules))
-    rows = ModelMesh(cfg, mesh, rules).row_sharding
-    return placed, [jax.device_put(x, rows) for x in batch()]
+def on_mesh(mesh: ModelMesh):
+    """`params_of(mesh.cfg)` and `batch()` on the mesh."""
+    placed = jax.device_put(params_of(mesh.cfg), mesh.param_shardings())
+    return placed, [jax.device_put(x, mesh.row_sharding) for x in batch()]
 
 
 @pytest.mark.parametrize(
@@ -84,10 +73,8 @@ def on_mesh(mesh, rules, cfg):
     ids=["tied-1", "tied-2", "tied-4", "tied-8", "biased-8"],
 )
 def test_tensor_parallelism_up_to_and_above_the_kv_heads(cfg, tensor):
-    phase = load_mesh("cpu-8").generate.with_axes({"replica": 8 // tensor, "tensor": tensor})
-    table = phase.for_model(cfg)
-    mesh = build_mesh(table)
-    placed, inputs = on_mesh(mesh, table.rules, cfg)
+    mesh = ModelMesh.of_sizes(cfg, replicas=8 // tensor, tensor=tensor)
+    placed, inputs = on_mesh(mesh)
     compiled = score.lower(placed, *inputs, cfg).compile()
     np.testing.assert_allclose(compiled(placed, *inputs), expected(cfg), rtol=0, atol=1e-4)
     # two a layer, which are in the scanned body once, and one for the split embedding
@@ -100,12 +87,11 @@ def test_tensor_parallelism_up_to_and_above_the_kv_heads(cfg, tensor):
 
 
 def test_with_an_adapter_and_its_shardings():
-    table = load_mesh("cpu-8").train.for_model(BIASED)
-    mesh = build_mesh(table)
-    placed, inputs = on_mesh(mesh, table.rules, BIASED)
+    mesh = ModelMesh.of_phase(load_mesh("cpu-8").train, BIASED)
+    placed, inputs = on_mesh(mesh)
     adapter = init_adapter(BIASED, LORA, jax.random.key(3))
     adapter = jax.tree.map(lambda x: x + 0.05, adapter)  # b starts at zero
-    shardings = adapter_shardings(BIASED, mesh, table.rules, LORA)
+    shardings = mesh.adapter_shardings(LORA)
     own = jax.device_put(adapter, shardings)
     actual = score(placed, *inputs, BIASED, own)
     plain = score(params_of(BIASED), *batch(), BIASED, adapter)
@@ -120,36 +106,33 @@ def test_with_an_adapter_and_its_shardings():
 
 
 def test_the_optimisers_moments_lie_as_what_they_belong_to():
-    table = load_mesh("cpu-8").train.for_model(TIED)
-    mesh = build_mesh(table)
-    shardings = adapter_shardings(TIED, mesh, table.rules, LORA)
+    mesh = ModelMesh.of_phase(load_mesh("cpu-8").train, TIED)
+    shardings = mesh.adapter_shardings(LORA)
     adapter = init_adapter(TIED, LORA, jax.random.key(0))
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))
-    state = optimizer_shardings(optimizer, adapter, shardings, mesh)
+    state = mesh.optimizer_shardings(optimizer, adapter, shardings)
     adam = state[1][0]
     assert adam.mu == adam.nu == shardings
-    assert adam.count == NamedSharding(mesh, PartitionSpec())
+    assert adam.count == mesh.replicated
     jax.device_put(optimizer.init(adapter), state)  # the same structure
 
 
 def test_layers_as_a_tuple_lie_like_the_stacked_ones():
-    table = load_mesh("cpu-8").generate.for_model(TIED)
-    mesh = build_mesh(table)
-    shardings = param_shardings(TIED, mesh, table.rules, "unstacked")
+    mesh = ModelMesh.of_phase(load_mesh("cpu-8").generate, TIED)
+    shardings = mesh.param_shardings("unstacked")
     jax.device_put(unstack_layers(params_of(TIED)), shardings)  # the same structure
-    stacked = param_shardings(TIED, mesh, table.rules)
+    stacked = mesh.param_shardings()
     one = shardings["layers"][1]["q_proj"]["kernel"].spec
     assert PartitionSpec(None, *one) == stacked["layers"]["q_proj"]["kernel"].spec
     with pytest.raises(ConfigError, match="expected stacked or unstacked"):
-        param_shardings(TIED, mesh, table.rules, "flat")
+        mesh.param_shardings("flat")
 
 
 def test_checkpoints_load_onto_the_mesh(tmp_path):
     save_tiny("llama-bias", tmp_path, vocab_size=96)
     cfg = load_config(tmp_path)
-    table = load_mesh("cpu-8").train.for_model(cfg)
-    mesh = build_mesh(table)
-    shardings = param_shardings(cfg, mesh, table.rules)
+    mesh = ModelMesh.of_phase(load_mesh("cpu-8").train, cfg)
+    shardings = mesh.param_shardings()
     loaded = load_params(tmp_path, cfg, jnp.float32, shardings=shardings)
     assert jax.tree.map(lambda x: x.sharding, loaded) == shardings
     plain = load_params(tmp_path, cfg, jnp.float32)
@@ -157,21 +140,22 @@ def test_checkpoints_load_onto_the_mesh(tmp_path):
 
 
 def test_what_does_not_divide_is_an_error_before_anything_is_placed():
-    table = load_mesh("cpu-8").generate.for_model(TIED)
-    mesh = build_mesh(table)
-    cfg = dataclasses.replace(TIED, vocab_size=97)
+    generate, cfg = load_mesh("cpu-8").generate, dataclasses.replace(TIED, vocab_size=97)
     with pytest.raises(ConfigError, match="vocab 97 does not divide over kv 2 x group 2 = 4"):
-        param_shardings(cfg, mesh, table.rules)
-    with pytest.raises(ConfigError, match="kv 4 x group 4 = 16 needs more than the 8 devices"):
-        build_mesh(strategy({"kv": 4, "group": 4}))
+        ModelMesh.of_phase(generate, cfg)
+    with pytest.raises(ConfigError, match="lora_rank 5 does not divide over tensor 4 = 4"):
+        rules = generate.rules | {"lora_rank": ("tensor",), "heads": (), "kv_heads": ()}
+        mesh = ModelMesh.of_phase(Phase(generate.axes, {}, rules | {"mlp": (), "vocab": ()}), TIED)
+        mesh.adapter_shardings(LoraConfig(r=5))
+    with pytest.raises(ConfigError, match="kv 2 x group 8 = 16 needs more than the 8 devices"):
+        ModelMesh.of_phase(phase({"kv": 2, "group": 8}), dataclasses.replace(TIED, num_heads=16))
 
 
 def test_with_the_hidden_states_held_to_their_rows_fsdp_gathers_weights_not_activations():
-    table = load_mesh("v5e-8").train.for_model(TIED)
-    mesh = build_mesh(table)
-    placed, (_, positions, segments) = on_mesh(mesh, table.rules, TIED)
+    mesh = ModelMesh.of_phase(load_mesh("v5e-8").train, TIED)
+    placed, (_, positions, segments) = on_mesh(mesh)
     layer = jax.tree.map(lambda x: x[0], placed["layers"])
-    rows = hidden_sharding(mesh, table.rules)
+    rows = mesh.row_sharding  # every axis behind the first is whole
     x = jax.device_put(jnp.ones((8, 24, 64), jnp.float32), rows)
 
     def run(layer, x, positions, segments):
@@ -192,16 +176,17 @@ def test_with_the_hidden_states_held_to_their_rows_fsdp_gathers_weights_not_acti
 
 
 def test_replicas_are_meshes_of_their_own():
-    table = load_mesh("cpu-8").generate.for_model(TIED)
-    mesh = build_mesh(table)
-    replicas = replica_meshes(mesh, table.rules)
-    assert [dict(m.shape) for m in replicas] == [{"replica": 1, "kv": 2, "group": 2}] * 2
-    devices = [set(m.devices.flat) for m in replicas]
+    mesh = ModelMesh.of_phase(load_mesh("cpu-8").generate, TIED)
+    replicas = mesh.replicas()
+    assert [dict(r.mesh.shape) for r in replicas] == [{"replica": 1, "kv": 2, "group": 2}] * 2
+    assert [r.phase.axes for r in replicas] == [dict(r.mesh.shape) for r in replicas]
+    assert (mesh.num_shards, [r.num_shards for r in replicas]) == (2, [1, 1])
+    devices = [set(r.mesh.devices.flat) for r in replicas]
     assert devices[0] | devices[1] == set(jax.devices())
     assert not devices[0] & devices[1]
 
 
 def test_replicas_without_any_other_axis_are_single_devices():
-    table = Strategy({"replica": 8}, dict.fromkeys(strategy().rules, ()) | {"batch": ("replica",)})
-    replicas = replica_meshes(build_mesh(table), table.rules)
-    assert [dict(m.shape) for m in replicas] == [{"replica": 1}] * 8
+    rules = dict.fromkeys(phase().rules, ()) | {"batch": ("replica",)}
+    replicas = ModelMesh.of_phase(Phase({"replica": 8}, {}, rules), TIED).replicas()
+    assert [dict(r.mesh.shape) for r in replicas] == [{"replica": 1}] * 8

@@ -10,7 +10,7 @@ import pytest
 from tests.support import tiny_config
 from tests.training import kit
 from thinksafe_jax.models import abstract_params, init_params
-from thinksafe_jax.sharding import build_mesh, load_mesh
+from thinksafe_jax.sharding import load_mesh
 from thinksafe_jax.training import Placement, lora_config, make_step, train
 from thinksafe_jax.training.batches import pack
 from thinksafe_jax.training.packing import Layout
@@ -32,8 +32,7 @@ MESHES = {1: (1, 1), 2: (2, 1), 8: (4, 2)}  # devices -> fsdp, tensor
 def placement(devices: int) -> Placement:
     fsdp, tensor = MESHES[devices]
     phase = load_mesh("cpu-8").train.with_axes({"data": 1, "fsdp": fsdp, "tensor": tensor})
-    strategy = phase.for_model(CFG)
-    return Placement(CFG, build_mesh(strategy), strategy.rules)
+    return Placement.of_phase(phase, CFG)
 
 
 def run(where, **more):

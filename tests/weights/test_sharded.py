@@ -13,7 +13,7 @@ from tests.support import PUBLISHED, REPOSITORY, live_arrays, shared_asset
 from tests.weights.kit import same_bits, small_checkpoint
 from thinksafe_jax.errors import ConfigError
 from thinksafe_jax.models import abstract_params, parse_config
-from thinksafe_jax.sharding import build_mesh, load_mesh, param_shardings
+from thinksafe_jax.sharding import ModelMesh, load_mesh
 from thinksafe_jax.weights import load_params, save_checkpoint
 from thinksafe_jax.weights.safetensors import read_header
 from thinksafe_jax.weights.slices import Block, LoadStats, Reader, aligned_empty, all_finite
@@ -65,8 +65,8 @@ def test_every_rule_table_loads_the_same(file, phase, kv_heads, tmp_path):
     """Shrunk to 8 devices; with one KV head, tensor parallelism replicates it."""
     facts = {"num_attention_heads": 8, "num_key_value_heads": kv_heads, "intermediate_size": 64}
     cfg, params = small_checkpoint(tmp_path, **facts)
-    strategy = getattr(load_mesh(file).shrink(8), phase).for_model(cfg)
-    shardings = param_shardings(cfg, build_mesh(strategy), strategy.rules)
+    mesh = ModelMesh.of_phase(getattr(load_mesh(file).shrink(8), phase), cfg)
+    shardings = mesh.param_shardings()
     assert same_bits(load_params(tmp_path, cfg, jnp.float32, shardings), params)
 
 
@@ -162,8 +162,7 @@ def test_real_shapes_as_abstract_trees():
         tree = abstract_params(cfg, jnp.bfloat16)
         assert sum(x.size for x in jax.tree.leaves(tree)) == PUBLISHED[file.stem]
         for phase in (mesh_file.train, mesh_file.generate):
-            strategy = phase.for_model(cfg)
-            shardings = param_shardings(cfg, build_mesh(strategy), strategy.rules)
+            shardings = ModelMesh.of_phase(phase, cfg).param_shardings()
             shards = jax.tree.map(lambda x, s: np.prod(s.shard_shape(x.shape)), tree, shardings)
             held = sum(jax.tree.leaves(shards))
             assert PUBLISHED[file.stem] / 8 <= held <= PUBLISHED[file.stem]

@@ -14,13 +14,12 @@ from thinksafe_jax.models import LoraConfig, ModelConfig
 from thinksafe_jax.planning.roofline import kv_bytes_per_device
 from thinksafe_jax.sharding import (
     Phase,
-    Strategy,
     Tensor,
     Topology,
     adapter_tensors,
     map_optimizer_state,
     parameter_tensors,
-    strategy_problems,
+    sharding_problems,
 )
 from thinksafe_jax.training import make_optimizer
 
@@ -94,7 +93,7 @@ def phase_budget(
     """
     strategy = phase.for_model(cfg)
     lora = settings.lora if name == "train" else None
-    problems = strategy_problems(cfg, strategy, lora)
+    problems = sharding_problems(cfg, strategy, lora)
     if name == "generate":
         problems += _host_problems(phase, topology)
     if problems:
@@ -120,7 +119,7 @@ def _host_problems(phase: Phase, topology: Topology) -> Iterator[str]:
 
 
 def _bytes(
-    cfg: ModelConfig, strategy: Strategy, settings: Settings, lora: LoraConfig | None
+    cfg: ModelConfig, strategy: Phase, settings: Settings, lora: LoraConfig | None
 ) -> dict[str, int]:
     """Bytes per device of what a phase keeps in memory all the time."""
     weights = sum(t.shard_elements(strategy) for t in parameter_tensors(cfg).values())
@@ -133,7 +132,7 @@ def _bytes(
     return used | {"adapter": adapter, "gradients": adapter, "optimizer": optimizer}
 
 
-def _optimizer_bytes(tensors: dict[tuple[str, ...], Tensor], strategy: Strategy) -> int:
+def _optimizer_bytes(tensors: dict[tuple[str, ...], Tensor], strategy: Phase) -> int:
     """Bytes per device of the optimiser that training makes, from its abstract state."""
     names = [".".join(path) for path in tensors]
     adapter = {

@@ -37,12 +37,11 @@ from thinksafe_jax.planning.roofline import (
 from thinksafe_jax.sharding import (
     MeshConfig,
     Phase,
-    Strategy,
     Topology,
     load_mesh,
     parameter_tensors,
     partition_spec,
-    strategy_warnings,
+    sharding_warnings,
 )
 from thinksafe_jax.storage import atomic_write
 
@@ -129,13 +128,13 @@ def _plan_phase(
         budget=budget,
         slots=budget.pool_tokens // settings.context,
         roofline=decode_roofline(cfg, strategy, topology, rows, mean, size) if rows else None,
-        warnings=strategy_warnings(cfg, strategy, size) if ok else [],
+        warnings=sharding_warnings(cfg, strategy, size) if ok else [],
         nearest=None if budget.fits else nearest_axes(name, phase, cfg, topology, settings),
         parameters=list(_parameter_rows(cfg, strategy, size)) if ok else [],
     )
 
 
-def _parameter_rows(cfg: ModelConfig, strategy: Strategy, size: int) -> Iterator[ParameterRow]:
+def _parameter_rows(cfg: ModelConfig, strategy: Phase, size: int) -> Iterator[ParameterRow]:
     for path, tensor in parameter_tensors(cfg).items():
         spec = partition_spec(tensor.axes, strategy.rules)
         text = ", ".join("x".join(p) if isinstance(p, tuple) else str(p or "-") for p in spec)

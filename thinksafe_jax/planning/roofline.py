@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 
 from thinksafe_jax.models import ModelConfig
-from thinksafe_jax.sharding import Strategy, Topology, parameter_tensors
+from thinksafe_jax.sharding import Phase, Topology, parameter_tensors
 
 # S / (interconnect / 2) is as if all links of a chip carried the message, each one way. A ring on
 # one axis of a torus has two of the four links of a v5e or v6e, and two of the six of a v5p.
@@ -68,40 +68,38 @@ def bound_of(work: Work, wire_bytes: float, topology: Topology) -> Bound:
     return Bound(**parts, limit=max(parts, key=lambda name: parts[name]))
 
 
-def kv_bytes_per_device(cfg: ModelConfig, strategy: Strategy, itemsize: int) -> int:
+def kv_bytes_per_device(cfg: ModelConfig, phase: Phase, itemsize: int) -> int:
     """Cache bytes that one token takes on each device of its replica."""
-    heads = cfg.num_kv_heads // strategy.ways("kv_heads")
+    heads = cfg.num_kv_heads // phase.num_shards("kv_heads")
     return 2 * cfg.num_layers * heads * cfg.head_dim * itemsize
 
 
-def decode_work(
-    cfg: ModelConfig, strategy: Strategy, rows: int, context: float, itemsize: int
-) -> Work:
+def decode_work(cfg: ModelConfig, phase: Phase, rows: int, context: float, itemsize: int) -> Work:
     """Of one step of a replica with `rows` rows at a mean context of `context` tokens."""
-    layers, head = _multiplied(cfg, strategy)
-    attention = 2 * _scores(cfg, strategy) * context
-    cache = rows * context * kv_bytes_per_device(cfg, strategy, itemsize)
+    layers, head = _multiplied(cfg, phase)
+    attention = 2 * _scores(cfg, phase) * context
+    cache = rows * context * kv_bytes_per_device(cfg, phase, itemsize)
     read = (layers + head) * itemsize
     return Work(rows * (2 * (layers + head) + attention), read + cache)
 
 
-def prefill_work(cfg: ModelConfig, strategy: Strategy, tokens: int, itemsize: int) -> Work:
+def prefill_work(cfg: ModelConfig, phase: Phase, tokens: int, itemsize: int) -> Work:
     """Of one prompt, which needs no head."""
-    work = guard_work(cfg, strategy, 1, tokens, itemsize)
-    cache = tokens * kv_bytes_per_device(cfg, strategy, itemsize)
+    work = guard_work(cfg, phase, 1, tokens, itemsize)
+    cache = tokens * kv_bytes_per_device(cfg, phase, itemsize)
     return Work(work.flops, work.bytes + cache)
 
 
-def guard_work(cfg: ModelConfig, strategy: Strategy, rows: int, tokens: int, itemsize: int) -> Work:
+def guard_work(cfg: ModelConfig, phase: Phase, rows: int, tokens: int, itemsize: int) -> Work:
     """Of one forward pass over a device's own `rows`; the head sees a few positions only."""
-    layers, _ = _multiplied(cfg, strategy)
-    attention = _scores(cfg, strategy) * tokens  # half of the square
+    layers, _ = _multiplied(cfg, phase)
+    attention = _scores(cfg, phase) * tokens  # half of the square
     return Work(rows * tokens * (2 * layers + attention), layers * itemsize)
 
 
 def train_work(
     cfg: ModelConfig,
-    strategy: Strategy,
+    phase: Phase,
     rows: int,
     tokens: int,
     itemsize: int,
@@ -115,26 +113,26 @@ def train_work(
         again: layers are computed again for the backward pass (remat).
         full: the weights themselves are trained.
     """
-    rows_cut = set(strategy.rules["batch"])  # weights cut along them are gathered first
-    rules = {k: tuple(n for n in v if n not in rows_cut) for k, v in strategy.rules.items()}
-    layers, head = _multiplied(cfg, dataclasses.replace(strategy, rules=rules))
+    rows_cut = set(phase.rules["batch"])  # weights cut along them are gathered first
+    rules = {k: tuple(n for n in v if n not in rows_cut) for k, v in phase.rules.items()}
+    layers, head = _multiplied(cfg, dataclasses.replace(phase, rules=rules))
     products = 2 + again + full
-    attention = (3.5 + again) * _scores(cfg, strategy) * tokens
+    attention = (3.5 + again) * _scores(cfg, phase) * tokens
     flops = rows * tokens * (2 * products * layers + 2 * (2 + full) * head + attention)
     return Work(flops, (products * layers + 2 * head) * itemsize)
 
 
-def _multiplied(cfg: ModelConfig, strategy: Strategy) -> tuple[int, int]:
+def _multiplied(cfg: ModelConfig, phase: Phase) -> tuple[int, int]:
     """Weights of the layers and of the head that each device multiplies with."""
     tensors = parameter_tensors(cfg)
     head = tensors["embed",] if cfg.tie_word_embeddings else tensors["lm_head",]
-    layers = sum(t.shard_elements(strategy) for p, t in tensors.items() if p[0] == "layers")
-    return layers, head.shard_elements(strategy)
+    layers = sum(t.shard_elements(phase) for p, t in tensors.items() if p[0] == "layers")
+    return layers, head.shard_elements(phase)
 
 
-def _scores(cfg: ModelConfig, strategy: Strategy) -> float:
+def _scores(cfg: ModelConfig, phase: Phase) -> float:
     """FLOPs of one query against one key and its value, halved: 2 L N h / n."""
-    return 2 * cfg.num_layers * cfg.num_heads * cfg.head_dim / strategy.ways("heads")
+    return 2 * cfg.num_layers * cfg.num_heads * cfg.head_dim / phase.num_shards("heads")
 
 
 @dataclass(frozen=True)
@@ -158,16 +156,16 @@ class Roofline:
 
 def decode_roofline(
     cfg: ModelConfig,
-    strategy: Strategy,
+    phase: Phase,
     topology: Topology,
     rows: int,
     mean_context: int,
     itemsize: int = 2,
 ) -> Roofline:
     """The roofline of decode for `rows` rows per replica at a mean context of `mean_context`."""
-    ways, replicas = strategy.ways("heads"), strategy.ways("batch")
+    ways, replicas = phase.num_shards("heads"), phase.num_shards("batch")
     reduced = 2 * cfg.num_layers * rows * cfg.hidden_size * itemsize if ways > 1 else 0
-    work = decode_work(cfg, strategy, rows, mean_context, itemsize)
+    work = decode_work(cfg, phase, rows, mean_context, itemsize)
     bound = bound_of(work, 2 * (ways - 1) / ways * reduced, topology)  # what a ring sends
     rate = math.floor(replicas * rows / bound.seconds)
     return Roofline(rows, replicas, bound, rate, reduced)

@@ -31,7 +31,7 @@ from thinksafe_jax.planning.roofline import (
     prefill_work,
     train_work,
 )
-from thinksafe_jax.sharding import MeshConfig, Phase, Strategy, load_mesh, strategy_warnings
+from thinksafe_jax.sharding import MeshConfig, Phase, load_mesh, sharding_warnings
 from thinksafe_jax.training import default_chunk, lora_config
 
 
@@ -143,7 +143,7 @@ def plan_sample(case: Case) -> Stage:
     context = rows * settings.mean_context / engine.slots
     work = decode_work(cfg, strategy, engine.slots, context, settings.itemsize)
     bound = bound_of(work, total(decoded.collectives).wire_bytes, case.mesh.topology)
-    replicas = strategy.ways("batch")
+    replicas = strategy.num_shards("batch")
     rate = replicas * rows / bound.seconds
     prompt = prefill_work(cfg, strategy, case.assumed.prompt_tokens, settings.itemsize)
     sent = total(filled.collectives).wire_bytes
@@ -208,12 +208,12 @@ def plan_guard(guard: GuardModel, case: Case) -> Stage:
     tokens = case.assumed.prompt_tokens + case.assumed.response_tokens
     per_pass = max(1, guard.batch_tokens // tokens)
     strategy = local.for_model(cfg)
-    own = -(-per_pass // strategy.ways("batch"))
+    own = -(-per_pass // strategy.num_shards("batch"))
     work = guard_work(cfg, strategy, own, tokens, settings.itemsize)
     # the program's messages carry hidden states: they follow the tokens of the pass
-    share = own * strategy.ways("batch") * tokens / program.tokens
+    share = own * strategy.num_shards("batch") * tokens / program.tokens
     bound = bound_of(work, share * total(compiled.collectives).wire_bytes, topology)
-    judged = topology.hosts * own * strategy.ways("batch")
+    judged = topology.hosts * own * strategy.num_shards("batch")
     return replace(
         stage,
         bytes={**budget.bytes, **_beside_the_guard(case), "activations": compiled.temporaries},
@@ -252,7 +252,7 @@ def plan_train(case: Case) -> Stage:
     build = partial(train_program, cfg, phase, case.devices, config)
     compiled, program = compile_program(build, student.dtype), build(student.dtype)
     strategy = phase.for_model(cfg)
-    ways = strategy.ways("batch")
+    ways = strategy.num_shards("batch")
     work = train_work(
         cfg, strategy, program.rows // ways, config.max_length, settings.itemsize,
         again=config.remat != "none", full=config.full_finetune,
@@ -280,10 +280,10 @@ def plan_train(case: Case) -> Stage:
 
 
 def _training_bytes(
-    cfg: ModelConfig, strategy: Strategy, budget: Budget, compiled: Compiled, positions: int
+    cfg: ModelConfig, strategy: Phase, budget: Budget, compiled: Compiled, positions: int
 ) -> dict[str, int]:
     kept = {name: size for name, size in budget.bytes.items() if name != "gradients"}
-    words = cfg.vocab_size // strategy.ways("vocab")
+    words = cfg.vocab_size // strategy.num_shards("vocab")
     loss = 2 * 4 * default_chunk(positions, cfg.vocab_size) * words  # logits and their gradient
     return {
         **kept,
@@ -323,7 +323,7 @@ def stage_on(
     budget = phase_budget(kind, phase, cfg, case.mesh.topology, settings)
     stage = Stage(
         name, model, strategy.axes, strategy.hash, {}, problems=budget.problems,
-        warnings=[] if budget.problems else strategy_warnings(cfg, strategy, settings.itemsize),
+        warnings=[] if budget.problems else sharding_warnings(cfg, strategy, settings.itemsize),
     )  # fmt: skip
     if name != "guard" and not budget.fits:
         axes = nearest_axes(kind, phase, cfg, case.mesh.topology, settings)

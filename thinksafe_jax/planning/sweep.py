@@ -37,7 +37,7 @@ from thinksafe_jax.planning.roofline import (
     prefill_work,
     train_work,
 )
-from thinksafe_jax.sharding import MeshConfig, Phase, Strategy, strategy_warnings
+from thinksafe_jax.sharding import MeshConfig, Phase, sharding_warnings
 from thinksafe_jax.storage import atomic_write
 from thinksafe_jax.training import lora_config
 
@@ -207,7 +207,7 @@ def _figures(one: Combination, settings: SweepSettings) -> Row:
             seconds = measured_seconds(build(settings.sizes.dtype), settings.sizes.mean_context)
             rate = count * figures["tokens"] / seconds
             figures |= {"measured_seconds": seconds, "measured_tokens_per_second": rate}
-        return figures | {"warnings": strategy_warnings(one.cfg, strategy, settings.sizes.itemsize)}
+        return figures | {"warnings": sharding_warnings(one.cfg, strategy, settings.sizes.itemsize)}
     except EnvironmentFault as error:
         return {"status": "failed", "reason": str(error)}
     except ThinkSafeError as error:
@@ -226,7 +226,7 @@ Built = tuple[Callable[[str], Program], Work, int]
 
 def _program(
     one: Combination,
-    strategy: Strategy,
+    strategy: Phase,
     settings: SweepSettings,
     pool_tokens: int,
     devices: Sequence[Any],
@@ -237,11 +237,11 @@ def _program(
     if one.phase == "train":
         length = min(settings.training.max_length, cfg.max_position_embeddings)
         config = replace(settings.training, max_length=length)
-        rows = max(1, config.micro_batch_size // strategy.ways("batch"))
+        rows = max(1, config.micro_batch_size // strategy.num_shards("batch"))
         again = config.remat != "none"
         work = train_work(cfg, strategy, rows, length, size, again=again)
         return lambda dtype: train_program(cfg, section, devices, config, dtype), work, 1
-    mean, replicas = sizes.mean_context, strategy.ways("batch")
+    mean, replicas = sizes.mean_context, strategy.num_shards("batch")
     slots = settings.slots or min(_MOST_SLOTS, max(1, filled_rows(pool_tokens, mean)))
     pool = pool_tokens if settings.slots is None else slots * sizes.context
     simulated = not settings.measure and is_simulated(one.mesh.topology)
@@ -255,7 +255,7 @@ def _program(
 
 def _row_of(
     one: Combination,
-    strategy: Strategy,
+    strategy: Phase,
     settings: SweepSettings,
     program: Program,
     compiled: Compiled,
@@ -264,7 +264,7 @@ def _row_of(
     topology = one.mesh.topology
     sent = total(compiled.collectives)
     bound: Bound = bound_of(work, sent.wire_bytes, topology)
-    copies = 1 if one.phase == "train" else strategy.ways("batch")
+    copies = 1 if one.phase == "train" else strategy.num_shards("batch")
     return {
         "status": "ok",
         "compiler": compiled.compiler,

@@ -1,4 +1,4 @@
-"""Reading mesh files strictly: all problems of a file in one message. Format: see `strategy`.
+"""Reading mesh files strictly: all problems of a file in one message. Format: see `phases`.
 
 A file of rule tables alone has the sections train and generate, or one of them. Put on a mesh it
 replaces the mesh's own; an axis size may then be `rest`: what the other axes leave of the chips.
@@ -7,8 +7,7 @@ replaces the mesh's own; an axis size may then be `rest`: what the other axes le
 import dataclasses
 import io
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,9 @@ from thinksafe_jax.errors import ConfigError
 from thinksafe_jax.sharding.phases import MeshConfig, Phase, Topology
 from thinksafe_jax.sharding.rules import LOGICAL_AXES
 
-_LARGEST = 2**20  # devices on one axis
+# above every machine there is: a slip of the pen is refused before anything is computed with it
+_MOST_CHIPS = 2**20
+_MOST_AXES = 8
 
 
 def load_mesh(name: str | Path) -> MeshConfig:
@@ -37,16 +38,19 @@ def load_mesh(name: str | Path) -> MeshConfig:
     path = find_config("mesh", name)
     raw = _read(path)
     problems: list[str] = []
-    phases = {phase: _take_phase(raw, phase, problems) for phase in ("train", "generate")}
-    built, unknown = build(_File, raw)
-    problems = unknown + problems + _topology_problems(built.topology, unknown)
+    train, generate = (_take_phase(raw, phase, problems) for phase in ("train", "generate"))
+    if "name" in raw:
+        problems.append("name: unknown key; a mesh is called as its file")
+    mesh, unknown = build(MeshConfig, raw)
+    mesh = dataclasses.replace(mesh, name=path.stem, train=train, generate=generate)
+    problems = unknown + problems + _topology_problems(mesh.topology, unknown)
     if not problems:
-        for phase, section in phases.items():
-            problems += _phase_problems(section, phase, built.topology.chips)
+        for name, phase in (("train", train), ("generate", generate)):
+            problems += _phase_problems(phase, name, mesh.topology.chips)
     if problems:
         head = f"{path}: " if len(problems) == 1 else f"{path}: {len(problems)} problems\n  "
         raise ConfigError(head + "\n  ".join(problems))
-    return MeshConfig(path.stem, built.topology, phases["train"], phases["generate"])
+    return mesh
 
 
 def load_rules(name: str | Path) -> Callable[[MeshConfig], MeshConfig]:
@@ -67,15 +71,15 @@ def load_rules(name: str | Path) -> Callable[[MeshConfig], MeshConfig]:
 
     def put_on(mesh: MeshConfig) -> MeshConfig:
         problems: list[str] = []
-        found: dict[str, Phase] = {}
+        phases: dict[str, Phase] = {}
         for name, section in raw.items():
             filled = _with_rest(section, mesh.topology.chips)
-            found[name] = _take_phase({name: filled}, name, problems)
+            phases[name] = _take_phase({name: filled}, name, problems)
             if not problems:
-                problems += _phase_problems(found[name], name, mesh.topology.chips)
+                problems += _phase_problems(phases[name], name, mesh.topology.chips)
         if problems:
             raise ConfigError(f"{path} on {mesh.name}: " + "; ".join(problems))
-        return dataclasses.replace(mesh, **found)
+        return dataclasses.replace(mesh, **phases)
 
     return put_on
 
@@ -91,22 +95,6 @@ def _with_rest(section: Any, chips: int) -> Any:
     return {**section, "axes": sizes}
 
 
-@dataclass(frozen=True)
-class _FilePhase:
-    axes: dict[str, str] = field(default_factory=dict)
-    split: dict[str, str] = field(default_factory=dict)
-    rules: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class _File:
-    """The keys of a mesh file; what axes, split and rules hold is read by `_take_phase`."""
-
-    topology: Topology = field(default_factory=Topology)
-    train: _FilePhase = field(default_factory=_FilePhase)
-    generate: _FilePhase = field(default_factory=_FilePhase)
-
-
 def _read(path: Path) -> dict[str, Any]:
     try:
         config = OmegaConf.load(io.StringIO(path.read_text(encoding="utf-8-sig")))
@@ -119,7 +107,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _take_phase(raw: dict[str, Any], name: str, problems: list[str]) -> Phase:
-    """The phase `name`; its parts are replaced by empty ones, whose keys `build` then checks."""
+    """The phase `name`; its parts are taken out of `raw`, whose other keys `build` then checks."""
     section = raw.get(name)
     if not isinstance(section, dict):
         problems.append(f"{name}: is missing; expected a section with axes and rules")
@@ -132,79 +120,87 @@ def _take_phase(raw: dict[str, Any], name: str, problems: list[str]) -> Phase:
             parts[key] = {}
     raw[name] = {key: value for key, value in section.items() if key not in parts}
     axes, split, rules = parts.values()
-    for axis, size in axes.items():
-        if type(size) is not int or not 1 <= size <= _LARGEST:
-            problems.append(f"{name}.axes.{axis}: is {size!r}; expected a whole number >= 1")
-    for axis, names in split.items():
-        if not isinstance(names, list) or not _names(names) or len(names) != 2:
-            problems.append(f"{name}.split.{axis}: is {names!r}; expected two names, [kv, group]")
-    for axis, names in rules.items():
-        if names is not None and not _names(names):
-            problems.append(f"{name}.rules.{axis}: is {names!r}; expected an axis, a list or null")
+    problems += _wrong_values(name, axes, split, rules)
     if problems:
         return Phase()
     listed = {k: (v,) if isinstance(v, str) else tuple(v or ()) for k, v in rules.items()}
     return Phase(axes, {k: (v[0], v[1]) for k, v in split.items()}, listed)
 
 
-def _names(value: Any) -> bool:
+def _wrong_values(name: str, axes: dict, split: dict, rules: dict) -> Iterator[str]:
+    if len(axes) > _MOST_AXES:
+        yield f"{name}.axes: {len(axes)} axes; expected at most {_MOST_AXES}"
+    for axis, size in axes.items():
+        if type(size) is not int or size < 1:
+            yield f"{name}.axes.{axis}: is {size!r}; expected a whole number >= 1"
+        elif size > _MOST_CHIPS:
+            yield f"{name}.axes.{axis}: is {size}; expected at most {_MOST_CHIPS:,}"
+    for axis, names in split.items():
+        if not isinstance(names, list) or not _are_names(names) or len(names) != 2:
+            yield f"{name}.split.{axis}: is {names!r}; expected two names, [kv, group]"
+    for axis, names in rules.items():
+        if names is not None and not _are_names(names):
+            yield f"{name}.rules.{axis}: is {names!r}; expected an axis, a list or null"
+
+
+def _are_names(value: Any) -> bool:
     return isinstance(value, str) or (
         isinstance(value, list) and all(isinstance(v, str) for v in value)
     )
 
 
 def _topology_problems(topology: Topology, known: list[str]) -> list[str]:
-    found = []
+    """What is wrong with the numbers; fields that `known` problems speak of are left out."""
+    problems = []
     for f in dataclasses.fields(topology):
         value = getattr(topology, f.name)
         if any(text.startswith(f"topology.{f.name}:") for text in known):
             continue
         if not value:
-            found.append(f"topology.{f.name}: no value given")
+            problems.append(f"topology.{f.name}: no value given")
         elif not isinstance(value, str) and not 0 < value < math.inf:
-            found.append(f"topology.{f.name}: is {value}; expected a number > 0")
-    if not found and topology.chips % topology.hosts:
-        found.append(f"topology.chips: {topology.chips} is no multiple of hosts {topology.hosts}")
-    return found
+            problems.append(f"topology.{f.name}: is {value}; expected a number > 0")
+    chips, hosts = topology.chips, topology.hosts
+    if chips > _MOST_CHIPS:
+        problems.append(f"topology.chips: is {chips}; expected at most {_MOST_CHIPS:,}")
+    if not problems and chips % hosts:
+        problems.append(f"topology.chips: {chips} is no multiple of hosts {hosts}")
+    return problems
 
 
-def _phase_problems(phase: Phase, name: str, chips: int) -> list[str]:
-    found = []
-    product = math.prod(phase.axes.values())
+def _phase_problems(phase: Phase, name: str, chips: int) -> Iterator[str]:
+    """What is wrong with a phase called `name` on so many chips, whatever the model."""
     sizes = " x ".join(f"{axis} {size}" for axis, size in phase.axes.items())
-    if product != chips:
-        found.append(f"{name}.axes: {sizes or 'none'} = {product}; topology.chips is {chips}")
+    if phase.devices != chips:
+        yield f"{name}.axes: {sizes or 'none'} = {phase.devices}; topology.chips is {chips}"
     for axis, parts in phase.split.items():
         if axis not in phase.axes:
-            found.append(f"{name}.split.{axis}: no such axis; the axes are {sizes}")
-        found += [
-            f"{name}.split.{axis}: {part} is already an axis"
-            for part in parts
-            if part in phase.axes
-        ]
+            yield f"{name}.split.{axis}: no such axis; the axes are {sizes}"
+        for part in parts:
+            if part in phase.axes:
+                yield f"{name}.split.{axis}: {part} is already an axis"
+    yield from _rule_problems(phase, name)
+    used = {part for names in phase.rules.values() for part in phase.expand(names)}
+    for axis, size in phase.axes.items():
+        if size > 1 and not set(phase.expand((axis,))) <= used:
+            yield (
+                f"{name}.axes.{axis}: no rule uses it, so {size} devices would do the same work; "
+                "give it a rule or the size 1"
+            )
+
+
+def _rule_problems(phase: Phase, name: str) -> Iterator[str]:
     mesh_axes = [*phase.axes, *(part for parts in phase.split.values() for part in parts)]
     for logical, names in phase.rules.items():
         if logical not in LOGICAL_AXES:
             near = nearest(logical, list(LOGICAL_AXES))
-            found.append(f"{name}.rules.{logical}: unknown logical axis; did you mean {near}?")
+            yield f"{name}.rules.{logical}: unknown logical axis; did you mean {near}?"
         for axis in names:
             if axis not in mesh_axes and mesh_axes:
                 near = nearest(axis, mesh_axes)
-                found.append(
-                    f"{name}.rules.{logical}: unknown mesh axis {axis}; did you mean {near}?"
-                )
+                yield f"{name}.rules.{logical}: unknown mesh axis {axis}; did you mean {near}?"
         if len(set(phase.expand(names))) < len(phase.expand(names)):
-            found.append(f"{name}.rules.{logical}: names a mesh axis twice")
-    found += [
-        f"{name}.rules.{logical}: no rule given; write `{logical}: null` to replicate it"
-        for logical in LOGICAL_AXES
-        if logical not in phase.rules
-    ]
-    used = {part for names in phase.rules.values() for part in phase.expand(names)}
-    for axis, size in phase.axes.items():
-        if size > 1 and not set(phase.expand((axis,))) <= used:
-            found.append(
-                f"{name}.axes.{axis}: no rule uses it, so {size} devices would do the same work; "
-                "give it a rule or the size 1"
-            )
-    return found
+            yield f"{name}.rules.{logical}: names a mesh axis twice"
+    for logical in LOGICAL_AXES:
+        if logical not in phase.rules:
+            yield f"{name}.rules.{logical}: no rule given; write `{logical}: null` to replicate it"

@@ -7,24 +7,32 @@ whole" after the embedding and each block, and attention runs in a `shard_map`, 
 its own rows and heads.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Self
 
 import jax
+import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int32
 
-from thinksafe_jax.models import ModelConfig, causal_attention
-from thinksafe_jax.sharding.phases import MeshConfig, Phase
-from thinksafe_jax.sharding.rules import LOGICAL_AXES, Rules, partition_spec
+from thinksafe_jax.errors import ConfigError
+from thinksafe_jax.models import LoraConfig, ModelConfig, causal_attention
+from thinksafe_jax.sharding.phases import MeshConfig, Phase, Rules
+from thinksafe_jax.sharding.rules import (
+    LOGICAL_AXES,
+    Tensor,
+    adapter_tensors,
+    parameter_tensors,
+    partition_spec,
+    sharding_problems,
+)
 from thinksafe_jax.sharding.shardings import (
     build_mesh,
-    hidden_sharding,
-    param_shardings,
+    map_optimizer_state,
     replica_meshes,
+    sharding_tree,
 )
 
 Tree = Any
@@ -38,13 +46,13 @@ class ModelMesh:
     what the file says; this is what it means for one model on devices that exist.
 
     Attributes:
-        mesh: the devices; its axes are those of the phase, split ones divided.
-        rules: logical axis -> mesh axes.
+        mesh: the devices; its axes are those of the phase.
+        phase: divided for the model; its rules name the mesh's axes.
     """
 
     cfg: ModelConfig
     mesh: Mesh
-    rules: Rules
+    phase: Phase
 
     @classmethod
     def of_phase(cls, phase: Phase, cfg: ModelConfig, devices: Sequence[Any] | None = None) -> Self:
@@ -56,8 +64,9 @@ class ModelMesh:
         Raises:
             ConfigError: it does not fit the model, or asks for more devices.
         """
-        strategy = phase.for_model(cfg)
-        return cls(cfg, build_mesh(strategy, devices), strategy.rules)
+        phase = phase.for_model(cfg)
+        _require_fit(cfg, phase)
+        return cls(cfg, build_mesh(phase, devices), phase)
 
     @classmethod
     def for_generation(cls, config: MeshConfig, cfg: ModelConfig) -> Self:
@@ -97,9 +106,14 @@ class ModelMesh:
         return cls.of_phase(phase, cfg, jax.local_devices() if devices is None else devices)
 
     @property
+    def rules(self) -> Rules:
+        """The rule table: logical axis -> mesh axes."""
+        return self.phase.rules
+
+    @property
     def num_shards(self) -> int:
         """Parts into which the rows of a forward pass are cut."""
-        return math.prod(self.mesh.shape[name] for name in self.rules["batch"])
+        return self.phase.num_shards("batch")
 
     @property
     def replicated(self) -> NamedSharding:
@@ -112,20 +126,68 @@ class ModelMesh:
         return NamedSharding(self.mesh, PartitionSpec(self.rules["batch"] or None))
 
     def param_shardings(self, layout: str = "stacked") -> Tree:
-        """Shardings of the model's parameters, with layers as `param_shardings` has them."""
-        return param_shardings(self.cfg, self.mesh, self.rules, layout)
+        """Shardings of the model's parameters, as `load_params` takes them.
+
+        Args:
+            layout: "stacked" for `[L, ...]` layers, "unstacked" for a tuple with a dict per layer
+                (`unstack_layers`), where a rule for `layers` has no effect.
+        """
+        tensors = parameter_tensors(self.cfg)
+        if layout == "stacked":
+            return sharding_tree(tensors, self.mesh, self.rules)
+        if layout != "unstacked":
+            raise ConfigError(f"layout {layout!r}: expected stacked or unstacked")
+        layer = {p: Tensor(t.shape[1:], t.axes[1:]) for p, t in tensors.items() if p[0] == "layers"}
+        outer = {path: tensor for path, tensor in tensors.items() if path[0] != "layers"}
+        layers = (sharding_tree(layer, self.mesh, self.rules)["layers"],) * self.cfg.num_layers
+        return {**sharding_tree(outer, self.mesh, self.rules), "layers": layers}
+
+    def adapter_shardings(self, lora: LoraConfig) -> Tree:
+        """Shardings of the adapter's weights: a lies as its kernel's inputs, b as its outputs.
+
+        Raises:
+            ConfigError: the rules do not fit the adapter.
+        """
+        _require_fit(self.cfg, self.phase, lora)
+        return sharding_tree(adapter_tensors(self.cfg, lora), self.mesh, self.rules)
+
+    def optimizer_shardings(
+        self, optimizer: optax.GradientTransformation, trainable: Tree, shardings: Tree
+    ) -> Tree:
+        """Shardings of the optimiser's state: its moments lie as what they belong to.
+
+        Args:
+            trainable: the arrays in training, or their ShapeDtypeStructs.
+            shardings: their shardings.
+        """
+
+        def sharding_of(_leaf: jax.ShapeDtypeStruct, sharding: NamedSharding | None) -> Any:
+            return sharding or self.replicated
+
+        return map_optimizer_state(optimizer, trainable, shardings, sharding_of)
 
     def replicas(self) -> list[Self]:
         """A mesh for each replica, on which rows are not cut: what independent samplers run on.
 
         Replicas need no collective; in one program each would wait for the slowest at every step.
         """
-        meshes, whole = replica_meshes(self.mesh, self.rules), {**self.rules, "batch": ()}
-        return [replace(self, mesh=mesh, rules=whole) for mesh in meshes]
+        batch = self.rules["batch"]
+        axes = {name: 1 if name in batch else size for name, size in self.phase.axes.items()}
+        phase = replace(self.phase, axes=axes, rules={**self.phase.rules, "batch": ()})
+        meshes = replica_meshes(self.mesh, batch)
+        return [replace(self, mesh=mesh, phase=phase) for mesh in meshes]
 
     def constrain(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        """Pins hidden states: rows are cut, the width is whole."""
-        sharding = hidden_sharding(self.mesh, self.rules)
+        """Pins hidden states: rows are cut, the model's width is whole.
+
+        B over fsdp           weights [V, D], D over fsdp too
+
+        | 0 |   | . . . . |   pinned: the weights are gathered, for each layer
+        | 1 |   | . . . . |   not pinned: the states may be cut like the weights, and
+        | 2 |   | . . . . |   moved at every product
+        """
+        rows = partition_spec(("batch", "sequence"), self.rules)
+        sharding = NamedSharding(self.mesh, PartitionSpec(*rows, None))
         return jax.lax.with_sharding_constraint(hidden, sharding)
 
     def attention(
@@ -150,3 +212,9 @@ class ModelMesh:
             check_vma=False,  # Pallas kernels do not say how their results vary over the mesh
         )
         return local(q, k, v, segment_ids)
+
+
+def _require_fit(cfg: ModelConfig, phase: Phase, lora: LoraConfig | None = None) -> None:
+    problems = sharding_problems(cfg, phase, lora)
+    if problems:
+        raise ConfigError("the rules do not fit the model:\n  " + "\n  ".join(problems))

@@ -1,4 +1,4 @@
-"""A sharding strategy as data: what a mesh file in configs/mesh says.
+"""What a mesh file in configs/mesh says: the hardware, and how each phase lies on it.
 
     topology:                 facts of the hardware, per chip
       chip: TPU v5e           {chip, chips, hosts, hbm_bytes, peak_flops (bf16, FLOP/s),
@@ -26,12 +26,16 @@ Every logical axis has a rule; null means replicated, so nothing is replicated b
 """
 
 import dataclasses
+import hashlib
+import json
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from thinksafe_jax.errors import ConfigError
 from thinksafe_jax.models import ModelConfig
-from thinksafe_jax.sharding.rules import Strategy
+
+Rules = Mapping[str, Sequence[str]]  # logical axis -> mesh axes
 
 
 @dataclass(frozen=True)
@@ -48,20 +52,21 @@ class Topology:
 
     @property
     def chips_per_host(self) -> int:
+        """Chips of each host; all have the same number."""
         return self.chips // self.hosts
 
     def scaled(self, factor: int) -> "Topology":
-        """More hosts of the same kind."""
+        """The topology with `factor` times the hosts, and so the chips."""
         return dataclasses.replace(self, chips=factor * self.chips, hosts=factor * self.hosts)
 
 
 @dataclass(frozen=True)
 class Phase:
-    """How one phase lies on the mesh, as written in the file.
+    """Mesh axes and the rule table of one phase: as the file has them, or divided for a model.
 
     Attributes:
         axes: mesh axes and their sizes, outermost first.
-        split: axis -> the two mesh axes that it is laid out as.
+        split: axis -> the two mesh axes that it is laid out as; empty once divided.
         rules: logical axis -> axes; may name a split axis as a whole.
     """
 
@@ -69,8 +74,23 @@ class Phase:
     split: dict[str, tuple[str, str]] = field(default_factory=dict)
     rules: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
-    def for_model(self, cfg: ModelConfig) -> Strategy:
-        """The mesh axes of this phase for `cfg`, with every split axis divided."""
+    @property
+    def devices(self) -> int:
+        """Devices of the mesh."""
+        return math.prod(self.axes.values())
+
+    @property
+    def hash(self) -> str:
+        """Short digest of axes and rules: two results with the same one used the same table."""
+        text = json.dumps([list(self.axes.items()), self.rules], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def num_shards(self, logical: str) -> int:
+        """Parts that a logical axis is cut into; of a phase that is divided for a model."""
+        return math.prod(self.axes[name] for name in self.rules[logical])
+
+    def for_model(self, cfg: ModelConfig) -> "Phase":
+        """The phase for `cfg`: every split axis is divided, and rules name mesh axes only."""
         axes: dict[str, int] = {}
         for name, size in self.axes.items():
             if name in self.split:
@@ -78,7 +98,7 @@ class Phase:
                 axes |= dict(zip(self.split[name], (first, size // first), strict=True))
             else:
                 axes[name] = size
-        return Strategy(axes, {k: self.expand(names) for k, names in self.rules.items()})
+        return Phase(axes, {}, {k: self.expand(names) for k, names in self.rules.items()})
 
     def expand(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """`names` with split axes replaced by their parts."""
@@ -94,12 +114,12 @@ class Phase:
         Raises:
             ConfigError: the replicas do not divide over the hosts.
         """
-        axes, left = dict(self.axes), hosts
+        axes, undivided = dict(self.axes), hosts
         for name in self.rules["batch"]:
-            taken = math.gcd(left, axes[name])
-            axes[name] //= taken
-            left //= taken
-        if left > 1:
+            divided = math.gcd(undivided, axes[name])
+            axes[name] //= divided
+            undivided //= divided
+        if undivided > 1:
             replicas = math.prod(self.axes[name] for name in self.rules["batch"])
             raise ConfigError(
                 f"generate: {replicas} replica(s) do not divide over {hosts} processes; a replica "
@@ -118,12 +138,12 @@ class Phase:
 
 @dataclass(frozen=True)
 class MeshConfig:
-    """A mesh file."""
+    """A mesh file, called `name`: the hardware, and a phase for training and for generation."""
 
-    name: str
-    topology: Topology
-    train: Phase
-    generate: Phase
+    name: str = ""
+    topology: Topology = field(default_factory=Topology)
+    train: Phase = field(default_factory=Phase)
+    generate: Phase = field(default_factory=Phase)
 
     def shrink(self, devices: int) -> "MeshConfig":
         """The same strategy on at most `devices` devices, to run it where chips are few."""

@@ -11,9 +11,7 @@ from thinksafe_jax.config import TrainingConfig
 from thinksafe_jax.models import LoraConfig, ModelConfig
 from thinksafe_jax.sharding import (
     ModelMesh,
-    adapter_shardings,
     load_mesh,
-    optimizer_shardings,
     partition_spec,
 )
 from thinksafe_jax.training.batches import Batch
@@ -38,12 +36,12 @@ class Placement(ModelMesh):
         """Of the adapter, or of all parameters."""
         if lora is None:
             return self.param_shardings()
-        return adapter_shardings(self.cfg, self.mesh, self.rules, lora)
+        return self.adapter_shardings(lora)
 
     def opt_state(self, trainable: Tree, config: TrainingConfig, lora: LoraConfig | None) -> Tree:
         """Of the optimiser's state; `trainable` may be shapes."""
         shardings = self.trainable(lora)
-        return optimizer_shardings(make_optimizer(config), trainable, shardings, self.mesh)
+        return self.optimizer_shardings(make_optimizer(config), trainable, shardings)
 
     def batch(self) -> NamedSharding:
         """Of token arrays `[passes, sequences, length]`."""
