@@ -44,6 +44,7 @@ LEFT = {
         "sampling/programs.py: decode has 54 lines",
     },
     "storage": {
+        "__init__.py: thinksafe_jax.weights.load_params is past the door",
         "pipeline/stages.py: thinksafe_jax.report.dataset_card is past the door",
         "runs/directory.py: open has 56 lines",
         "runs/manifest.py: thinksafe_jax.hosts.versions is past the door",

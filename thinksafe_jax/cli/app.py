@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from thinksafe_jax import __version__, hosts
+from thinksafe_jax import hosts
+from thinksafe_jax.version import __version__
 
 app = typer.Typer(
     name="thinksafe",

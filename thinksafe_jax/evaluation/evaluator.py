@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import thinksafe_jax
 from thinksafe_jax.config import EvaluationConfig
 from thinksafe_jax.data import REASONING, Questions, fingerprint, load_questions
 from thinksafe_jax.evaluation.answers.equality import Equality, require_math_verify
@@ -25,6 +24,7 @@ from thinksafe_jax.evaluation.scoring import score_rows, summarise
 from thinksafe_jax.hosts import Group, current
 from thinksafe_jax.runs import Part, RowStore, wait_for_rows
 from thinksafe_jax.storage import atomic_write, content_hash, refresh
+from thinksafe_jax.version import __version__
 
 
 def evaluate(
@@ -146,7 +146,7 @@ def _answering(cfg: EvaluationConfig, questions: Questions, subject: Subject) ->
         "prompts": dict(counts),
         "prompts_sha256": fingerprint(items),
         "sources": {name: asdict(source) for name, source in questions.sources.items()},
-        "version": thinksafe_jax.__version__,
+        "version": __version__,
     }
 
 
