@@ -172,3 +172,21 @@ def test_an_impossible_run_dir_is_refused_before_anything_heavy(recipe_file, tmp
 def test_version(monkeypatch, capsys):
     assert exit_code(monkeypatch, "--version") == 0
     assert capsys.readouterr().out.strip() == __version__
+
+
+def test_help_names_every_choice_there_is(monkeypatch, capsys):
+    from thinksafe_jax.analysis.analyses import ANALYSES
+    from thinksafe_jax.evaluation.presets import PRESETS
+    from thinksafe_jax.synthesis import TEMPLATES
+    from thinksafe_jax.weights import BOUNDS
+
+    monkeypatch.setenv("COLUMNS", "300")
+    for command, names in (
+        ("analyze", ANALYSES),
+        ("evaluate", PRESETS),
+        ("probe", TEMPLATES),
+        ("verify", BOUNDS),
+    ):
+        assert exit_code(monkeypatch, command, "--help") == 0
+        text = capsys.readouterr().out
+        assert [name for name in names if name not in text] == [], command

@@ -1,47 +1,11 @@
-"""Arguments that several commands take, and commands whose options are a dataclass."""
+"""Arguments that several commands take."""
 
-import dataclasses
-import functools
-import inspect
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import Annotated
 
 import typer
 
 from thinksafe_jax.errors import ConfigError
-
-Options = TypeVar("Options")
-
-
-def takes_fields(command: Callable[[Options], None]) -> Callable[..., None]:
-    """The command as typer wants it: with a parameter for each field of its options.
-
-    Args:
-        command: its only parameter is annotated with a dataclass, whose fields are annotated as
-            typer's parameters are. A field of type `typer.Context` gets the context.
-    """
-    options = next(iter(get_type_hints(command).values()))
-    hints = get_type_hints(options, include_extras=True)
-
-    @functools.wraps(command)
-    def call(**given: Any) -> None:
-        command(options(**given))
-
-    parameters = [
-        inspect.Parameter(
-            field.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=inspect.Parameter.empty
-            if field.default is dataclasses.MISSING
-            else field.default,
-            annotation=hints[field.name],
-        )
-        for field in dataclasses.fields(options)
-    ]
-    call.__annotations__ = hints
-    call.__dict__["__signature__"] = inspect.Signature(parameters)
-    return call
 
 
 def run_directory(text: str) -> Path:

@@ -7,14 +7,15 @@ from typing import Annotated
 
 import typer
 
-from thinksafe_jax.cli.arguments import Config, JsonOut, Overrides, takes_fields
+from thinksafe_jax.cli.arguments import Config, JsonOut, Overrides
+from thinksafe_jax.cli.option_groups import grouped
 from thinksafe_jax.errors import ConfigError
 
 
 def register(app: typer.Typer) -> None:
     """Adds the commands to the application."""
-    app.command()(takes_fields(plan))
-    app.command("sweep-sharding")(takes_fields(sweep_sharding))
+    app.command()(plan)
+    app.command("sweep-sharding")(sweep_sharding)
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class PlanOptions:
     ] = 5_000
 
 
+@grouped
 def plan(options: PlanOptions) -> None:
     """Print what a recipe, or a model, needs on a mesh; exit code 2 when it does not fit.
 
@@ -130,6 +132,7 @@ class SweepOptions:
     dtype: Annotated[str, typer.Option(help="bfloat16 or float32: weights and cache.")] = "bfloat16"
 
 
+@grouped
 def sweep_sharding(options: SweepOptions) -> None:
     """Compile decode, prefill and LoRA step of models x meshes x rule tables, and compare.
 

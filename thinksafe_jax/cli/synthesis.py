@@ -7,6 +7,7 @@ import typer
 
 from thinksafe_jax.cli.arguments import Config, Overrides, RunDirectory, local_folder
 from thinksafe_jax.errors import ConfigError
+from thinksafe_jax.variants import variant_names
 
 if TYPE_CHECKING:
     from thinksafe_jax.analysis import Probe
@@ -29,7 +30,10 @@ def probe(
     samples: Annotated[int, typer.Option(help="Responses to each prompt.", min=1)] = 1,
     template: Annotated[
         list[str] | None,
-        typer.Option(help="Steering template, by name or as a text with {prompt}. Default: all."),
+        typer.Option(
+            help=f"Steering template: {', '.join(variant_names('synthesis/steering'))}, or a text "
+            "with {prompt}. May be repeated. Default: all."
+        ),
     ] = None,
     out: Annotated[
         Path | None,

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from typer.testing import CliRunner
 
-from thinksafe_jax.cli.arguments import takes_fields
+from thinksafe_jax.cli.option_groups import grouped
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ def invoke(*arguments: str):
         given.append(options)
 
     app = typer.Typer()
-    app.command()(takes_fields(command))
+    app.command()(grouped(command))
     return CliRunner().invoke(app, arguments), given
 
 
