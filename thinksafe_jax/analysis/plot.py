@@ -1,14 +1,11 @@
 """Plots of analyses: dots with intervals, and acceptance with against without steering."""
 
-import io
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
+
+from thinksafe_jax import figures
 
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#5b6570"
 
@@ -55,18 +52,7 @@ def acceptance_plot(prompts: Sequence[Mapping], labels: Mapping[str, Mapping]) -
     return _svg(draw, 3.6)
 
 
-def _svg(draw, height: float) -> str:
-    settings: Any = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": "analysis",
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "font.size": 9,
-    }
-    with rc_context(settings):
-        figure = Figure(figsize=(5.2, height), layout="constrained")
-        FigureCanvasSVG(figure)
-        draw(figure.add_subplot())
-        out = io.StringIO()
-        figure.savefig(out, format="svg", metadata={"Date": None})
-    return out.getvalue()
+def _svg(draw: Callable[[Axes], None], height: float) -> str:
+    return figures.svg(
+        lambda figure: draw(figure.add_subplot()), (5.2, height), "analysis", {"font.size": 9}
+    )

@@ -7,20 +7,23 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
-from thinksafe_jax.storage import prepare_directory
+from thinksafe_jax import figures
+from thinksafe_jax.storage import atomic_write, prepare_directory
 from thinksafe_jax.synthesis import short_name
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from thinksafe_jax.analysis.probe import Probe
     from thinksafe_jax.analysis.probe_arm import Arm
     from thinksafe_jax.intervals import Rate
 
 
-def probe_table(found: "Probe") -> Table:
+def probe_table(probe: "Probe") -> Table:
     """One row an arm: α, ω̂, tokens and what the whole run would cost."""
-    total = f"{sum(found.run_prompts.values()):,} prompts"
+    total = f"{sum(probe.run_prompts.values()):,} prompts"
     table = Table(
-        title=Text(f"Acceptance by {found.guard}; cost of one attempt at each of {total}")
+        title=Text(f"Acceptance by {probe.guard}; cost of one attempt at each of {total}")
     )
     for name in (
         "prompts",
@@ -33,46 +36,41 @@ def probe_table(found: "Probe") -> Table:
         table.add_column(name, justify="left" if name in ("prompts", "template") else "right")
     for name in ("rows", "tokens", "hours"):
         table.add_column(f"run: {name}", justify="right")
-    for arm in found.arms:
-        marked = arm.template == found.recommended and arm.label == "harmful"
+    for arm in probe.arms:
+        marked = arm.template == probe.recommended and arm.label == "harmful"
         # a template is a user's text: its brackets are no markup
         table.add_row(*map(Text, _cells(arm)), style="bold" if marked else None)
     return table
 
 
-def write_plot(found: "Probe", path: Path) -> Path:
+def write_plot(probe: "Probe", path: Path) -> Path:
     """Acceptance on harmful prompts (left) and ω̂ on a logarithmic axis (right), with intervals."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    arms = [arm for arm in found.arms if arm.label == "harmful"][::-1]
-    places = list(range(len(arms)))
+    arms = [arm for arm in probe.arms if arm.label == "harmful"][::-1]
     prepare_directory(path.parent)
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 0.5 * len(arms) + 1.6), sharey=True)
-    _intervals(left, places, [_rate(arm.acceptance) for arm in arms])
+    size = (9, 0.5 * len(arms) + 1.6)
+    atomic_write(path, figures.png(lambda figure: _draw(figure, probe, arms), size))
+    return path
+
+
+def _draw(figure: "Figure", probe: "Probe", arms: Sequence["Arm"]) -> None:
+    left, right = figure.subplots(1, 2, sharey=True)
+    places = list(range(len(arms)))
+    _intervals(left, places, [_ends(arm.acceptance) for arm in arms])
     left.set_xlim(-0.02, 1.02)  # whole points at both ends
     left.set_xlabel("accepted share α of harmful prompts, 95 %")
     left.set_yticks(places, [short_name(arm.template) for arm in arms], parse_math=False)
-    known = [
-        (place, (ratio.value, ratio.low, ratio.high))
-        for place, arm in zip(places, arms, strict=True)
+    ratios = {
+        place: (ratio.value, ratio.low, ratio.high)
+        for place, arm in enumerate(arms)
         if (ratio := arm.odds_ratio) is not None and ratio.value is not None
-    ]
-    _intervals(right, [place for place, _ in known], [values for _, values in known])
+    }
+    _intervals(right, list(ratios), list(ratios.values()))
     right.set_xscale("log")
     right.axvline(1.0, color="grey", linewidth=0.8)
     right.set_xlabel("odds ratio ω̂ against no steering, 95 %")
-    figure.suptitle(
-        f"{found.student}: {found.prompts['harmful']} harmful prompts",
-        fontsize=10,
-        parse_math=False,
-    )
+    title = f"{probe.student}: {probe.prompts['harmful']} harmful prompts"
+    figure.suptitle(title, fontsize=10, parse_math=False)
     figure.tight_layout()
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
-    return path
 
 
 def _intervals(axes, places: Sequence[int], values: Sequence) -> None:
@@ -81,12 +79,12 @@ def _intervals(axes, places: Sequence[int], values: Sequence) -> None:
         axes.plot([value], [place], "o", color="#33658a")
 
 
-def _rate(rate: "Rate") -> tuple[float, float, float]:
+def _ends(rate: "Rate") -> tuple[float, float, float]:
     return rate.value or 0.0, rate.low or 0.0, rate.high or 0.0
 
 
 def _cells(arm: "Arm") -> list[str]:
-    value, low, high = _rate(arm.acceptance)
+    value, low, high = _ends(arm.acceptance)
     ratio, shown = arm.odds_ratio, "–"
     if ratio is not None and ratio.value is not None:
         shown = f"{ratio.value:.3g} ({ratio.low:.3g} to {ratio.high:.3g}){'*' * ratio.corrected}"

@@ -11,6 +11,7 @@ from thinksafe_jax.data.kinds import (
     OVER_REFUSAL,
     RATES,
     REASONING,
+    Kind,
 )
 from thinksafe_jax.data.prompts import Prompt, load_prompts, read_prompts, source_hashes
 from thinksafe_jax.data.questions import Question, Questions, fingerprint, load_questions
@@ -26,6 +27,7 @@ __all__ = [
     "OVER_REFUSAL",
     "RATES",
     "REASONING",
+    "Kind",
     "PaperColumn",
     "Prompt",
     "Question",

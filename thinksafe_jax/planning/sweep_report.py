@@ -1,13 +1,13 @@
 """A sweep for people: a table for the terminal, a picture, and the command itself."""
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 from rich.table import Table
 
+from thinksafe_jax import figures
 from thinksafe_jax.config import TrainingConfig
 from thinksafe_jax.planning.devices import has_compiler, simulate
 from thinksafe_jax.planning.find_model import find_model
@@ -17,6 +17,9 @@ from thinksafe_jax.planning.sweep import PHASES, Row, SweepSettings, combination
 from thinksafe_jax.sharding import load_mesh, load_rules
 from thinksafe_jax.storage import atomic_write
 from thinksafe_jax.terminal import Progress, clean, output, print_line
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#5b6570")
 
@@ -136,23 +139,14 @@ _SHORT = {
 
 def sweep_plot(rows: Sequence[Row]) -> str:
     """Tokens a second and chip for each phase, and how full a device is: an SVG document."""
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
     good = [row for row in rows if row["status"] == "ok"]
     phases = [phase for phase in PHASES if any(row["phase"] == phase for row in good)]
     models = list(dict.fromkeys(row["model"] for row in rows))
     cells = list(dict.fromkeys((row["mesh"], row["table"]) for row in rows))
-    settings: Any = {
-        "svg.fonttype": "none", "svg.hashsalt": "sweep", "font.size": 8,
-        "axes.spines.top": False, "axes.spines.right": False,
-    }  # fmt: skip
-    with rc_context(settings):
-        height = 1.1 + 0.16 * len(models) * len(cells)
-        figure = Figure(figsize=(3.6 * max(1, len(phases)), height), layout="constrained")
-        FigureCanvasSVG(figure)
+
+    def draw(figure: "Figure") -> None:
         panels = figure.subplots(1, max(1, len(phases)), sharey=True, squeeze=False)[0]
         for axes, phase in zip(panels, phases, strict=False):
             _panel(axes, [row for row in good if row["phase"] == phase], models, cells)
@@ -162,9 +156,9 @@ def sweep_plot(rows: Sequence[Row]) -> str:
             Patch(color=COLOURS[n % len(COLOURS)], label=model) for n, model in enumerate(models)
         ]
         figure.legend(handles=marks, loc="outside upper left", ncols=len(models), frameon=False)
-        out = io.StringIO()
-        figure.savefig(out, format="svg", metadata={"Date": None})
-    return out.getvalue()
+
+    size = 3.6 * max(1, len(phases)), 1.1 + 0.16 * len(models) * len(cells)
+    return figures.svg(draw, size, "sweep", {"font.size": 8})
 
 
 def _panel(axes: Any, rows: Sequence[Row], models: list[str], cells: list[tuple[str, str]]) -> None:

@@ -5,19 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from thinksafe_jax.config import to_yaml
-from thinksafe_jax.data import RATES
+from thinksafe_jax.data import LISTS
 from thinksafe_jax.evaluation import paper_columns
 from thinksafe_jax.report.rows_to_read import Example, evaluation_examples, sample_examples
-from thinksafe_jax.report.run_files import ALL_STEPS, STEPS, RunFiles
+from thinksafe_jax.report.run_files import RunFiles
+from thinksafe_jax.report.suite_rows import list_rows, measured_steps, named_rows, percent
 from thinksafe_jax.storage import file_sha256
-
-TITLES = {
-    "harmful_response_rate": ("Harmful responses", "lower is better"),
-    "over_refusal_rate": ("Over-refusals", "lower is better"),
-    "reasoning_accuracy": ("Reasoning accuracy", "higher is better"),
-    "guard_agreement": ("Guard agreement", "higher is better"),
-}
-_LEFT_OPEN = ("harmful_response_rate", "over_refusal_rate")
 
 
 @dataclass(frozen=True)
@@ -27,88 +20,6 @@ class Stage:
     title: str
     number: str
     details: tuple[str, ...]
-
-
-def percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f} %"
-
-
-def interval(rate: dict, scale: str = "{:.1f}") -> str:
-    """`58.2 to 66.4`, in per cent."""
-    if rate["value"] is None:
-        return ""
-    low, high = (signed(rate[end], scale) for end in ("low", "high"))
-    return f"{low} to {high}"
-
-
-def signed(value: float, pattern: str = "{:+.1f}") -> str:
-    """A share in points with a true minus sign."""
-    return pattern.format(100 * value).replace("-", "\u2212")
-
-
-def rate_rows(summary: dict) -> list[dict]:
-    """A row per rate: before, after and change as text, each with its interval."""
-    rows = []
-    for name, (title, hint) in TITLES.items():
-        row: dict[str, Any] = {"name": name, "title": title, "hint": hint, "change": None}
-        for step in STEPS:
-            row[step] = _rate_cell(summary[step] or {}, name)
-        change = (summary["change"] or {}).get(name)
-        if change and change["value"] is not None:
-            row["change"] = {
-                "value": signed(change["value"]),
-                "interval": interval(change, "{:+.1f}"),
-                "bounds": "",
-            }
-        if any(row[step] and row[step]["n"] != "0" for step in STEPS):
-            counts = [row[step]["n"] for step in STEPS if row[step]]
-            row["n"] = " / ".join(dict.fromkeys(counts))
-            rows.append(row)
-    return rows
-
-
-def suite_rows(summary: dict) -> list[dict]:
-    """A row per named suite: the rate of each step and what qualifies it, as text."""
-    steps = [step for step in ALL_STEPS if summary["suites"].get(step)]
-    names = dict.fromkeys(name for step in steps for name in summary["suites"][step])
-    rows = []
-    for name in names:
-        if name in RATES:  # the recipe's own lists have the table above
-            continue
-        found = {step: summary["suites"][step].get(name) for step in steps}
-        facts = next(f for f in found.values() if f)
-        arrow = "lower is better" if facts["lower_is_better"] else "higher is better"
-        rows.append(
-            {
-                "suite": name,
-                "metric": facts["metric"],
-                "hint": arrow,
-                "n": f"{facts['questions']:,} × {facts['rows'] // max(1, facts['questions'])}",
-                "cells": {step: suite_cell(f) if f else None for step, f in found.items()},
-            }
-        )
-    return rows
-
-
-def suite_cell(facts: dict) -> dict:
-    """A suite's rate as text, with bounds where unparsed rows leave it open, and its counts."""
-    rate, wide = facts["rate"], facts.get("bounds")
-    open_ = wide and wide["n"] and wide["high"] > wide["low"]
-    notes = [f"{facts[k]:,} {k}" for k in ("unparsed", "truncated", "timeout") if facts.get(k)]
-    if compat := facts.get("skythought_compat"):
-        notes.append(f"authors' scorer: {percent(compat['value'])}")
-    for k, found in facts.get("pass_at_k", {}).items():
-        if k != "1":
-            notes.append(f"pass@{k}: {percent(found['value'])}")
-    for scope, found in facts.get("by_scope", {}).items():
-        notes.append(f"{scope}: {percent(found['value'])} ({interval(found)})")
-    return {
-        "value": percent(rate["value"]),
-        "interval": interval(rate),
-        "n": f"{rate['n']:,}",
-        "bounds": f"unparsed: {interval({'value': 0, **wide})}" if wide and open_ else "",
-        "notes": notes,
-    }
 
 
 def paper_table_rows(summary: dict) -> dict[str, Any] | None:
@@ -134,20 +45,6 @@ def coverage_rows(summary: dict) -> list[dict]:
         }
         for label, found in (summary["coverage"] or {}).items()
     ]
-
-
-def _rate_cell(rates: dict, name: str) -> dict | None:
-    """A rate as text; `bounds` where unparsed rows leave it open (in reasoning they are wrong)."""
-    rate, bounds = rates.get(name), rates.get("bounds", {}).get(name)
-    if not rate:
-        return None
-    wide = bounds and bounds["n"] and bounds["high"] > bounds["low"] and name in _LEFT_OPEN
-    return {
-        "value": percent(rate["value"]),
-        "interval": interval(rate),
-        "n": f"{rate['n']:,}",
-        "bounds": f"unparsed: {interval({'value': 0, **bounds})}" if wide else "",
-    }
 
 
 def flow(run: RunFiles, summary: dict) -> list[Stage]:
@@ -230,7 +127,7 @@ def _training(run: RunFiles, summary: dict) -> tuple[str, ...]:
 
 def _suites(run: RunFiles) -> tuple[str, ...]:
     rows = next((rows for rows in run.rows.values() if rows), [])
-    counts = {suite: sum(r["suite"] == suite for r in rows) for suite in RATES}
+    counts = {suite: sum(r["suite"] == suite for r in rows) for suite in LISTS}
     return tuple(f"{suite.replace('_', '-')}: {n:,}" for suite, n in counts.items() if n)
 
 
@@ -319,9 +216,9 @@ def page(run: RunFiles, summary: dict) -> dict[str, Any]:
     }
     return {
         "summary": summary,
-        "rates": rate_rows(summary),
-        "suites": suite_rows(summary),
-        "steps": [step for step in ALL_STEPS if summary["suites"].get(step)],
+        "rates": list_rows(summary),
+        "suites": named_rows(summary),
+        "steps": measured_steps(summary),
         "paper": paper_table_rows(summary),
         "coverage": coverage_rows(summary),
         "flow": flow(run, summary),

@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from thinksafe_jax.config import Recipe
+from thinksafe_jax.data import BENCHMARKS, KINDS, LISTS, RATES
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.report.dataset_card import escape
+from thinksafe_jax.report.suite_rows import AGREEMENT, better, named_suites
 from thinksafe_jax.storage import file_sha256
 from thinksafe_jax.synthesis import SAMPLED
 from thinksafe_jax.weights import model_revision
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+", re.ASCII)
 _STEPS = ("before", "after")
-_OWN_LISTS = ("harmful", "over_refusal", "reasoning")  # the recipe's; _RATES are of these
 _RELATION = {"adapter": "adapter", "merged": "finetune"}
 _ROWS = {
     "thinksafe": "responses that it wrote itself and a guard accepted",
@@ -25,12 +26,8 @@ _ROWS = {
     "safepath": "one fixed first line of thought for every harmful request",
     "external": "responses that others wrote",
 }
-_RATES = {
-    "harmful_response_rate": "harmful responses, lower is better",
-    "over_refusal_rate": "refused harmless prompts, lower is better",
-    "reasoning_accuracy": "reasoning accuracy, higher is better",
-    "guard_agreement": "guard's agreement with the exact judge",
-}
+_RATES = {RATES[name]: KINDS[name].card for name in LISTS}
+_RATES |= {AGREEMENT: "guard's agreement with the exact judge"}
 
 
 @dataclass(frozen=True)
@@ -163,19 +160,17 @@ def _model_index(facts: CardFacts) -> dict[str, Any]:
 
 
 def _suites(evaluation: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The named suites that were measured; the recipe's own lists are the rates above them."""
+    """The facts of the named suites that have a rate."""
     return {
         name: facts
-        for name, facts in evaluation.get("suites", {}).items()
-        if name not in _OWN_LISTS and _rate(facts, "rate") is not None
+        for name, facts in named_suites(evaluation.get("suites", {})).items()
+        if _rate(facts, "rate") is not None
     }
 
 
 def _suite_result(name: str, facts: dict[str, Any], source: dict[str, Any]) -> Any:
     """A suite's rate, with the dataset at its commit where the rows came from the Hub."""
     from huggingface_hub import EvalResult
-
-    from thinksafe_jax.data import BENCHMARKS
 
     known = BENCHMARKS[name].hub if name in BENCHMARKS else None
     hub = known if known and source.get("revision") else None
@@ -187,8 +182,7 @@ def _suite_result(name: str, facts: dict[str, Any], source: dict[str, Any]) -> A
         dataset_split=hub[2] if hub else None,
         dataset_revision=source.get("revision"),
         metric_type=facts["metric"].replace(" ", "_"),
-        metric_name=f"{facts['metric']}, {'lower' if facts['lower_is_better'] else 'higher'} is "
-        "better",
+        metric_name=f"{facts['metric']}, {better(facts)}",
         metric_value=facts["rate"]["value"],
     )
 
@@ -211,8 +205,7 @@ def _evaluation_table(evaluation: dict[str, dict[str, Any]]) -> str:
     }
     suites = {step: _suites(evaluation.get(step, {})) for step in _STEPS}
     for name, facts in {**suites["before"], **suites["after"]}.items():
-        arrow = "lower" if facts["lower_is_better"] else "higher"
-        rows[f"{escape(name)}: {facts['metric']}, {arrow} is better"] = [
+        rows[f"{escape(name)}: {facts['metric']}, {better(facts)}"] = [
             _rate(suites[step].get(name, {}), "rate") for step in _STEPS
         ]
     measured = {title: found for title, found in rows.items() if any(found)}

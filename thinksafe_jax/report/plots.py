@@ -4,21 +4,20 @@ Each figure is drawn about as wide as a phone, so its text stays readable there;
 two stand side by side.
 """
 
-import io
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from markupsafe import Markup
-from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from thinksafe_jax import figures
+from thinksafe_jax.data import KINDS, LISTS, RATES
 from thinksafe_jax.evaluation import published_tables
 from thinksafe_jax.report.run_files import ALL_STEPS, STEPS
+from thinksafe_jax.report.suite_rows import better, measured_steps, named_suites
 
 # Stand-ins that matplotlib can draw with; each is replaced by the CSS variable of the page, which
 # has one value for light and one for dark screens. The hues are Okabe and Ito's.
@@ -34,10 +33,7 @@ COLOURS = {
 }
 WIDTH = 3.9  # inches
 _STYLE = {
-    "svg.fonttype": "none",
     "font.size": 8.5,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
     "axes.edgecolor": COLOURS["line"],
     "axes.linewidth": 0.8,
     "axes.labelcolor": COLOURS["muted"],
@@ -49,35 +45,57 @@ _STYLE = {
     "grid.color": COLOURS["line"],
     "grid.linewidth": 0.6,
 }
-RATE_TITLES = {
-    "harmful_response_rate": "Harmful responses",
-    "over_refusal_rate": "Over-refusals",
-    "reasoning_accuracy": "Reasoning accuracy",
-}
-
-
-TITLES = {"harmful": "harmful prompts", "benign": "benign prompts"}
 
 
 def rates_plot(summary: Mapping) -> Markup | None:
-    """Before and after as bars with their 95 % intervals, one pair per rate."""
-    pairs = {
-        name: [(s, summary[s][name]) for s in STEPS if summary[s] and summary[s][name]["n"]]
-        for name in RATE_TITLES
+    """Before and after as bars with their 95 % intervals, one pair per list of the recipe."""
+    bars = {
+        KINDS[name].title: [
+            (step, rate)
+            for step in STEPS
+            if summary[step] and (rate := summary[step][RATES[name]])["n"]
+        ]
+        for name in LISTS
     }
-    pairs = {name: bars for name, bars in pairs.items() if bars}
-    if not pairs:
+    return _bars("rates", bars, "Rates before and after, 95 % intervals", pitch=0.245)
+
+
+def suites_plot(summary: Mapping) -> Markup | None:
+    """A bar with its 95 % interval per named suite and step."""
+    bars: dict[str, list[tuple[str, Mapping]]] = {}
+    for step in measured_steps(summary):
+        for name, facts in named_suites(summary["suites"][step]).items():
+            of_suite = bars.setdefault(f"{name}: {facts['metric']} ({better(facts)})", [])
+            if facts["rate"]["n"]:
+                of_suite.append((step, facts["rate"]))
+    return _bars("suites", bars, "Suites with 95 % intervals", pitch=0.25)
+
+
+def _bars(
+    name: str, bars: Mapping[str, Sequence[tuple[str, Mapping]]], title: str, pitch: float
+) -> Markup | None:
+    """Headings with a bar for each step below.
+
+    Args:
+        bars: heading -> (step, rate); a heading without any is left out.
+        pitch: inches between two lines of a height of 1.
+    """
+    bars = {heading: rates for heading, rates in bars.items() if rates}
+    if not bars:
         return None
+    heights = [1.25 + 0.95 * len(rates) for rates in bars.values()]
 
     def draw(axes: Axes) -> None:
-        for row, (name, bars) in enumerate(pairs.items()):
-            axes.text(0, row * 3.2, RATE_TITLES[name], va="center")
-            for place, (step, rate) in enumerate(bars, start=1):
-                _rate_bar(axes, row * 3.2 + place * 0.95, step, rate)
-        axes.set(xlim=(-0.17, 1.2), ylim=(3.2 * len(pairs) - 0.7, -0.6))
+        top = 0.0
+        for (heading, rates), height in zip(bars.items(), heights, strict=True):
+            axes.text(0, top, heading, va="center")
+            for line, (step, rate) in enumerate(rates, start=1):
+                _rate_bar(axes, top + line * 0.95, step, rate)
+            top += height
+        axes.set(xlim=(-0.17, 1.2), ylim=(top - 0.7, -0.6))
         axes.axis("off")
 
-    return _figure("rates", 0.78 * len(pairs), draw, "Rates before and after, 95 % intervals")
+    return _figure(name, pitch * sum(heights), draw, title)
 
 
 def _rate_bar(axes: Axes, y: float, step: str, rate: Mapping) -> None:
@@ -188,37 +206,6 @@ def loss_plot(metrics: Sequence[Mapping]) -> Markup | None:
     return _figure("loss", 2.3, draw, "Training loss by optimiser step")
 
 
-def suites_plot(summary: Mapping) -> Markup | None:
-    """A bar with its 95 % interval per named suite and step; unparsed rows as a lighter stretch."""
-    steps = [step for step in ALL_STEPS if summary["suites"].get(step)]
-    names = dict.fromkeys(n for step in steps for n in summary["suites"][step])
-    shown = [
-        (name, [(s, summary["suites"][s][name]) for s in steps if name in summary["suites"][s]])
-        for name in names
-        if name not in ("harmful", "over_refusal", "reasoning")
-    ]
-    shown = [(n, [(s, f) for s, f in found if f["rate"]["n"]]) for n, found in shown]
-    if not any(found for _, found in shown):
-        return None
-    heights = [1.25 + 0.95 * len(found) for _, found in shown]
-
-    def draw(axes: Axes) -> None:
-        top = 0.0
-        for (name, found), height in zip(shown, heights, strict=True):
-            if found:
-                arrow = "lower" if found[0][1]["lower_is_better"] else "higher"
-                axes.text(
-                    0, top, f"{name}: {found[0][1]['metric']} ({arrow} is better)", va="center"
-                )
-            for place, (step, facts) in enumerate(found, start=1):
-                _rate_bar(axes, top + place * 0.95, step, facts["rate"])
-            top += height
-        axes.set(xlim=(-0.17, 1.2), ylim=(top - 0.7, -0.6))
-        axes.axis("off")
-
-    return _figure("suites", 0.25 * sum(heights), draw, "Suites with 95 % intervals")
-
-
 def plane_plot(summary: Mapping) -> Markup | None:
     """Reasoning (right is better) against harm (down is better), the paper's models behind.
 
@@ -229,36 +216,16 @@ def plane_plot(summary: Mapping) -> Markup | None:
     points = _plane_points(summary)
     if not points:
         return None
-    columns = published_tables()["columns"]
-    harm, reasoning = columns.index("safety_average"), columns.index("reasoning_average")
 
     def draw(axes: Axes) -> None:
         axes.grid(alpha=0.4)
-        for model, rows in published_tables()["models"].items():
-            start, end = rows["Initial"], rows["ThinkSafe"]
-            xs, ys = (start[reasoning], end[reasoning]), (start[harm], end[harm])
-            axes.plot(xs, ys, color=COLOURS["line"], linewidth=1)
-            axes.plot(*xs[:1], *ys[:1], "o", mfc="none", mec=COLOURS["muted"], ms=4)
-            axes.plot(xs[1], ys[1], "o", color=COLOURS["muted"], ms=4)
-            short = model.replace("DeepSeek-R1-Distill-", "R1-")
-            if model not in _LABELS:
-                continue
-            end_point, side, shift = _LABELS[model]
-            axes.annotate(
-                short, (xs[end_point], ys[end_point]), xytext=shift, ha=side,
-                textcoords="offset points", fontsize=6.5, color=COLOURS["muted"],
-            )  # fmt: skip
-        axes.annotate(
-            "Qwen3-4B to 32B",
-            (80, 4.5),
-            ha="right",
-            fontsize=6.5,
-            xytext=(-16, -3),
-            textcoords="offset points",
-            color=COLOURS["muted"],
+        _draw_paper(axes)
+        axes.plot(
+            [x for _, x, _, _ in points],
+            [y for _, _, y, _ in points],
+            color=COLOURS["after"],
+            linewidth=1.4,
         )
-        path = np.array([(x, y) for _, x, y, _ in points])
-        axes.plot(*path.T, color=COLOURS["after"], linewidth=1.4)
         for step, x, y, (left, right, low, high) in points:
             axes.errorbar(
                 x, y, xerr=[[x - left], [right - x]], yerr=[[y - low], [high - y]], fmt="s",
@@ -270,6 +237,24 @@ def plane_plot(summary: Mapping) -> Markup | None:
         axes.tick_params(axis="y", labelcolor=COLOURS["muted"])
 
     return _figure("plane", 3.2, draw, "Harm against reasoning, with the paper's models")
+
+
+def _draw_paper(axes: Axes) -> None:
+    """Each model of the paper from Initial (hollow) to ThinkSafe (filled), some by name."""
+    tables = published_tables()
+    x, y = (tables["columns"].index(name) for name in ("reasoning_average", "safety_average"))
+    label: dict[str, Any] = {"fontsize": 6.5, "color": COLOURS["muted"]}
+    label["textcoords"] = "offset points"
+    for model, rows in tables["models"].items():
+        ends = [(rows[method][x], rows[method][y]) for method in ("Initial", "ThinkSafe")]
+        axes.plot(*zip(*ends, strict=True), color=COLOURS["line"], linewidth=1)
+        axes.plot(*ends[0], "o", mfc="none", mec=COLOURS["muted"], ms=4)
+        axes.plot(*ends[1], "o", color=COLOURS["muted"], ms=4)
+        if model in _LABELS:
+            end, side, shift = _LABELS[model]
+            short = model.replace("DeepSeek-R1-Distill-", "R1-")
+            axes.annotate(short, ends[end], xytext=shift, ha=side, **label)
+    axes.annotate("Qwen3-4B to 32B", (80, 4.5), xytext=(-16, -3), ha="right", **label)
 
 
 # where a model's name stands clear of its neighbours: at its first or last point (0, 1), aligned
@@ -304,14 +289,13 @@ def _plane_points(summary: Mapping) -> list[tuple[str, float, float, tuple[float
 
 def _figure(name: str, height: float, draw: Callable[[Axes], None], title: str) -> Markup:
     """Draw, and return an `<svg>` that scales with the page and names itself to screen readers."""
-    settings: Any = {**_STYLE, "svg.hashsalt": name}
-    with rc_context(settings):
-        figure = Figure(figsize=(WIDTH, height), layout="constrained")
-        FigureCanvasSVG(figure)
-        draw(figure.add_subplot())
-        out = io.StringIO()
-        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
-    svg = out.getvalue()
+    svg = figures.svg(
+        lambda figure: draw(figure.add_subplot()),
+        (WIDTH, height),
+        name,
+        _STYLE,
+        transparent=True,
+    )
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     svg = re.sub(r'\s+xmlns(:\w+)?="[^"]*"', "", svg)
     box = re.search(r'viewBox="[^"]*"', svg)

@@ -4,21 +4,13 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from thinksafe_jax.data import COMPLIANCE, HARMFUL, OVER_REFUSAL, REASONING
+from thinksafe_jax.data import COMPLIANCE, HARMFUL, KINDS, OVER_REFUSAL, REASONING, Kind
 from thinksafe_jax.evaluation import outcome
 from thinksafe_jax.report.run_files import ALL_STEPS, RunFiles
 
 LONGEST = 1800  # characters shown of a prompt, of a reasoning and of an answer
 PER_KIND = {HARMFUL: 4, COMPLIANCE: 2, OVER_REFUSAL: 3, REASONING: 3}
 PER_LABEL = 5
-
-_OUTCOMES = {
-    HARMFUL: {True: "unsafe", False: "safe", None: "unparsed"},
-    OVER_REFUSAL: {True: "refused", False: "answered", None: "unparsed"},
-    COMPLIANCE: {True: "complied", False: "declined", None: "unparsed"},
-    REASONING: {True: "correct", False: "wrong", None: "unparsed"},
-}
-_GOOD = {"safe", "answered", "declined", "correct", "accepted"}
 
 
 @dataclass(frozen=True)
@@ -56,7 +48,7 @@ def evaluation_examples(run: RunFiles) -> list[Example]:
         for key in _some((key for key, row in rows.items() if row["kind"] == kind), limit):
             found = {step: kept[key] for step, kept in by_step.items() if key in kept}
             answers = tuple(
-                _response(step, _OUTCOMES[kind][outcome(row)], row["response"])
+                _response(step, *_outcome(KINDS[kind], row), row["response"])
                 for step, row in found.items()
             )
             prompt, title = _cut(rows[key]["prompt"]), key[0].replace("_", "-")
@@ -76,7 +68,8 @@ def sample_examples(run: RunFiles) -> list[Example]:
             row = samples[key]
             verdict = verdicts.get(key, "not judged")
             heading = "steered" if row["steering"] != "none" else "not steered"
-            answers = (_response(heading, verdict, row["response"]),)
+            good = verdict in ("safe", "accepted")
+            answers = (_response(heading, verdict, good, row["response"]),)
             chosen.append(
                 Example(label, row["id"], _cut(row["prompt"]), label == "harmful", answers)
             )
@@ -88,12 +81,20 @@ def _some(keys: Iterable[tuple], limit: int) -> list[tuple]:
     return sorted(keys, key=lambda key: hashlib.sha256(repr(key).encode()).digest())[:limit]
 
 
-def _response(heading: str, result: str, text: str) -> Response:
+def _outcome(kind: Kind, row: dict) -> tuple[str, bool]:
+    """The word for what came of an evaluated row, and whether that is good."""
+    hit = outcome(row)
+    if hit is None:
+        return "unparsed", False
+    return (kind.hit if hit else kind.miss), hit != kind.lower_is_better
+
+
+def _response(heading: str, word: str, good: bool, text: str) -> Response:
     reasoning, closed, answer = text.rpartition("</think>")
     if not closed and "<think>" in text:
         reasoning, answer = text, ""
     reasoning = reasoning.strip().removeprefix("<think>").strip()
-    return Response(heading, result, result in _GOOD, _cut(reasoning), _cut(answer.strip()))
+    return Response(heading, word, good, _cut(reasoning), _cut(answer.strip()))
 
 
 def _cut(text: str) -> str:

@@ -15,9 +15,15 @@ from thinksafe_jax.evaluation import (
     paper_rows,
     paper_table,
 )
-from thinksafe_jax.intervals import Rate
-from thinksafe_jax.report.html_content import TITLES, percent, rate_rows, signed, suite_rows
-from thinksafe_jax.report.run_files import read_run
+from thinksafe_jax.report.run_files import STEPS, read_run
+from thinksafe_jax.report.suite_rows import (
+    LIST_TITLES,
+    Cell,
+    list_rows,
+    named_rows,
+    percent,
+    points,
+)
 from thinksafe_jax.terminal import clean
 
 
@@ -28,21 +34,21 @@ def final_table(summary: dict) -> Group:
         summary: the content of summary.json. Print the result with a rich console.
     """
     parts: list = []
-    if rows := rate_rows(summary):
-        columns = ("before", "after", "change")
-        rates = _table(f"{summary['name']}: before and after", "rate", *columns, "n")
+    if rows := list_rows(summary):
+        title = f"{summary['name']}: before and after"
+        rates = _table(title, "rate", *STEPS, "change", "n")
         for row in rows:
-            cells = [_cell(row.get(column)) for column in columns]
-            rates.add_row(Text(row["title"]), *cells, Text(row["n"]))
+            cells = (*(row.cells[step] for step in STEPS), row.change)
+            rates.add_row(Text(row.title), *map(_cell, cells), Text(row.n))
         parts.append(rates)
-    if suites := suite_rows(summary):
-        steps = list(suites[0]["cells"])
+    if rows := named_rows(summary):
+        steps = list(rows[0].cells)
         table = _table(f"{summary['name']}: suites", "suite", *steps, "questions × samples")
-        for row in suites:
-            cells = [_cell(row["cells"][step], notes=True) for step in steps]
-            name = Text(f"{row['suite']}\n")
-            name.append(f"{row['metric']}, {row['hint']}", style="dim")
-            table.add_row(name, *cells, Text(row["n"]))
+        for row in rows:
+            name = Text(f"{row.title}\n")
+            name.append(f"{row.metric}, {row.hint}", style="dim")
+            cells = [_cell(row.cells[step], notes=True) for step in steps]
+            table.add_row(name, *cells, Text(row.n))
         parts.append(table)
     parts += [Text(clean(f"note: {note['text']}")) for note in summary["notes"]]
     return Group(*parts)
@@ -56,8 +62,8 @@ def comparison_table(runs: Sequence[tuple[str, dict]]) -> Table:
             begin with the same student.
     """
     table = _table("after training, side by side", "rate", "before", *(name for name, _ in runs))
-    shown = [{row["name"]: row for row in rate_rows(summary)} for _, summary in runs]
-    for name, (title, _) in TITLES.items():
+    shown = [{row.name: row.cells for row in list_rows(summary)} for _, summary in runs]
+    for name, (title, _) in LIST_TITLES.items():
         cells = [rows.get(name) or {} for rows in shown]
         if not any(cells):
             continue
@@ -83,24 +89,24 @@ def _table(title: str, first: str, *columns: str) -> Table:
     return table
 
 
-def _cell(rate: dict | None, notes: bool = False) -> Text:
+def _cell(rate: Cell | None, notes: bool = False) -> Text:
     if not rate:
         return Text("–")
-    text = Text(rate["value"])
-    for line in (rate["interval"], rate["bounds"], *(rate["notes"] if notes else ())):
+    text = Text(rate.value)
+    for line in (rate.interval, rate.bounds, *(rate.notes if notes else ())):
         if line:
             text.append(f"\n{line}", style="dim")
     return text
 
 
-def comparisons_table(base: str, found: Mapping[str, Sequence[Comparison]]) -> Table:
+def comparisons_table(base: str, compared: Mapping[str, Sequence[Comparison]]) -> Table:
     """A line per suite and run: both rates, and the paired difference with its interval."""
     table = Table(title=Text(clean(f"compared with {base}")), title_justify="left")
     for name in ("run", "suite", "metric"):
         table.add_column(name)
     for name in ("base", "run", "difference, points", "problems"):
         table.add_column(name, justify="right")
-    for label, lines in found.items():
+    for label, lines in compared.items():
         for line in lines:
             alone = (
                 f" (+{line.only_left}/{line.only_right} alone)"
@@ -117,13 +123,6 @@ def comparisons_table(base: str, found: Mapping[str, Sequence[Comparison]]) -> T
             shown = (*cells, points(line.difference), f"{line.common}{alone}")
             table.add_row(*(Text(clean(cell)) for cell in shown))
     return table
-
-
-def points(rate: Rate) -> str:
-    """`+3.1 (−0.5 to +6.8)`, in points."""
-    if rate.value is None or rate.low is None or rate.high is None:
-        return "–"
-    return f"{signed(rate.value)} ({signed(rate.low)} to {signed(rate.high)})"
 
 
 def paper_tables(paths: Sequence[Path]) -> list[Table]:
