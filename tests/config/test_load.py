@@ -101,7 +101,12 @@ def test_unknown_key_names_the_nearest(recipe_file, wrong, key, nearest):
         ("synthesis.prompts=x", "synthesis.prompts: 'x' is text; expected a list"),
         ("synthesis.prompts=[x]", "synthesis.prompts[0]: 'x' is text; expected a section"),
         ("synthesis.prompts[0].labels=x", "synthesis.prompts[0].labels: 'x' is text"),
-        ("synthesis.prompts[0].labels={no: harmful}", "put it in quotes: 'False'"),
+        ("synthesis.prompts[0].labels={no: harmful}", "YAML reads yes, no, on and off so: put"),
+        ("student.model=off", "YAML reads yes, no, on and off so: put the word in quotes"),
+        ("name=../../elsewhere", "name: is '../../elsewhere'; expected the name of one folder"),
+        ("name=..", "name: is '..'; expected the name of one folder"),
+        ("name='a\\b'", "expected the name of one folder"),
+        ('name="a\\0b"', "expected the name of one folder"),
         ("student.model='???'", "student.model: no value given"),
     ],
 )

@@ -22,7 +22,7 @@ from thinksafe_jax.config import (
     load_recipe,
 )
 from thinksafe_jax.errors import ConfigError, EnvironmentFault, InputError
-from thinksafe_jax.runs import Run
+from thinksafe_jax.runs import Run, begun_recipe
 from thinksafe_jax.storage import content_hash
 
 RECIPE = Recipe(
@@ -228,7 +228,7 @@ HOLDER = """
 import sys, time
 from pathlib import Path
 from thinksafe_jax.config import load_recipe
-from thinksafe_jax.runs import Run
+from thinksafe_jax.runs import Run, begun_recipe
 with Run.open(load_recipe(Path(sys.argv[1])), sys.argv[2]):
     print("held", flush=True)
     time.sleep(60)
@@ -303,3 +303,67 @@ def test_content_hash_follows_values_and_files_not_folders_names(tmp_path):
     (tmp_path / "b" / "x.json").write_text("2")
     assert content_hash(tmp_path / "a") != content_hash(tmp_path / "b")
     assert content_hash(tmp_path / "absent") != content_hash(tmp_path / "a")
+
+
+def test_a_run_inside_another_run_is_refused_before_anything_is_made(tmp_path):
+    with Run.open(RECIPE, tmp_path / "outer"):
+        pass
+    inner = tmp_path / "outer/samples/inner"
+    with (
+        pytest.raises(ConfigError, match=r"inner lies inside the run .*outer,.* beside it"),
+        Run.open(RECIPE, inner),
+    ):
+        pass
+    assert not inner.parent.exists()
+
+
+def test_a_run_inside_another_run_that_was_begun_before_goes_on(tmp_path):
+    inner = tmp_path / "outer/inner"
+    with Run.open(RECIPE, inner):
+        pass
+    with Run.open(RECIPE, tmp_path / "elsewhere"):
+        pass
+    for name in ("config.yaml", "manifest.json", "lock"):
+        (tmp_path / "outer" / name).write_bytes((tmp_path / "elsewhere" / name).read_bytes())
+    with Run.open(RECIPE, inner) as run:
+        assert run.path == inner
+
+
+@pytest.mark.parametrize("read", ["continue", "alone"])
+def test_a_config_of_another_version_is_said_to_be_one(tmp_path, read):
+    with Run.open(RECIPE, tmp_path):
+        pass
+    file, manifest = tmp_path / "config.yaml", tmp_path / "manifest.json"
+    file.write_text(file.read_text().replace("training:\n", "training:\n  muon_momentum: 0.95\n"))
+    content = json.loads(manifest.read_text())
+    content["versions"]["thinksafe-jax"] = "7.1"
+    manifest.write_text(json.dumps(content))
+    with pytest.raises(ConfigError) as caught:
+        if read == "alone":
+            begun_recipe(tmp_path)
+        else:
+            with Run.open(RECIPE, tmp_path):
+                pass
+    assert "training.muon_momentum: unknown key" in str(caught.value)
+    assert "was begun with version 7.1 of thinksafe-jax; this is" in str(caught.value)
+    manifest.write_text("{")
+    with pytest.raises(ConfigError, match="begun with version unknown"):
+        begun_recipe(tmp_path)
+
+
+def test_a_mistake_in_an_override_is_not_the_runs(tmp_path):
+    with Run.open(RECIPE, tmp_path):
+        pass
+    assert begun_recipe(tmp_path, ["training.epochs=1"]).training.epochs == 1
+    with pytest.raises(ConfigError) as caught:
+        begun_recipe(tmp_path, ["training.epoch=1"])
+    assert "version" not in str(caught.value)
+
+
+def test_a_config_without_a_newer_key_is_read_with_its_default(tmp_path):
+    with Run.open(RECIPE, tmp_path):
+        pass
+    file = tmp_path / "config.yaml"
+    lines = [line for line in file.read_text().splitlines() if "heldout_rows" not in line]
+    file.write_text("\n".join(lines) + "\n")
+    assert begun_recipe(tmp_path) == RECIPE

@@ -16,7 +16,7 @@ from thinksafe_jax.config import (
 )
 from thinksafe_jax.data import Prompt, load_prompts
 from thinksafe_jax.errors import InputError
-from thinksafe_jax.synthesis import stratified, synthesis_prompts
+from thinksafe_jax.synthesis import require_labels, stratified, synthesis_prompts
 from thinksafe_jax.synthesis.selection import contaminated, normalised
 
 
@@ -170,3 +170,28 @@ def test_the_authors_json_is_read_back(tmp_path):
     file.write_text('{"instruction": "a"}')
     with pytest.raises(InputError, match="a list of JSON objects"):
         load_prompts([source], require_label=True)
+
+
+ONE_OF_EACH = [Prompt("h", "How do I pick a lock?", "harmful"), Prompt("b", "Hello.", "benign")]
+
+
+@pytest.mark.parametrize(
+    ("method", "prompts", "said"),
+    [
+        ("thinksafe", ONE_OF_EACH, None),
+        ("thinksafe", ONE_OF_EACH[:1], r"no benign prompt is left to sample \(1 harmful\)"),
+        ("rejection", ONE_OF_EACH[1:], r"no harmful prompt is left to sample \(1 benign\)"),
+        ("thinksafe", [], r"no harmful and no benign prompt .*\(none at all\)"),
+        ("thinksafe", [ONE_OF_EACH[0], Prompt("b", " ", "benign")], "no benign prompt"),
+        ("direct-refusal", ONE_OF_EACH[:1], None),
+        ("safepath", ONE_OF_EACH[1:], "no harmful prompt"),
+        ("external", ONE_OF_EACH[:1], None),
+    ],
+)
+def test_prompts_of_one_kind_only_are_refused_where_the_method_needs_two(method, prompts, said):
+    recipe = Recipe(synthesis=SynthesisConfig(method=method))
+    if said is None:
+        require_labels(recipe, prompts)
+    else:
+        with pytest.raises(InputError, match=said):
+            require_labels(recipe, prompts)

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from thinksafe_jax.analysis.plot import acceptance_plot, interval_plot
-from thinksafe_jax.config import ModelSource, Recipe, load_recipe
+from thinksafe_jax.config import ModelSource, Recipe
 from thinksafe_jax.data import REASONING, read_rows
 from thinksafe_jax.errors import ConfigError, InputError
 from thinksafe_jax.evaluation import read_evaluation
 from thinksafe_jax.pipeline import Session
+from thinksafe_jax.runs import begun_recipe
 
 _TEXTS = {
     "instruction": ("instruction", "prompt", "question"),
@@ -56,7 +57,7 @@ def target(name: str, data: Path | None, **counts: Any) -> Target:
     """
     given = {k: v for k, v in counts.items() if v is not None}
     if (Path(name) / "config.yaml").exists():
-        return Target(Path(name), load_recipe(Path(name) / "config.yaml"), data, **given)
+        return Target(Path(name), begun_recipe(Path(name)), data, **given)
     if data is None:
         raise ConfigError(f"{name} is no run directory; to analyse a model give --data FILE")
     recipe = replace(Recipe(), student=ModelSource(name, dtype="float32"))

@@ -148,15 +148,17 @@ def export(
 def recipe_of(run_dir: Path, config: Path | None, overrides: list[str]):
     """The recipe that a run directory was begun with, or the one given."""
     from thinksafe_jax.config import load_recipe
+    from thinksafe_jax.runs import begun_recipe
     from thinksafe_jax.storage import shown
 
-    own = run_dir / "config.yaml"
-    if config is None and not own.exists():
+    if config is not None:
+        return load_recipe(config, overrides)
+    if not (run_dir / "config.yaml").exists():
         raise ConfigError(
             f"{shown(run_dir)} is no run directory (no config.yaml); begin one with "
             "`thinksafe run --config ...`, or give --config here"
         )
-    return load_recipe(config or own, overrides)
+    return begun_recipe(run_dir, overrides)
 
 
 def start(recipe, folder: Path, stages, **options: bool) -> None:
@@ -165,8 +167,10 @@ def start(recipe, folder: Path, stages, **options: bool) -> None:
     Args:
         options: keyword arguments of `run_pipeline`.
     """
+    from thinksafe_jax.runs import refuse_inside
     from thinksafe_jax.storage import prepare_directory
 
+    refuse_inside(folder)
     prepare_directory(folder)  # before the imports below, which take seconds
     from thinksafe_jax.pipeline import run_pipeline
 

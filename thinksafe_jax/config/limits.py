@@ -126,6 +126,18 @@ class Holds:
         return f"{self.placeholder}, {self.meaning}"
 
 
+@dataclass(frozen=True)
+class FolderName:
+    """The name of one folder, which cannot lead to another place: `runs/<name>`."""
+
+    def problem(self, value: str) -> str | None:
+        sound = value not in (".", "..") and not set(value) & {"/", "\\"} and value.isprintable()
+        return None if sound and len(value) <= 200 else f"is {value[:60]!r}; expected {self}"
+
+    def __str__(self) -> str:
+        return "the name of one folder: no slash or control character, 200 characters at most"
+
+
 COUNT = Range(1, LARGEST)
 INDEX = Range(0, LARGEST)
 SHARE = Range(0, 1)

@@ -45,6 +45,7 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     recipe = Recipe()
     if not problems:
         recipe, problems = build(Recipe, _resolved(path, plain))
+        recipe = recipe if recipe.name else replace(recipe, name=path.stem)
         problems += range_problems(recipe)
     # what is missing is only worth saying once what is there can be understood
     problems = problems or completeness_problems(recipe)
@@ -52,7 +53,7 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
         raise ConfigError(f"{path}: {problems[0]}")
     if problems:
         raise ConfigError("\n  ".join([f"{path}: {len(problems)} problems", *problems]))
-    return recipe if recipe.name else replace(recipe, name=path.stem)
+    return recipe
 
 
 def _read(path: Path) -> Any:

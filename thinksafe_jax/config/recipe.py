@@ -16,6 +16,7 @@ from thinksafe_jax.config.limits import (
     SHARE,
     ConfigName,
     EachOnce,
+    FolderName,
     Holds,
     Range,
     VariantOrText,
@@ -296,7 +297,8 @@ class EvaluationConfig:
 class Recipe:
     """All that a run is told to do."""
 
-    name: str = ""
+    # of the report and the cards; the run directory is runs/<name> where run_dir names none
+    name: Annotated[str, FolderName()] = ""
     run_dir: str = ""
     seed: Annotated[int, INDEX] = 42
     # a file, or a name in configs/mesh; default: one device

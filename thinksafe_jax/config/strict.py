@@ -121,7 +121,11 @@ def _scalar(hint: Any, value: Any, key: str, problems: list[str]) -> Any:
         return value
     if hint is float and type(value) is int and abs(value) < 1e300:
         return float(value)
-    quote = f" (put it in quotes: {str(value)!r})" if hint is str and value is not None else ""
+    quote = ""
+    if hint is str and isinstance(value, bool):
+        quote = " (YAML reads yes, no, on and off so: put the word in quotes)"
+    elif hint is str and value is not None:
+        quote = f" (put it in quotes: {str(value)!r})"
     problems.append(f"{key}: {_shown(value)}; expected {_NAMES[hint]}{quote}")
     return _UNUSABLE
 

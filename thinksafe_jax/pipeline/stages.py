@@ -25,6 +25,7 @@ from thinksafe_jax.synthesis import (
     dataset_facts,
     read_dataset,
     reasons_table,
+    require_labels,
     synthesis_prompts,
     write_dataset,
 )
@@ -51,6 +52,7 @@ def sample(run: Run, session: Session) -> dict[str, Any]:
     """
     cfg = run.recipe.synthesis
     selection = synthesis_prompts(run.recipe, session.prompt_hashes)
+    require_labels(run.recipe, selection.prompts)
     rounds = _rounds(run, session, [p for p in selection.prompts if p.id in run.part])
     if cfg.method not in SAMPLED:
         rounds.fixed()

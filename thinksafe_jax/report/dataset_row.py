@@ -5,8 +5,8 @@ from pathlib import Path
 
 from rich.text import Text
 
-from thinksafe_jax.config import load_recipe
 from thinksafe_jax.errors import ConfigError, InputError
+from thinksafe_jax.runs import begun_recipe
 from thinksafe_jax.synthesis import read_dataset
 from thinksafe_jax.terminal import clean
 from thinksafe_jax.tokenizer import ChatTokenizer
@@ -31,7 +31,7 @@ def show_row(run_path: Path, index: int) -> Text:
     row = next(islice(read_dataset(run_path), index, None), None)
     if row is None:
         raise InputError(f"{run_path}: the dataset has no row {index}; the first is 0")
-    student = load_recipe(run_path / "config.yaml").student
+    student = begun_recipe(run_path).student
     pins = run_path / "models.json"
     tokenizer = ChatTokenizer(resolve_model(student.model, student.revision, pins))
     ended = row["finish_reason"] != "length"

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from thinksafe_jax.config import Recipe, load_recipe
+from thinksafe_jax.config import Recipe
 from thinksafe_jax.data import RATES
 from thinksafe_jax.errors import InputError
-from thinksafe_jax.runs import RowStore
+from thinksafe_jax.runs import RowStore, begun_recipe
 from thinksafe_jax.storage import shown
 
 # of a run; a model that was evaluated by itself has the one step "model"
@@ -48,7 +48,7 @@ def read_run(path: Path) -> RunFiles:
     folder = path / "evaluation"
     return RunFiles(
         path=path,
-        recipe=load_recipe(config) if config.exists() else None,
+        recipe=begun_recipe(path) if config.exists() else None,
         manifest=_json(path / "manifest.json") or {},
         metrics=_metrics(path / "metrics.jsonl"),
         samples=_rows(path / "samples"),

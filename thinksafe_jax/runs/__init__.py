@@ -1,5 +1,6 @@
 """The run directory: config, manifest, rows that survive kills, signals."""
 
+from thinksafe_jax.runs.contents import begun_recipe, refuse_inside
 from thinksafe_jax.runs.directory import Run
 from thinksafe_jax.runs.row_store import (
     WHOLE,
@@ -10,4 +11,14 @@ from thinksafe_jax.runs.row_store import (
     wait_for_rows,
 )
 
-__all__ = ["WHOLE", "Location", "Part", "RowBuffer", "RowStore", "Run", "wait_for_rows"]
+__all__ = [
+    "WHOLE",
+    "Location",
+    "Part",
+    "RowBuffer",
+    "RowStore",
+    "Run",
+    "begun_recipe",
+    "refuse_inside",
+    "wait_for_rows",
+]

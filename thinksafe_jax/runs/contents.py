@@ -1,15 +1,17 @@
 """What lies in a run directory: which configuration it is of, and what to delete to begin anew."""
 
+import json
 import logging
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from thinksafe_jax.config import HARMLESS_KEYS, Recipe, diff, load_recipe, to_yaml
 from thinksafe_jax.errors import ConfigError
 from thinksafe_jax.storage import atomic_write, persist, shown, storage_errors
+from thinksafe_jax.version import __version__
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +35,53 @@ CONTENTS = (
 _OF_GUARD = ("merged", "adapter", "checkpoints", "dataset", "verdicts")  # what was made of it first
 
 
+def begun_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe that a run directory was begun with, RUN/config.yaml.
+
+    Args:
+        overrides: changes to it, as `load_recipe` takes them.
+
+    Raises:
+        ConfigError: it cannot be read; the message names the version that wrote it, as that may
+            know keys that this one does not.
+    """
+    file = path / "config.yaml"
+    try:
+        begun = load_recipe(file)
+    except ConfigError as error:
+        raise ConfigError(
+            f"{error}\n{shown(path)} was begun with version {_version_of(path)} of thinksafe-jax; "
+            f"this is {__version__}. Go on with that version, put config.yaml right if it was "
+            "edited, or use --new-run to delete the run and start afresh"
+        ) from None
+    return load_recipe(file, overrides) if overrides else begun
+
+
+def _version_of(path: Path) -> str:
+    """The program's version in a run's manifest."""
+    try:
+        content = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+        return str(content["versions"]["thinksafe-jax"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "unknown"
+
+
+def refuse_inside(path: Path) -> None:
+    """Refuses a new run directory inside another run's, which may be deleted or copied whole.
+
+    Raises:
+        ConfigError: with the run that it would lie in.
+    """
+    if (path / "config.yaml").exists():
+        return  # begun before
+    for folder in path.resolve().parents:
+        if all((folder / name).exists() for name in ("config.yaml", "manifest.json", "lock")):
+            raise ConfigError(
+                f"{shown(path)} lies inside the run {shown(folder)}, whose files may be deleted or "
+                "copied together; choose a --run-dir beside it"
+            )
+
+
 def clear(path: Path) -> None:
     """Delete a run's contents and nothing else that may lie beside them."""
     present = [path / name for name in CONTENTS if (path / name).exists()]
@@ -48,7 +97,7 @@ def clear_verdicts(path: Path, recipe: Recipe) -> None:
     Where it names another judge but no other guard, that is the evaluation's alone.
     """
     file = path / "config.yaml"
-    begun = load_recipe(file) if file.exists() else recipe
+    begun = begun_recipe(path) if file.exists() else recipe
     same_guard = not diff(replace(begun, judge=recipe.judge), recipe, HARMLESS_KEYS)
     evaluated = [step for step in (path / "evaluation").glob("*") if step.is_dir()]
     made = [path / "report", *(step.with_name(f"{step.name}.json") for step in evaluated)]
@@ -89,7 +138,7 @@ def refuse_another(recipe: Recipe, path: Path, *, other_guards: bool) -> None:
     """
     file = path / "config.yaml"
     if file.exists():
-        begun = load_recipe(file)
+        begun = begun_recipe(path)
         if other_guards:
             begun = replace(begun, guard=recipe.guard, judge=recipe.judge)
         changes = diff(begun, recipe, HARMLESS_KEYS)

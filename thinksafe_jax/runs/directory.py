@@ -17,6 +17,7 @@ from thinksafe_jax.runs.contents import (
     keep_config,
     refuse_another,
     refuse_foreign,
+    refuse_inside,
 )
 from thinksafe_jax.runs.manifest import Manifest
 from thinksafe_jax.runs.row_store import WHOLE, Part, RowStore
@@ -105,6 +106,7 @@ class Run:
                     _send_rows(path)
                     yield Run(recipe, path, manifest, stop, skip_bad_rows, part)
                 return
+        refuse_inside(path)
         prepare_directory(path)
         with ExitStack() as locks:
             apart = bool(part.name) and group.count == 1

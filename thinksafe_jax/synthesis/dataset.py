@@ -27,7 +27,7 @@ from thinksafe_jax.storage import atomic_write, atomic_writer, plain, prepare_di
 from thinksafe_jax.synthesis.coverage import Counts, coverage, reasons_table
 from thinksafe_jax.synthesis.ladder import WAITING, Ledger, attempts, chosen_attempts
 from thinksafe_jax.synthesis.parquet import ParquetWriter
-from thinksafe_jax.synthesis.sampled_rows import SAMPLED
+from thinksafe_jax.synthesis.sampled_rows import SAMPLED, needed_labels
 
 Row = Mapping[str, Any]
 Lengths = dict[str, Counter[int]]  # {label: {upper end of a bin, 0 for the last: rows}}
@@ -62,7 +62,7 @@ class DatasetFacts:
     @property
     def labels(self) -> tuple[str, ...]:
         """Labels without whose rows the method makes no sense."""
-        return ("harmful", "benign") if self.guarded else ("harmful",)
+        return needed_labels(self.method)
 
 
 def dataset_facts(

@@ -31,6 +31,11 @@ HARMFUL_ONLY = ("direct-refusal", "safepath")  # methods that train on no benign
 _log = logging.getLogger(__name__)
 
 
+def needed_labels(method: str) -> tuple[str, ...]:
+    """The labels without whose rows a method makes no sense."""
+    return ("harmful", "benign") if method in SAMPLED else ("harmful",)
+
+
 def plan_attempt(
     prompts: Iterable[Prompt],
     attempt: Attempt,

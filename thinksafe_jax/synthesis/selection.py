@@ -6,6 +6,7 @@ sources ─► labels, ids, duplicates ─► the method's labels ─► contami
 import logging
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -16,7 +17,7 @@ from thinksafe_jax.config import EvaluationConfig, Recipe
 from thinksafe_jax.data import Prompt, load_prompts, read_prompts, source_hashes
 from thinksafe_jax.errors import EnvironmentFault, InputError
 from thinksafe_jax.storage import content_hash
-from thinksafe_jax.synthesis.sampled_rows import HARMFUL_ONLY
+from thinksafe_jax.synthesis.sampled_rows import HARMFUL_ONLY, needed_labels
 
 # accents that stand alone are quotation marks; variation selectors choose a picture
 _STYLE = {"`", "´", "¨", *map(chr, range(0xFE00, 0xFE10))}
@@ -80,6 +81,24 @@ def synthesis_prompts(recipe: Recipe, hashes: Mapping[str, str] | None = None) -
             "prompts_sha256": content_hash([[p.id, p.text, p.label] for p in kept]),
         },
     )
+
+
+def require_labels(recipe: Recipe, prompts: Iterable[Prompt]) -> None:
+    """Refuses prompts of one kind only where the method trains on two, before any is sampled.
+
+    Raises:
+        InputError: with how many there are of each kind.
+    """
+    counts = Counter(prompt.label for prompt in prompts if prompt.text.strip())
+    missing = [label for label in needed_labels(recipe.synthesis.method) if not counts[label]]
+    if missing:
+        given = ", ".join(f"{n} {label}" for label, n in counts.items()) or "none at all"
+        raise InputError(
+            f"synthesis.prompts: no {' and no '.join(missing)} prompt is left to sample ({given}); "
+            f"synthesis.method {recipe.synthesis.method} needs "
+            f"{' and '.join(needed_labels(recipe.synthesis.method))} ones. Add a source of that "
+            "kind; see also its labels, synthesis.limit and synthesis.drop_contaminated"
+        )
 
 
 def _held_out(cfg: EvaluationConfig) -> tuple[list[Prompt], dict[str, str]]:
