@@ -2,14 +2,24 @@
 
 import json
 import time
+from dataclasses import replace
 
 import pytest
 
 from tests.support import shared_asset
-from thinksafe_jax.evaluation.answers.extract import check_answer, extract_answer, same_answer
+from thinksafe_jax.evaluation.answers.exact import exactly_equal
+from thinksafe_jax.evaluation.answers.extract import extract_answer
 from thinksafe_jax.evaluation.answers.numbers import parse_number
+from thinksafe_jax.evaluation.answers.score import Answer, Checked, exact_outcome
 
 BOX = r"\boxed{%s}"
+
+
+def check_answer(response: str, gold: str, *, truncated: bool = False) -> Checked:
+    """The verdict by exact rules; what they leave to algebra counts as wrong here."""
+    checked = exact_outcome(Answer(response, gold, truncated=truncated))
+    return replace(checked, status="wrong") if checked.status == "open" else checked
+
 
 # what the authors' scorer or a neighbour's got wrong, and what must come out here
 EQUALITY = [
@@ -54,7 +64,7 @@ EQUALITY = [
 
 @pytest.mark.parametrize(("answer", "gold", "equal"), EQUALITY)
 def test_equality(answer, gold, equal):
-    assert same_answer(answer, gold) is equal
+    assert (exactly_equal(answer, gold) is True) is equal
 
 
 RESPONSES = [

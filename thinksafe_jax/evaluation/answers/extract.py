@@ -1,78 +1,59 @@
-r"""Final answers of reasoning responses: found, normalised, compared.
+r"""The final answer of a reasoning response: which piece of the text it is.
 
 The rules close the traps measured on the authors' scorer and on its neighbours:
 
-- only the text after the last `</think>` is read, and in it the last `\boxed{}`; else the text
-  after the last "answer is" / "####"; else the last number;
+- only the text after the last `</think>` is read, and in it the last `\boxed{}` that holds
+  something; else what the last sentence states that gives an answer ("The answer is 18", "#### 18",
+  "**Answer:** 18"); else the last number;
+- "answer" in other sentences ("let me know if the answer is clear") states nothing;
 - a response cut by the token limit scores only what it stated outright, never its last number
-  and never a number that the cut may have shortened;
-- numbers are compared as exact rationals: 3.0001 is not 3, 2500 is not 25; what exact rules cannot
-  decide is Math-Verify's to say (scorer.py);
-- a choice is the letter in the last box, else the one stated; never the last word that is a letter.
+  and never a number that the cut may have shortened.
 """
 
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator
+from typing import Final
 
-from thinksafe_jax.evaluation.answers.numbers import canonical_text, leading_number, parse_number
+from thinksafe_jax.evaluation.answers.numbers import leading_number, parse_number
+from thinksafe_jax.evaluation.answers.typography import plain
 
-_BOXED = re.compile(r"\\f?boxed\b\s*")
-_STATED = re.compile(r"answer\s*(?:\*\*)?\s*(?:is\b|:)\s*:?|####", re.IGNORECASE)
+# "\b" of an unescaped "\boxed" is a backspace in JSON and Python
+_BOX = re.compile(r"(?:\\f?boxed|\\fbox|\x08oxed)\b\s*")
+_STATED = re.compile(
+    r"\bans(?:wer)?\b\s*(?:\([^()\n]{0,30}\)\s*)?[\"'_`]*\s*(?:"
+    r"(?:to (?:the|this) (?:question|problem)\s+)?"
+    r"(?:is|was|are|equals|would be|will be|should be|must be|comes (?:out )?to)\b\s*:?"
+    r"|:|=|->|\u2192|\s*\n+(?=\s*\S))|####",
+    re.IGNORECASE,
+)
+# before the word "answer": what is done with it, or doubt
+_ABOUT = re.compile(
+    r"\b(?:get|find|check|verify|compute|calculate|obtain|simplify|express|round|give|write|state|"
+    r"enter|submit|if|whether|hope|sure|wonder|why|how|what|where|unless|until|confirm|"
+    r"double-check|explain|justify|derive|reach|present|format)\s+"
+    r"(?:that\s+)?(?:(?:the|your|my|our|this|an|a|each|every)\s+)?"
+    r"(?:(?:final|correct|right|exact|numerical|full|above|given)\s+)*$",
+    re.IGNORECASE,
+)
+# after it: what is said of the answer
+_SAID_OF = re.compile(
+    r"(?:clear|correct|right|wrong|incorrect|helpful|reasonable|consistent|verified|confirmed|"
+    r"unique|indeed|not|in|to|as|found|obtained|given|expected|shown|above|below|boxed|"
+    r"provided|already|simply (?:the|a)|rounded|expressed|written|what|whatever|yours?)\b",
+    re.IGNORECASE,
+)
 # digits glued to a word are part of a name ("-sepehr2010" under an AIME solution)
-_NUMBER = re.compile(r"-?(?<![A-Za-z0-9_.,])(?:[0-9][0-9,]*(?:\.[0-9]+)?|\.[0-9]+)")
-_FORMULA = re.compile(r"(?:\$\$?|\\\(|\\\[)(.+?)(?:\$\$?|\\\)|\\\])")
+_NUMBER = re.compile(
+    r"-?(?<![A-Za-z0-9_.,])(?:[0-9][0-9,]*(?:\.[0-9]+)?|\.[0-9]+)(?:\s*/\s*[0-9]+(?![0-9/]))?"
+)
+_FORMULA = re.compile(r"(?:\$\$?|\\\(|\\\[)((?:[^$\\]|\\[^()\[\]])+?)(?:\$\$?|\\\)|\\\])")
 _TEXT = re.compile(r"\\text\{[^}]*\}")
-_TEXT_BOX = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
 _PLAIN_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
+_SPACED_GROUPS = re.compile(r"(?<![\d.,])(\d{1,3})((?: \d{3})+)(?![\d,]|\.\d)")
 
+_LONGEST = 4000  # characters in which a stated answer begins and ends
 
-_LETTER = re.compile(r"\(?([A-J])\)?(?![A-Za-z0-9^_{+*/=-])")
-_WORD = re.compile(r"[A-Za-z]{2,}")
-
-STYLES = ("math", "gsm8k", "choice")
-
-
-@dataclass(frozen=True)
-class Checked:
-    """The outcome for one response: what was read as its answer and whether it is the gold."""
-
-    status: str  # correct | wrong | unparsed | timeout
-    extracted: str | None
-    skythought: bool | None = None  # the authors' verdict, where it was asked for
-
-    @property
-    def correct(self) -> bool:
-        return self.status == "correct"
-
-
-def check_answer(response: str, gold: str, *, truncated: bool = False) -> Checked:
-    """Compare a response's final answer with the gold answer by exact rules alone.
-
-    Args:
-        response: the whole response, reasoning included.
-        gold: the gold answer; for GSM8K the worked solution ending in `#### 18` will do.
-        truncated: the response was cut by the token limit (finish_reason "length").
-    """
-    extracted = extract_answer(response, truncated=truncated)
-    if extracted is None:
-        return Checked("unparsed", None)
-    status = "correct" if same_answer(extracted, gold_answer(gold)) else "wrong"
-    return Checked(status, extracted)
-
-
-def extract_choice(response: str) -> str | None:
-    """The letter of a multiple-choice answer: in the last box, else after the last "answer is"."""
-    text = _answer_text(response)
-    if text is None:
-        return None
-    boxes = list(_BOXED.finditer(text))
-    if boxes:
-        found = _box_content(text[boxes[-1].end() :])
-    else:
-        stated = list(_STATED.finditer(text))
-        found = text[stated[-1].end() :] if stated else None
-    letter = _LETTER.match(_TEXT_BOX.sub(r"\1", found or "").strip(" \n*$:"))
-    return letter.group(1) if letter else None
+NO_BOX: Final = object()
 
 
 def gold_answer(text: str) -> str:
@@ -82,49 +63,25 @@ def gold_answer(text: str) -> str:
 
 def extract_answer(response: str, *, truncated: bool = False) -> str | None:
     """The final answer's text, or None where the response states none."""
-    text = _answer_text(response)
+    text = answer_text(response)
     if text is None:
         return None
-    boxes = list(_BOXED.finditer(text))
-    if boxes:
-        return _box_content(text[boxes[-1].end() :])
-    stated = list(_STATED.finditer(text))
-    if stated:
-        return _stated_answer(text[stated[-1].end() :], truncated)
+    box = last_box(text)
+    if box is not NO_BOX:
+        return box if isinstance(box, str) else None
+    for start in reversed(list(_statements(text))):
+        answer = _first_statement(text[start : start + _LONGEST])
+        if answer is not None:
+            # nothing follows it: the cut may have shortened it
+            cut = truncated and text[start:].rstrip(" .,$").endswith(answer)
+            return None if cut else answer
     if truncated:
         return None
-    numbers = _NUMBER.findall(text.replace("{,}", ","))
+    numbers = _NUMBER.findall(_SPACED_GROUPS.sub(_joined, text.replace("{,}", ",")))
     return numbers[-1].strip(",") if numbers else None
 
 
-def same_answer(extracted: str, gold: str) -> bool:
-    """Whether two answers are equal by exact rules: as rationals, else as normalised text."""
-    return exactly_equal(extracted, gold) is True
-
-
-def exactly_equal(extracted: str, gold: str) -> bool | None:
-    """True or False where exact rules decide, None where algebra must.
-
-    Numbers are compared as rationals; two that differ are left open unless both are whole (0.333333
-    may stand for 1/3). Plain words are compared as text: to algebra, `east` is a product of letters
-    and equals `seat`.
-    """
-    left, right = parse_number(extracted), parse_number(gold)
-    if left is None or right is None:
-        texts = canonical_text(extracted), canonical_text(gold)
-        if not gold or texts[0] == texts[1]:
-            return bool(gold)
-        return False if any(_WORD.fullmatch(text) for text in texts) else None
-    if left.percent != right.percent:  # "50%" answers 1/2 as well as 50
-        percent, plain = (left, right) if left.percent else (right, left)
-        return plain.value in (percent.value, percent.value / 100)
-    if left.value == right.value:
-        return True
-    whole = left.value.denominator == right.value.denominator == 1
-    return False if whole or left.percent else None
-
-
-def _answer_text(response: str) -> str | None:
+def answer_text(response: str) -> str | None:
     """The text after the last `</think>`; None where reasoning was begun and never ended.
 
     Numbers and boxes inside unfinished reasoning are no answer.
@@ -132,7 +89,21 @@ def _answer_text(response: str) -> str | None:
     before, closed, answer = response.rpartition("</think>")
     if not closed and "<think>" in response:
         return None
-    return (answer if closed else before + answer).replace("\u2212", "-").replace("**", "")
+    return plain(answer if closed else before + answer).replace("**", "")
+
+
+def last_box(text: str) -> object:
+    r"""Content of the last box; an empty one, as in "within \boxed{}", is passed over.
+
+    Returns:
+        The content; None where its brace never closes or all are empty; NO_BOX without a box.
+    """
+    boxes = list(_BOX.finditer(text))
+    for box in reversed(boxes):
+        content = _box_content(text[box.end() :])
+        if content is None or content:
+            return content
+    return None if boxes else NO_BOX
 
 
 def _box_content(text: str) -> str | None:
@@ -146,23 +117,34 @@ def _box_content(text: str) -> str | None:
         if char in "{}" and not escaped:
             depth += 1 if char == "{" else -1
         if depth == 0:
-            return text[1:place].strip() or None
+            return text[1:place].strip()
     return None
 
 
-def _stated_answer(tail: str, truncated: bool) -> str | None:
-    """The answer in the text after "answer is": a formula, the first number, or the clause."""
-    answer = _first_statement(tail)
-    # nothing follows it: the cut may have shortened it
-    cut = truncated and answer is not None and tail.rstrip(" .,$").endswith(answer)
-    return None if cut else answer
+def _statements(text: str) -> Iterator[int]:
+    """Where the answer begins in each sentence that states one."""
+    for match in _STATED.finditer(text):
+        before = text[max(0, match.start() - 60) : match.start()].rpartition("\n")[2]
+        if match.group() == "####" or not _ABOUT.search(before):
+            yield match.end()
 
 
 def _first_statement(tail: str) -> str | None:
-    line = next((line.strip() for line in tail.splitlines() if re.search(r"[\w]", line)), "")
+    """The answer in the text after "answer is": a formula, the first number, or the clause."""
+    line = next((line.strip() for line in tail.splitlines() if re.search(r"\w", line)), "")
+    line = line.lstrip(" :*_`#>\"'")
     formula = _FORMULA.match(line)
     if formula and not _PLAIN_WORD.search(_TEXT.sub("", formula.group(1))):
-        return formula.group(1).strip()
-    clause = re.split(r"[,;:.!?](?:\s|$)|\bbecause\b|\bsince\b", line.strip(" $*:"))[0]
+        value = formula.group(1).rpartition("=")[2]
+        return (value if parse_number(value) else formula.group(1)).strip()
+    if _SAID_OF.match(line):
+        return None
+    line = _SPACED_GROUPS.sub(_joined, line)
+    clause = re.split(r"[,;:.!?](?:\s|$)|\bbecause\b|\bsince\b", line.strip(" $*:\"'`"))[0]
     value = clause.rpartition("=")[2]
-    return leading_number(value) or value.strip() or None
+    return leading_number(value) or value.strip(" *_`\"'") or None
+
+
+def _joined(groups: re.Match[str]) -> str:
+    """1 234 567 as 1234567."""
+    return groups.group().replace(" ", "")

@@ -1,12 +1,15 @@
 r"""Numbers as people and LaTeX write them, read as exact rationals.
 
-`70{,}000`, `\$18.90`, `1\frac27`, `137 \frac{1}{2}`, `50\%`, `15\mbox{ cm}^2` and `90^\circ` are
-numbers; `2k`, `7\pi`, `52_8` and `(3, 4)` are not, and are compared as text.
+`70{,}000`, `\$18.90`, `USD 18`, `1,00,000`, `1\frac27`, `137 \frac{1}{2}`, `50\%`,
+`1.8 \times 10^3`, `15\mbox{ cm}^2` and `90^\circ` are numbers; `2k`, `7\pi`, `52_8` and `(3, 4)`
+are not, and are compared as text.
 """
 
 import re
 from dataclasses import dataclass
 from fractions import Fraction
+
+from thinksafe_jax.evaluation.answers.typography import plain
 
 LONGEST = 200  # characters; longer texts are compared as text, so nothing can blow up
 
@@ -14,14 +17,26 @@ _UNIT_COMMAND = re.compile(
     r"(?<=[0-9}])\s*\\(?:text|mbox|mathrm|textrm)\s*\{[^{}]*\}(?:\^\{?[0-9]\}?)?"
 )
 _UNIT_WORDS = re.compile(r"(?<=[0-9%}])\s+[A-Za-z]{2,}(?:[\s/]+[A-Za-z]+)*\s*\.?$")
-_TEXT_COMMAND = re.compile(r"\\(?:text|mbox|mathrm|textrm|textbf|mathbf)\s*\{([^{}]*)\}")
+_TEXT_COMMAND = re.compile(
+    r"\\(?:text|mbox|mathrm|textrm|textbf|textit|textsf|texttt|mathbf|mathsf|mathit|mathtt|"
+    r"boldsymbol|bm|emph|underline)\s*\{([^{}]*)\}"
+)
+# a currency by its code; signs and codes before the number are gone by then (typography.plain)
+_CURRENCY_AFTER = re.compile(r"(?<=[0-9])\s*(?:USD|CAD|AUD|EUR|GBP|JPY|CNY|RMB|INR|CHF|Rs)\.?$")
+_BLANK = re.compile(r"(?<!\\)\\[,;: ]|~")
+_SPACED_GROUPS = re.compile(r"\d{1,3}(?: \d{3})+(?:\.\d+)?")
+_SCIENTIFIC = re.compile(
+    r"(-?[0-9]+(?:\.[0-9]+)?)(?:(?:\\times|\\cdot|\u00d7|x|\*)10\^\{?(-?[0-9]{1,2})\}?|[eE]([-+]?[0-9]{1,2}))"
+)
 _DEGREES = re.compile(r"\^\s*\{?\s*\\circ\s*\}?|°")
 _SPACING = re.compile(
     r"(?<!\\)\\[!,;: ]|~|\\left(?![a-z])|\\right(?![a-z])|\\displaystyle|\\\(|\\\)|\s+"
 )
 _SHORT_FRACTION = re.compile(r"\\frac\s*(\{[^{}]*\}|[0-9])\s*(\{[^{}]*\}|[0-9])")
 _VARIABLE = re.compile(r"^\\?[A-Za-z](?:\\in|=)")
-_DECIMAL = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+"
+_DECIMAL = (
+    r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,2}(?:,[0-9]{2})+,[0-9]{3}|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+"
+)
 _NUMBER = re.compile(
     rf"""(?P<sign>[-+]?)(?:
         (?P<whole>[0-9]*)\\frac\{{(?P<top>-?[0-9]+)\}}\{{(?P<bottom>-?[0-9]+)\}}
@@ -51,8 +66,8 @@ def canonical_text(text: str) -> str:
     LaTeX spacing and sizing, `\\text{}` wrappers, degree signs, a leading `x=`, the parentheses of
     a lone letter or number and the case of plain words go; the rest must match exactly.
     """
-    text = text.replace("\u2212", "-").replace("{,}", ",").replace("\\$", "").replace("$", "")
-    text = _TEXT_COMMAND.sub(r"\1", _UNIT_COMMAND.sub("", text))
+    text = plain(text).replace("{,}", ",").replace("$", "")
+    text = _unwrapped(_UNIT_COMMAND.sub("", text))
     text = _SPACING.sub("", _DEGREES.sub("", re.sub(r"\\[dt]frac", r"\\frac", text)))
     text = _SHORT_FRACTION.sub(
         lambda m: rf"\frac{{{m[1].strip('{}')}}}{{{m[2].strip('{}')}}}", text
@@ -68,11 +83,19 @@ def parse_number(text: str) -> Number | None:
     """The number that the whole text states, units aside; None where it is not one number."""
     if len(text) > LONGEST:
         return None
-    text = _UNIT_WORDS.sub("", text.strip(" $*"))
+    text = _BLANK.sub(" ", plain(text).replace("\\!", "")).strip(" $*")
+    text = _unwrapped(_UNIT_COMMAND.sub("", text)).strip()
+    text = _UNIT_WORDS.sub("", _CURRENCY_AFTER.sub("", text))
+    if _SPACED_GROUPS.fullmatch(text):
+        text = text.replace(" ", "")
     if mixed := _MIXED.match(text):
         sign, whole, top, bottom = mixed.groups()
         return _number(sign, Fraction(int(whole)) + _ratio(top, bottom)) if int(bottom) else None
-    found = _NUMBER.fullmatch(canonical_text(text))
+    text = canonical_text(text)
+    if scientific := _SCIENTIFIC.fullmatch(text):
+        factor, power, exponent = scientific.groups()
+        return Number(Fraction(factor) * Fraction(10) ** int(power or exponent))
+    found = _NUMBER.fullmatch(text)
     if not found:
         return None
     part = found.groupdict()
@@ -90,6 +113,16 @@ def leading_number(text: str) -> str | None:
     """The first number in a clause, as written: "18 per day and 5 more" gives "18"."""
     found = _LEADING.search(text.replace("{,}", ",").replace("\\!", ""))
     return found.group().strip() if found else None
+
+
+def _unwrapped(text: str) -> str:
+    r"""Text without `\text{}`, `\boldsymbol{}` and the like, or braces around all of it."""
+    before = None
+    while before != text:
+        before, text = text, _TEXT_COMMAND.sub(r"\1", text)
+        if text.startswith("{") and text.endswith("}") and "{" not in text[1:-1]:
+            text = text[1:-1]
+    return text
 
 
 def _ratio(top: str, bottom: str) -> Fraction:

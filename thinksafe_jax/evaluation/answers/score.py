@@ -1,5 +1,4 @@
-"""Responses to verdicts: extraction, exact comparison, Math-Verify for the rest, the authors'
-column.
+"""Responses to verdicts: extraction, exact comparison, Math-Verify for what is left.
 
 `score` takes all rows at once, so that the comparing processes work side by side and equal pairs
 are compared once.
@@ -11,16 +10,26 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from thinksafe_jax.errors import ConfigError
+from thinksafe_jax.evaluation.answers.choices import extract_choice
 from thinksafe_jax.evaluation.answers.equality import Equality, Pair
-from thinksafe_jax.evaluation.answers.extract import (
-    STYLES,
-    Checked,
-    exactly_equal,
-    extract_answer,
-    extract_choice,
-    gold_answer,
-)
+from thinksafe_jax.evaluation.answers.exact import exactly_equal
+from thinksafe_jax.evaluation.answers.extract import extract_answer, gold_answer
 from thinksafe_jax.evaluation.answers.skythought import skythought_correct
+
+STYLES = ("math", "gsm8k", "choice")
+
+
+@dataclass(frozen=True)
+class Checked:
+    """The outcome for one response: what was read as its answer and whether it is the gold."""
+
+    status: str  # correct | wrong | unparsed | timeout
+    extracted: str | None
+    skythought: bool | None = None  # the authors' verdict, where it was asked for
+
+    @property
+    def correct(self) -> bool:
+        return self.status == "correct"
 
 
 @dataclass(frozen=True)
@@ -55,7 +64,7 @@ def score(answers: Sequence[Answer], pool: Equality, *, compat: bool = True) -> 
     """
     if unknown := {a.style for a in answers} - set(STYLES):
         raise ConfigError(f"answer style {', '.join(unknown)}: choose from {', '.join(STYLES)}")
-    checked = [_exact(answer) for answer in answers]
+    checked = [exact_outcome(answer) for answer in answers]
     open_ = [n for n, found in enumerate(checked) if found.status == "open"]
     pairs = [Pair(checked[n].extracted or "", gold_answer(answers[n].gold)) for n in open_]
     for n, equal in zip(open_, pool.compare(pairs), strict=True):
@@ -67,7 +76,8 @@ def score(answers: Sequence[Answer], pool: Equality, *, compat: bool = True) -> 
     return [replace(found, skythought=sky) for found, sky in zip(checked, column, strict=True)]
 
 
-def _exact(answer: Answer) -> Checked:
+def exact_outcome(answer: Answer) -> Checked:
+    """The verdict by exact rules alone; its status is `open` where algebra must decide."""
     if answer.style == "choice":
         letter = extract_choice(answer.response)
         right = letter == answer.gold.strip().strip("()").upper()
