@@ -2,6 +2,7 @@
 
 import re
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,18 @@ def shared_asset(*parts: str) -> Path:
     if not path.exists():
         pytest.skip(f"reference asset {'/'.join(parts)} is not beside the repository")
     return path
+
+
+@cache
+def _transformers_tokenizer(directory: Path):
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(str(directory), trust_remote_code=False)
+
+
+def transformers_tokenizer(tokenizer):
+    """transformers' own tokenizer of the same folder as a `ChatTokenizer`: the oracle."""
+    return _transformers_tokenizer(tokenizer.directory)
 
 
 # parameter counts of the real models, tied embeddings counted once

@@ -14,7 +14,7 @@ from tokenizers import (
     trainers,
 )
 
-from tests.support import save_tiny, shared_asset
+from tests.support import save_tiny, shared_asset, transformers_tokenizer
 from thinksafe_jax.guards.formats.wildguard import PROMPT as WILDGUARD_PROMPT
 
 CONTROL = ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
@@ -161,5 +161,5 @@ def rendered(name: str, tokenizer, *turns: str) -> str:
         }
         for n, text in enumerate(turns)
     ]
-    text = tokenizer.hf.apply_chat_template(messages, tokenize=False)
+    text = transformers_tokenizer(tokenizer).apply_chat_template(messages, tokenize=False)
     return f"{text}\n\n" if name.startswith("llama") else text

@@ -6,7 +6,8 @@ import pytest
 
 from tests.guards.kit import REAL, real_template
 from tests.support import shared_asset
-from thinksafe_jax.guards.control_tokens import COMMON, any_of, lines_of
+from thinksafe_jax.guards.control_tokens import COMMON, lines_of
+from thinksafe_jax.tokenizer import any_of
 
 
 @pytest.mark.parametrize("name", ["qwen3", "r1-distill-qwen"])

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.guards.kit import REAL, rendered, save_real_template
-from tests.support import REPOSITORY, save_tiny
+from tests.support import REPOSITORY, save_tiny, transformers_tokenizer
 from thinksafe_jax.config import GuardConfig, GuardModel
 from thinksafe_jax.guards import Exchange, load_guard
 from thinksafe_jax.guards.formats import FORMATS
@@ -53,7 +53,7 @@ def greedy(guard, model, name, exchange):
     """What the torch model answers blank by blank, each from its own forward pass."""
     text = rendered(name, guard.prompt.tokenizer, exchange.prompt, exchange.response)
     ids = guard.prompt.encode((exchange.prompt, exchange.response), 2048).ids
-    assert guard.prompt.tokenizer.hf.decode(ids).strip() == text.strip()
+    assert transformers_tokenizer(guard.prompt.tokenizer).decode(ids).strip() == text.strip()
     said, words = "", {}
     for slot in guard.form.slots:
         if slot.only_after and words.get(slot.only_after[0]) != slot.only_after[1]:
@@ -148,6 +148,6 @@ def test_wildguards_answer_survives_a_long_response(checkpoint):
     (verdict,) = guard.judge([long])
     assert verdict.truncated
     ids = guard.prompt.encode((long.prompt, long.response), 2048).ids
-    shown = guard.prompt.tokenizer.hf.decode(ids)
+    shown = transformers_tokenizer(guard.prompt.tokenizer).decode(ids)
     assert len(ids) == 2048
     assert shown.endswith(f"THE END{guard.prompt.tail}")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.guards.kit import TEMPLATE, VOCAB, save_guard, save_tokenizer
-from tests.support import save_tiny
+from tests.support import save_tiny, transformers_tokenizer
 from thinksafe_jax.config import GuardConfig, GuardModel
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.guards import Exchange, check_one_template, check_unparsed, load_guard
@@ -135,7 +135,7 @@ def test_every_category_is_read_as_greedy_generation_writes_them(tmp_path):
     turns = (exchange.prompt, exchange.response)
     asked = prompt.encode(turns, 512).ids
     ids = prompt.encode(turns, 512, "unsafe\nS3,S1").ids
-    wanted = [*ids[len(asked) :], prompt.tokenizer.hf.eos_token_id]
+    wanted = [*ids[len(asked) :], transformers_tokenizer(prompt.tokenizer).eos_token_id]
     with torch.no_grad():
         states = model.model(torch.tensor([ids]))[0][0, len(asked) - 1 :]
         scores = torch.zeros(len(wanted), VOCAB)
@@ -198,7 +198,7 @@ def test_stats_count_padding_and_forged_text(outspoken):
 
 def test_vocabulary_of_another_model_is_refused(tmp_path):
     save_guard(tmp_path, vocab_size=64)
-    with pytest.raises(InputError, match="do not belong together"):
+    with pytest.raises(InputError, match="vocab_size is 64"):
         load_guard(GuardConfig(model=str(tmp_path), dtype="float32"))
 
 

@@ -18,6 +18,7 @@ import pytest
 
 from tests.guards.fake_server import reply, serving, slowly
 from tests.guards.kit import REAL, save_real_template
+from tests.support import transformers_tokenizer
 from thinksafe_jax.config import GuardConfig
 from thinksafe_jax.errors import ConfigError, EnvironmentFault, RetryLater
 from thinksafe_jax.guards import Exchange, load_guard
@@ -365,7 +366,11 @@ def test_control_tokens_are_broken_before_a_server_can_read_them(api):
         assert not any(token in text for token, text in zip(HOSTILE, sent, strict=False))
         assert marked == [*HOSTILE, "lines"]
     else:
-        own = [t for t in HOSTILE if t in guard._prompt.tokenizer.hf.get_added_vocab()]
+        own = [
+            t
+            for t in HOSTILE
+            if t in transformers_tokenizer(guard._prompt.tokenizer).get_added_vocab()
+        ]
         assert own
         assert all(sent[HOSTILE.index(t)].count(t) == ready.count(t) for t in own)
         assert marked == [*own, "lines"]
@@ -398,10 +403,16 @@ def test_long_responses_are_cut_for_the_server_too(name, tmp_path):
         assert [v.truncated for v in verdicts] == [True, False]
         assert len(script.requests) == 2  # whether it is ready, and the row that fits
         sent = script.requests[-1]["prompt"]
-        ids = tokenizer.hf(sent)["input_ids"] if api == "completions" else sent
+        ids = transformers_tokenizer(tokenizer)(sent)["input_ids"] if api == "completions" else sent
         assert 2048 - 64 - 20 < len(ids) <= 2048 - 64
-        assert tokenizer.hf.decode(ids).endswith(f"THE END{guard._prompt.tail}")
-        assert tokenizer.hf.decode(ids).startswith(guard._prompt.segments(2)[0] + "egg")
+        assert (
+            transformers_tokenizer(tokenizer).decode(ids).endswith(f"THE END{guard._prompt.tail}")
+        )
+        assert (
+            transformers_tokenizer(tokenizer)
+            .decode(ids)
+            .startswith(guard._prompt.segments(2)[0] + "egg")
+        )
 
 
 def test_the_key_is_sent_and_shown_nowhere(monkeypatch, caplog):

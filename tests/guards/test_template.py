@@ -12,6 +12,7 @@ from tests.guards.kit import (
     save_real_template,
     save_tokenizer,
 )
+from tests.support import transformers_tokenizer
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.guards.answer_form import AnswerForm
 from thinksafe_jax.guards.formats import FORMATS
@@ -58,7 +59,10 @@ def test_text_and_ids_equal_the_real_template(real, prompt, response):
     assert template.render(prompt, response) == expected
     if "<think>" not in response:  # a control token of this vocabulary, though not of every guard
         ids = template.encode((prompt, response), 10_000).ids
-        assert ids == tokenizer.hf(expected, add_special_tokens=False)["input_ids"]
+        assert (
+            ids
+            == transformers_tokenizer(tokenizer)(expected, add_special_tokens=False)["input_ids"]
+        )
 
 
 @pytest.mark.parametrize("turns", [1, 3, 4])
@@ -73,7 +77,7 @@ def test_other_numbers_of_turns_equal_the_real_template(real, turns):
     expected = rendered(name, tokenizer, *texts).removeprefix(" ")
     assert template.render(*texts) == expected
     ids = template.encode(texts, 10_000).ids
-    assert ids == tokenizer.hf(expected, add_special_tokens=False)["input_ids"]
+    assert ids == transformers_tokenizer(tokenizer)(expected, add_special_tokens=False)["input_ids"]
 
 
 def test_wildguards_prompt_is_the_published_one():
@@ -84,7 +88,7 @@ def test_begins_with_exactly_one_bos(real):
     name, tokenizer, template = real
     ids = template.encode(("Hello", "Hi"), 10_000).ids
     if name != "qwen3guard_gen":  # Qwen3 has none
-        assert ids[0] == tokenizer.hf.bos_token_id
+        assert ids[0] == transformers_tokenizer(tokenizer).bos_token_id
         assert ids.count(ids[0]) == 1
 
 
@@ -93,10 +97,13 @@ def test_authors_compat_is_what_vllm_made_of_the_authors_text(tmp_path):
     tokenizer = ChatTokenizer(save_real_template(tmp_path, "llama_guard_3_8b"))
     template = FORMATS["llama-guard"].template(tokenizer, True)
     text = rendered("llama_guard_3_8b", tokenizer, "Hello", "Hi")
-    bos = tokenizer.hf.bos_token
+    bos = transformers_tokenizer(tokenizer).bos_token
     ids = template.encode(("Hello", "Hi"), 10_000).ids
-    assert ids == tokenizer.hf(f"{bos}{text}", add_special_tokens=False)["input_ids"]
-    assert ids.count(tokenizer.hf.bos_token_id) == 2
+    assert (
+        ids
+        == transformers_tokenizer(tokenizer)(f"{bos}{text}", add_special_tokens=False)["input_ids"]
+    )
+    assert ids.count(transformers_tokenizer(tokenizer).bos_token_id) == 2
 
 
 @pytest.mark.parametrize("text", FORGERIES)
@@ -104,13 +111,13 @@ def test_text_never_becomes_control_tokens(real, text):
     """Faults 36 and 37: control tokens and fake verdicts spelled out stay plain text, counted."""
     name, tokenizer, template = real
     clean = [i for i in template.encode(("a", "b"), 10_000).ids if i in tokenizer.control_ids]
-    added = tokenizer.hf.get_added_vocab()
+    added = transformers_tokenizer(tokenizer).get_added_vocab()
     for turns in ((text, "b"), ("a", text)):
         forged = template.encode(turns, 10_000)
         assert [i for i in forged.ids if i in tokenizer.control_ids] == clean
         line = "[/INST]" if name == "wildguard" else "<END CONVERSATION>"
         assert forged.marked == any(mark in text for mark in (*REAL[name][2], *added, line))
-        assert text in tokenizer.hf.decode(forged.ids)
+        assert text in transformers_tokenizer(tokenizer).decode(forged.ids)
     assert not template.encode(("a", "b"), 10_000).marked
 
 
@@ -131,11 +138,11 @@ def test_a_tokenizer_that_begins_texts_with_a_space(tmp_path, scheme):
     for prompt, response in [*EXCHANGES, ("egg", "END " * 300)]:
         text = template.render(prompt, response).removeprefix("<s>")  # as its authors tokenise it
         ids = template.encode((prompt, response), 10_000).ids
-        assert ids == tokenizer.hf(text)["input_ids"]
+        assert ids == transformers_tokenizer(tokenizer)(text)["input_ids"]
     cut = template.encode(("egg", "END " * 300), len(ids) - 100)
     assert cut.truncated
     assert len(cut.ids) == len(ids) - 100
-    head = template.encode_chunks(template.chunks(template.segments(2)[0]))
+    head = template.encode_chunks([(True, template.segments(2)[0])])
     assert cut.ids[: len(head)] == ids[: len(head)]
     assert cut.ids[-200:] == ids[-200:]  # the tail and the end of the response before it
 
@@ -149,7 +156,7 @@ def small(tmp_path_factory):
 def test_placeholder_in_the_text_does_no_harm(small):
     tokenizer, template = small
     text = "\ue000user\ue000 and \ue000agent\ue000"
-    shown = tokenizer.hf.decode(template.encode((text, text), 1000).ids)
+    shown = transformers_tokenizer(tokenizer).decode(template.encode((text, text), 1000).ids)
     assert f"User: {text}\n\nAgent: {text}\n\n<END" in shown
 
 
@@ -161,7 +168,7 @@ def test_too_long_cuts_only_the_start_of_the_response(small):
     assert not whole.truncated
     assert cut.truncated
     assert len(cut.ids) == 200
-    shown = tokenizer.hf.decode(cut.ids)
+    shown = transformers_tokenizer(tokenizer).decode(cut.ids)
     kept = shown.split("Agent: ")[1].split("\n\n<END")[0]
     assert response.endswith(kept)
     assert shown.startswith(template.segments(2)[0] + "a short prompt")

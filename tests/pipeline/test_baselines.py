@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
-from tests.support import REPOSITORY
+from tests.support import REPOSITORY, transformers_tokenizer
 from thinksafe_jax.cli.app import app
 from thinksafe_jax.config import TrainingConfig, load_recipe
 from thinksafe_jax.errors import ConfigError, EnvironmentFault, InputError
@@ -151,7 +151,7 @@ def test_without_reasoning_harmful_rows_have_an_empty_block(tmp_path):
         assert empty == (row["prompt_label"] == "harmful")
         # as Qwen3's own template writes it, with nothing dangling (D16)
         ids = tokenizer.response_ids(row["response"])
-        assert tokenizer.hf.decode(ids).count("<think>") == 1
+        assert transformers_tokenizer(tokenizer).decode(ids).count("<think>") == 1
 
 
 def test_safepath_teaches_the_primer_and_no_end(tmp_path):
@@ -162,7 +162,7 @@ def test_safepath_teaches_the_primer_and_no_end(tmp_path):
     tokenizer, examples = trainable(rows)
     assert {row["prompt_label"] for row in rows} == {"harmful"}
     target = examples[0].token_ids[examples[0].loss_mask]
-    assert tokenizer.hf.decode(target) == f"<think>\n{SAFEPATH_PRIMER}"
+    assert transformers_tokenizer(tokenizer).decode(target) == f"<think>\n{SAFEPATH_PRIMER}"
 
 
 def test_direct_refusals(tmp_path):

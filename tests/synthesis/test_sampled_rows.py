@@ -3,7 +3,7 @@
 import pytest
 
 from tests.guards.kit import save_tokenizer
-from tests.support import shared_asset
+from tests.support import shared_asset, transformers_tokenizer
 from thinksafe_jax.config import SamplingConfig, SynthesisConfig
 from thinksafe_jax.config.recipe import Rung
 from thinksafe_jax.data import Prompt
@@ -62,7 +62,7 @@ def test_every_prompt_is_a_request_or_a_row_with_its_reason(tokenizer):
 
 def test_only_harmful_prompts_are_steered(tokenizer):
     requests, _ = build_requests(PROMPTS[:2], SynthesisConfig(steering="suffix"), tokenizer)
-    shown = [tokenizer.hf.decode(request.prompt_ids) for request in requests]
+    shown = [transformers_tokenizer(tokenizer).decode(request.prompt_ids) for request in requests]
     assert steer("suffix", PROMPTS[0].text, "harmful") in shown[0]
     assert PROMPTS[0].text in shown[0]
     assert f"<|end_header_id|>{PROMPTS[1].text}<|eot_id|>" in shown[1]

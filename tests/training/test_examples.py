@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.support import shared_asset
+from tests.support import shared_asset, transformers_tokenizer
 from thinksafe_jax.config import TrainingConfig
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.tokenizer import ChatTokenizer
@@ -27,14 +27,16 @@ def tokenizer(request, tmp_path_factory):
 def spoken(tokenizer, example) -> tuple[str, str]:
     """(text outside the loss, text inside it), control tokens shown."""
     parts = (example.token_ids[~example.loss_mask], example.token_ids[example.loss_mask])
-    outside, inside = (tokenizer.hf.decode(part, skip_special_tokens=False) for part in parts)
+    outside, inside = (
+        transformers_tokenizer(tokenizer).decode(part, skip_special_tokens=False) for part in parts
+    )
     return outside, inside
 
 
 def test_the_loss_is_on_the_response_and_its_end_of_turn(tokenizer):
     example = build_example(tokenizer, PROMPT, REASONED, "r1")
     outside, inside = spoken(tokenizer, example)
-    eos = tokenizer.hf.decode([tokenizer.end_of_turn_id])
+    eos = transformers_tokenizer(tokenizer).decode([tokenizer.end_of_turn_id])
     assert PROMPT in outside and PROMPT not in inside
     if tokenizer.opens_think:  # the template opened the reasoning: that tag is the prompt's
         assert outside.endswith("<think>\n")
@@ -61,7 +63,7 @@ def test_a_response_that_was_cut_is_not_taught_to_end_there(tokenizer):
 
 def test_the_prompt_is_the_templates_own(tokenizer):
     example = build_example(tokenizer, PROMPT, REASONED)
-    rendered = tokenizer.hf.apply_chat_template(
+    rendered = transformers_tokenizer(tokenizer).apply_chat_template(
         [{"role": "user", "content": PROMPT}], add_generation_prompt=True, return_dict=False
     )
     assert example.token_ids[~example.loss_mask].tolist() == list(rendered)

@@ -167,8 +167,8 @@ class AnswerForm:
         return None
 
     def _ids(self, text: str) -> list[int]:
-        chunks = self._template.chunks(self._template.tail)
-        return self._template.encode_chunks([*chunks, (False, text)])
+        tail = self._template.tail
+        return self._template.tokenizer.encode_chunks([(True, tail), (False, text)])
 
 
 MAX_OTHER_MASS = 0.5  # above it, none of the words is the guard's answer

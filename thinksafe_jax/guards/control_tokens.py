@@ -1,8 +1,9 @@
 """What judged texts may spell and must not be taken for: control tokens, lines of a template."""
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
+
+from thinksafe_jax.tokenizer import any_of
 
 _SPACE = "\u200b"  # of no width
 
@@ -29,12 +30,6 @@ class Marks:
         For servers that are sent text instead of ids: their tokenizer would take it for the token.
         """
         return self.control.sub(lambda match: f"{match[0][0]}{_SPACE}{match[0][1:]}", text)
-
-
-def any_of(texts: Iterable[str]) -> re.Pattern[str]:
-    """Matches one of the texts, the longest first."""
-    longest_first = sorted(set(texts), key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
 
 
 # of a guard whose tokenizer only its server has: the shapes that known tokenizers and templates use

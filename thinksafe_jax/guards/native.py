@@ -19,7 +19,6 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from thinksafe_jax.config import GuardModel
-from thinksafe_jax.errors import InputError
 from thinksafe_jax.guards.answer_form import (
     MAX_OTHER_MASS,
     Answer,
@@ -100,13 +99,6 @@ class NativeGuard:
         self._params, self._model_cfg, self._mesh = params, model_cfg, mesh
         self._batch_tokens = cfg.batch_tokens
         self._buckets = bucket_lengths(self.max_length)
-        largest = int(self.form.answer({}).word_ids.max())
-        if largest >= model_cfg.vocab_size:
-            raise InputError(
-                f"{tokenizer.directory}: the guard's words reach token {largest}, but the model's "
-                f"vocabulary ends at {model_cfg.vocab_size}; tokenizer and weights do not belong "
-                "together"
-            )
 
     @classmethod
     def from_directory(

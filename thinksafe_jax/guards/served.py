@@ -75,8 +75,9 @@ class HttpGuard:
         self._adds_bos = False
         if tokenizer is not None:
             self._prompt = self._format.template(tokenizer, False)
-            ids = list(tokenizer.hf("")["input_ids"])
-            self._adds_bos = bool(ids) and ids[0] == tokenizer.hf.bos_token_id
+            bos = tokenizer.encode_template(tokenizer.names.get("bos_token", ""))
+            ids = tokenizer.encode_template("", complete=True)
+            self._adds_bos = bool(bos) and ids[:1] == bos
         self._marks = self._prompt.marks if self._prompt else COMMON
         # a server's own template cannot be seen from here
         self.template = ""
@@ -199,8 +200,8 @@ class HttpGuard:
         while True:
             text = prompt.render(question, kept)
             if self._adds_bos:
-                text = text.removeprefix(str(prompt.tokenizer.hf.bos_token))
-            excess = len(prompt.tokenizer.hf(text, verbose=False)["input_ids"]) - room
+                text = text.removeprefix(prompt.tokenizer.names["bos_token"])
+            excess = len(prompt.tokenizer.encode_template(text, complete=True)) - room
             if excess <= 0:
                 return text, kept != response
             budget -= excess

@@ -42,6 +42,6 @@ def show_row(run_path: Path, index: int) -> Text:
     shown.append("\n\n")
     pairs = zip(example.loss_mask.tolist(), example.token_ids.tolist(), strict=True)
     for loss, group in groupby(pairs, key=lambda pair: pair[0]):
-        text = str(tokenizer.hf.decode([token for _, token in group], skip_special_tokens=False))
+        text = tokenizer.decode([token for _, token in group], special=True)
         shown.append(clean(text), LOSS if loss else CONTEXT)
     return shown

@@ -1,6 +1,21 @@
 """Text to ids and back: the chat tokenizer and its template."""
 
-from thinksafe_jax.tokenizer.chat_template import render_chat
-from thinksafe_jax.tokenizer.chat_tokenizer import THINK_CLOSE, THINK_OPEN, ChatTokenizer
+from thinksafe_jax.tokenizer.chat_tokenizer import (
+    THINK_CLOSE,
+    THINK_OPEN,
+    ChatTokenizer,
+    Chunk,
+    any_of,
+)
+from thinksafe_jax.tokenizer.template_turns import Turns, probes, turns_of
 
-__all__ = ["THINK_CLOSE", "THINK_OPEN", "ChatTokenizer", "render_chat"]
+__all__ = [
+    "THINK_CLOSE",
+    "THINK_OPEN",
+    "ChatTokenizer",
+    "Chunk",
+    "Turns",
+    "any_of",
+    "probes",
+    "turns_of",
+]

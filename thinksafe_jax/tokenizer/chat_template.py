@@ -9,12 +9,14 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from thinksafe_jax.errors import InputError
+from thinksafe_jax.tokenizer.chat_template_worker import render_all
 
 _SCRIPT = Path(__file__).with_name("chat_template_worker.py")
 _LONGEST = 60.0  # seconds; the worker's own limit is on its processor time
@@ -32,38 +34,47 @@ KNOWN = frozenset(
 )
 
 
-def render_chat(
-    tokenizer: Any, messages: Sequence[dict[str, Any]], *, add_generation_prompt: bool = False
-) -> str:
-    """The conversation as transformers' `apply_chat_template(tokenize=False)` writes it.
+@dataclass(frozen=True)
+class Chat:
+    """A conversation to render: role and content of each turn, and whether the model goes on."""
+
+    messages: tuple[dict[str, Any], ...]
+    add_generation_prompt: bool = False
+
+
+def render_chats(
+    template: str, names: Mapping[str, str], chats: Sequence[Chat]
+) -> list[str | InputError]:
+    """Conversations as transformers' `apply_chat_template(tokenize=False)` writes them.
+
+    Where a template asks for today's date, it gets `PINNED_DATE`: a run that is resumed tomorrow,
+    or that two hosts share at midnight, asks the same.
 
     Args:
-        tokenizer: of transformers; its template and the names of its special tokens are used.
-        messages: role and content of each turn.
+        template: its source.
+        names: special tokens by role, as "bos_token" -> "<s>".
+
+    Returns:
+        For each conversation its text, or the error with which the template refuses it.
 
     Raises:
-        InputError: there is no template, it refuses these messages, or it exceeds the limits.
+        InputError: there is no template, or it exceeds the limits.
     """
-    try:
-        template = tokenizer.get_chat_template()
-    except ValueError as error:
-        raise InputError(f"no chat template: {error}") from None
-    names = {k: v for k, v in tokenizer.special_tokens_map.items() if isinstance(v, str)}
+    if not template:
+        raise InputError("no chat template: neither chat_template.jinja nor tokenizer_config.json")
     asked = {
-        "conversations": [list(messages)],
-        "chat_template": template,
-        "add_generation_prompt": add_generation_prompt,
-        **names,
+        "template": template,
+        "names": dict(names),
+        "chats": [[list(c.messages), c.add_generation_prompt] for c in chats],
     }
-    if hashlib.sha256(template.encode()).hexdigest() not in KNOWN:
-        return _apart(json.dumps(asked))
-    from jinja2 import TemplateError
-    from transformers.utils.chat_template_utils import render_jinja_template
-
-    try:
-        return str(render_jinja_template(**asked)[0][0])
-    except (TemplateError, TypeError, ValueError) as error:
-        raise InputError(f"the chat template fails: {error}") from None
+    if hashlib.sha256(template.encode()).hexdigest() in KNOWN:
+        answers = render_all(asked)
+    else:
+        answers = json.loads(_apart(json.dumps(asked)))
+    return [
+        InputError(f"the chat template fails: {error}") if text is None else str(text)
+        for text, error in answers
+    ]
 
 
 @lru_cache(maxsize=64)
@@ -79,4 +90,4 @@ def _apart(asked: str) -> str:
     if done.returncode:
         said = done.stderr.strip().splitlines()[-1:] or ["stopped at its limit of time or memory"]
         raise InputError(f"the chat template fails: {said[0][:300]}")
-    return json.loads(done.stdout)
+    return done.stdout

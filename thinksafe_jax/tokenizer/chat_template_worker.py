@@ -1,15 +1,27 @@
-"""A process that renders one chat template; `chat_template.py` starts it as a script.
+"""A process that renders a chat template; `chat_template.py` starts it as a script.
 
-The arguments of transformers' `render_jinja_template` as JSON in, the text as JSON out. It imports
-nothing of the package, and sets its own limits before it looks at the template.
+Template, names and conversations as JSON in, texts as JSON out. It imports nothing of the package,
+and sets its own limits before it looks at the template.
 """
 
 import json
 import resource
 import sys
+from datetime import datetime
+from typing import Any
 
 MOST_SECONDS = 2  # of processor time
 MOST_MEMORY = 2**29  # bytes beyond what the imports took
+MOST_CHARACTERS = 2**20  # of a rendered conversation
+PINNED_DATE = datetime(2024, 7, 26)  # the date that Llama 3's own templates fall back to
+
+
+class _Pinned(datetime):
+    """The clock of templates: it stands still."""
+
+    @classmethod
+    def now(cls, tz: Any = None) -> datetime:
+        return PINNED_DATE
 
 
 def limit() -> None:
@@ -23,17 +35,34 @@ def limit() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (mapped + MOST_MEMORY, mapped + MOST_MEMORY))
 
 
-def main() -> None:
-    """Reads, renders, writes."""
+def render_all(asked: dict[str, Any]) -> list[tuple[str | None, str | None]]:
+    """(text, None) of each conversation, or (None, what the template says against it)."""
     from transformers.utils.chat_template_utils import render_jinja_template
 
+    answers: list[tuple[str | None, str | None]] = []
+    for messages, add_generation_prompt in asked["chats"]:
+        try:
+            text = render_jinja_template(
+                conversations=[messages],
+                chat_template=asked["template"],
+                add_generation_prompt=add_generation_prompt,
+                **asked["names"],
+            )[0][0]
+        except Exception as error:  # whatever a template does, one line says it
+            answers.append((None, f"{type(error).__name__}: {error}"[:300].replace("\n", " ")))
+            continue
+        long = f"it writes {len(text):,} characters around a few; at most {MOST_CHARACTERS:,} are"
+        answers.append((text, None) if len(text) <= MOST_CHARACTERS else (None, f"{long} allowed"))
+    return answers
+
+
+def main() -> None:
+    """Reads, renders, writes."""
+    from transformers.utils import chat_template_utils
+
+    vars(chat_template_utils)["datetime"] = _Pinned  # what strftime_now asks
     limit()
-    asked = json.load(sys.stdin)
-    try:
-        text = render_jinja_template(**asked)[0][0]
-    except Exception as error:  # whatever a template does, one line says it
-        sys.exit(f"{type(error).__name__}: {error}"[:300].replace("\n", " "))
-    json.dump(text, sys.stdout)
+    json.dump(render_all(json.load(sys.stdin)), sys.stdout)
 
 
 if __name__ == "__main__":

@@ -1,21 +1,26 @@
 """Text to token ids and back; text from users or models never becomes control tokens.
 
-A chat template is rendered once around a placeholder; its fixed parts are tokenised with the
-control tokens, the text that fills the hole is tokenised without any (tokenizers' own
-`encode_special_tokens` is not enough: it leaves `<think>` alone, which is added but not special).
+A chat template is read once around placeholders (`template_turns`). What it contributes is trusted
+and may hold control tokens, what fills the placeholders may not. Both are tokenised together, so a
+text that spells no control token has exactly the ids that transformers gives it.
 """
 
-import json
+import logging
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 
-import tokenizers
-
 from thinksafe_jax.errors import InputError
-from thinksafe_jax.tokenizer.chat_template import render_chat
+from thinksafe_jax.tokenizer.chat_template import Chat, render_chats
+from thinksafe_jax.tokenizer.plain_text import PlainText, is_text
+from thinksafe_jax.tokenizer.template_turns import Turns, fixed_texts, plain_probe, probes, turns_of
+from thinksafe_jax.tokenizer.tokenizer_files import TokenizerFiles, vocabulary
 
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
-_HOLE = "\u2983text-goes-here\u2984"  # no template and no tokenizer knows it
+Chunk = tuple[bool, str]  # (whether it is trusted text, in which control tokens count; the text)
+_log = logging.getLogger(__name__)
 
 
 class ChatTokenizer:
@@ -25,47 +30,39 @@ class ChatTokenizer:
         directory: local folder with tokenizer.json, tokenizer_config.json and, if the model
             generates, generation_config.json or config.json for the end-of-sequence ids.
 
+    Attributes:
+        control: id -> text of every control token: all added tokens but runs of white space.
+        names: special tokens by role, as "bos_token" -> "<s>".
+        vocab_size: rows of the model's embedding; None where the folder has no config.json.
+
     Raises:
-        InputError: the folder has no tokenizer.json.
+        InputError: the files are missing, broken, contradict each other or ask for code; or the
+            vocabulary has ids beyond the embedding.
     """
 
     def __init__(self, directory: str | Path):
         self.directory = Path(directory)
+        self._files = TokenizerFiles.read(self.directory)
+        self.names, self.vocab_size = self._files.names, self._files.vocab_size()
+        self._full = self._files.build()
+        text_ids = {t["id"] for t in self._files.backend["added_tokens"] if is_text(t)}
+        self._added = {
+            id: token
+            for id, token in self._full.get_added_tokens_decoder().items()
+            if id not in text_ids
+        }
+        self.control = {id: token.content for id, token in self._added.items()}
+        self.control_ids = frozenset(self.control)
+        self.control_pattern = any_of(self.control.values())
+        ends = [self.names[role] for role in ("bos_token", "eos_token") if role in self.names]
         file = self.directory / "tokenizer.json"
-        if not file.exists():
-            raise InputError(f"{self.directory}: no tokenizer.json; is it a complete checkpoint?")
-        from transformers import AutoTokenizer  # seconds, where PyTorch is installed as well
+        self._plain = PlainText(self._files.backend, self.control, ends, file)
+        words = vocabulary(self._files.backend)
+        if words:
+            last = max(words, key=lambda word: words[word])
+            self._check_id(words[last], last, "tokenizer.json")
 
-        self.hf = AutoTokenizer.from_pretrained(str(self.directory), local_files_only=True)
-        self._full = tokenizers.Tokenizer.from_file(str(file))
-        plain = json.loads(file.read_text(encoding="utf-8"))
-        self.control_ids = frozenset(token["id"] for token in plain["added_tokens"])
-        plain["added_tokens"], plain["post_processor"] = [], None
-        self._plain = tokenizers.Tokenizer.from_str(json.dumps(plain))
-
-    @cached_property
-    def _plain_inner(self) -> tokenizers.Tokenizer:
-        plain = self._plain.to_str()
-        inner = plain.replace('"prepend_scheme":"first"', '"prepend_scheme":"never"')
-        return self._plain if inner == plain else tokenizers.Tokenizer.from_str(inner)
-
-    @cached_property
-    def eos_ids(self) -> tuple[int, ...]:
-        """Every id that ends a response, from generation_config.json, then config.json."""
-        for name in ("generation_config.json", "config.json"):
-            file = self.directory / name
-            eos = json.loads(file.read_text()).get("eos_token_id") if file.exists() else None
-            if eos is not None:
-                return tuple(eos) if isinstance(eos, list) else (eos,)
-        raise InputError(
-            f"{self.directory}: no eos_token_id in generation_config.json, config.json"
-        )
-
-    @property
-    def end_of_turn_id(self) -> int:
-        """The id that training appends to a response: the tokenizer's own eos, else the first."""
-        own = self.hf.eos_token_id
-        return own if own in self.eos_ids else self.eos_ids[0]
+    # ids of text
 
     def encode_text(self, text: str, *, inner: bool = False) -> list[int]:
         """Token ids of plain text; control tokens spelled out in it stay ordinary text.
@@ -74,48 +71,116 @@ class ChatTokenizer:
             inner: the text follows other text, so that no space is put before it by a tokenizer
                 that puts one at the beginning alone (Metaspace with `prepend_scheme: first`).
         """
-        plain = self._plain_inner if inner else self._plain
-        return plain.encode(text, add_special_tokens=False).ids
+        return self._plain.encode(text, inner=inner)
 
     def end_of(self, text: str, count: int) -> str:
         """The last `count` > 0 tokens of a plain text, letter by letter as they stand in it."""
-        offsets = self._plain.encode(text, add_special_tokens=False).offsets
+        offsets = self._plain.offsets(text)
         return text[offsets[-count][0] :] if count < len(offsets) else text
 
-    def encode_template(self, text: str) -> list[int]:
-        """Token ids of trusted template text, in which control tokens count."""
-        return self._full.encode(text, add_special_tokens=False).ids
+    def encode_template(self, text: str, *, complete: bool = False) -> list[int]:
+        """Token ids of trusted text, in which control tokens count.
+
+        Args:
+            complete: with what the tokenizer adds to every text, as a server does: BOS.
+        """
+        return self._full.encode(text, add_special_tokens=complete).ids
+
+    def encode_chunks(self, chunks: Sequence[Chunk]) -> list[int]:
+        """Token ids of trusted and other text in turn, tokenised as one text.
+
+        Raises:
+            InputError: a control token is beyond the model's embedding.
+        """
+        text = "".join(text for _, text in chunks)
+        trusted = list(_trusted_spans(chunks))
+        encoding = self._full.encode(text, add_special_tokens=False)
+        ids = encoding.ids
+        if not all(
+            _within(trusted, text, *span)
+            for id, span in zip(ids, encoding.offsets, strict=True)
+            if id in self.control_ids
+        ):
+            ids = self._encode_apart(text, trusted)
+        self.check_ids(ids, "what surrounds a text")
+        return ids
+
+    def _encode_apart(self, text: str, trusted: Sequence[tuple[int, int]]) -> list[int]:
+        """As `encode_chunks`, where a text spells control tokens: stretch by stretch."""
+        ids: list[int] = []
+        end = 0
+        for start, stop, id in self._control_spans(text, trusted):
+            start = max(start, end)
+            if start > end:
+                ids += self._plain.encode(text[end:start], inner=end > 0)
+            ids.append(id)
+            end = stop
+        return ids + (self._plain.encode(text[end:], inner=end > 0) if end < len(text) else [])
+
+    def _control_spans(
+        self, text: str, trusted: Sequence[tuple[int, int]]
+    ) -> Iterator[tuple[int, int, int]]:
+        """(first character, one behind the last, id) of the control tokens of trusted text."""
+        ids = {token: id for id, token in self.control.items()}
+        for begin, end in trusted:
+            for match in self.control_pattern.finditer(text, begin, end):
+                token, (start, stop) = self._added[ids[match.group()]], match.span()
+                beside = text[max(0, start - 1) : start] + text[stop : stop + 1]
+                if token.single_word and re.search(r"\w", beside):
+                    continue
+                if token.lstrip:  # the token takes white space beside it along
+                    start = len(text[:start].rstrip())
+                if token.rstrip:
+                    stop = len(text) - len(text[stop:].lstrip())
+                yield start, stop, ids[match.group()]
+
+    def check_ids(self, ids: Iterable[int], what: str) -> None:
+        """Refuses ids that no row of the model's embedding stands for.
+
+        Raises:
+            InputError: naming token, id and the number of rows.
+        """
+        largest = max(ids, default=0)
+        self._check_id(largest, self._full.id_to_token(largest) or "", what)
+
+    def _check_id(self, id: int, token: str, what: str) -> None:
+        if self.vocab_size is not None and id >= self.vocab_size:
+            raise InputError(
+                f"{self.directory}: {what} has the token {token!r} with id {id}, but vocab_size is "
+                f"{self.vocab_size} in config.json; tokens were added and the embedding was not "
+                "resized, or tokenizer and weights are of different models"
+            )
+
+    # the chat
 
     @cached_property
-    def _chat_parts(self) -> tuple[str, str]:
+    def _turns(self) -> Turns:
+        """The single turn of a prompt, up to where the assistant speaks."""
         try:
-            text = render_chat(
-                self.hf, [{"role": "user", "content": _HOLE}], add_generation_prompt=True
-            )
+            turns = turns_of(self.render(probes(1, add_generation_prompt=True)), 1)
         except InputError as error:
             raise InputError(f"{self.directory}: {error}") from None
-        head, *rest = text.split(_HOLE)
-        if len(rest) != 1:
-            raise InputError(
-                f"{self.directory}: the chat template shows the user's text {len(rest)} times; "
-                "it must appear exactly once"
-            )
-        return head, rest[0]
+        if "strftime_now" in self._files.template:
+            _log.info(
+                "%s: the chat template writes today's date; it is 26 July 2024 in every prompt, so "
+                "that a run asks the same on all days", self.directory,
+            )  # fmt: skip
+        return turns
 
-    @cached_property
-    def _chat_ids(self) -> tuple[list[int], list[int]]:
-        head, tail = self._chat_parts
-        return self.encode_template(head), self.encode_template(tail)
+    def render(self, chats: Sequence[Chat]) -> list[str | InputError]:
+        """Conversations as the chat template writes them, see `render_chats`."""
+        return render_chats(self._files.template, self.names, chats)
 
     @property
     def opens_think(self) -> bool:
         """Whether the template itself opens the reasoning (R1-Distill does, Qwen3 does not)."""
-        return self._chat_parts[1].rstrip().endswith(THINK_OPEN)
+        return self._turns.fixed[-1].rstrip().endswith(THINK_OPEN)
 
     def prompt_ids(self, user_text: str) -> list[int]:
         """Ids of a single-turn conversation up to where the assistant speaks."""
-        head, tail = self._chat_ids
-        return head + self.encode_text(user_text) + tail
+        head, tail = self._turns.fixed
+        turn = self._turns.trim(user_text)
+        return self.encode_chunks([(True, head), (False, turn), (True, tail)])
 
     def response_ids(self, response: str, ended: bool = True) -> list[int]:
         """Ids of a response as the model generated it, with the end-of-turn id if it `ended`.
@@ -126,21 +191,107 @@ class ChatTokenizer:
         """
         if self.opens_think:
             response = response.removeprefix(THINK_OPEN).removeprefix("\n")
-        ids: list[int] = []
+        chunks: list[Chunk] = []
         for tag in (THINK_OPEN, THINK_CLOSE):
-            before, found, after = response.partition(tag)
-            if found and tag in self._added_text:
-                ids += self.encode_text(before) + self.encode_template(tag)
+            before, tag_there, after = response.partition(tag)
+            if tag_there and tag in self.control.values():
+                chunks += [(False, before), (True, tag)]
                 response = after
-        return [*ids, *self.encode_text(response), *([self.end_of_turn_id] if ended else [])]
+        chunks.append((False, response))
+        # stretch by stretch: a tag is one token here even where its tokenizer would see letters
+        text = "".join(text for _, text in chunks)
+        ids = self._encode_apart(text, list(_trusted_spans(chunks)))
+        return [*ids, *([self.end_of_turn_id] if ended else [])]
 
-    @cached_property
-    def _added_text(self) -> frozenset[str]:
-        return frozenset(t.content for t in self._full.get_added_tokens_decoder().values())
+    def decode(self, ids: Iterable[int], *, special: bool = False) -> str:
+        """Text of generated ids: special tokens left out, `<think>` tags kept.
 
-    def decode(self, ids) -> str:
-        """Text of generated ids: special tokens left out, `<think>` tags kept."""
-        text = self._full.decode(list(map(int, ids)), skip_special_tokens=True)
+        Args:
+            special: keep every token, as it stands in the vocabulary.
+        """
+        if special:
+            return self._full.decode(list(map(int, ids)), skip_special_tokens=False)
+        # the tags are text to us, also where a tokenizer declares them special
+        kept = [id for id in map(int, ids) if id not in self._left_out]
+        text = self._full.decode(kept, skip_special_tokens=False)
         if self.opens_think and not text.startswith(THINK_OPEN):
             text = f"{THINK_OPEN}\n{text}"
         return text
+
+    @cached_property
+    def _left_out(self) -> frozenset[int]:
+        tags = (THINK_OPEN, THINK_CLOSE)
+        return frozenset(i for i, t in self._added.items() if t.special and t.content not in tags)
+
+    # what ends a response
+
+    @cached_property
+    def eos_ids(self) -> tuple[int, ...]:
+        """Every id that ends a response: of the model's files, then the template's own end of turn.
+
+        Raises:
+            InputError: no file says it, or an id is none or is beyond the embedding.
+        """
+        declared = self._files.eos_ids()
+        self.check_ids(declared, "eos_token_id")
+        end = self._template_end
+        if end is None or end in declared:
+            return declared
+        _log.warning(
+            "%s: generation_config.json ends a response at %s, but the chat template ends a turn "
+            "with %d %r; a response ends at either", self.directory, list(declared), end,
+            self.control[end],
+        )  # fmt: skip
+        return (*declared, end)
+
+    @property
+    def end_of_turn_id(self) -> int:
+        """The id that training appends to a response.
+
+        The template's own end of a turn, else the tokenizer's eos, else the first that ends one.
+        """
+        if self._template_end is not None:
+            return self._template_end
+        eos = self._full.token_to_id(self.names.get("eos_token", ""))
+        return eos if eos in self.eos_ids else self.eos_ids[0]
+
+    @cached_property
+    def _template_end(self) -> int | None:
+        """The control token that the template writes behind the assistant's text, if it is one."""
+        try:
+            (answer,) = self.render([plain_probe(2)])
+            if isinstance(answer, InputError):
+                return None  # a template may refuse an assistant's turn; it then says no end
+            tail = fixed_texts(answer, 2)[-1]
+        except InputError:
+            return None
+        match = self.control_pattern.search(tail)
+        if match is None or tail[: match.start()].strip():
+            return None
+        # a template that opens the next turn whether asked or not ends none
+        tokens = self.control_pattern.findall(self._turns.fixed[-1])
+        opening = [token for token in tokens if token != THINK_OPEN][-1:]
+        return None if opening == [match.group()] else self._full.token_to_id(match.group())
+
+
+def any_of(texts: Iterable[str]) -> re.Pattern[str]:
+    """Matches one of the texts, the longest first."""
+    longest_first = sorted(set(texts), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+
+
+def _trusted_spans(chunks: Sequence[Chunk]) -> Iterator[tuple[int, int]]:
+    """(first character, one behind the last) of each stretch of trusted text."""
+    place = 0
+    for trusted, group in groupby(chunks, key=lambda chunk: chunk[0]):
+        length = sum(len(text) for _, text in group)
+        if trusted:
+            yield place, place + length
+        place += length
+
+
+def _within(trusted: Sequence[tuple[int, int]], text: str, start: int, stop: int) -> bool:
+    """Whether a token's letters stand in trusted text; the spaces that it takes along need not."""
+    stop -= len(text[start:stop]) - len(text[start:stop].rstrip())
+    start += len(text[start:stop]) - len(text[start:stop].lstrip())
+    return any(begin <= start and stop <= end for begin, end in trusted)

@@ -1,0 +1,114 @@
+"""Text and JSON files that come from outside, read strictly: each fault is one plain sentence.
+
+A checkpoint's small files are edited by hand, downloaded by half, or replaced by a login page. What
+cannot be read says the file, the place and the way out. A file is never larger than its limit, and
+a key that stands twice is no guess which of the two counts.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from thinksafe_jax.errors import InputError
+
+MEBIBYTE = 2**20
+_LFS = "version https://git-lfs"
+
+
+def read_text(file: Path, *, most: int = 16 * MEBIBYTE) -> str:
+    """The text of a UTF-8 file, without a byte order mark.
+
+    Args:
+        most: bytes that are read; real files of this kind are far smaller.
+
+    Raises:
+        InputError: there is no such file, it cannot be read, is larger, or is no text.
+    """
+    if not file.exists():
+        raise InputError(f"{file}: not found")
+    if not file.is_file():  # a folder, or a device that never ends
+        raise InputError(f"{file}: is no regular file")
+    try:
+        with file.open("rb") as stream:
+            content = stream.read(most + 1)
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror})") from None
+    if len(content) > most:
+        raise InputError(
+            f"{file}: has {file.stat().st_size:,} bytes; at most {most:,} are read of such a file"
+        )
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file}: not UTF-8 text (byte {error.start})") from None
+    start = text[:200].lstrip().lower()
+    if start.startswith(_LFS):
+        raise InputError(f"{file}: a Git LFS pointer, not the file. Run `git lfs pull` there")
+    if start.startswith(("<html", "<!doctype")):
+        raise InputError(
+            f"{file}: an HTML page, not the file; a login page was saved. Log in (`hf auth login`) "
+            "and download it again"
+        )
+    return text
+
+
+def read_json(file: Path, *, most: int = 16 * MEBIBYTE) -> Any:
+    """The value in a JSON file.
+
+    Args:
+        most: as in `read_text`.
+
+    Raises:
+        InputError: as `read_text`; and it is empty, is no JSON, has a key twice in one object, or
+            holds a number that JSON does not have (NaN).
+    """
+    text = read_text(file, most=most)
+    if not text.strip():
+        raise InputError(f"{file}: is empty; copy or download it again")
+    return parse_json(text, str(file))
+
+
+def read_json_object(file: Path, *, most: int = 16 * MEBIBYTE) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        InputError: as `read_json`; and it holds a list, a text or a number.
+    """
+    value = read_json(file, most=most)
+    if not isinstance(value, dict):
+        raise InputError(f"{file}: a JSON object was expected, not {type(value).__name__}")
+    return value
+
+
+def parse_json(text: str, name: str) -> Any:
+    """The value that a JSON text spells.
+
+    Args:
+        name: what messages call the text.
+
+    Raises:
+        InputError: as `read_json`.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_number)
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{name}, line {error.lineno}, column {error.colno}: not valid JSON ({error.msg})"
+        ) from None
+    except RecursionError:
+        raise InputError(f"{name}: not valid JSON (nested too deeply)") from None
+    except ValueError as error:  # of the two hooks, and whole numbers of thousands of digits
+        raise InputError(f"{name}: not valid JSON ({error})") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twice[:60]!r} stands there twice")
+    return values
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")
