@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
+_LONGEST = 300  # characters of a line: some errors hold all that could not be read
+
 
 class ThinkSafeError(Exception):
     """Base of every error that is shown to the user as one plain message, without a traceback."""
@@ -54,4 +56,9 @@ def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
 
 def first_line(error: BaseException) -> str:
     """What an error of another library says, in one line; its type where it says nothing."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:_LONGEST]
+
+
+def type_and_line(error: BaseException) -> str:
+    """As `first_line`, behind the error's type: "KeyError: 'id'"."""
+    return f"{type(error).__name__}: {first_line(error)}"

@@ -196,11 +196,11 @@ def _adapter(folder: Path) -> object:
 
 def _make_orbax(folder: Path) -> None:
     from tests.weights.kit import small_checkpoint
-    from thinksafe_jax.weights import convert
+    from thinksafe_jax.weights import convert_checkpoint
 
     small_checkpoint(folder / "hf")
     _write("hf/tokenizer.json", "{}")(folder)
-    convert(str(folder / "hf"), folder / "orbax")
+    convert_checkpoint(str(folder / "hf"), folder / "orbax")
     shutil.rmtree(folder / "hf")
 
 
@@ -238,10 +238,10 @@ def _report(folder: Path) -> object:
 
 
 def _compare(folder: Path) -> object:
-    from thinksafe_jax.evaluation import compare, read_evaluation
+    from thinksafe_jax.evaluation import compare_evaluations, read_evaluation
 
     left, right = (read_evaluation(f"{folder}/run:{step}") for step in ("before", "after"))
-    return compare(left, right)
+    return compare_evaluations(left, right)
 
 
 def _make_dataset(folder: Path) -> None:

@@ -20,13 +20,14 @@ MENDING = {
     "config.json": "sampling",
     "weights": "sampling",
     "Orbax copy": "sampling",
+    "run directory": "storage",
     "index": "storage",
     "adapter": "storage",
     "dataset": "storage",
     "report": "evaluation",
     "comparison": "evaluation",
 }
-MOST_CHARACTERS = 4000  # of a message; one with the file's whole content helps nobody
+MOST_CHARACTERS = 20_000  # of a message: a value may be quoted, a file may not
 
 each_reader = pytest.mark.parametrize("bench", READERS, ids=lambda r: r.name, indirect=True)
 

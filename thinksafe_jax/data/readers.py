@@ -198,7 +198,7 @@ def _read_parquet(file: Path, columns: Columns) -> Iterator[Row]:
                 number += 1
                 place = f"{file}: row {number}"
                 yield Row(number, place, _parquet_row(batch, index, names, place))
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: not a readable Parquet file ({error})") from None
 
 

@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from thinksafe_jax.errors import InputError
+from thinksafe_jax.errors import InputError, type_and_line
 from thinksafe_jax.evaluation.scoring import problem_means, suite_facts
 from thinksafe_jax.intervals import Rate, paired_difference
 
@@ -57,7 +57,9 @@ def read_evaluation(text: str) -> Evaluated:
             row = json.loads(line)
             suites.setdefault(row["suite"], []).append(row)
         except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{file}:{number}: not a scored row ({error!r})") from None
+            raise InputError(
+                f"{file}:{number}: not a scored row ({type_and_line(error)})"
+            ) from None
     return Evaluated(text, suites)
 
 

@@ -5,7 +5,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from thinksafe_jax.errors import InputError
+from thinksafe_jax.errors import InputError, type_and_line
 from thinksafe_jax.hosts import versions
 from thinksafe_jax.storage import atomic_write, now, plain
 
@@ -76,8 +76,9 @@ class Manifest:
             version, stages = content["schema_version"], content["stages"]
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
-                f"{self.path}: not a run's manifest ({error!r}); delete the file to have every "
-                "stage checked again (rows that exist are kept), or start over with --new-run"
+                f"{self.path}: not a run's manifest ({type_and_line(error)}); delete the file to "
+                "have every stage checked again (rows that exist are kept), or start over with "
+                "--new-run"
             ) from None
         if version != SCHEMA_VERSION or not isinstance(stages, dict):
             raise InputError(

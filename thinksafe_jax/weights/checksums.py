@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from thinksafe_jax.errors import InputError
+from thinksafe_jax.errors import InputError, type_and_line
 from thinksafe_jax.storage import atomic_write, file_sha256
 
 NAME = "manifest.json"
@@ -39,7 +39,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise InputError(f"{folder}: has no {NAME}, so it was never finished") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{file}: damaged ({error!r})") from None
+        raise InputError(f"{file}: damaged ({type_and_line(error)})") from None
     return content
 
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from thinksafe_jax.errors import InputError
+from thinksafe_jax.errors import InputError, type_and_line
 from thinksafe_jax.models import Adapter, LoraConfig, ModelConfig, target_kernels
 from thinksafe_jax.weights.atomic_folder import write_json, write_text, written_aside
 from thinksafe_jax.weights.gather import on_host, written_by_first
@@ -174,7 +174,7 @@ def _parse_lora(file: Path, cfg: ModelConfig, keys: Iterable[str]) -> LoraConfig
         raw = json.loads(file.read_text(encoding="utf-8"))
         r, alpha = raw["r"], raw["lora_alpha"]
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{file}: not a LoRA configuration ({error!r})") from None
+        raise InputError(f"{file}: not a LoRA configuration ({type_and_line(error)})") from None
     refused = {
         "peft_type": raw.get("peft_type") != "LORA",
         "bias": raw.get("bias", "none") != "none",

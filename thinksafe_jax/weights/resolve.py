@@ -5,7 +5,7 @@ import re
 from importlib import resources
 from pathlib import Path
 
-from thinksafe_jax.errors import InputError
+from thinksafe_jax.errors import InputError, type_and_line
 from thinksafe_jax.storage import atomic_write
 from thinksafe_jax.weights.bucket import fetch
 from thinksafe_jax.weights.hugging_face import download
@@ -86,5 +86,7 @@ def _read_pins(pins: Path) -> dict[str, dict[str, str]]:
         if not all({"revision", "commit"} <= set(entry) for entry in content.values()):
             raise KeyError("revision, commit")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{pins}: damaged ({error!r}); the run's models cannot be known") from None
+        raise InputError(
+            f"{pins}: damaged ({type_and_line(error)}); the run's models cannot be known"
+        ) from None
     return content
