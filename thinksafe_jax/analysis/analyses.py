@@ -1,14 +1,21 @@
-"""The analyses on a run directory, or on a model and a file: figures, a table's lines and a
-plot."""
+"""The analyses of a run directory, or of a model and a file: figures, a table and a plot."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from thinksafe_jax.analysis.plot import acceptance_plot, interval_plot
 from thinksafe_jax.config import ModelSource, Recipe
-from thinksafe_jax.data import REASONING, read_rows
+from thinksafe_jax.data import (
+    REASONING,
+    Row,
+    finish_reason,
+    read_rows,
+    text_cell,
+    value_cell,
+)
 from thinksafe_jax.errors import ConfigError, InputError
 from thinksafe_jax.evaluation import read_evaluation
 from thinksafe_jax.pipeline import Session
@@ -80,21 +87,24 @@ def _rows(of: Target) -> list[dict[str, Any]]:
     file = of.data or (of.path / "dataset/train.jsonl" if of.path else None)
     if file is None or not file.exists():
         raise InputError(f"{file}: no dataset there yet; run the filter stage, or give --data FILE")
-    rows = []
-    for row in read_rows(file):
-        found = {
-            name: next((row.values[c] for c in columns if c in row.values), None)
-            for name, columns in _TEXTS.items()
-        }
-        response = row.values.get("response")
-        if not isinstance(response, str) or not isinstance(found["instruction"], str):
-            raise InputError(f"{row.place}: no instruction (or prompt, question) and response")
-        rows.append(
-            {**found, "response": response, "finish_reason": row.values.get("finish_reason")}
-        )
-        if of.limit and len(rows) >= of.limit:
-            break
-    return rows
+    return [_data_row(row) for row in islice(read_rows(file), of.limit)]
+
+
+def _data_row(row: Row) -> dict[str, Any]:
+    """instruction, prompt_label (None where there is none), response and finish_reason."""
+    columns = {
+        name: next((column for column in known if column in row.values), None)
+        for name, known in _TEXTS.items()
+    }
+    if columns["instruction"] is None or "response" not in row.values:
+        raise InputError(f"{row.place}: no instruction (or prompt, question) and response")
+    label = columns["prompt_label"]
+    return {
+        "instruction": text_cell(row, columns["instruction"], "instruction"),
+        "prompt_label": label and value_cell(row, label, "label"),
+        "response": text_cell(row, "response", "response"),
+        "finish_reason": finish_reason(row),
+    }
 
 
 def _perplexity(of: Target) -> Analysis:

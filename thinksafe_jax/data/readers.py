@@ -8,7 +8,7 @@ CRLF and blank lines are accepted, every other irregularity stops the run with i
 import csv
 import io
 import json
-import sys
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,20 @@ from thinksafe_jax.errors import InputError, did_you_mean, first_line
 HUB = "hf:"
 Columns = Collection[str] | None  # those that are needed; None is all
 _BOM = b"\xef\xbb\xbf"
+# beyond what a prompt set is, and before the machine's memory ends
+MOST_ROW = 64 * 2**20  # bytes of a line, and of a field of CSV
+MOST_WHOLE = 2 * 2**30  # bytes of a file that is read whole: JSON, CSV; of a column in Parquet
+MOST_COLUMNS = 1_000_000
+_SHOWN = 20  # columns that a message lists
+_OTHER_NAMES = {
+    ".gz": "unpack it first",
+    ".zst": "unpack it first",
+    ".zip": "unpack it first",
+    ".ndjson": "it is JSON lines: rename it to .jsonl",
+    ".jsonlines": "rename it to .jsonl",
+    ".tsv": "save it with commas, as .csv",
+    ".xlsx": "save it as .csv",
+}
 
 
 @dataclass(frozen=True)
@@ -43,8 +57,9 @@ def read_rows(path: str | Path, columns: Collection[str] | None = None) -> Itera
     file = Path(path)
     suffix = file.suffix.lower()
     if suffix not in _READERS:
+        hint = f"; {_OTHER_NAMES[suffix]}" if suffix in _OTHER_NAMES else ""
         raise InputError(
-            f"{file}: prompts are read from {', '.join(_READERS)}, not {file.suffix!r}"
+            f"{file}: prompts are read from {', '.join(_READERS)}, not {file.suffix!r}{hint}"
         )
     if not file.is_file():
         raise InputError(f"{file}: no such prompt file")
@@ -54,22 +69,29 @@ def read_rows(path: str | Path, columns: Collection[str] | None = None) -> Itera
 def no_column(place: str, column: str, names: Sequence[Any]) -> InputError:
     """The error for a row without a column, with the nearest of those it has."""
     names = list(map(str, names))
-    hint = did_you_mean(column, names, cutoff=0.5)
-    return InputError(f"{place}: no column {column!r}{hint} (columns: {', '.join(names)})")
+    hint = did_you_mean(column, names[:1000], cutoff=0.5)
+    listed = ", ".join(names[:_SHOWN])
+    more = f", … {len(names):,} in all" if len(names) > _SHOWN else ""
+    if len(names) == 1 and (other := next((c for c in ";\t|" if c in names[0]), None)):
+        hint = f"; the file is separated by {other!r}: save it with commas"
+    return InputError(f"{place}: no column {column!r}{hint} (columns: {listed}{more})")
 
 
 def _read_jsonl(file: Path, _: Columns) -> Iterator[Row]:
     number = 0
     with file.open("rb") as handle:
-        for line_number, raw in enumerate(handle, start=1):
+        for line_number, raw in enumerate(iter(lambda: handle.readline(MOST_ROW + 1), b""), 1):
             place = f"{file}:{line_number}"
+            if len(raw) > MOST_ROW:
+                raise _too_large(place, "the line", MOST_ROW)
             line = _decode(raw.removeprefix(_BOM) if line_number == 1 else raw, place)
             if not line.strip():
                 continue
             try:
                 values = json.loads(line)
             except ValueError as error:
-                raise InputError(f"{place}: not valid JSON ({error})") from None
+                hint = _json_list_hint(line) if line_number == 1 else ""
+                raise InputError(f"{place}: not valid JSON ({error}){hint}") from None
             except RecursionError:
                 raise InputError(f"{place}: JSON nested too deeply") from None
             if not isinstance(values, dict):
@@ -78,6 +100,27 @@ def _read_jsonl(file: Path, _: Columns) -> Iterator[Row]:
                 )
             number += 1
             yield Row(number, place, values)
+
+
+def _json_list_hint(first_line: str) -> str:
+    listed = first_line.strip() in ("[", "{", "[{")
+    return "; this is not one object a line: name the file .json" if listed else ""
+
+
+def _too_large(place: str, what: str, most: int) -> InputError:
+    return InputError(
+        f"{place}: {what} is larger than {most / 2**20:,.0f} MiB, the most that is read at once; "
+        "is it a prompt file?"
+    )
+
+
+def _read_whole(file: Path) -> bytes:
+    if file.stat().st_size > MOST_WHOLE:
+        raise InputError(
+            f"{file}: {file.stat().st_size / 2**30:,.1f} GiB; {file.suffix} files are read whole, "
+            f"up to {MOST_WHOLE / 2**30:g} GiB: save it as .jsonl or .parquet"
+        )
+    return file.read_bytes().removeprefix(_BOM)
 
 
 def _decode(raw: bytes, place: str) -> str:
@@ -93,9 +136,10 @@ def _decode(raw: bytes, place: str) -> str:
 def _read_json(file: Path, _: Columns) -> Iterator[Row]:
     """A list of objects in one file, as the authors' code writes it."""
     try:
-        rows = json.loads(_decode(file.read_bytes().removeprefix(_BOM), str(file)))
+        rows = json.loads(_decode(_read_whole(file), str(file)))
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{file}: not valid JSON ({error})") from None
+        lines = "; one object a line is .jsonl" if "Extra data" in str(error) else ""
+        raise InputError(f"{file}: not valid JSON ({error}){lines}") from None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise InputError(f"{file}: a list of JSON objects was expected")
     for number, row in enumerate(rows, start=1):
@@ -149,10 +193,10 @@ def _load_dataset(folder: Path, source: PromptSource) -> Any:
 def _read_csv(file: Path, _: Columns) -> Iterator[Row]:
     text = "".join(
         _decode(raw, f"{file}:{n}")
-        for n, raw in enumerate(file.read_bytes().removeprefix(_BOM).splitlines(True), start=1)
+        for n, raw in enumerate(_read_whole(file).splitlines(True), start=1)
     )
     # a prompt of a megabyte is legal; the module's limit of 128 KiB a field is process-wide
-    old_limit = csv.field_size_limit(sys.maxsize)
+    old_limit = csv.field_size_limit(MOST_ROW)
     try:
         records = list(_csv_records(file, text))
     finally:
@@ -160,9 +204,7 @@ def _read_csv(file: Path, _: Columns) -> Iterator[Row]:
     if not records:
         return
     (header_line, header), *rows = records
-    repeated = sorted({name for name in header if header.count(name) > 1})
-    if repeated:
-        raise InputError(f"{file}:{header_line}: repeated column names {', '.join(repeated)}")
+    _check_header(header, f"{file}:{header_line}")
     for number, (line, record) in enumerate(rows, start=1):
         if len(record) != len(header):
             raise InputError(
@@ -170,6 +212,15 @@ def _read_csv(file: Path, _: Columns) -> Iterator[Row]:
                 "fields that hold commas or line breaks"
             )
         yield Row(number, f"{file}:{line}", dict(zip(header, record, strict=True)))
+
+
+def _check_header(header: Sequence[str], place: str) -> None:
+    if len(header) > MOST_COLUMNS:
+        raise InputError(f"{place}: {len(header):,} columns; at most {MOST_COLUMNS:,} are read")
+    repeated = sorted(name for name, count in Counter(header).items() if count > 1)
+    if repeated:
+        names = ", ".join(name or "'' (no name)" for name in repeated[:_SHOWN])
+        raise InputError(f"{place}: repeated column names {names}")
 
 
 def _csv_records(file: Path, text: str) -> Iterator[tuple[int, list[str]]]:
@@ -192,6 +243,10 @@ def _read_parquet(file: Path, columns: Columns) -> Iterator[Row]:
     try:
         table = pyarrow.parquet.ParquetFile(file)
         names = _parquet_columns(file, table.schema_arrow.names, columns)
+        _refuse_bomb(file, table.metadata, names)
+        # a text that a million rows share is kept once
+        texts = [n for n in names if _is_text(table.schema_arrow.field(n).type)]
+        table = pyarrow.parquet.ParquetFile(file, read_dictionary=texts)
         number = 0
         for batch in table.iter_batches(batch_size=1024, columns=names):
             for index in range(batch.num_rows):
@@ -202,12 +257,34 @@ def _read_parquet(file: Path, columns: Columns) -> Iterator[Row]:
         raise InputError(f"{file}: not a readable Parquet file ({error})") from None
 
 
+def _refuse_bomb(file: Path, metadata: Any, names: Sequence[str]) -> None:
+    """A small file may unpack to any size; its own figures say to which."""
+    for group in range(metadata.num_row_groups):
+        chunks = map(metadata.row_group(group).column, range(metadata.num_columns))
+        for chunk in chunks:
+            size = chunk.total_uncompressed_size
+            if chunk.path_in_schema.partition(".")[0] in names and size > MOST_WHOLE:
+                raise InputError(
+                    f"{file}: column {chunk.path_in_schema!r} of row group {group} unpacks to "
+                    f"{size / 2**30:,.1f} GiB; at most {MOST_WHOLE / 2**30:g} GiB are read at once"
+                )
+
+
+def _is_text(kind: Any) -> bool:
+    import pyarrow
+
+    return pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)
+
+
 def _parquet_columns(file: Path, names: Sequence[str], columns: Columns) -> list[str]:
     needed = list(names) if columns is None else sorted(columns)
+    if len(needed) > MOST_COLUMNS:
+        raise InputError(f"{file}: {len(needed):,} columns; at most {MOST_COLUMNS:,} are read")
+    counts = Counter(names)
     for name in needed:
         if name not in names:
             raise no_column(str(file), name, names)
-        if names.count(name) > 1:
+        if counts[name] > 1:
             raise InputError(f"{file}: repeated column name {name}")
     return needed
 
