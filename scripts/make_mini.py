@@ -32,8 +32,7 @@ from thinksafe_jax.models import init_params, load_config, parameter_count, pars
 from thinksafe_jax.sampling import Engine, Request
 from thinksafe_jax.synthesis import steer
 from thinksafe_jax.tokenizer import ChatTokenizer
-from thinksafe_jax.training import build_examples, train
-from thinksafe_jax.training.examples import Example
+from thinksafe_jax.training import Example, Hooks, TrainingSetup, build_examples, train
 from thinksafe_jax.weights import load_params, save_checkpoint
 
 ASSETS = Path(mini.__file__).parent / "assets"
@@ -111,7 +110,9 @@ def fit(
         remat="none",
     )
     params = init_params(cfg, jax.random.key(seed), jnp.float32)
-    result = train(params, cfg, settings, examples, seed=seed, log=Progress(what))
+    setup = TrainingSetup(cfg, settings)
+    batches = setup.batches(examples, seed)
+    result = train(params, setup, batches, seed=seed, hooks=Hooks(log=Progress(what)))
     return jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), result.trainable)
 
 

@@ -80,8 +80,7 @@ def measure_ours(folder: Path, steps: int, remat: str) -> dict:
 
     from thinksafe_jax.config import TrainingConfig
     from thinksafe_jax.models import load_config
-    from thinksafe_jax.training import train
-    from thinksafe_jax.training.examples import Example
+    from thinksafe_jax.training import Example, TrainingSetup, train
     from thinksafe_jax.weights import load_params
 
     cfg = load_config(folder)
@@ -95,7 +94,9 @@ def measure_ours(folder: Path, steps: int, remat: str) -> dict:
     )
     with tempfile.TemporaryDirectory() as checkpoints:
         params = load_params(folder, cfg, jnp.float32)
-        done = train(params, cfg, config, examples, seed=0, checkpoint_dir=checkpoints).summary
+        setup = TrainingSetup(cfg, config)
+        batches = setup.batches(examples, seed=0)
+        done = train(params, setup, batches, seed=0, checkpoint_dir=checkpoints).summary
     wall = done["seconds"] + done["checkpoint_seconds"]
     return {
         "tokens_per_second": done["tokens_per_second"],

@@ -21,10 +21,9 @@ from thinksafe_jax.models import init_adapter, init_params
 from thinksafe_jax.planning.abstract_programs import Sampler, decode_program
 from thinksafe_jax.sampling import Engine, Request
 from thinksafe_jax.sharding import ModelMesh, Phase, load_mesh
-from thinksafe_jax.training import Placement, lora_config, make_step
-from thinksafe_jax.training.batches import pack
+from thinksafe_jax.training import TrainingMesh, TrainingSetup, make_step
 from thinksafe_jax.training.packing import Layout
-from thinksafe_jax.training.step import init_state
+from thinksafe_jax.training.step import init_state, state_shardings
 
 # sizes that no two dimensions share, so that shapes in a program tell what they are
 CFG = tiny_config(vocab_size=208, hidden_size=72, intermediate_size=176)
@@ -86,29 +85,23 @@ def test_prefill_and_decode_equal_one_device(phase):
         np.testing.assert_allclose(done.logprobs, alone()[name].logprobs, atol=1e-3)
 
 
-def train_step(where: Placement | None):
+def train_step(where: TrainingMesh | None):
     """Metrics and adapter after one step from a fixed state, and the program's text."""
-    lora = lora_config(SETTINGS)
-    adapter = jax.tree.map(lambda x: x + 0.02, init_adapter(CFG, lora, jax.random.key(2)))
-    state = init_state(adapter, SETTINGS)
+    setup = TrainingSetup(CFG, SETTINGS, where)
+    adapter = init_adapter(CFG, setup.lora, jax.random.key(2))
+    state = init_state(jax.tree.map(lambda x: x + 0.02, adapter), setup)
     rows = kit.rows(8, longest=40)
-    batch = pack(rows, Layout(passes=1, sequences=8, length=40))
+    batch = kit.packed(rows, Layout(passes=1, sequences=8, length=40), setup)
     base = params()
     if where is not None:
-        state = state._replace(
-            trainable=jax.device_put(state.trainable, where.trainable(lora)),
-            opt_state=jax.device_put(
-                state.opt_state, where.opt_state(state.trainable, SETTINGS, lora)
-            ),
-            step=jax.device_put(state.step, where.replicated),
-        )
+        state = jax.device_put(state, state_shardings(setup))
         base = jax.device_put(base, where.param_shardings())
-        batch = type(batch)(*jax.device_put(batch[:-1], where.batch()), passes=batch.passes)
+        batch = batch._replace(rows=jax.device_put(batch.rows, where.batch()))
     arguments = (state, base, batch, jax.random.key(1))
-    step: Any = make_step(CFG, SETTINGS, lora, 10, where)
+    step: Any = make_step(setup, 10)
     compiled = step.lower(*arguments).compile()
     state, metrics = compiled(*arguments)
-    values = {name: float(value) for name, value in metrics._asdict().items() if name != "kl"}
+    values = {name: float(value) for name, value in kit.flat(metrics).items()}
     return values, kit.flat(state.trainable), compiled.as_text()
 
 
@@ -117,7 +110,7 @@ step_alone = cache(partial(train_step, None))
 
 @pytest.mark.parametrize("phase", TRAIN.values(), ids=TRAIN.keys())
 def test_a_training_step_equals_one_device_and_gathers_weights_where_they_are_cut(phase):
-    metrics, adapter, text = train_step(Placement.of_phase(phase, CFG))
+    metrics, adapter, text = train_step(TrainingMesh.of_phase(phase, CFG))
     expected, weights, _ = step_alone()
     assert metrics == pytest.approx(expected, rel=2e-5)
     # Adam divides by the gradient's size: where that is nearly 0, its rounding is enlarged

@@ -11,8 +11,9 @@ import numpy as np
 from tests.support import tiny_config
 from thinksafe_jax.config import TrainingConfig
 from thinksafe_jax.models import init_params
-from thinksafe_jax.training import train
-from thinksafe_jax.training.examples import Example
+from thinksafe_jax.training import Example, Hooks, TrainingSetup
+from thinksafe_jax.training import train as train_steps
+from thinksafe_jax.training.batches import pack
 
 CONFIG = tiny_config(
     vocab_size=61,
@@ -54,8 +55,24 @@ def rows(count: int = 10, seed: int = 0, longest: int = 30, objective: str = "ce
         prompt = int(rng.integers(1, length - 1))
         ids = rng.integers(0, CONFIG.vocab_size, length)
         benign = objective == "ce+kl" and n % 2 == 0
-        out.append(Example(f"row-{n}", ids, np.arange(length) >= prompt, keep_near=benign))
+        out.append(Example(f"row-{n}", ids, np.arange(length) >= prompt, use_kl=benign))
     return out
+
+
+def setup(config: TrainingConfig | None = None, cfg=CONFIG, mesh=None) -> TrainingSetup:
+    return TrainingSetup(cfg, config or settings(), mesh)
+
+
+def packed(examples, layout, setup: TrainingSetup | None = None):
+    """The arrays of one step, as the setup's objective weighs them."""
+    return pack(examples, layout, (setup or TrainingSetup(CONFIG, settings())).objective.streams)
+
+
+def train(params, setup: TrainingSetup, examples, *, seed=3, checkpoint_dir=None, **hooks):
+    """Trains on the rows of a dataset, with hooks by name."""
+    batches = setup.batches(examples, seed)
+    more = {"seed": seed, "checkpoint_dir": checkpoint_dir, "hooks": Hooks(**hooks)}
+    return train_steps(params, setup, batches, **more)
 
 
 def flat(tree) -> dict[str, np.ndarray]:
@@ -79,5 +96,4 @@ if __name__ == "__main__":  # a run in its own process, killed behind a step
         if step == int(sys.argv[2]):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    where = {"checkpoint_dir": Path(sys.argv[1]), "log": log}
-    train(params(), CONFIG, KILLED_SETTINGS, rows(), seed=3, **where)
+    train(params(), setup(KILLED_SETTINGS), rows(), checkpoint_dir=Path(sys.argv[1]), log=log)

@@ -3,15 +3,21 @@
 import numpy as np
 import pytest
 
-from tests.training.kit import rows
+from tests.training.kit import packed, rows
 from thinksafe_jax.errors import InputError
-from thinksafe_jax.training.batches import Batches, pack, target_weights
-from thinksafe_jax.training.examples import Example
+from thinksafe_jax.training import Example
+from thinksafe_jax.training.batches import Batches, BatchShape, pack
 from thinksafe_jax.training.packing import Layout, balanced_steps, best_fit, choose_layouts
+from thinksafe_jax.training.streams import Stream, target_weights
 
 
-def batches(examples, seed=5, batch_size=4):
-    return Batches(examples, batch_size, 2, hidden_size=24, seed=seed)
+def every_target(example):
+    return {"ce": target_weights(example, "tokens")}
+
+
+def batches(examples, seed=5, epochs=2):
+    shape = BatchShape(batch_size=4, micro_batch_size=2, max_length=64, hidden_size=24)
+    return Batches(examples, shape, every_target, seed=seed, epochs=epochs)
 
 
 def test_an_epoch_holds_every_row_once_in_steps_of_batch_size():
@@ -34,10 +40,11 @@ def test_the_order_depends_on_seed_and_epoch_alone():
 
 def test_packing_keeps_every_row_whole_with_its_own_positions_and_targets():
     examples = rows(7)
-    batch = pack(examples, Layout(passes=7, sequences=1, length=64))
+    batch = packed(examples, Layout(passes=7, sequences=1, length=64))
     found = []
     for tokens, positions, segments, targets, weights in zip(
-        *(array.reshape(-1, 64) for array in batch[:5]), strict=True
+        *(array.reshape(-1, 64) for array in (*batch.rows[:4], batch.rows.streams["ce"])),
+        strict=True,
     ):
         assert (weights[segments == 0] == 0).all()
         for segment in range(1, segments.max() + 1):
@@ -52,10 +59,10 @@ def test_packing_keeps_every_row_whole_with_its_own_positions_and_targets():
 
 
 def test_unused_passes_are_at_the_end_and_not_counted():
-    batch = pack(rows(4, longest=12), Layout(passes=4, sequences=1, length=64))
+    batch = packed(rows(4, longest=12), Layout(passes=4, sequences=1, length=64))
     assert 1 <= batch.passes < 4
-    assert batch.segments[: batch.passes].any(axis=(1, 2)).all()
-    assert not batch.segments[batch.passes :].any()
+    assert batch.rows.segments[: batch.passes].any(axis=(1, 2)).all()
+    assert not batch.rows.segments[batch.passes :].any()
 
 
 def test_best_fit_never_overfills_and_loses_nothing():
@@ -97,7 +104,8 @@ def test_little_is_padding(longest, efficiency, shapes):
     lengths = long_tailed(1600, longest)
     lengths[:: len(lengths) // 4] = longest
     examples = [Example(f"{n}", np.ones(k), np.ones(k, bool)) for n, k in enumerate(lengths)]
-    pipeline = Batches(examples, 8, 4, hidden_size=384, seed=0)
+    shape = BatchShape(batch_size=8, micro_batch_size=4, max_length=longest, hidden_size=384)
+    pipeline = Batches(examples, shape, every_target, seed=0, epochs=1)
     assert 1 <= len(pipeline.layouts) <= shapes
     steps = [pipeline[i] for i in range(pipeline.steps_per_epoch)]
     assert sum(step.tokens for step in steps) == lengths.sum()
@@ -114,7 +122,7 @@ def test_a_pass_stays_within_the_micro_batch():
 
 def test_sequences_are_spread_evenly_over_devices():
     steps = [[100, 20, 30, 50, 70, 10, 10, 10]] * 5
-    for layout in choose_layouts(steps, 8, 128, 512, ways=4):
+    for layout in choose_layouts(steps, 8, 128, 512, num_shards=4):
         assert layout.sequences % 4 == 0
 
 
@@ -122,13 +130,42 @@ def test_the_authors_weighting_makes_every_row_count_alike():
     """Their KL trainer at its micro-batch of one row (paper.md D29); ours counts targets."""
     short, long = (Example("r", np.arange(n), np.arange(n) >= 1) for n in (3, 9))
     for example in (short, long):
-        assert target_weights(example, "tokens").sum() == len(example) - 1
-        np.testing.assert_allclose(target_weights(example, "authors").sum(), 1.0, rtol=1e-6)
+        stream = target_weights(example, "tokens")
+        assert stream.weights.sum() == stream.count == len(example) - 1
+        stream = target_weights(example, "authors")
+        np.testing.assert_allclose(stream.weights.sum(), 1.0, rtol=1e-6)
+        assert stream.count == 1.0
+
+
+def test_every_stream_is_divided_by_its_own_denominator():
+    """`ce` by its 5 targets, a signed stream by a count of the rows that its weights do not show.
+
+    They are scaled to one denominator, the first stream's; a row without weight still counts.
+    """
+    examples = [Example(str(n), np.arange(n), np.arange(n) >= 1) for n in (3, 4)]
+    signs = {"3": -2.0, "4": 0.0}
+
+    def streams(example):
+        weights = np.full(len(example) - 1, signs[example.id], np.float32)
+        return {**every_target(example), "pg": Stream(weights, 1.0)}
+
+    batch = pack(examples, Layout(2, 1, 8), streams)
+    assert batch.denominator == 5.0
+    sums = {name: float(x.sum()) / 5.0 for name, x in batch.rows.streams.items()}
+    np.testing.assert_allclose(sums["ce"], 1.0)
+    np.testing.assert_allclose(sums["pg"], (2 * -2.0 + 3 * 0.0) / 2, rtol=1e-6)
+
+
+def test_a_step_in_which_nothing_counts_divides_by_one():
+    """As when a guard was down for every row of a step: no loss, and no NaN."""
+    nothing = lambda example: {"pg": Stream(np.zeros(len(example) - 1, np.float32), 0.0)}  # noqa: E731
+    batch = pack(rows(2), Layout(1, 1, 64), nothing)
+    assert batch.denominator == 1.0 and not batch.rows.streams["pg"].any()
 
 
 def test_every_step_has_the_same_shape():
     pipeline = batches(rows(10))
-    shapes = {pipeline[step].batch.tokens.shape for step in range(6)}
+    shapes = {pipeline[step].batch.rows.tokens.shape for step in range(6)}
     assert len(shapes) == 1
     step = pipeline[2]
     assert len(step.row_ids) == 2 and step.tokens <= step.capacity

@@ -167,8 +167,8 @@ def test_kl_rows_are_the_benign_ones_and_a_row_without_a_label_is_an_error(token
         for label in ("harmful", "benign")
     ]
     examples, _ = build_examples(tokenizer, rows, config)
-    assert [example.keep_near for example in examples] == [False, True]
-    assert not any(e.keep_near for e in build_examples(tokenizer, rows, TrainingConfig())[0])
+    assert [example.use_kl for example in examples] == [False, True]
+    assert not any(e.use_kl for e in build_examples(tokenizer, rows, TrainingConfig())[0])
     rows[1]["label"] = rows[1].pop("prompt_label")
     with pytest.raises(InputError, match="row 'benign': prompt_label is None"):
         build_examples(tokenizer, rows, config)

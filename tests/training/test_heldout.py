@@ -7,7 +7,7 @@ import pytest
 from tests.training import kit
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.models import forward, logits
-from thinksafe_jax.training import heldout_loss, hold_out, lora_config, train
+from thinksafe_jax.training import heldout_loss, hold_out
 
 
 def test_the_rows_held_out_depend_on_the_seed_alone():
@@ -35,8 +35,9 @@ def test_it_is_the_mean_over_the_targets_without_dropout():
         losses = np.log(np.exp(scores).sum(-1)) - scores[range(len(scores)), row.token_ids[1:]]
         total += losses[row.loss_mask[1:]].sum()
         targets += row.loss_mask[1:].sum()
-    measured = heldout_loss(params, kit.CONFIG, config, lora_config(config), held)
-    adapter = train(params, kit.CONFIG, kit.settings(learning_rate=1e-12), held, seed=0).trainable
+    measured = heldout_loss(params, kit.setup(config), held)
+    still = kit.setup(kit.settings(learning_rate=1e-12))
+    adapter = kit.train(params, still, held, seed=0).trainable
     assert measured(0, adapter)["heldout_loss"] == pytest.approx(total / targets, rel=1e-4)
 
 
@@ -44,10 +45,13 @@ def test_it_falls_while_training_and_stands_in_the_log():
     config, params, rows = kit.settings(), kit.params(), kit.rows(12)
     kept, held = hold_out(rows, 4, seed=3)
     log = []
-    train(
-        params, kit.CONFIG, config, kept, seed=3, log=lambda **values: log.append(values),
-        evaluate=heldout_loss(params, kit.CONFIG, config, lora_config(config), held),
+    kit.train(
+        params,
+        kit.setup(config),
+        kept,
+        log=lambda **values: log.append(values),
+        evaluate=heldout_loss(params, kit.setup(config), held),
         evaluate_every=2,
-    )  # fmt: skip
-    found = [line["heldout_loss"] for line in log if "heldout_loss" in line]
-    assert len(found) >= 2 and found[-1] < found[0]
+    )
+    losses = [line["heldout_loss"] for line in log if "heldout_loss" in line]
+    assert len(losses) >= 2 and losses[-1] < losses[0]

@@ -9,9 +9,11 @@ import optax
 import pytest
 
 from thinksafe_jax.training import default_chunk
-from thinksafe_jax.training.losses import DIVERGENCES, chunked_loss, divergence_of
+from thinksafe_jax.training.divergences import DIVERGENCES, make_divergence
+from thinksafe_jax.training.losses import chunked_loss
 
 B, T, D, V = 2, 19, 12, 211
+FORWARD = make_divergence("forward")
 DIVERGENCES_TESTED = [("forward", 0), ("reverse", 0), ("symmetric", 0), ("forward", 5)]
 
 
@@ -72,7 +74,7 @@ def test_cross_entropy_and_kl_side_by_side(inputs, reference, name, top_k):
             rest,
             reference=states,
             kl_weights=near,
-            divergence=divergence_of(name, top_k),
+            divergence=make_divergence(name, top_k),
             chunk=8,
         )
         return sums.loss, sums
@@ -82,7 +84,7 @@ def test_cross_entropy_and_kl_side_by_side(inputs, reference, name, top_k):
             jax.nn.log_softmax(jnp.matmul(x, k.T, precision="highest"))
             for x, k in ((hidden, kernel), (states, jax.lax.stop_gradient(kernel)))
         )
-        kl = jnp.sum(divergence_of(name, top_k)(log_p, log_ref) * near)
+        kl = jnp.sum(make_divergence(name, top_k)(log_p, log_ref) * near)
         return plain(hidden, kernel, targets, rest) + kl, kl
 
     (have, sums), grads = jax.value_and_grad(chunked, (0, 1), has_aux=True)(hidden, kernel)
@@ -113,11 +115,11 @@ def test_top_k_kl_grows_with_k_up_to_the_full_one():
     keys = jax.random.split(jax.random.key(3))
     log_p, log_ref = (jax.nn.log_softmax(2 * jax.random.normal(k, (4, 30))) for k in keys)
     full = DIVERGENCES["forward"](log_p, log_ref)
-    values = [divergence_of("forward", k)(log_p, log_ref) for k in (1, 5, 15, 29)]
+    values = [make_divergence("forward", k)(log_p, log_ref) for k in (1, 5, 15, 29)]
     for smaller, larger in zip(values, [*values[1:], full], strict=True):
         assert (smaller <= larger + 1e-6).all()
     np.testing.assert_allclose(values[-1], full, rtol=1e-5)
-    assert (jnp.abs(divergence_of("forward", 5)(log_ref, log_ref)) < 1e-6).all()
+    assert (jnp.abs(make_divergence("forward", 5)(log_ref, log_ref)) < 1e-6).all()
 
 
 def test_at_the_reference_itself_kl_and_its_gradient_are_zero(inputs):
@@ -126,10 +128,8 @@ def test_at_the_reference_itself_kl_and_its_gradient_are_zero(inputs):
 
     def kl(states):
         none = jnp.zeros_like(weights)
-        sums = chunked_loss(
-            states, kernel, targets, none, reference=hidden, kl_weights=weights, chunk=8
-        )
-        return sums.loss
+        more = {"kl_weights": weights, "divergence": FORWARD, "chunk": 8}
+        return chunked_loss(states, kernel, targets, none, reference=hidden, **more).loss
 
     value, gradient = jax.value_and_grad(kl)(hidden)
     assert abs(value) < 1e-4 and jnp.abs(gradient).max() < 1e-5
@@ -142,7 +142,7 @@ def test_a_position_without_weight_may_hold_anything(inputs, reference):
     weights, near = weights.at[0, 0].set(0.0), near.at[0, 0].set(0.0)
 
     def loss(hidden, states):
-        more = {"reference": states, "kl_weights": near}
+        more = {"reference": states, "kl_weights": near, "divergence": FORWARD}
         return chunked_loss(hidden, kernel, targets, weights - near, **more, chunk=8).loss
 
     value, grad = jax.value_and_grad(loss)(broken, states.at[0, 0].set(jnp.nan))
@@ -157,7 +157,7 @@ def test_no_array_of_all_logits_exists(inputs, reference, argnums):
     states, near = reference
 
     def loss(hidden, kernel):
-        more = {"reference": states, "kl_weights": near}
+        more = {"reference": states, "kl_weights": near, "divergence": FORWARD}
         return chunked_loss(hidden, kernel, targets, weights - near, **more, chunk=8).loss
 
     compiled = jax.jit(jax.value_and_grad(loss, argnums)).lower(hidden, kernel).compile().as_text()

@@ -9,9 +9,8 @@ import pytest
 from tests.support import save_tiny
 from tests.training import kit
 from thinksafe_jax.models import Adapter, load_config
-from thinksafe_jax.training import lora_config, make_step
-from thinksafe_jax.training.batches import pack
-from thinksafe_jax.training.optimizer import warmup_steps
+from thinksafe_jax.training import make_step
+from thinksafe_jax.training.optimizers.adamw import warmup_steps
 from thinksafe_jax.training.packing import Layout
 from thinksafe_jax.training.step import init_state, make_gradient
 from thinksafe_jax.weights import load_params
@@ -66,13 +65,13 @@ def adapter_from(model, cfg, value) -> Adapter:
 
 
 def torch_loss(model, examples):
-    """Token mean over the rows, each run alone, without any padding; KL on those to keep near."""
+    """Token mean over the rows, each run alone and without padding; KL on those with `use_kl`."""
     total = count = 0
     for example in examples:
         ids = torch.tensor(example.token_ids.astype(np.int64))[None]
         labels = torch.where(torch.tensor(example.loss_mask), ids[0], -100)[1:]
         logits = model(input_ids=ids).logits[0, :-1]
-        if example.keep_near:
+        if example.use_kl:
             with torch.no_grad(), model.disable_adapter():
                 reference = model(input_ids=ids).logits[0, :-1]
             both = (x[labels >= 0].log_softmax(-1) for x in (logits, reference))
@@ -101,11 +100,11 @@ def test_loss_and_lora_gradient(pair, objective):
     model.zero_grad()
     loss.backward()
     want = adapter_from(model, cfg, lambda parameter: parameter.grad)
-    run = jax.jit(make_gradient(cfg, settings, lora_config(settings)))
+    setup = kit.setup(settings, cfg)
     trainable = adapter_from(model, cfg, lambda parameter: parameter)
-    batch = pack(examples, Layout(2, 2, 48))
-    sums, grads = run(trainable, params, batch, jax.random.key(0))
-    total, tokens = sums.loss, sums.weight
+    batch = kit.packed(examples, Layout(2, 2, 48), setup)
+    totals, grads = jax.jit(make_gradient(setup))(trainable, params, batch, jax.random.key(0))
+    total, tokens = totals.loss, batch.denominator
     np.testing.assert_allclose(total / tokens, loss.item(), rtol=1e-5)
     assert cosine(jax.tree.map(lambda g: g / tokens, grads), want) >= 0.99999
     norms = [np.sqrt(sum((x**2).sum() for x in kit.flat(t).values())) for t in (grads, want)]
@@ -138,10 +137,11 @@ def test_twenty_optimiser_steps(pair, objective):
     with torch.no_grad():
         for weight, old in zip(weights, start, strict=True):
             weight.copy_(old)
-    step = make_step(cfg, config, lora_config(config), total_steps=20)
-    state, have = init_state(trainable, config), []
+    setup = kit.setup(config, cfg)
+    step = make_step(setup, total_steps=20)
+    state, have = init_state(trainable, setup), []
     for examples in steps:
-        batch = pack(examples, Layout(4, 1, 64))
+        batch = kit.packed(examples, Layout(4, 1, 64), setup)
         state, metrics = step(state, params, batch, jax.random.key(0))
         have.append(float(metrics.loss))
     np.testing.assert_allclose(have, want, rtol=1e-4)

@@ -10,8 +10,7 @@ import pytest
 from tests.training import kit
 from thinksafe_jax.models import init_adapter
 from thinksafe_jax.training import lora_config, make_step
-from thinksafe_jax.training.batches import pack
-from thinksafe_jax.training.optimizer import learning_rate, warmup_steps
+from thinksafe_jax.training.optimizers.adamw import OPTIMIZER, warmup_steps
 from thinksafe_jax.training.packing import Layout
 from thinksafe_jax.training.step import init_state, make_gradient
 
@@ -27,9 +26,14 @@ def adapter(config):
 def gradients_of(layout: Layout, groups, full: bool = False, objective: str = "ce"):
     """Sums of loss, tokens and gradient over groups of rows, each group one call."""
     config = dataclasses.replace(EXACT, full_finetune=full, objective=objective)
-    run = jax.jit(make_gradient(kit.CONFIG, config, None if full else lora_config(config)))
+    setup = kit.setup(config)
+    run = jax.jit(make_gradient(setup))
     trainable, frozen = (kit.params(), None) if full else (adapter(config), kit.params())
-    parts = [run(trainable, frozen, pack(g, layout), jax.random.key(0)) for g in groups]
+    batches = [kit.packed(rows, layout, setup) for rows in groups]
+    parts = [run(trainable, frozen, batch, jax.random.key(0)) for batch in batches]
+    assert float(sum(batch.denominator for batch in batches)) == sum(
+        example.loss_mask[1:].sum() for rows in groups for example in rows
+    )
     return jax.tree.map(lambda *xs: np.sum(np.stack(xs), axis=0), *parts)
 
 
@@ -51,8 +55,9 @@ def test_no_float32_logits_of_a_whole_sequence_exist_in_the_step(monkeypatch):
 
     monkeypatch.setattr(losses, "_LOGITS_BYTES", 1)  # as if the vocabulary were a real one
     config = dataclasses.replace(EXACT, objective="ce+kl")
-    run = jax.jit(make_gradient(kit.CONFIG, config, lora_config(config)))
-    batch = pack(kit.rows(4, objective="ce+kl"), Layout(1, 1, 500))
+    setup = kit.setup(config)
+    run = jax.jit(make_gradient(setup))
+    batch = kit.packed(kit.rows(4, objective="ce+kl"), Layout(1, 1, 500), setup)
     args = (adapter(config), kit.params(), batch, jax.random.key(0))
     text = run.lower(*args).compile().as_text()
     assert "f32[1,125,61]" in text  # four slices
@@ -62,13 +67,15 @@ def test_no_float32_logits_of_a_whole_sequence_exist_in_the_step(monkeypatch):
 def test_the_reference_is_the_adapter_switched_off():
     """With B = 0 the student is its reference: no KL, no gradient from benign rows."""
     config = dataclasses.replace(EXACT, objective="ce+kl")
-    run = jax.jit(make_gradient(kit.CONFIG, config, lora_config(config)))
+    setup = kit.setup(config)
     fresh = init_adapter(kit.CONFIG, lora_config(config), jax.random.key(2))
-    benign = [dataclasses.replace(e, keep_near=True) for e in kit.rows(4)]
-    sums, grads = run(fresh, kit.params(), pack(benign, Layout(2, 2, 64)), jax.random.key(0))
-    assert abs(float(sums.kl)) < 1e-4 and sums.cross_entropy == 0.0
+    benign = [dataclasses.replace(e, use_kl=True) for e in kit.rows(4)]
+    batch = kit.packed(benign, Layout(2, 2, 64), setup)
+    totals, grads = jax.jit(make_gradient(setup))(fresh, kit.params(), batch, jax.random.key(0))
+    sums = totals.objective
+    assert abs(float(sums["kl"])) < 1e-4 and sums["cross_entropy"] == 0.0
     targets = sum(int(e.loss_mask[1:].sum()) for e in benign)
-    assert int(sums.weight) == int(sums.kl_weight) == int(sums.tokens) == targets
+    assert int(batch.denominator) == int(sums["kl_weight"]) == int(totals.tokens) == targets
     assert all(np.abs(g).max() < 1e-4 for g in jax.tree.leaves(grads))
 
 
@@ -77,8 +84,9 @@ def test_remat_changes_memory_not_numbers():
     results = []
     for remat in ("none", "dots", "attention", "layer"):
         config = dataclasses.replace(EXACT, remat=remat)
-        run = jax.jit(make_gradient(kit.CONFIG, config, lora_config(config)))
-        batch = pack(examples, Layout(1, 3, 32))
+        setup = kit.setup(config)
+        run = jax.jit(make_gradient(setup))
+        batch = kit.packed(examples, Layout(1, 3, 32), setup)
         results.append(run(adapter(config), kit.params(), batch, jax.random.key(0)))
     for other in results[1:]:
         for a, b in zip(jax.tree.leaves(other), jax.tree.leaves(results[0]), strict=True):
@@ -93,7 +101,7 @@ def test_the_schedule_is_the_one_of_transformers():
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1e-3)
     schedule = get_cosine_schedule_with_warmup(optimizer, warmup_steps(config, total), total)
     for step in range(total + 1):
-        ours = learning_rate(config, jnp.int32(step), total)
+        ours = OPTIMIZER.learning_rate(config, jnp.int32(step), total)
         np.testing.assert_allclose(ours, schedule.get_last_lr()[0], rtol=1e-6, atol=1e-10)
         optimizer.step()
         schedule.step()
@@ -103,12 +111,12 @@ def test_the_schedule_is_the_one_of_transformers():
 @pytest.mark.parametrize("poison", ["nan", "inf"])
 def test_a_step_that_is_not_finite_changes_only_the_step_number(poison):
     config = kit.settings()
-    lora = lora_config(config)
-    step = make_step(kit.CONFIG, config, lora, total_steps=10)
+    setup = kit.setup(config)
+    step = make_step(setup, total_steps=10)
     good, key = kit.params(), jax.random.key(0)
     bad = {**good, "final_norm": good["final_norm"].at[0].set(float(poison))}
-    batch = pack(kit.rows(4), Layout(2, 2, 64))
-    state, metrics = step(init_state(adapter(config), config), good, batch, key)
+    batch = kit.packed(kit.rows(4), Layout(2, 2, 64), setup)
+    state, metrics = step(init_state(adapter(config), setup), good, batch, key)
     assert metrics.finite
     before = kit.flat(state._replace(step=None))
     state, metrics = step(state, bad, batch, key)
@@ -121,22 +129,22 @@ def test_a_step_that_is_not_finite_changes_only_the_step_number(poison):
 
 def test_dropout_is_drawn_from_the_step_number():
     config = kit.settings(lora_dropout=0.5, learning_rate=0.0)
-    step = make_step(kit.CONFIG, config, lora_config(config), total_steps=10)
-    batch, losses = pack(kit.rows(4), Layout(2, 2, 64)), []
+    setup = kit.setup(config)
+    step = make_step(setup, total_steps=10)
+    batch, losses = kit.packed(kit.rows(4), Layout(2, 2, 64), setup), []
     for start in (0, 1, 0):
-        state = init_state(adapter(config), config)._replace(step=jnp.int32(start))
+        state = init_state(adapter(config), setup)._replace(step=jnp.int32(start))
         losses.append(float(step(state, kit.params(), batch, jax.random.key(0))[1].loss))
     assert losses[0] == losses[2] != losses[1]
 
 
 def test_clipping_is_by_the_global_norm():
-    batch, norms = pack(kit.rows(4), Layout(2, 2, 64)), []
+    batch, norms = kit.packed(kit.rows(4), Layout(2, 2, 64)), []
     for clip in (1e9, 1e-3):
         config = kit.settings(clip_norm=clip, lora_dropout=0.0)
-        step = make_step(kit.CONFIG, config, lora_config(config), total_steps=10)
-        state, metrics = step(
-            init_state(adapter(config), config), kit.params(), batch, jax.random.key(0)
-        )
+        setup = kit.setup(config)
+        state = init_state(adapter(config), setup)
+        state, metrics = make_step(setup, 10)(state, kit.params(), batch, jax.random.key(0))
         moments = [m for m in kit.flat(state.opt_state).items() if ".mu" in m[0]]
         norms.append((float(metrics.grad_norm), sum(float((m**2).sum()) for _, m in moments)))
     (norm, free), (same, clipped) = norms
@@ -147,10 +155,11 @@ def test_clipping_is_by_the_global_norm():
 
 def test_weight_decay_leaves_norms_and_biases_alone():
     config = kit.settings(full_finetune=True, weight_decay=0.5, clip_norm=1e-30, warmup_ratio=0.0)
-    step = make_step(kit.CONFIG, config, None, total_steps=10)
+    setup = kit.setup(config)
+    step = make_step(setup, total_steps=10)
     before = kit.flat(kit.params())
-    batch = pack(kit.rows(4), Layout(2, 2, 64))
-    state, _ = step(init_state(kit.params(), config), None, batch, jax.random.key(0))
+    batch = kit.packed(kit.rows(4), Layout(2, 2, 64), setup)
+    state, _ = step(init_state(kit.params(), setup), None, batch, jax.random.key(0))
     for name, after in kit.flat(state.trainable).items():
         factor = 1.0 if "norm" in name else 1.0 - config.learning_rate * 0.5
         np.testing.assert_allclose(after, factor * before[name], rtol=1e-5, atol=1e-7)

@@ -12,16 +12,13 @@ import pytest
 from tests.support import REPOSITORY
 from tests.training import kit
 from thinksafe_jax.errors import ConfigError, EnvironmentFault, InputError, Terminated
-from thinksafe_jax.training import lora_config, track, tracking, train
+from thinksafe_jax.training import Example, lora_config, track, tracking
 from thinksafe_jax.training.checkpoints import CheckpointStore
-from thinksafe_jax.training.examples import Example
 
 
 def run(config=None, examples=None, params=None, seed=3, **more):
     examples = kit.rows() if examples is None else examples
-    return train(
-        params or kit.params(), kit.CONFIG, config or kit.settings(), examples, seed=seed, **more
-    )
+    return kit.train(params or kit.params(), kit.setup(config), examples, seed=seed, **more)
 
 
 @pytest.fixture(scope="module")
@@ -168,9 +165,8 @@ def test_one_bad_row_costs_its_own_step_only():
     good = [Example(f"good-{n}", [1, 2, 3, 4 + n], [False, True, True, True]) for n in range(11)]
     rows = [*good, Example("bad", [1, 60, 2, 3], [False, True, True, True])]
     lines = []
-    result = train(
-        broken, cfg, kit.settings(epochs=1), rows, seed=0, log=lambda **v: lines.append(v)
-    )
+    setup = kit.setup(kit.settings(epochs=1), cfg)
+    result = kit.train(broken, setup, rows, seed=0, log=lambda **v: lines.append(v))
     assert result.summary["steps"] == 3 and result.summary["skipped_steps"] == 1
     (skipped,) = [line for line in lines if line.get("skipped")]
     assert "bad" in skipped["rows"]

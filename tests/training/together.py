@@ -18,7 +18,7 @@ from thinksafe_jax import hosts
 from thinksafe_jax.errors import Terminated, ThinkSafeError
 from thinksafe_jax.models import init_params
 from thinksafe_jax.sharding import load_mesh
-from thinksafe_jax.training import Placement, train
+from thinksafe_jax.training import TrainingMesh
 from thinksafe_jax.training.checkpoints import CheckpointStore
 from thinksafe_jax.weights import on_host
 
@@ -32,17 +32,10 @@ def run(folder=None, **more):
     lines = []
     changes = {**SETTINGS, **more.pop("settings", {})}
     log = more.pop("log", lambda **values: lines.append(values))
-    result = train(
-        init_params(kit.CONFIG, jax.random.key(1), scale=kit.PARAMS_SCALE),
-        kit.CONFIG,
-        kit.settings(**changes),
-        kit.rows(12),
-        seed=3,
-        log=log,
-        checkpoint_dir=folder,
-        placement=Placement.of_phase(load_mesh("cpu-8").train.with_axes(AXES), kit.CONFIG),
-        **more,
-    )
+    mesh = TrainingMesh.of_phase(load_mesh("cpu-8").train.with_axes(AXES), kit.CONFIG)
+    setup = kit.setup(kit.settings(**changes), mesh=mesh)
+    params = init_params(kit.CONFIG, jax.random.key(1), scale=kit.PARAMS_SCALE)
+    result = kit.train(params, setup, kit.rows(12), log=log, checkpoint_dir=folder, **more)
     adapter = jax.tree.map(on_host, result.trainable)
     return kit.flat(adapter), [line["loss"] for line in lines], result
 

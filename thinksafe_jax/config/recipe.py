@@ -202,9 +202,11 @@ class TrainingConfig:
     # authors: two newlines after every </think>
     think_newlines: Annotated[str, choice("keep", "authors")] = "keep"
     # ce+kl: cross-entropy on harmful rows, KL from the adapter switched off on benign ones
-    objective: Annotated[str, choice("ce", "ce+kl")] = "ce"
+    objective: Annotated[str, choice(*variant_names("training/objectives"))] = "ce"
+    # with its schedule of the learning rate
+    optimizer: Annotated[str, choice(*variant_names("training/optimizers"))] = "adamw"
     # forward: KL(p_ref || p)
-    kl: Annotated[str, choice("forward", "reverse", "symmetric")] = "forward"
+    kl: Annotated[str, choice(*variant_names("training/divergences"))] = "forward"
     # forward KL over the reference's k likeliest tokens; 0 is all of them
     kl_top_k: Annotated[int, INDEX] = 0
     kl_weight: Annotated[float, POSITIVE] = 1.0
@@ -229,7 +231,9 @@ class TrainingConfig:
     checkpoint_minutes: Annotated[float, POSITIVE] = 30.0  # and at least so often
     keep_checkpoints: Annotated[int, COUNT] = 2
     # beside metrics.jsonl
-    trackers: list[Annotated[str, choice("tensorboard", "wandb")]] = field(default_factory=list)
+    trackers: list[Annotated[str, choice(*variant_names("training/trackers"))]] = field(
+        default_factory=list
+    )
 
     def conflicts(self) -> Iterator[str]:
         """What does not go together, one sentence each, beginning with its key."""

@@ -18,7 +18,7 @@ from thinksafe_jax.sampling import Engine
 from thinksafe_jax.sharding import MeshConfig, ModelMesh, load_mesh
 from thinksafe_jax.storage import content_hash, refresh
 from thinksafe_jax.tokenizer import ChatTokenizer
-from thinksafe_jax.training import Placement, TrainResult
+from thinksafe_jax.training import TrainingMesh, TrainResult
 from thinksafe_jax.weights import fingerprint, import_adapter, load_params, resolve_model
 
 
@@ -114,9 +114,9 @@ class Session:
         return None if self.mesh is None else ModelMesh.for_generation(self.mesh, self.cfg)
 
     @cached_property
-    def training_mesh(self) -> Placement | None:
+    def training_mesh(self) -> TrainingMesh | None:
         """The student on the train phase, over all processes; None on one device."""
-        return None if self.mesh is None else Placement.of_phase(self.mesh.train, self.cfg)
+        return None if self.mesh is None else TrainingMesh.of_phase(self.mesh.train, self.cfg)
 
     @cached_property
     def weights(self) -> StudentWeights:

@@ -31,11 +31,12 @@ from thinksafe_jax.synthesis import (
 )
 from thinksafe_jax.terminal import Progress
 from thinksafe_jax.training import (
+    Hooks,
+    TrainingSetup,
     TrainResult,
     build_examples,
     heldout_loss,
     hold_out,
-    lora_config,
     track,
     tracking,
     train,
@@ -198,15 +199,13 @@ def _train(run: Run, session: Session) -> TrainResult:
         raise InputError(f"no row can be trained on: {counts}; see training.max_length")
     examples, held_out = hold_out(examples, cfg.heldout_rows, run.recipe.seed)
     session.release_guards()
-    evaluate_loss = None
-    if held_out:
-        lora = None if cfg.full_finetune else lora_config(cfg)
-        params, mesh = session.weights.for_training(), session.training_mesh
-        evaluate_loss = heldout_loss(params, session.cfg, cfg, lora, held_out, mesh)
-    total = cfg.epochs * -(-len(examples) // cfg.batch_size)
+    params = session.weights.for_training()
+    setup = TrainingSetup(session.cfg, cfg, session.training_mesh)
+    evaluate_loss = heldout_loss(params, setup, held_out) if held_out else None
+    batches = setup.batches(examples, run.recipe.seed)
     with (
         tracking(cfg.trackers if run.group.first else [], run.path) as trackers,
-        Progress("train", total, unit="steps") as bar,
+        Progress("train", batches.num_steps, unit="steps") as bar,
     ):
 
         def note(**values: Any) -> None:
@@ -217,18 +216,13 @@ def _train(run: Run, session: Session) -> TrainResult:
                 bar.advance(loss=values["loss"], tokens_per_s=values["tokens_per_second"])
 
         result = train(
-            session.weights.for_training(),
-            session.cfg,
-            cfg,
-            examples,
+            params,
+            setup,
+            batches,
             seed=run.recipe.seed,
             checkpoint_dir=run.path / "checkpoints",
-            log=note,
-            check_stop=run.check_stop,
-            placement=session.training_mesh,
-            evaluate=evaluate_loss,
-            evaluate_every=cfg.evaluate_every,
+            hooks=Hooks(note, run.check_stop, evaluate_loss, cfg.evaluate_every),
         )
-        bar.done = total
+        bar.done = batches.num_steps
     result.summary["rows_left_out"] = {k: n for k, n in counts.items() if k != "kept"}
     return result

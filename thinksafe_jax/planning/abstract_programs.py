@@ -19,7 +19,13 @@ from thinksafe_jax.models import ModelConfig, Params, abstract_params
 from thinksafe_jax.planning.collectives import Traffics, collectives_of
 from thinksafe_jax.sampling import Case, Layout, choose, decode, empty_slots, prefill, table_pages
 from thinksafe_jax.sharding import ModelMesh, Phase
-from thinksafe_jax.training import Placement, abstract_arguments, lora_config, make_step, shaped
+from thinksafe_jax.training import (
+    TrainingMesh,
+    TrainingSetup,
+    abstract_arguments,
+    make_step,
+    shaped,
+)
 
 _PLATFORMS: dict[str, str] = {"cuda": "gpu", "rocm": "gpu"}
 _GUARD_BLANKS = (4, 8)  # blanks and words of an answer: more than any guard's format has
@@ -206,12 +212,12 @@ def train_program(
     cfg: ModelConfig, phase: Phase, devices: Sequence[Any], config: TrainingConfig, dtype: str
 ) -> Program:
     """One optimiser step; rows and tokens are those of one of its forward passes."""
-    where = Placement.of_phase(phase, cfg, devices)
+    where = TrainingMesh.of_phase(phase, cfg, devices)
+    setup = TrainingSetup(cfg, config, where)
     sequences = where.num_shards * max(1, config.micro_batch_size // where.num_shards)
-    lora = None if config.full_finetune else lora_config(config)
-    arguments = abstract_arguments(cfg, config, where, (sequences, config.max_length), dtype)
+    arguments = abstract_arguments(setup, (sequences, config.max_length), dtype)
     return Program(
-        make_step(cfg, config, lora, 100, where),
+        make_step(setup, 100),
         arguments,
         {},
         rows=sequences,

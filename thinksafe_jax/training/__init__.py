@@ -1,18 +1,25 @@
-"""Training: rows to examples, packed batches, LoRA or full fine-tuning, checkpoints that resume."""
+"""Rows to packed batches to weights: LoRA or full fine-tuning, with checkpoints that resume.
+
+Objectives, divergences, optimisers and trackers are folders of variants, a file each.
+"""
 
 from thinksafe_jax.training.abstract import abstract_arguments, shaped
-from thinksafe_jax.training.examples import build_example, build_examples
+from thinksafe_jax.training.examples import Example, build_example, build_examples
 from thinksafe_jax.training.heldout import heldout_loss, hold_out
 from thinksafe_jax.training.losses import default_chunk
-from thinksafe_jax.training.mesh import Placement
-from thinksafe_jax.training.optimizer import make_optimizer
+from thinksafe_jax.training.mesh import TrainingMesh
+from thinksafe_jax.training.optimizers import make_optimizer
+from thinksafe_jax.training.setup import TrainingSetup, lora_config
 from thinksafe_jax.training.step import make_step
 from thinksafe_jax.training.trackers import track, tracking
-from thinksafe_jax.training.trainer import TrainResult, lora_config, train
+from thinksafe_jax.training.trainer import Hooks, TrainResult, train
 
 __all__ = [
-    "Placement",
+    "Example",
+    "Hooks",
     "TrainResult",
+    "TrainingMesh",
+    "TrainingSetup",
     "abstract_arguments",
     "build_example",
     "build_examples",

@@ -5,46 +5,49 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from thinksafe_jax.config import TrainingConfig
-from thinksafe_jax.models import ModelConfig, abstract_params
-from thinksafe_jax.training.batches import Batch
-from thinksafe_jax.training.mesh import Placement
-from thinksafe_jax.training.step import TrainState, Tree, abstract_trainable, init_state
-from thinksafe_jax.training.trainer import lora_config
+from thinksafe_jax.models import abstract_params
+from thinksafe_jax.training.batches import Batch, Tokens
+from thinksafe_jax.training.setup import TrainingSetup, Tree
+from thinksafe_jax.training.step import TrainState, init_state, state_shardings
 
 
 def abstract_arguments(
-    cfg: ModelConfig,
-    config: TrainingConfig,
-    where: Placement,
-    pass_shape: tuple[int, int],
-    dtype: str,
+    setup: TrainingSetup, pass_shape: tuple[int, int], dtype: str
 ) -> tuple[TrainState, Tree, Batch, Any]:
     """Arguments of `make_step`'s function, with two passes at least.
 
     Args:
+        setup: with a mesh.
         pass_shape: sequences and tokens of one forward pass, over all devices.
         dtype: of the frozen base.
     """
-    lora = None if config.full_finetune else lora_config(config)
-    trainable = shaped(abstract_trainable(cfg, lora), where.trainable(lora))
-    fresh = jax.eval_shape(lambda tree: init_state(tree, config), trainable)
-    opt_state = shaped(fresh.opt_state, where.opt_state(trainable, config, lora))
-    state = TrainState(trainable, opt_state, _one(fresh.step, where.replicated))
-    frozen = lora and shaped(abstract_params(cfg, jnp.dtype(dtype)), where.param_shardings())
-    passes = max(2, -(-config.batch_size // pass_shape[0]))
-    kinds = (jnp.int32,) * 4 + (jnp.float32, jnp.bool_)
+    mesh = setup.mesh
+    assert mesh is not None
+    trainable = setup.abstract_trainable()
+    fresh = jax.eval_shape(lambda tree: init_state(tree, setup), trainable)
+    state = shaped(fresh, state_shardings(setup))
+    frozen = setup.lora and shaped(
+        abstract_params(setup.cfg, jnp.dtype(dtype)), mesh.param_shardings()
+    )
+    passes = max(2, -(-setup.config.batch_size // pass_shape[0]))
     shape = (passes, *pass_shape)
-    arrays = [jax.ShapeDtypeStruct(shape, kind, sharding=where.batch()) for kind in kinds]
-    batch = Batch(*arrays, passes=_one(fresh.step, where.replicated))
-    key = _one(jax.eval_shape(lambda: jax.random.key(0)), where.replicated)
-    return state, frozen, batch, key
+    ids, weight = (
+        jax.ShapeDtypeStruct(shape, kind, sharding=mesh.batch())
+        for kind in (jnp.int32, jnp.float32)
+    )
+    rows = Tokens(ids, ids, ids, ids, dict.fromkeys(setup.objective.stream_names, weight))
+    denominator, step = (
+        jax.ShapeDtypeStruct((), kind, sharding=mesh.replicated)
+        for kind in (jnp.float32, jnp.int32)
+    )
+    key = _with_sharding(jax.eval_shape(lambda: jax.random.key(0)), mesh.replicated)
+    return state, frozen, Batch(rows, denominator, passes=step), key
 
 
 def shaped(tree: Tree, shardings: Tree) -> Tree:
     """The shapes of `tree` with shardings."""
-    return jax.tree.map(_one, tree, shardings)
+    return jax.tree.map(_with_sharding, tree, shardings)
 
 
-def _one(x: Any, sharding: Any) -> Any:
+def _with_sharding(x: Any, sharding: Any) -> Any:
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)

@@ -13,35 +13,47 @@ The arrays of every step have one shape, so a run compiles once (rows of very un
 three shapes); a step says how many of its passes are in use, and unused ones are not computed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import ceil
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import grain
 import numpy as np
 
 from thinksafe_jax.errors import InputError
-from thinksafe_jax.training.examples import Example
+from thinksafe_jax.training.examples import Example, data_hash
 from thinksafe_jax.training.packing import Layout, balanced_steps, best_fit, choose_layouts
+from thinksafe_jax.training.streams import Streams, StreamsOf
 
 Array = Any  # numpy on the host, jax inside the step
+Tree = Any  # nested dict of arrays
 
 
-class Batch(NamedTuple):
-    """Arrays of one optimiser step, all `[P, S, T]` but `passes`.
+class Tokens(NamedTuple):
+    """Arrays with a value for each token: `[P, S, T]` of a step, `[S, T]` of a forward pass.
 
-    `targets[..., t]` is the token after t in the same row, `weights` its share in the loss: 0.0
-    where it is no training target. `keep_near` marks the rows whose loss is the KL.
+    `targets[..., t]` is the token after t in the same row; `streams` holds, under each name, the
+    float32 weight of that target: 0.0 where it is none.
     """
 
     tokens: Array
     positions: Array
     segments: Array
     targets: Array
-    weights: Array
-    keep_near: Array
-    passes: Array  # i32 scalar: forward passes in use
+    streams: dict[str, Array]
+
+
+class Batch(NamedTuple):
+    """Arrays of one optimiser step: `rows` as above, and two scalars.
+
+    The weights of every stream are scaled such that one denominator does for all of them.
+    """
+
+    rows: Tokens
+    denominator: Array  # f32
+    passes: Array  # i32: forward passes in use
 
 
 @dataclass(frozen=True)
@@ -54,19 +66,62 @@ class Step:
     capacity: int  # tokens that its passes compute, padding included
 
 
+class StepSource(Protocol):
+    """Where the trainer's steps come from: rows on the disk, or answers of the model itself."""
+
+    num_steps: int  # of the whole run
+    steps_per_epoch: int
+
+    @property
+    def summary(self) -> Mapping[str, int]:
+        """Counts for the manifest."""
+        ...
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        """What must be equal for a run to be continued, and on all hosts."""
+        ...
+
+    def steps(self, start: int, weights: Callable[[], Tree]) -> Iterator[Step]:
+        """The steps from number `start` on, equal however often a run was interrupted.
+
+        Args:
+            weights: gives what is in training as it is when a step is drawn; the arrays live until
+                the next step is taken.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class BatchShape:
+    """How rows become the arrays of a step.
+
+    Attributes:
+        batch_size: rows of an optimiser step.
+        micro_batch_size: bounds the memory of a forward pass to that of so many longest rows.
+        max_length: tokens of the longest row that is taken.
+        hidden_size: of the model, to weigh attention when the layout is chosen.
+        num_shards: devices that the sequences of a pass are spread over.
+    """
+
+    batch_size: int
+    micro_batch_size: int
+    max_length: int
+    hidden_size: int
+    num_shards: int = 1
+
+
 class Batches:
-    """Steps by number: random access, so a resumed run needs the step number alone.
+    """Steps of a dataset by number, so that a resumed run needs the step's number alone.
 
     The order depends only on the seed and the epoch: never on the machine or on what came before.
 
     Args:
-        examples: the training rows.
-        batch_size: rows of an optimiser step.
-        micro_batch_size: bounds the memory of a forward pass to that of so many longest rows.
-        hidden_size: of the model, to weigh attention when the layout is chosen.
+        examples: the rows; those longer than `max_length` are left out and counted.
+        shape: how they are packed.
+        streams_of: weighs the targets of a row, see `Objective.streams`.
         seed: of the order.
-        ways: devices that the sequences of a pass are spread over.
-        weighting: of the targets, see `target_weights`.
+        epochs: how often every row is taken.
 
     Raises:
         InputError: no rows, or a row without a single training target.
@@ -75,30 +130,46 @@ class Batches:
     def __init__(
         self,
         examples: Sequence[Example],
-        batch_size: int,
-        micro_batch_size: int,
-        hidden_size: int,
+        shape: BatchShape,
+        streams_of: StreamsOf,
+        *,
         seed: int,
-        ways: int = 1,
-        weighting: str = "tokens",
+        epochs: int,
     ):
-        if not examples:
+        kept = [example for example in examples if len(example) <= shape.max_length]
+        if not kept:
             raise InputError("nothing to train on: the dataset has no usable rows")
-        for example in examples:
+        for example in kept:
             if not example.loss_mask[1:].any():
                 raise InputError(f"row {example.id!r} has no token to train on")
-        self._examples, self._batch_size, self._weighting = examples, batch_size, weighting
-        self._seed = seed % 2**32
-        self._lengths = np.array([len(example) for example in examples])
-        self._order = grain.MapDataset.source(range(len(examples))).shuffle(seed=self._seed)
+        self._examples, self._streams_of = kept, streams_of
+        self._left_out = len(examples) - len(kept)
+        self._batch_size, self._seed = shape.batch_size, seed % 2**32
+        self.steps_per_epoch = -(-len(kept) // shape.batch_size)
+        self.num_steps = epochs * self.steps_per_epoch
+        self._lengths = np.array([len(example) for example in kept])
+        self._order = grain.MapDataset.source(range(len(kept))).shuffle(seed=self._seed)
         self._epoch: tuple[int, list[np.ndarray]] = (-1, [])
         steps = [self._lengths[list(self.rows(i))].tolist() for i in range(self.steps_per_epoch)]
-        tokens = micro_batch_size * int(self._lengths.max())
-        self.layouts = choose_layouts(steps, batch_size, tokens, hidden_size, ways)
+        tokens = shape.micro_batch_size * int(self._lengths.max())
+        self.layouts = choose_layouts(
+            steps, shape.batch_size, tokens, shape.hidden_size, shape.num_shards
+        )
 
     @property
-    def steps_per_epoch(self) -> int:
-        return -(-len(self._examples) // self._batch_size)
+    def summary(self) -> Mapping[str, int]:
+        """Rows taken, and rows left out for their length."""
+        return {"rows": len(self._examples), "dropped_rows": self._left_out}
+
+    @cached_property
+    def identity(self) -> Mapping[str, str]:
+        """A hash of the rows that are taken, in their order."""
+        return {"data sha256": data_hash(self._examples)}
+
+    def steps(self, start: int, weights: Callable[[], Tree] = dict) -> Iterator[Step]:
+        """The steps from number `start` on; `weights` is not asked: the rows are given."""
+        del weights
+        return map(self.__getitem__, range(start, self.num_steps))
 
     def rows(self, step: int) -> tuple[int, ...]:
         """Indices of the examples of step `step`, counted over all epochs."""
@@ -119,7 +190,7 @@ class Batches:
         layout = min(
             (layout for layout in self.layouts if layout.holds(sizes)), key=lambda x: x.cost(sizes)
         )
-        batch = pack(examples, layout, self._weighting)
+        batch = pack(examples, layout, self._streams_of)
         return Step(
             batch=batch,
             row_ids=tuple(example.id for example in examples),
@@ -128,24 +199,13 @@ class Batches:
         )
 
 
-def target_weights(example: Example, weighting: str) -> np.ndarray:
-    """What each token of a row counts for as a target; the loss is divided by the step's sum.
-
-    "tokens": each target 1, so the loss is the mean over all targets of the step. "authors": the
-    targets of a row share 1, as the authors' KL trainer weighs rows at its micro-batch of one row
-    (`kl_trainer.py`; paper.md D29). Its further factor, the number of accumulation steps (D28), is
-    left out: it is a slip, and changes only where the gradient is clipped.
-    """
-    mask = example.loss_mask[1:].astype(np.float32)
-    return mask if weighting == "tokens" else mask / mask.sum()
-
-
-def pack(examples: Sequence[Example], layout: Layout, weighting: str = "tokens") -> Batch:
+def pack(examples: Sequence[Example], layout: Layout, streams_of: StreamsOf) -> Batch:
     """The arrays of one step; the rows must fit the layout."""
+    streams, denominator = _shared_denominator([streams_of(example) for example in examples])
     bins = best_fit([len(example) for example in examples], layout.length)
     shape = (layout.passes * layout.sequences, layout.length)
     tokens, positions, segments, targets = (np.zeros(shape, np.int32) for _ in range(4))
-    weights, keep_near = np.zeros(shape, np.float32), np.zeros(shape, bool)
+    weights = {name: np.zeros(shape, np.float32) for name in streams[0]}
     for row, members in enumerate(bins):
         start = 0
         for segment, index in enumerate(members, start=1):
@@ -155,17 +215,33 @@ def pack(examples: Sequence[Example], layout: Layout, weighting: str = "tokens")
             positions[row, start:end] = np.arange(len(ids))
             segments[row, start:end] = segment
             targets[row, start : end - 1] = ids[1:]
-            weights[row, start : end - 1] = target_weights(examples[index], weighting)
-            keep_near[row, start:end] = examples[index].keep_near
+            for name, weight in streams[index].items():
+                weights[name][row, start : end - 1] = weight
             start = end
-    deal = (layout.passes, layout.sequences, layout.length)
-    used = np.int32(ceil(len(bins) / layout.sequences))
+
+    def deal(array: np.ndarray) -> np.ndarray:
+        return array.reshape(layout.passes, layout.sequences, layout.length)
+
+    arrays = Tokens(*map(deal, (tokens, positions, segments, targets)), streams={})
     return Batch(
-        tokens.reshape(deal),
-        positions.reshape(deal),
-        segments.reshape(deal),
-        targets.reshape(deal),
-        weights.reshape(deal),
-        keep_near.reshape(deal),
-        passes=used,
+        arrays._replace(streams={name: deal(array) for name, array in weights.items()}),
+        denominator=np.float32(denominator),
+        passes=np.int32(ceil(len(bins) / layout.sequences)),
     )
+
+
+def _shared_denominator(rows: Sequence[Streams]) -> tuple[list[dict[str, np.ndarray]], float]:
+    """Weights `[T - 1]` of every row by stream, scaled to the denominator they are all divided by.
+
+    That is the first stream's own. Another stream's weights are scaled by the ratio of the two, so
+    that the step adds up one loss, and one gradient, and divides once. Streams with the same
+    denominator are not touched.
+    """
+    counts = {name: sum(row[name].count for row in rows) for name in rows[0]}
+    shared = next((count for count in counts.values() if count), 1.0)  # a step may ask for nothing
+    scales = {name: shared / (count or shared) for name, count in counts.items()}
+
+    def scaled(name: str, weights: np.ndarray) -> np.ndarray:
+        return weights if scales[name] == 1 else weights * np.float32(scales[name])
+
+    return [{name: scaled(name, row[name].weights) for name in row} for row in rows], shared

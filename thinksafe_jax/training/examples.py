@@ -5,6 +5,7 @@ rendered through a template, which strips or moves `<think>` (paper.md D16, D18,
 on the response only, end-of-turn id included (D25, D26).
 """
 
+import hashlib
 import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Int
 
 from thinksafe_jax.config import TrainingConfig
 from thinksafe_jax.errors import InputError
@@ -30,14 +32,14 @@ class Example:
         token_ids: i32 `[T]`, prompt then response.
         loss_mask: bool `[T]`; a token is a training target where True (the first never is: nothing
             predicts it).
-        keep_near: whether the loss of the row is the divergence from the reference, instead of the
+        use_kl: whether the loss of the row is the divergence from the reference, instead of the
             cross-entropy of its tokens.
     """
 
     id: str
-    token_ids: np.ndarray
-    loss_mask: np.ndarray
-    keep_near: bool = False
+    token_ids: Int[np.ndarray, " T"]
+    loss_mask: Bool[np.ndarray, " T"]
+    use_kl: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "token_ids", np.asarray(self.token_ids, np.int32))
@@ -59,14 +61,14 @@ def build_example(
     id: str = "",
     ended: bool = True,
     *,
-    keep_near: bool = False,
+    use_kl: bool = False,
     think_newlines: str = "keep",
 ) -> Example:
     """The example of one (instruction, response) pair.
 
     Args:
         ended: whether the response came to its end; one that was cut is not taught to end there.
-        keep_near: see `Example`.
+        use_kl: see `Example`.
         think_newlines: "authors" turns the one newline after `</think>` into two, as their
             `custom_dataset.py` does; "keep" trains what was sampled.
 
@@ -82,7 +84,7 @@ def build_example(
     if dangling := _dangling_think(tokenizer, token_ids, ended):
         raise InputError(f"row {id!r}: {dangling}")
     mask = np.arange(len(token_ids)) >= len(prompt)
-    return Example(id, np.asarray(token_ids, np.int32), mask, keep_near)
+    return Example(id, np.asarray(token_ids, np.int32), mask, use_kl)
 
 
 def build_examples(
@@ -112,7 +114,7 @@ def build_examples(
         ("kept", "too_long", "dangling_think", "truncated", "tokens_cut"), 0
     )
     for row in rows:
-        keep_near = config.objective == "ce+kl" and _label(row) == "benign"
+        use_kl = config.objective == "ce+kl" and _label(row) == "benign"
         try:
             example = build_example(
                 tokenizer,
@@ -120,7 +122,7 @@ def build_examples(
                 row["response"],
                 str(row["id"]),
                 row.get("finish_reason") != "length",
-                keep_near=keep_near,
+                use_kl=use_kl,
                 think_newlines=config.think_newlines,
             )
         except InputError as error:
@@ -163,7 +165,7 @@ def _truncate(example: Example, length: int) -> Example | None:
         len(example),
         lost,
     )
-    return Example(example.id, example.token_ids[:length], mask, example.keep_near)
+    return Example(example.id, example.token_ids[:length], mask, example.use_kl)
 
 
 def check_prefix(prompt_ids: Sequence[int], token_ids: Sequence[int], id: str = "") -> None:
@@ -200,3 +202,14 @@ def _dangling_think(tokenizer: ChatTokenizer, token_ids: Sequence[int], ended: b
     if opened == closed <= 1 or (not ended and (opened, closed) == (1, 0)):
         return ""
     return f"{opened} {THINK_OPEN} and {closed} {THINK_CLOSE} control tokens; one pair is allowed"
+
+
+def data_hash(examples: Sequence[Example]) -> str:
+    """16 hex digits over all that training takes from the rows, in their order."""
+    digest = hashlib.sha256()
+    for example in examples:
+        digest.update(f"{example.id}\0{len(example)}\0".encode())
+        digest.update(example.token_ids.tobytes())
+        digest.update(example.loss_mask.tobytes())
+        digest.update(bytes([example.use_kl]))
+    return digest.hexdigest()[:16]

@@ -5,12 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from thinksafe_jax.config import TrainingConfig
 from thinksafe_jax.errors import InputError
-from thinksafe_jax.models import LoraConfig, ModelConfig
-from thinksafe_jax.training.batches import Batches
 from thinksafe_jax.training.examples import Example
-from thinksafe_jax.training.mesh import Placement
+from thinksafe_jax.training.setup import TrainingSetup
 from thinksafe_jax.training.step import make_heldout
 
 Tree = Any
@@ -36,12 +33,7 @@ def hold_out(
 
 
 def heldout_loss(
-    params: Tree,
-    model_cfg: ModelConfig,
-    config: TrainingConfig,
-    lora: LoraConfig | None,
-    examples: Sequence[Example],
-    placement: Placement | None = None,
+    params: Tree, setup: TrainingSetup, examples: Sequence[Example]
 ) -> Callable[[int, Tree], Mapping[str, float]]:
     """The `evaluate` hook of `train`: the objective on `examples`, per target, without dropout.
 
@@ -49,27 +41,17 @@ def heldout_loss(
         params: the base model, where training has it.
         examples: the rows held out; those over `max_length` are left out, as in training.
     """
-    usable = [example for example in examples if len(example) <= config.max_length]
-    batches = Batches(
-        usable,
-        config.batch_size,
-        config.micro_batch_size,
-        model_cfg.hidden_size,
-        0,
-        ways=1 if placement is None else placement.num_shards,
-        weighting=config.weighting,
-    )
-    sums_of = make_heldout(model_cfg, config, lora, placement)
-    frozen = None if lora is None else params
+    batches = setup.batches(examples, seed=0, epochs=1)
+    sums_of = make_heldout(setup)
+    frozen = None if setup.lora is None else params
 
     def evaluate(step: int, trainable: Tree) -> Mapping[str, float]:
         del step
         loss = weight = 0.0
-        for number in range(batches.steps_per_epoch):
-            batch = batches[number].batch
-            fed = batch if placement is None else placement.feed(batch)
-            sums = sums_of(trainable, frozen, fed)
-            loss, weight = loss + float(sums.loss), weight + float(sums.weight)
+        for item in batches.steps(0):
+            batch = item.batch if setup.mesh is None else setup.mesh.feed(item.batch)
+            loss += float(sums_of(trainable, frozen, batch).loss)
+            weight += float(item.batch.denominator)
         return {"heldout_loss": loss / weight}
 
     return evaluate

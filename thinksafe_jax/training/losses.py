@@ -13,63 +13,21 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import CustomVJPPrimal
+from jaxtyping import Array, Float, Int
+
+from thinksafe_jax.training.divergences import Divergence
 
 _LOGITS_BYTES = 64 * 2**20  # default size of the float32 logits that exist at once
 
-# (log p_θ, log p_ref), both float32 [..., V] -> [...] in nats
-Divergence = Callable[[jax.Array, jax.Array], jax.Array]
 Facts = dict[str, jax.Array]  # of positions: targets, weights, and for the KL reference, kl_weights
 
 
 class LossSums(NamedTuple):
-    """Weighted sums over all positions, in nats; only `loss` carries a gradient."""
+    """Weighted sums over all positions, float32 scalars in nats; only `loss` carries a gradient."""
 
     loss: jax.Array  # cross_entropy + kl
     cross_entropy: jax.Array
     kl: jax.Array
-
-
-def forward_kl(log_p: jax.Array, log_ref: jax.Array) -> jax.Array:
-    """KL(p_ref || p_θ), the paper's (section 4): keeps all that the reference may say."""
-    return jnp.sum(jnp.exp(log_ref) * (log_ref - log_p), axis=-1)
-
-
-def reverse_kl(log_p: jax.Array, log_ref: jax.Array) -> jax.Array:
-    """KL(p_θ || p_ref): keeps away from what the reference would not say (OPD)."""
-    return jnp.sum(jnp.exp(log_p) * (log_p - log_ref), axis=-1)
-
-
-def symmetric_kl(log_p: jax.Array, log_ref: jax.Array) -> jax.Array:
-    """The mean of both (OPSA, arXiv 2605.15239)."""
-    return 0.5 * (forward_kl(log_p, log_ref) + reverse_kl(log_p, log_ref))
-
-
-def top_k_forward_kl(log_p: jax.Array, log_ref: jax.Array, k: int) -> jax.Array:
-    """Forward KL over the reference's k likeliest words, all others counted as one word.
-
-    At most the full KL, and zero only where the k probabilities agree.
-    """
-    kth = jax.lax.top_k(log_ref, k)[0][..., -1:]
-    top = log_ref >= kth
-    inside = jnp.sum(jnp.where(top, jnp.exp(log_ref) * (log_ref - log_p), 0.0), axis=-1)
-
-    def log_rest(logs: jax.Array) -> jax.Array:  # -80, not -inf: its gradient must stay finite
-        return jax.nn.logsumexp(jnp.where(top, -80.0, logs), axis=-1)
-
-    rest = log_rest(log_ref)
-    return inside + jnp.exp(rest) * (rest - log_rest(log_p))
-
-
-DIVERGENCES: dict[str, Divergence] = {
-    "forward": forward_kl,
-    "reverse": reverse_kl,
-    "symmetric": symmetric_kl,
-}
-
-
-def divergence_of(name: str, top_k: int = 0) -> Divergence:
-    """The divergence that a recipe names; `top_k` above 0 cuts the forward one to k words."""
-    return partial(top_k_forward_kl, k=top_k) if top_k else DIVERGENCES[name]
 
 
 def default_chunk(positions: int, vocab_size: int) -> int:
@@ -78,14 +36,14 @@ def default_chunk(positions: int, vocab_size: int) -> int:
 
 
 def chunked_loss(
-    hidden: jax.Array,
-    kernel: jax.Array,
-    targets: jax.Array,
-    weights: jax.Array,
+    hidden: Float[Array, "B T D"],
+    kernel: Float[Array, "V D"],
+    targets: Int[Array, "B T"],
+    weights: Float[Array, "B T"],
     *,
-    reference: jax.Array | None = None,
-    kl_weights: jax.Array | None = None,
-    divergence: Divergence = forward_kl,
+    reference: Float[Array, "B T D"] | None = None,
+    kl_weights: Float[Array, "B T"] | None = None,
+    divergence: Divergence | None = None,
     chunk: int | None = None,
 ) -> LossSums:
     """Weighted next-token cross-entropy, and the divergence from a reference, in float32, summed.
@@ -93,46 +51,56 @@ def chunked_loss(
     The slices run along T, so that rows which lie on different devices stay there.
 
     Args:
-        hidden: `[B, T, D]`, the states that predict.
-        kernel: `[V, D]`, the LM head as Hugging Face stores it; its gradient is computed only where
-            it is asked for.
-        targets: i32 `[B, T]`, the ids predicted.
-        weights: f32 `[B, T]` of the cross-entropy; 0 leaves a position out.
-        reference: `[B, T, D]`, the states of the model to stay near to, under the same head; no
-            gradient goes into it.
-        kl_weights: f32 `[B, T]` of the divergence; given with `reference`.
+        hidden: the states that predict.
+        kernel: the LM head as Hugging Face stores it; its gradient is computed only where it is
+            asked for.
+        targets: the ids predicted.
+        weights: of the cross-entropy, of either sign; 0 leaves a position out.
+        reference: the states of the model to stay near to, under the same head; no gradient goes
+            into it. Given with the next two.
+        kl_weights: of the divergence.
         divergence: of the two distributions at a position.
         chunk: positions whose `[chunk, V]` logits exist at once; default by `default_chunk`.
 
     Returns:
         Sums, not means: the denominator is that of the whole optimiser step.
     """
-    batch, length = targets.shape
-    chunk = chunk or default_chunk(batch * length, kernel.shape[0])
-    pieces = min(length, -(-batch * length // chunk))
-    size = -(-length // pieces)
-
-    def split(x: jax.Array) -> jax.Array:  # [B, T, ...] -> [pieces, B, size, ...]
-        x = jnp.pad(x, [(0, 0), (0, pieces * size - length)] + [(0, 0)] * (x.ndim - 2))
-        return jnp.moveaxis(x.reshape(batch, pieces, size, *x.shape[2:]), 1, 0)
-
     facts: Facts = {"targets": targets, "weights": weights.astype(jnp.float32)}
     if reference is not None:
-        assert kl_weights is not None
+        assert kl_weights is not None and divergence is not None
         facts |= {"reference": jax.lax.stop_gradient(reference)}
         facts |= {"kl_weights": kl_weights.astype(jnp.float32)}
-    # prompts and padding go to the end of T, where slices without any weight are skipped
-    order = jnp.argsort(~_active(facts), axis=1, stable=True)
-
-    def arrange(x: jax.Array) -> jax.Array:
-        return split(jnp.take_along_axis(x, order.reshape(*order.shape, *[1] * (x.ndim - 2)), 1))
-
+    chunk = chunk or default_chunk(targets.size, kernel.shape[0])
+    arrange = _slices(facts, chunk)
     return _summed(divergence)(arrange(hidden), kernel, jax.tree.map(arrange, facts))
 
 
+def _slices(facts: Facts, chunk: int) -> Callable[[jax.Array], jax.Array]:
+    """The function that cuts an array `[B, T, ...]` into slices `[N, B, C, ...]`.
+
+    Each slice holds a part of T of every row. Prompts and padding go to the end of T before, where
+    slices without any weight are skipped:
+
+        row 0   p p r r r .     ->   r r | r p | p .
+        row 1   p r r . . .     ->   r r | p . | . .    the last slice is not computed
+    """
+    batch, length = facts["targets"].shape
+    count = min(length, -(-batch * length // chunk))
+    size = -(-length // count)
+    order = jnp.argsort(~_active(facts), axis=1, stable=True)
+
+    def arrange(x: jax.Array) -> jax.Array:
+        x = jnp.take_along_axis(x, order.reshape(*order.shape, *[1] * (x.ndim - 2)), 1)
+        x = jnp.pad(x, [(0, 0), (0, count * size - length)] + [(0, 0)] * (x.ndim - 2))
+        return jnp.moveaxis(x.reshape(batch, count, size, *x.shape[2:]), 1, 0)
+
+    return arrange
+
+
 def _active(facts: Facts) -> jax.Array:
-    weights = facts["weights"]
-    return (weights + facts["kl_weights"] if "kl_weights" in facts else weights) > 0
+    """Where any loss has a weight: not their sum, which signed weights may make zero."""
+    active = facts["weights"] != 0
+    return active | (facts["kl_weights"] != 0) if "kl_weights" in facts else active
 
 
 def _used(states: jax.Array, facts: Facts) -> jax.Array:
@@ -149,7 +117,7 @@ def _logits(states: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _slice_sums(
-    logits: jax.Array, kernel: jax.Array, facts: Facts, divergence: Divergence
+    logits: jax.Array, kernel: jax.Array, facts: Facts, divergence: Divergence | None
 ) -> tuple[jax.Array, LossSums]:
     """Sums over one slice, from its float32 logits `[B, C, V]`; the loss twice, for `jax.vjp`."""
     log_z = jax.nn.logsumexp(logits, axis=-1)
@@ -157,52 +125,70 @@ def _slice_sums(
     # a masked sum, not a gather, which would collect a vocabulary that lies on several devices
     chosen = jnp.sum(jnp.where(words == facts["targets"][..., None], logits, 0.0), axis=-1)
     entropy, kl = jnp.sum((log_z - chosen) * facts["weights"]), jnp.float32(0)
-    if "reference" in facts:
-        ours = _logits(_used(facts["reference"], facts), kernel)
-        per_position = divergence(logits - log_z[..., None], jax.nn.log_softmax(ours, axis=-1))
-        kl = jnp.sum(per_position * facts["kl_weights"])
+    if "reference" in facts and divergence is not None:
+        reference = _logits(_used(facts["reference"], facts), kernel)
+        log_p, log_ref = logits - log_z[..., None], jax.nn.log_softmax(reference, axis=-1)
+        kl = jnp.sum(divergence(log_p, log_ref) * facts["kl_weights"])
     return entropy + kl, LossSums(entropy + kl, entropy, kl)
 
 
-def _summed(divergence: Divergence) -> Callable[[jax.Array, jax.Array, Facts], LossSums]:
+def _slice_gradients(
+    states: jax.Array,
+    kernel: jax.Array,
+    facts: Facts,
+    divergence: Divergence | None,
+    of_kernel: bool,
+) -> tuple[LossSums, jax.Array, jax.Array | None]:
+    """Sums over one slice, and the gradients of its loss in the states and the kernel.
+
+    Backwards while the logits are there: at cotangent 1, which the loss's own scales later.
+    """
+    used = _used(states, facts)
+    sums_of = partial(_slice_sums, kernel=kernel, facts=facts, divergence=divergence)
+    _, pull, sums = jax.vjp(sums_of, _logits(used, kernel), has_aux=True)
+    d_logits = pull(jnp.float32(1))[0].astype(kernel.dtype)
+    dot = partial(jax.lax.dot_general, preferred_element_type=jnp.float32)
+    d_states = dot(d_logits, kernel, (((2,), (0,)), ((), ()))).astype(states.dtype)
+    d_kernel = dot(d_logits, used, (((0, 1), (0, 1)), ((), ()))) if of_kernel else None
+    return sums, d_states, d_kernel
+
+
+def _summed(divergence: Divergence | None) -> Callable[[jax.Array, jax.Array, Facts], LossSums]:
     """The sum over slices, with its own derivative."""
 
-    def plain(hidden: jax.Array, kernel: jax.Array, facts: Facts) -> LossSums:
+    def plain(hidden: jax.Array, kernel: jax.Array, all_facts: Facts) -> LossSums:
         def body(total: LossSums, piece: tuple[jax.Array, Facts]) -> tuple[LossSums, None]:
-            states, own = piece
+            states, facts = piece
 
             def run() -> LossSums:
-                scores = _logits(_used(states, own), kernel)
-                sums = _slice_sums(scores, kernel, own, divergence)[1]
+                logits = _logits(_used(states, facts), kernel)
+                sums = _slice_sums(logits, kernel, facts, divergence)[1]
                 return jax.tree.map(jnp.add, total, sums)
 
-            return jax.lax.cond(jnp.any(_active(own)), run, lambda: total), None
+            return jax.lax.cond(jnp.any(_active(facts)), run, lambda: total), None
 
-        return jax.lax.scan(body, _zeros(), (hidden, facts))[0]
+        return jax.lax.scan(body, _zeros(), (hidden, all_facts))[0]
 
-    def forward(hidden: CustomVJPPrimal, kernel: CustomVJPPrimal, facts: Any) -> tuple[Any, Any]:
+    def forward(
+        hidden: CustomVJPPrimal, kernel: CustomVJPPrimal, all_facts: Any
+    ) -> tuple[Any, Any]:
         head = kernel.value
-        d_head = jnp.zeros(head.shape, jnp.float32) if kernel.perturbed else None
-        dot = partial(jax.lax.dot_general, preferred_element_type=jnp.float32)
 
         def body(carry: tuple[LossSums, Any], piece: tuple[jax.Array, Facts]) -> tuple[Any, Any]:
-            states, own = piece
+            states, facts = piece
 
             def run() -> tuple[Any, Any]:
                 total, d_head = carry
-                sums_of = partial(_slice_sums, kernel=head, facts=own, divergence=divergence)
-                used = _used(states, own)
-                _, pull, sums = jax.vjp(sums_of, _logits(used, head), has_aux=True)
-                d_logits = pull(jnp.float32(1))[0].astype(head.dtype)
-                d_states = dot(d_logits, head, (((2,), (0,)), ((), ()))).astype(states.dtype)
-                if d_head is not None:
-                    d_head = d_head + dot(d_logits, used, (((0, 1), (0, 1)), ((), ())))
+                slice_of = (states, head, facts, divergence)
+                sums, d_states, d_kernel = _slice_gradients(*slice_of, of_kernel=kernel.perturbed)
+                d_head = None if d_kernel is None else d_head + d_kernel
                 return (jax.tree.map(jnp.add, total, sums), d_head), d_states
 
             skip = lambda: (carry, jnp.zeros_like(states))  # noqa: E731
-            return jax.lax.cond(jnp.any(_active(own)), run, skip)
+            return jax.lax.cond(jnp.any(_active(facts)), run, skip)
 
-        values = {name: primal.value for name, primal in facts.items()}
+        values = {name: primal.value for name, primal in all_facts.items()}
+        d_head = jnp.zeros(head.shape, jnp.float32) if kernel.perturbed else None
         carry, d_hidden = jax.lax.scan(body, (_zeros(), d_head), (hidden.value, values))
         total, d_head = carry
         # an empty array carries the head's dtype, which the float32 sum no longer has

@@ -5,51 +5,49 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from thinksafe_jax.config import TrainingConfig
-from thinksafe_jax.models import LoraConfig, ModelConfig
+from thinksafe_jax.models import LoraConfig
 from thinksafe_jax.sharding import (
     ModelMesh,
-    load_mesh,
     partition_spec,
 )
 from thinksafe_jax.training.batches import Batch
-from thinksafe_jax.training.optimizer import make_optimizer
 
 Tree = Any
 
 
-class Placement(ModelMesh):
+class TrainingMesh(ModelMesh):
     """The train phase of a mesh file, for one model."""
 
-    @classmethod
-    def load(cls, name: str, cfg: ModelConfig) -> "Placement":
-        """From a mesh file, or the name of one in configs/mesh.
-
-        Raises:
-            ConfigError: the file is wrong, does not fit the model, or asks for more devices.
-        """
-        return cls.of_phase(load_mesh(name).train, cfg)
-
     def trainable(self, lora: LoraConfig | None) -> Tree:
-        """Of the adapter, or of all parameters."""
+        """Shardings of the adapter, or of all parameters."""
         if lora is None:
             return self.param_shardings()
         return self.adapter_shardings(lora)
 
-    def opt_state(self, trainable: Tree, config: TrainingConfig, lora: LoraConfig | None) -> Tree:
-        """Of the optimiser's state; `trainable` may be shapes."""
-        shardings = self.trainable(lora)
-        return self.optimizer_shardings(make_optimizer(config), trainable, shardings)
+    def opt_state(
+        self, optimizer: optax.GradientTransformation, trainable: Tree, lora: LoraConfig | None
+    ) -> Tree:
+        """Shardings of the optimiser's state; `trainable` may be shapes."""
+        return self.optimizer_shardings(optimizer, trainable, self.trainable(lora))
 
     def batch(self) -> NamedSharding:
-        """Of token arrays `[passes, sequences, length]`."""
+        """The sharding of token arrays `[P, S, T]`: sequences are cut, passes are not."""
         rows = partition_spec(("batch", "sequence"), self.rules)
         return NamedSharding(self.mesh, PartitionSpec(None, *rows))
 
     def gather_vocabulary(self, params: Tree) -> Tree:
         """The parameters, embedding and LM head `[V, D]` with their width whole: once a pass.
+
+            rules vocab -> tensor, embed -> fsdp
+
+                    D over fsdp                       D whole
+            V     | 0 0 | 1 1 |               V     | 0,1 0,1 |
+            over  | 0 0 | 1 1 |    ------>    over  | 0,1 0,1 |
+            ten-  | 2 2 | 3 3 |               ten-  | 2,3 2,3 |
+            sor   | 2 2 | 3 3 |               sor   | 2,3 2,3 |
 
         The loss walks over slices of the positions and needs the head in each: left to the compiler
         it is gathered again for every slice. And of an embedding that is cut both ways the
@@ -74,8 +72,8 @@ class Placement(ModelMesh):
 
     def feed(self, batch: Batch) -> Batch:
         """One step's arrays; of several processes each hands over what its own devices hold."""
-        arrays = self.put(batch[:-1], self.batch())
-        return Batch(*arrays, passes=self.put(batch.passes, self.replicated))
+        scalars = (self.put(x, self.replicated) for x in (batch.denominator, batch.passes))
+        return Batch(self.put(batch.rows, self.batch()), *scalars)
 
 
 def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:

@@ -12,7 +12,7 @@ _AVERAGED = 20  # steps at the end whose mean is "the loss"
 
 
 @dataclass
-class Tally:
+class RunMetrics:
     """Totals of this process; the skipped steps are those of the whole run."""
 
     steps_per_epoch: int
@@ -39,7 +39,7 @@ class Tally:
         Args:
             step: its number, counted from 1.
             item: its input.
-            values: its `Metrics` as Python numbers.
+            values: its `Metrics` as Python numbers, those of the objective under `objective`.
             compiling: whether its time is that of compiling the program.
         """
         seconds = self.lap()
@@ -61,7 +61,7 @@ class Tally:
             "step": step,
             "epoch": round(step / self.steps_per_epoch, 4),
             "loss": values["loss"],
-            **{k: values[k] for k in ("cross_entropy", "kl") if not math.isnan(values[k])},
+            **{k: v for k, v in values["objective"].items() if not math.isnan(v)},
             "grad_norm": values["grad_norm"],
             "learning_rate": values["learning_rate"],
             "tokens": item.tokens,

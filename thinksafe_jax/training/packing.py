@@ -38,7 +38,7 @@ class Layout:
         return ceil(len(best_fit(lengths, self.length)) / self.sequences)
 
     def cost(self, lengths: Sequence[int]) -> int:
-        """Of a step with such rows, in tokens."""
+        """What a step with such rows costs, in tokens."""
         return self.passes_for(lengths) * (self.pass_tokens + _PASS_OVERHEAD)
 
     def holds(self, lengths: Sequence[int]) -> bool:
@@ -101,7 +101,7 @@ def choose_layouts(
     batch_size: int,
     pass_tokens: int,
     hidden_size: int,
-    ways: int = 1,
+    num_shards: int = 1,
 ) -> list[Layout]:
     """The shapes that make `steps`, given as lists of row lengths, cheapest to compute.
 
@@ -114,30 +114,32 @@ def choose_layouts(
         batch_size: rows of a step.
         pass_tokens: most tokens of a forward pass; never below the longest row.
         hidden_size: of the model, to weigh attention.
-        ways: the sequences of a pass must be a multiple of this, to lie on so many devices.
+        num_shards: the sequences of a pass must be a multiple of this, to lie on so many devices.
 
     Returns:
         From the shape for every step downwards.
     """
     longest = np.array([max(lengths) for lengths in steps])
-    found: list[Layout] = []
+    chosen: list[Layout] = []
     cost = np.full(len(steps), np.inf)
     bounds = sorted({int(longest.max()), *np.quantile(longest, [0.5, 0.9, 0.99]).astype(int)})
     for bound in reversed(bounds):
-        which = [i for i in range(len(steps)) if longest[i] <= bound]
+        short = [i for i in range(len(steps)) if longest[i] <= bound]
+        most = max(pass_tokens, bound)
         options = _options(
-            [steps[i] for i in which], bound, batch_size, max(pass_tokens, bound), hidden_size, ways
+            [steps[i] for i in short], bound, batch_size, most, hidden_size, num_shards
         )
         best = cost.copy()
-        layout, own = min(options, key=lambda x: (np.minimum(x[1], cost[which]).sum(), x[0]))
-        best[which] = np.minimum(own, cost[which])
+        # the layout that makes these steps cheapest, where each keeps the cheaper of old and new
+        layout, costs = min(options, key=lambda x: (np.minimum(x[1], cost[short]).sum(), x[0]))
+        best[short] = np.minimum(costs, cost[short])
         saved = cost.sum() - best.sum()
-        if not found or saved > _COMPILE_STEPS * best.mean():
-            found.append(layout)
+        if not chosen or saved > _COMPILE_STEPS * best.mean():
+            chosen.append(layout)
             cost = best
-        if len(found) == _SHAPES:
+        if len(chosen) == _SHAPES:
             break
-    return found
+    return chosen
 
 
 def _options(
@@ -146,7 +148,7 @@ def _options(
     batch_size: int,
     pass_tokens: int,
     hidden_size: int,
-    ways: int,
+    num_shards: int,
 ) -> list[tuple[Layout, np.ndarray]]:
     """Every shape worth a look, with the cost of each step in it, in tokens."""
     grain_size = 16 if bound <= 1024 else 128  # the kernels for long rows take multiples of 128
@@ -156,17 +158,17 @@ def _options(
     stride = max(grain_size, shortest // 8)
     lengths_tried = {*range(shortest, min(4 * shortest, whole) + 1, stride)}
     lengths_tried |= {-(-whole // n // grain_size) * grain_size for n in (1, 2, 3, 4)}
-    found = []
-    most = max(shortest, pass_tokens // ways)
+    options = []
+    most = max(shortest, pass_tokens // num_shards)
     for length in sorted(n for n in lengths_tried if shortest <= n <= most):
         counts = np.array([len(best_fit(lengths, length)) for lengths in steps])
         # attention against the rest of a layer: 4 T D to 24 D^2 operations, twice that in time;
         # what lies further away than some blocks is another row, and skipped
         token_cost = 1 + min(length, ATTENTION_BLOCK) / (3 * hidden_size)
-        for groups in range(1, max(1, pass_tokens // (length * ways)) + 1):
-            sequences = groups * ways
+        for groups in range(1, max(1, pass_tokens // (length * num_shards)) + 1):
+            sequences = groups * num_shards
             passes = np.ceil(counts / sequences)
             layout = Layout(-(-batch_size // sequences), sequences, length)
             cost = passes * (layout.pass_tokens * token_cost + _PASS_OVERHEAD)
-            found.append((layout, cost))
-    return found
+            options.append((layout, cost))
+    return options

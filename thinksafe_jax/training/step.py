@@ -1,27 +1,16 @@
-"""One optimiser step: accumulate over true denominators, clip, AdamW, skip what is not finite."""
+"""One optimiser step: accumulate over true denominators, clip, update, skip what is not finite."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import reduce
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from thinksafe_jax.config import TrainingConfig
-from thinksafe_jax.models import (
-    LoraConfig,
-    ModelConfig,
-    abstract_params,
-    forward,
-    head_kernel,
-    init_adapter,
-)
-from thinksafe_jax.training.batches import Batch
-from thinksafe_jax.training.losses import chunked_loss, default_chunk, divergence_of
-from thinksafe_jax.training.mesh import Placement
-from thinksafe_jax.training.optimizer import learning_rate, make_optimizer
-
-Tree = Any  # nested dict of arrays
+from thinksafe_jax.training.batches import Batch, Tokens
+from thinksafe_jax.training.model_pass import ModelPass
+from thinksafe_jax.training.objectives import Sums
+from thinksafe_jax.training.setup import TrainingSetup, Tree
 
 
 class TrainState(NamedTuple):
@@ -32,23 +21,19 @@ class TrainState(NamedTuple):
     step: jax.Array  # i32 scalar: steps taken, skipped ones included
 
 
-class Sums(NamedTuple):
-    """What a step adds up over its forward passes; the weights are the true denominators."""
+class Totals(NamedTuple):
+    """What a step adds up over its forward passes, scalars."""
 
-    loss: jax.Array
-    cross_entropy: jax.Array
-    kl: jax.Array
-    weight: jax.Array
-    kl_weight: jax.Array  # the part of `weight` that is on rows with KL
-    tokens: jax.Array  # i32: targets
+    loss: jax.Array  # f32, in nats
+    tokens: jax.Array  # i32: targets with a weight
+    objective: Sums  # the objective's own
 
 
 class Metrics(NamedTuple):
     """Scalars of one step."""
 
-    loss: jax.Array  # nats a target, over the whole step
-    cross_entropy: jax.Array  # over the rows that have it; NaN where none has
-    kl: jax.Array  # likewise
+    loss: jax.Array  # nats, over the denominator of the whole step
+    objective: dict[str, jax.Array]  # the objective's own, as cross_entropy
     tokens: jax.Array  # response tokens
     grad_norm: jax.Array  # before clipping
     learning_rate: jax.Array
@@ -56,205 +41,171 @@ class Metrics(NamedTuple):
 
 
 StepFn = Callable[[TrainState, Tree, Batch, jax.Array], tuple[TrainState, Metrics]]
-# (trainable, frozen, one pass, key or None) -> (loss, sums)
-LossFn = Callable[[Tree, Tree, Batch, jax.Array | None], tuple[jax.Array, Sums]]
-# (trainable, frozen, batch, key) -> (sums, sum of gradients)
-GradientFn = Callable[[Tree, Tree, Batch, jax.Array], tuple[Sums, Tree]]
+# (trainable, frozen, one pass, key or None) -> (loss, totals)
+LossFn = Callable[[Tree, Tree, Tokens, jax.Array | None], tuple[jax.Array, Totals]]
+# (trainable, frozen, batch, key) -> (totals, sum of gradients)
+GradientFn = Callable[[Tree, Tree, Batch, jax.Array], tuple[Totals, Tree]]
 
 
-def init_state(trainable: Tree, config: TrainingConfig) -> TrainState:
+def init_state(trainable: Tree, setup: TrainingSetup) -> TrainState:
     """The state before the first step."""
-    return TrainState(trainable, make_optimizer(config).init(trainable), jnp.int32(0))
+    return TrainState(trainable, setup.transform.init(trainable), jnp.int32(0))
 
 
-def make_loss(
-    model_cfg: ModelConfig,
-    config: TrainingConfig,
-    lora: LoraConfig | None,
-    placement: Placement | None = None,
-) -> LossFn:
+def make_loss(setup: TrainingSetup) -> LossFn:
     """The loss of one forward pass, summed over its targets; dropout only where a key is given."""
-    where, ways, gather = {}, 1, lambda params: params
-    if placement is not None:
-        where = {"attention": placement.attention, "constrain": placement.constrain}
-        ways, gather = placement.num_shards, placement.gather_vocabulary
-    divergence = divergence_of(config.kl, config.kl_top_k)
+    lora, mesh = setup.lora, setup.mesh
 
-    def states(params: Tree, one: Batch, **more: Any) -> jax.Array:
-        arrays = (one.tokens, one.positions, one.segments)
-        return forward(params, model_cfg, *arrays, **where, **more)
-
-    def loss_sum(
-        trainable: Tree, frozen: Tree, one: Batch, key: jax.Array | None
-    ) -> tuple[jax.Array, Sums]:
+    def loss(
+        trainable: Tree, frozen: Tree, rows: Tokens, key: jax.Array | None
+    ) -> tuple[jax.Array, Totals]:
         params, adapter = (trainable, None) if lora is None else (frozen, trainable)
-        params = gather(params)
-        key = key if lora is not None and lora.dropout > 0 else None
-        hidden = states(
-            params, one, adapter=adapter, lora=lora, dropout_key=key, remat=config.remat
+        model = ModelPass(
+            setup.cfg,
+            params if mesh is None else mesh.gather_vocabulary(params),
+            adapter,
+            lora,
+            rows,
+            dropout_key=key if lora is not None and lora.dropout > 0 else None,
+            remat=setup.config.remat,
+            mesh=mesh,
         )
-        # as many positions at a time on each device as on one alone
-        chunk = ways * default_chunk(one.tokens.size // ways, model_cfg.vocab_size)
-        more, weights, kl_weight = {}, one.weights, jnp.float32(0)
-        if config.objective == "ce+kl":
-            near = jnp.where(one.keep_near, one.weights, 0.0)
-            weights, kl_weight = one.weights - near, jnp.sum(near)
-            # the same weights with the adapter off
-            reference = _where_asked(one.keep_near, partial(states, params, one))
-            more = {"reference": reference, "divergence": divergence}
-            more |= {"kl_weights": config.kl_weight * near}
-        kernel = head_kernel(params, model_cfg)
-        sums = chunked_loss(hidden, kernel, one.targets, weights, chunk=chunk, **more)
-        tokens = jnp.count_nonzero(one.weights).astype(jnp.int32)
-        return sums.loss, Sums(*sums, jnp.sum(one.weights), kl_weight, tokens)
+        value, sums = setup.objective.loss(model, rows)
+        return value, Totals(value, _targets(rows), sums)
 
-    return loss_sum
+    return loss
 
 
-def _where_asked(asked: jax.Array, run: Callable[[], jax.Array]) -> jax.Array:
-    """`run()`, or zeros of its shape where nothing is asked."""
-    shape = jax.eval_shape(run)
-    return jax.lax.cond(jnp.any(asked), run, lambda: jnp.zeros(shape.shape, shape.dtype))
+def _targets(rows: Tokens) -> jax.Array:
+    """How many positions have a weight in any stream, i32."""
+    weighted = reduce(jnp.logical_or, (weights != 0 for weights in rows.streams.values()))
+    return jnp.count_nonzero(weighted).astype(jnp.int32)
 
 
-def make_gradient(
-    model_cfg: ModelConfig,
-    config: TrainingConfig,
-    lora: LoraConfig | None,
-    placement: Placement | None = None,
-) -> GradientFn:
+def make_gradient(setup: TrainingSetup) -> GradientFn:
     """The function that sums loss and gradient over the forward passes of a step.
 
     Sums, not means of means: with uneven masks those would weigh tokens by the pass they are in
-    (paper.md D28, D29). With `lora` None the parameters themselves are differentiated.
+    (paper.md D28, D29).
     """
-    loss = make_loss(model_cfg, config, lora, placement)
-    differentiate = jax.value_and_grad(loss, has_aux=True)
+    differentiate = jax.value_and_grad(make_loss(setup), has_aux=True)
 
-    def gradient(trainable: Tree, frozen: Tree, batch: Batch, key: jax.Array) -> tuple[Sums, Tree]:
-        def one_pass(index: jax.Array) -> tuple[Sums, Tree]:
-            own = jax.random.fold_in(key, index)
-            (_, sums), grads = differentiate(trainable, frozen, pass_of(batch, index), own)
-            return sums, grads
+    def gradient(
+        trainable: Tree, frozen: Tree, batch: Batch, key: jax.Array
+    ) -> tuple[Totals, Tree]:
+        def run_pass(index: jax.Array) -> tuple[Totals, Tree]:
+            dropout_key = jax.random.fold_in(key, index)
+            (_, totals), grads = differentiate(
+                trainable, frozen, pass_of(batch, index), dropout_key
+            )
+            return totals, grads
 
-        return _over_passes(one_pass, batch, (zero_sums(), jax.tree.map(jnp.zeros_like, trainable)))
+        return _over_passes(run_pass, batch)
 
     return gradient
 
 
-def make_heldout(
-    model_cfg: ModelConfig,
-    config: TrainingConfig,
-    lora: LoraConfig | None,
-    placement: Placement | None = None,
-) -> Callable[[Tree, Tree, Batch], Sums]:
+def make_heldout(setup: TrainingSetup) -> Callable[[Tree, Tree, Batch], Totals]:
     """The compiled function that sums the loss of a batch, without dropout or gradient."""
-    loss = make_loss(model_cfg, config, lora, placement)
+    loss = make_loss(setup)
 
-    def heldout(trainable: Tree, frozen: Tree, batch: Batch) -> Sums:
-        def one_pass(index: jax.Array) -> Sums:
+    def heldout(trainable: Tree, frozen: Tree, batch: Batch) -> Totals:
+        def run_pass(index: jax.Array) -> Totals:
             return loss(trainable, frozen, pass_of(batch, index), None)[1]
 
-        return _over_passes(one_pass, batch, zero_sums())
+        return _over_passes(run_pass, batch)
 
     return jax.jit(heldout)
 
 
-def zero_sums() -> Sums:
-    """The sums before the first pass."""
-    return Sums(*(jnp.float32(0) for _ in range(5)), tokens=jnp.int32(0))
-
-
-def pass_of(batch: Batch, index: jax.Array) -> Batch:
-    """One forward pass of a step's arrays."""
-    arrays = (jax.lax.dynamic_index_in_dim(x, index, keepdims=False) for x in batch[:-1])
-    return Batch(*arrays, passes=1)
-
-
-def _over_passes(one_pass: Callable[[jax.Array], Any], batch: Batch, start: Any) -> Any:
-    """The sum over the passes in use, one after the other."""
-    if batch.tokens.shape[0] == 1:
-        return one_pass(jnp.int32(0))
-    return jax.lax.fori_loop(
-        jnp.int32(0),
-        jnp.asarray(batch.passes),
-        lambda index, sums: jax.tree.map(jnp.add, sums, one_pass(index)),
-        start,
+def pass_of(batch: Batch, index: jax.Array) -> Tokens:
+    """One forward pass of a step's arrays: `[P, S, T]` -> `[S, T]`."""
+    return jax.tree.map(
+        lambda x: jax.lax.dynamic_index_in_dim(x, index, keepdims=False), batch.rows
     )
 
 
-def make_step(
-    model_cfg: ModelConfig,
-    config: TrainingConfig,
-    lora: LoraConfig | None,
-    total_steps: int,
-    placement: Placement | None = None,
-) -> StepFn:
+def _over_passes(run_pass: Callable[[jax.Array], Any], batch: Batch) -> Any:
+    """The sum over the passes in use, one after the other."""
+    first = jnp.int32(0)
+    if batch.rows.tokens.shape[0] == 1:
+        return run_pass(first)
+    shapes = jax.eval_shape(run_pass, first)
+    return jax.lax.fori_loop(
+        first,
+        jnp.asarray(batch.passes),
+        lambda index, sums: jax.tree.map(jnp.add, sums, run_pass(index)),
+        jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes),
+    )
+
+
+def make_step(setup: TrainingSetup, total_steps: int) -> StepFn:
     """The compiled step: `step(state, frozen, batch, key) -> (state, metrics)`.
 
     Args:
-        model_cfg: architecture.
-        config: optimiser and memory settings.
-        lora: the adapter's shape; None trains the parameters themselves.
+        setup: model, numbers and mesh.
         total_steps: length of the learning-rate schedule.
-        placement: on a mesh; default one device.
 
     Returns:
         A jitted function that donates its state. `frozen` is the base for LoRA, None without;
         `key` is the run's dropout key, folded with step and pass, so a resumed run draws the same.
     """
-    gradient = make_gradient(model_cfg, config, lora, placement)
+    gradient = make_gradient(setup)
 
     def train_step(
         state: TrainState, frozen: Tree, batch: Batch, key: jax.Array
     ) -> tuple[TrainState, Metrics]:
-        sums, grads = gradient(state.trainable, frozen, batch, jax.random.fold_in(key, state.step))
-        return _updated(state, sums, grads, config, total_steps)
+        step_key = jax.random.fold_in(key, state.step)
+        totals, grads = gradient(state.trainable, frozen, batch, step_key)
+        return _updated(state, totals, grads, batch.denominator, setup, total_steps)
 
-    if placement is None:
+    if setup.mesh is None:
         return jax.jit(train_step, donate_argnums=0)
     # results lie as the arguments do, or the state could not be donated
-    lies = placement.trainable(lora)
-    shapes = abstract_trainable(model_cfg, lora)
-    where: Any = placement.replicated
-    out = TrainState(lies, placement.opt_state(shapes, config, lora), where)
-    return jax.jit(train_step, donate_argnums=0, out_shardings=(out, where))
+    out: Any = (state_shardings(setup), setup.mesh.replicated)
+    return jax.jit(train_step, donate_argnums=0, out_shardings=out)
+
+
+def state_shardings(setup: TrainingSetup) -> TrainState:
+    """Shardings of the state, on the setup's mesh."""
+    mesh, lora = setup.mesh, setup.lora
+    assert mesh is not None
+    opt_state = mesh.opt_state(setup.transform, setup.abstract_trainable(), lora)
+    step: Any = mesh.replicated
+    return TrainState(mesh.trainable(lora), opt_state, step)
 
 
 def _updated(
-    state: TrainState, sums: Sums, grads: Tree, config: TrainingConfig, total_steps: int
+    state: TrainState,
+    totals: Totals,
+    grads: Tree,
+    denominator: jax.Array,
+    setup: TrainingSetup,
+    total_steps: int,
 ) -> tuple[TrainState, Metrics]:
     """The state after a step with these sums, unchanged where they are not finite."""
-    grads = jax.tree.map(lambda g: g / sums.weight, grads)
+    grads = jax.tree.map(lambda g: g / denominator, grads)
     norm = jnp.sqrt(sum(jnp.sum(jnp.square(g)) for g in jax.tree.leaves(grads)))
-    finite = jnp.isfinite(sums.loss) & jnp.isfinite(norm)
+    finite = jnp.isfinite(totals.loss) & jnp.isfinite(norm)
     with jax.numpy_dtype_promotion("standard"):  # optax raises a float to its integer count
-        updates, opt_state = make_optimizer(config).update(grads, state.opt_state, state.trainable)
-    rate = learning_rate(config, state.step, total_steps)
+        updates, opt_state = setup.transform.update(grads, state.opt_state, state.trainable)
+    rate = setup.optimizer.learning_rate(setup.config, state.step, total_steps)
     trainable = jax.tree.map(lambda p, u: p + rate * u, state.trainable, updates)
 
-    def keep(new: jax.Array, old: jax.Array) -> jax.Array:
+    def if_finite(new: jax.Array, old: jax.Array) -> jax.Array:
         return jnp.where(finite, new, old)
 
     new_state = TrainState(
-        jax.tree.map(keep, trainable, state.trainable),
-        jax.tree.map(keep, opt_state, state.opt_state),
+        jax.tree.map(if_finite, trainable, state.trainable),
+        jax.tree.map(if_finite, opt_state, state.opt_state),
         state.step + 1,
     )
     metrics = Metrics(
-        sums.loss / sums.weight,
-        sums.cross_entropy / (sums.weight - sums.kl_weight),
-        sums.kl / (config.kl_weight * sums.kl_weight),
-        sums.tokens,
+        totals.loss / denominator,
+        setup.objective.metrics(totals.objective),
+        totals.tokens,
         norm,
         rate,
         finite,
     )
     return new_state, metrics
-
-
-def abstract_trainable(model_cfg: ModelConfig, lora: LoraConfig | None) -> Tree:
-    """Shapes of what is trained, float32."""
-    if lora is None:
-        return abstract_params(model_cfg, jnp.dtype(jnp.float32))
-    return jax.eval_shape(lambda: init_adapter(model_cfg, lora, jax.random.key(0)))

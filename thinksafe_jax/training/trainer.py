@@ -4,11 +4,10 @@ import dataclasses
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -17,16 +16,41 @@ from thinksafe_jax.config import HARMLESS_KEYS, TrainingConfig
 from thinksafe_jax.errors import ConfigError, InputError, Terminated
 from thinksafe_jax.hosts import compare_hosts, current
 from thinksafe_jax.models import LoraConfig, ModelConfig, init_adapter
-from thinksafe_jax.training.batches import Batches, Step
+from thinksafe_jax.training.batches import Step, StepSource
 from thinksafe_jax.training.checkpoints import CheckpointStore, describe_differences
-from thinksafe_jax.training.examples import Example
-from thinksafe_jax.training.mesh import Placement
-from thinksafe_jax.training.metrics import Tally
-from thinksafe_jax.training.step import Metrics, TrainState, Tree, init_state, make_step
+from thinksafe_jax.training.metrics import RunMetrics
+from thinksafe_jax.training.setup import TrainingSetup, Tree
+from thinksafe_jax.training.step import Metrics, TrainState, init_state, make_step, state_shardings
 
 _log = logging.getLogger(__name__)
-Evaluate = Callable[[int, Tree], Mapping[str, float]]  # (steps taken, trainable) -> values to log
 MAX_SKIPPED_IN_A_ROW = 5
+
+
+class _Log(Protocol):
+    def __call__(self, **values: Any) -> None: ...
+
+
+def _no_log(**values: Any) -> None:
+    del values
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What the trainer calls on its way.
+
+    Attributes:
+        log: once a step, as `log(step=…, loss=…, …)` or, where the step was skipped because its
+            loss or gradient was not finite, as `log(step=…, skipped=True, rows=[…])`.
+        check_stop: before each step; when it raises Terminated in one process, all of them write a
+            checkpoint first and stop.
+        evaluate: with (steps taken, what is in training) every `evaluate_every` steps and at the
+            end; what it returns is logged.
+    """
+
+    log: _Log = _no_log
+    check_stop: Callable[[], None] = lambda: None
+    evaluate: Callable[[int, Tree], Mapping[str, float]] | None = None
+    evaluate_every: int = 100
 
 
 @dataclass(frozen=True)
@@ -46,51 +70,28 @@ class TrainResult:
     summary: dict[str, Any]
 
 
-def lora_config(config: TrainingConfig) -> LoraConfig:
-    """The adapter's shape as the recipe has it."""
-    return LoraConfig(
-        config.lora_r,
-        config.lora_alpha,
-        config.lora_dropout,
-        tuple(config.lora_targets),
-        config.lora_rslora,
-    )
-
-
 def train(
     params: Tree,
-    model_cfg: ModelConfig,
-    config: TrainingConfig,
-    examples: Sequence[Example],
+    setup: TrainingSetup,
+    source: StepSource,
     *,
     seed: int,
     checkpoint_dir: str | Path | None = None,
-    log: Callable[..., None] = lambda **values: None,
-    check_stop: Callable[[], None] = lambda: None,
-    placement: Placement | None = None,
-    evaluate: Evaluate | None = None,
-    evaluate_every: int = 100,
+    hooks: Hooks | None = None,
 ) -> TrainResult:
-    """Trains a LoRA adapter, or all parameters, on `examples` (paper section 5.1).
+    """Trains a LoRA adapter, or all parameters, on the steps of `source` (paper section 5.1).
 
     Args:
-        params: the base model; untouched.
-        model_cfg: its architecture.
-        config: the numbers. Examples longer than `max_length` are dropped and counted.
-        examples: training rows.
-        seed: of the order of rows, the adapter's initialisation and the dropout.
+        params: the base model; untouched. Moved to the setup's mesh unless it lies there.
+        setup: model, numbers and mesh.
+        source: the steps, as `Batches` of a dataset.
+        seed: of the adapter's initialisation and the dropout.
         checkpoint_dir: where to save, and to resume from; None saves nothing.
-        log: called once a step, as `log(step=…, loss=…, …)` or, where the step was skipped because
-            its loss or gradient was not finite, as `log(step=…, skipped=True, rows=[…])`.
-        check_stop: polled each step; when it raises Terminated in one process, all of them write a
-            checkpoint first and stop.
-        placement: the mesh; `params` are moved there unless they lie there. Default: one device.
-        evaluate: called with (steps taken, trainable) every `evaluate_every` steps and at the end;
-            what it returns is logged.
+        hooks: what to call on the way.
 
     Raises:
-        InputError: nothing to train on; a checkpoint of another configuration; five steps in a row
-            without a finite loss and gradient.
+        InputError: a checkpoint of another configuration; five steps in a row without a finite
+            loss and gradient.
         ConfigError: full fine-tuning of parameters that are not float32.
         EnvironmentFault: a checkpoint could not be written; said at the latest a step after.
         RetryLater: another process was lost.
@@ -98,168 +99,162 @@ def train(
     Several processes (`hosts.join`) call this with the same arguments and a mesh over all of their
     devices; each feeds what its devices hold, and `checkpoint_dir` is the same for all.
     """
-    hooks = _Hooks(log, check_stop, evaluate, evaluate_every)
-    loop = _Loop(params, model_cfg, config, examples, seed, checkpoint_dir, hooks, placement)
+    identity = _identity(setup, source, seed)
+    compare_hosts(current(), "training", identity)
+    store = None
+    if checkpoint_dir is not None:
+        store = CheckpointStore(checkpoint_dir, setup.config.keep_checkpoints)
+    start = _begin(params, setup, seed)
+    trainer = _Trainer(start, setup, source, store, _Facts(seed, identity), hooks or Hooks())
     try:
-        return loop.run()
+        return trainer.run()
     finally:  # whatever happens, the checkpoint in flight gets finished
-        if loop.store is not None:
-            loop.store.wait()
+        if store is not None:
+            store.wait()
 
 
 @dataclass(frozen=True)
-class _Hooks:
-    log: Callable[..., None]
-    check_stop: Callable[[], None]
-    evaluate: Evaluate | None
-    evaluate_every: int
+class _Start:
+    """Arrays of a run before its first step, where they belong."""
+
+    state: TrainState
+    frozen: Tree  # the base under an adapter, else None
+    key: jax.Array  # of the dropout
 
 
-class _Loop:
+def _begin(params: Tree, setup: TrainingSetup, seed: int) -> _Start:
+    lora, mesh = setup.lora, setup.mesh
+    init_key, key = jax.random.split(jax.random.key(seed))
+    if lora is None:
+        _require_float32(params)
+        trainable, frozen = jax.tree.map(jnp.copy, params), None  # the step donates it
+    else:
+        trainable, frozen = init_adapter(setup.cfg, lora, init_key), params
+    if mesh is None:
+        return _Start(init_state(trainable, setup), frozen, key)
+    trainable = mesh.put(trainable, mesh.trainable(lora))
+    init = jax.jit(
+        lambda tree: init_state(tree, setup), donate_argnums=0, out_shardings=state_shardings(setup)
+    )
+    frozen = frozen and mesh.put(frozen, mesh.param_shardings())
+    return _Start(init(trainable), frozen, mesh.put(key, mesh.replicated))
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What is written beside every checkpoint."""
+
+    seed: int
+    identity: dict[str, str]  # equal for as long as the run can be continued
+
+
+class _Trainer:
+    """The loop over the steps that are left."""
+
     def __init__(
         self,
-        params: Tree,
-        model_cfg: ModelConfig,
-        config: TrainingConfig,
-        examples: Sequence[Example],
-        seed: int,
-        checkpoint_dir: str | Path | None,
-        hooks: _Hooks,
-        placement: Placement | None,
+        start: _Start,
+        setup: TrainingSetup,
+        source: StepSource,
+        store: CheckpointStore | None,
+        facts: _Facts,
+        hooks: Hooks,
     ):
-        kept = [example for example in examples if len(example) <= config.max_length]
-        self.dropped = len(examples) - len(kept)
-        self.config, self.seed, self.hooks, self.placement = config, seed, hooks, placement
-        self.group = current()
-        self.batches = Batches(
-            kept,
-            config.batch_size,
-            config.micro_batch_size,
-            model_cfg.hidden_size,
-            seed,
-            ways=1 if placement is None else placement.num_shards,
-            weighting=config.weighting,
-        )
-        self.rows = len(kept)
-        self.total = config.epochs * self.batches.steps_per_epoch
-        self.lora = None if config.full_finetune else lora_config(config)
-        init_key, key = jax.random.split(jax.random.key(seed))
-        self.key = key if placement is None else placement.put(key, placement.replicated)
-        if self.lora is None:
-            _require_float32(params)
-            self.frozen, trainable = None, jax.tree.map(jnp.copy, params)  # the step donates it
-        else:
-            self.frozen, trainable = params, init_adapter(model_cfg, self.lora, init_key)
-        self.state = self._place(trainable)
-        self.step_fn = make_step(model_cfg, config, self.lora, self.total, placement)
-        self.tally = Tally(self.batches.steps_per_epoch)
+        self.state, self.frozen, self.key = start.state, start.frozen, start.key
+        self.setup, self.source, self.store, self.facts = setup, source, store, facts
+        self.hooks, self.group = hooks, current()
+        self.step_fn = make_step(setup, source.num_steps)
+        self.metrics = RunMetrics(source.steps_per_epoch)
         self.done, self.saved = 0, -1  # steps taken, steps in the newest checkpoint
         self.saved_at = time.monotonic()
         self.shapes: set[tuple[int, ...]] = set()  # of batches that the step is compiled for
         self.pending: tuple[int, Step, Metrics] | None = None
-        self.identity = _identity(config, model_cfg, kept, seed)
-        compare_hosts(self.group, "training", self.identity)
-        self.store = None
-        if checkpoint_dir is not None:
-            self.store = CheckpointStore(checkpoint_dir, config.keep_checkpoints)
-            self._resume(self.store)
-
-    def _place(self, trainable: Tree) -> TrainState:
-        """The first state, and the base model, where they belong."""
-        if self.placement is None:
-            return init_state(trainable, self.config)
-        place = self.placement
-        if self.frozen is not None:
-            self.frozen = place.put(self.frozen, place.param_shardings())
-        where, everywhere = place.trainable(self.lora), place.replicated
-        trainable = place.put(trainable, where)
-        lies: Any = (where, place.opt_state(trainable, self.config, self.lora), everywhere)
-        init = partial(init_state, config=self.config)
-        start = jax.jit(init, donate_argnums=0, out_shardings=TrainState(*lies))
-        return start(trainable)
+        if store is not None:
+            self._resume(store)
 
     def run(self) -> TrainResult:
-        self.tally.lap()  # reading a checkpoint is not training time
-        for step in range(self.done, self.total):
-            self.group.beat(f"train, step {step + 1}")
-            self._heed_orders()
-            item = self.batches[step]
-            new = item.batch.tokens.shape not in self.shapes
-            if new:  # the time of compiling must not fall into the step before
-                self._settle()
-            self._take(step, item)
-            if new:
-                self.shapes.add(item.batch.tokens.shape)
-                self._settle(compiling=True)
+        self.metrics.lap()  # reading a checkpoint is not training time
+        steps = self.source.steps(self.done, lambda: self.state.trainable)
+        for number in range(self.done, self.source.num_steps):
+            self.group.beat(f"train, step {number + 1}")
+            self._agree_on_stop_and_save()
+            self._take(number, next(steps))
             self._evaluate()
             self._save_when_due()
         self._settle()
-        counts = {"steps": self.done, "epochs": self.config.epochs}
-        counts |= {"rows": self.rows, "dropped_rows": self.dropped}
-        return TrainResult(self.state.trainable, self.lora, counts | self.tally.summary())
+        counts = {"steps": self.done, "epochs": self.setup.config.epochs, **self.source.summary}
+        return TrainResult(self.state.trainable, self.setup.lora, counts | self.metrics.summary())
 
-    def _take(self, step: int, item: Step) -> None:
-        batch = item.batch if self.placement is None else self.placement.feed(item.batch)
+    def _take(self, number: int, step: Step) -> None:
+        shape = step.batch.rows.tokens.shape
+        compiling = shape not in self.shapes
+        if compiling:  # its time must not fall into the step before
+            self._settle()
+        mesh = self.setup.mesh
+        batch = step.batch if mesh is None else mesh.feed(step.batch)
         self.state, metrics = self.step_fn(self.state, self.frozen, batch, self.key)
         self._settle()  # the previous step's numbers, while this one runs
-        self.pending, self.done = (step, item, metrics), step + 1
+        self.pending, self.done = (number, step, metrics), number + 1
+        if compiling:
+            self.shapes.add(shape)
+            self._settle(compiling=True)
 
     def _evaluate(self) -> None:
         if self.hooks.evaluate is None:
             return
-        if self.done % self.hooks.evaluate_every == 0 or self.done == self.total:
+        if self.done % self.hooks.evaluate_every == 0 or self.done == self.source.num_steps:
             self._settle()
             values = self.hooks.evaluate(self.done, self.state.trainable)
             self.hooks.log(step=self.done, **values)
-            self.tally.lap()  # not training time
+            self.metrics.lap()  # not training time
 
     def _settle(self, compiling: bool = False) -> None:
         """Waits for the step in flight and accounts for it."""
         if self.pending is None:
             return
-        (step, item, metrics), self.pending = self.pending, None
-        values = {name: value.item() for name, value in jax.device_get(metrics)._asdict().items()}
-        self.hooks.log(**self.tally.add(step + 1, item, values, compiling))
+        (number, step, metrics), self.pending = self.pending, None
+        values = jax.tree.map(lambda x: x.item(), jax.device_get(metrics))._asdict()
+        self.hooks.log(**self.metrics.add(number + 1, step, values, compiling))
         if not values["finite"]:
-            self._warn_skipped(step + 1, item, values)
+            self._warn_skipped(number + 1, step, values)
 
-    def _warn_skipped(self, step: int, item: Step, values: dict[str, Any]) -> None:
+    def _warn_skipped(self, number: int, step: Step, values: dict[str, Any]) -> None:
         facts = f"loss {values['loss']}, gradient norm {values['grad_norm']}"
-        rows = ", ".join(item.row_ids)
-        _log.warning("step %d skipped: %s; its rows: %s", step, facts, rows)
-        if self.tally.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+        rows = ", ".join(step.row_ids)
+        _log.warning("step %d skipped: %s; its rows: %s", number, facts, rows)
+        if self.metrics.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
             raise InputError(
                 f"{MAX_SKIPPED_IN_A_ROW} steps in a row without a finite loss and gradient, up to "
-                f"step {step} ({facts}); the weights are as before them. Rows of the last: {rows}. "
-                "Look for non-finite weights, or lower training.learning_rate"
+                f"step {number} ({facts}); the weights are as before them. Rows of the last: "
+                f"{rows}. Look for non-finite weights, or lower training.learning_rate"
             )
 
-    def _heed_orders(self) -> None:
+    def _agree_on_stop_and_save(self) -> None:
         """Stops or saves where one process wants to: all of them, before the same step.
 
         Their clocks and the signals they get differ, so they agree; for that they meet each step.
         """
-        asked = None
+        stop = None
         try:
             self.hooks.check_stop()
         except Terminated as error:
-            asked = error
+            stop = error
         minutes = (time.monotonic() - self.saved_at) / 60
-        due = self.done > max(self.saved, 0) and minutes >= self.config.checkpoint_minutes
-        orders = self.group.gather("train", {"stop": asked and asked.signum, "save": due})
-        signals = [order["stop"] for order in orders if order["stop"]]
+        due = self.done > max(self.saved, 0) and minutes >= self.setup.config.checkpoint_minutes
+        wishes = self.group.gather("train", {"stop": stop and stop.signum, "save": due})
+        signals = [wish["stop"] for wish in wishes if wish["stop"]]
         if signals:
             self._save(wait=True)
-            raise asked or Terminated(signals[0])
-        if orders[0]["save"]:
+            raise stop or Terminated(signals[0])
+        if wishes[0]["save"]:
             self._save(wait=False)
 
     def _save_when_due(self) -> None:
         if self.store is None:
             return
         self.store.check()
-        last = self.done == self.total
-        if last or self.done % self.config.checkpoint_every == 0:
+        last = self.done == self.source.num_steps
+        if last or self.done % self.setup.config.checkpoint_every == 0:
             self._save(wait=last)
 
     def _save(self, wait: bool) -> None:
@@ -270,34 +265,35 @@ class _Loop:
             self.store.wait()
             return
         self._settle()
-        self.tally.lap()
-        epoch, batch = divmod(self.done, self.batches.steps_per_epoch)
+        self.metrics.lap()
+        epoch, batch = divmod(self.done, self.source.steps_per_epoch)
         meta = {
             "position": {"epoch": epoch, "batch": batch},
-            "seed": self.seed,
-            "config": self.identity,
-            "config_hash": _hash(repr(sorted(self.identity.items()))),
-            "skipped": self.tally.skipped,
-            "skipped_in_a_row": self.tally.skipped_in_a_row,
+            "seed": self.facts.seed,
+            "config": self.facts.identity,
+            "config_hash": _hash(repr(sorted(self.facts.identity.items()))),
+            "skipped": self.metrics.skipped,
+            "skipped_in_a_row": self.metrics.skipped_in_a_row,
         }
         self.store.save(self.done, self.state, meta, wait=wait)
         self.saved, self.saved_at = self.done, time.monotonic()
-        self.tally.checkpoint_seconds += self.tally.lap()
+        self.metrics.checkpoint_seconds += self.metrics.lap()
 
     def _resume(self, store: CheckpointStore) -> None:
         meta = store.newest()
         if meta is None:
             return
-        if differences := describe_differences(meta["config"], self.identity):
+        saved = _defaults() | meta["config"]
+        if differences := describe_differences(saved, self.facts.identity):
             raise InputError(
                 f"{store.directory} belongs to another configuration: {differences}. Use a new run "
                 "directory, or the settings and data it was made with"
             )
         self.state = store.restore(meta["step"], self.state)
         self.done = self.saved = meta["step"]
-        self.tally.skipped = meta["skipped"]
-        self.tally.skipped_in_a_row = meta["skipped_in_a_row"]
-        _log.info("resuming at step %d of %d", self.done, self.total)
+        self.metrics.skipped = meta["skipped"]
+        self.metrics.skipped_in_a_row = meta["skipped_in_a_row"]
+        _log.info("resuming at step %d of %d", self.done, self.source.num_steps)
 
 
 def _require_float32(params: Tree) -> None:
@@ -309,21 +305,26 @@ def _require_float32(params: Tree) -> None:
         )
 
 
-def _identity(
-    config: TrainingConfig, model_cfg: ModelConfig, examples: Sequence[Example], seed: int
-) -> dict[str, str]:
+def _identity(setup: TrainingSetup, source: StepSource, seed: int) -> dict[str, str]:
     """What must be equal for a checkpoint to be continued, as flat text."""
-    settings = dataclasses.asdict(config)
-    facts = {f"training.{k}": str(v) for k, v in settings.items()}
-    facts = {k: v for k, v in facts.items() if k not in HARMLESS_KEYS}
-    facts |= {f"model.{k}": str(v) for k, v in dataclasses.asdict(model_cfg).items()}
-    digest = hashlib.sha256()
-    for example in examples:
-        digest.update(f"{example.id}\0{len(example)}\0".encode())
-        digest.update(example.token_ids.tobytes())
-        digest.update(example.loss_mask.tobytes())
-        digest.update(bytes([example.keep_near]))
-    return {**facts, "data sha256": digest.hexdigest()[:16], "seed": str(seed)}
+    model = {f"model.{k}": str(v) for k, v in dataclasses.asdict(setup.cfg).items()}
+    return {**_settings(setup.config), **model, **source.identity, "seed": str(seed)}
+
+
+def _settings(config: TrainingConfig) -> dict[str, str]:
+    """The recipe's `training` section, without what may change in the middle of a run."""
+    settings = {f"training.{k}": str(v) for k, v in dataclasses.asdict(config).items()}
+    return {k: v for k, v in settings.items() if k not in HARMLESS_KEYS}
+
+
+def _defaults() -> dict[str, str]:
+    """What a checkpoint means that was written before a setting existed: its default."""
+    model = {
+        f"model.{fact.name}": str(fact.default)
+        for fact in dataclasses.fields(ModelConfig)
+        if fact.default is not dataclasses.MISSING
+    }
+    return _settings(TrainingConfig()) | model
 
 
 def _hash(text: str) -> str:
