@@ -24,10 +24,14 @@ on_all "mkdir -p thinksafe .cache/huggingface"
 tpu scp "$commit" "$name:thinksafe.tar.gz" --worker=all
 token=${HF_HOME:-$HOME/.cache/huggingface}/token
 if [[ -f $token ]]; then tpu scp "$token" "$name:.cache/huggingface/token" --worker=all; fi
+# only who knows it takes part in this run (docs/many_hosts.md)
+secret=$(mktemp) && openssl rand -hex 32 >"$secret"
+tpu scp "$secret" "$name:thinksafe.secret" --worker=all && rm "$secret"
 on_all "tar -xzf thinksafe.tar.gz -C thinksafe && cd thinksafe &&
   python3 -m venv ~/venv && ~/venv/bin/pip install --quiet -e '.[tpu,gcs]'"
 
 # every worker runs the same commands; they find each other
-on_all ". ~/venv/bin/activate && cd thinksafe &&
+on_all "chmod 600 thinksafe.secret && export THINKSAFE_SECRET=\$(cat thinksafe.secret) &&
+  . ~/venv/bin/activate && cd thinksafe &&
   thinksafe doctor --pod --config ${recipe@Q} ${run_dir@Q} &&
   exec thinksafe run --config ${recipe@Q} --run-dir ${run_dir@Q} ${changes[*]@Q}"

@@ -8,11 +8,12 @@ set -euo pipefail
 cluster=$1 zone=$2 type=$3 image=$4 run_dir=$5 recipe=$6
 changes=("${@:7}")
 workload=${WORKLOAD:-thinksafe-$(date +%m%d-%H%M)}
+secret=$(openssl rand -hex 32) # only who knows it takes part in this run
 
 xpk workload create \
   --workload="$workload" --cluster="$cluster" --zone="$zone" \
   --tpu-type="$type" --num-slices="${SLICES:-1}" --docker-image="$image" \
   --max-restarts=50 --restart-on-exit-codes=75 --termination-grace-period-seconds=60 \
   ${ENV_FILE:+--env-file="$ENV_FILE"} ${DRY_RUN:+--dry-run} \
-  --command="thinksafe doctor --pod --config ${recipe@Q} ${run_dir@Q} && \
+  --command="export THINKSAFE_SECRET=$secret && thinksafe doctor --pod --config ${recipe@Q} ${run_dir@Q} && \
 exec thinksafe run --config ${recipe@Q} --run-dir ${run_dir@Q} ${changes[*]@Q}"

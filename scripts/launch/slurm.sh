@@ -15,6 +15,7 @@ sbatch ${DRY_RUN:+--test-only} --job-name=thinksafe --nodes="$nodes" --ntasks-pe
   --output=thinksafe-%j.log <<EOF
 #!/bin/bash
 . .venv/bin/activate
+export THINKSAFE_SECRET=\$(openssl rand -hex 32) # only who knows it takes part in this run
 srun thinksafe doctor --pod --config ${recipe@Q} ${run_dir@Q} || exit
 srun --kill-on-bad-exit=0 thinksafe run --config ${recipe@Q} --run-dir ${run_dir@Q} ${changes[*]@Q}
 code=\$?

@@ -16,21 +16,21 @@ MEMBER = """
 import os, signal, socket, sys, time
 from dataclasses import replace
 from thinksafe_jax.errors import InputError, Terminated, ThinkSafeError
-from thinksafe_jax.hosts import hosts
+from thinksafe_jax.hosts import connected_group
 from thinksafe_jax.hosts.cluster import find_cluster
-from thinksafe_jax.hosts.hosts import Hosts
-from thinksafe_jax.hosts.meeting_point import Hub
+from thinksafe_jax.hosts.connected_group import ConnectedGroup
 from thinksafe_jax.hosts.group import Limits
+from thinksafe_jax.hosts.rendezvous import Rendezvous
 
 cluster = find_cluster(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
 limits = Limits.from_environment(alone=False)
-hub = None if cluster.index else Hub(cluster, limits)
+rendezvous = None if cluster.index else Rendezvous(cluster, limits)
 striker, blow = int(sys.argv[4]), sys.argv[5]
 if blow == "stop":
-    hosts._GRACE, hosts._PATIENCE = 0.1, 9.0  # half a minute is long for a test
+    connected_group._GRACE, connected_group._PATIENCE = 0.1, 9.0  # half a minute is long for a test
 if blow == "late":  # its own watchdog sleeps, so that the meeting's limit is what counts
     limits = replace(limits, step=0.0)
-group = Hosts(cluster, limits, hub)
+group = ConnectedGroup(cluster, limits, rendezvous)
 group.beat("row 1")
 group.barrier("begin")
 group.beat("row 2")

@@ -10,36 +10,46 @@ from tests.support import free_port
 from thinksafe_jax.errors import ConfigError, EnvironmentFault, RetryLater, ThinkSafeError
 from thinksafe_jax.hosts import Group, compare_hosts
 from thinksafe_jax.hosts.cluster import Cluster
+from thinksafe_jax.hosts.connected_group import ConnectedGroup
+from thinksafe_jax.hosts.connection import Connection
 from thinksafe_jax.hosts.group import Limits
-from thinksafe_jax.hosts.hosts import Hosts
 from thinksafe_jax.hosts.join import _reach
-from thinksafe_jax.hosts.meeting_point import Hub
-from thinksafe_jax.hosts.messages import Wire
+from thinksafe_jax.hosts.rendezvous import Rendezvous
+from thinksafe_jax.hosts.secret import VARIABLE
 
 LIMITS = Limits(start=20.0, silence=20.0, step=0.0)
 
 
-def together(work, count=3, limits=LIMITS, indices=None, counts=None, port=None):
-    """What `work(group)`, or its error, gives in each of `count` members; all in threads."""
+def together(
+    work, count=3, limits=LIMITS, indices=None, counts=None, port=None, before_second=None
+):
+    """What `work(group)`, or its error, gives in each of `count` members; all in threads.
+
+    `before_second` is called between the joining of process 0 and that of process 1.
+    """
     indices, counts = indices or range(count), counts or [count] * count
     port, made = port or free_port(), []
 
-    def one(index, count):
+    def member(index, count):
         cluster = Cluster("127.0.0.1", port, count, index, "a test")
+        if before_second and index == 1:
+            while 0 not in rendezvous._peers:
+                time.sleep(0.01)
+            before_second()
         try:
-            made.append(Hosts(cluster, limits, hub if index == 0 else None))
+            made.append(ConnectedGroup(cluster, limits, rendezvous if index == 0 else None))
             return work(made[-1])
         except ThinkSafeError as error:
             return error
 
-    hub = Hub(Cluster("127.0.0.1", port, counts[0], 0, "a test"), limits)
+    rendezvous = Rendezvous(Cluster("127.0.0.1", port, counts[0], 0, "a test"), limits)
     with ThreadPoolExecutor(len(indices)) as threads:
         try:
-            return list(threads.map(one, indices, counts))
+            return list(threads.map(member, indices, counts))
         finally:
             for group in made:
                 group.close()
-            hub.close()
+            rendezvous.close()
 
 
 def test_values_are_gathered_in_order_and_each_meeting_is_its_own():
@@ -106,7 +116,7 @@ def test_a_missing_first_process_is_named_with_its_address():
     with pytest.raises(
         EnvironmentFault, match=r"cannot reach process 0 at .* \(from Slurm\): conn"
     ):
-        Hosts(cluster, Limits(start=0.5))
+        ConnectedGroup(cluster, Limits(start=0.5))
 
 
 @pytest.mark.parametrize(
@@ -116,7 +126,9 @@ def test_a_missing_first_process_is_named_with_its_address():
         ([0, 1, 2], [3, 3, 4], "was started as one of 4, process 0 as one of 3"),
     ],
 )
-def test_processes_that_do_not_belong_together_are_refused(indices, counts, message):
+def test_processes_that_do_not_belong_together_are_refused(monkeypatch, indices, counts, message):
+    """Where they know the run's secret, so that none of them is a stranger."""
+    monkeypatch.setenv(VARIABLE, "known to all")
     errors = together(lambda group: None, indices=indices, counts=counts)
     assert all(isinstance(error, EnvironmentFault) and error.exit_code == 2 for error in errors)
     assert all(message in str(error) for error in errors)
@@ -130,7 +142,7 @@ def test_a_stray_start_is_turned_away_and_harms_nobody():
         said = "found no place for 0 s: .* has all its 2 processes, process 1 .* among them"
         if group.index == 1:
             with pytest.raises(EnvironmentFault, match=said):
-                Hosts(Cluster("127.0.0.1", port, 2, 1, "a test"), Limits(start=0.1))
+                ConnectedGroup(Cluster("127.0.0.1", port, 2, 1, "a test"), Limits(start=0.1))
         return group.gather("rows", group.index)
 
     assert together(work, count=2, port=port) == [[0, 1], [0, 1]]
@@ -158,7 +170,7 @@ def test_who_comes_while_another_command_ends_joins_the_next():
                 time.sleep(0.3)  # while the other is turned away
             else:
                 again = Cluster("127.0.0.1", port, 2, 1, "a test")
-                return threads.submit(Hosts, again, LIMITS)
+                return threads.submit(ConnectedGroup, again, LIMITS)
 
         _, joining = together(doctor, count=2, port=port)
         assert together(names_with(joining), count=2, indices=[0], port=port) == [1]
@@ -168,7 +180,9 @@ def test_who_called_a_process_that_ended_calls_again():
     port = free_port()
     with ThreadPoolExecutor(1) as threads:
         with socket.create_server(("127.0.0.1", port)) as ending:
-            joining = threads.submit(Hosts, Cluster("127.0.0.1", port, 2, 1, "a test"), LIMITS)
+            joining = threads.submit(
+                ConnectedGroup, Cluster("127.0.0.1", port, 2, 1, "a test"), LIMITS
+            )
             ending.accept()[0].close()
         assert together(names_with(joining), count=2, indices=[0], port=port) == [1]
 
@@ -176,11 +190,12 @@ def test_who_called_a_process_that_ended_calls_again():
 def test_who_takes_nothing_is_cut_off():
     with socket.create_server(("127.0.0.1", 0)) as server:
         stuck = socket.create_connection(server.getsockname())
-        wire = Wire(server.accept()[0], patience=0.1)
-    wire.send("values", values="x" * 2**25)  # more than the kernel keeps
-    wire.send("tick")
-    assert list(Wire(stuck, patience=0.1).messages()) == []  # half a line, and the end
-    for end in (wire, stuck):
+        connection = Connection(server.accept()[0], patience=0.1, trusted=True)
+    connection.send("values", values="x" * 2**25)  # more than the kernel keeps
+    connection.send("tick")
+    other_end = Connection(stuck, patience=0.1, trusted=True)
+    assert list(other_end.messages()) == []  # half a line, and the end
+    for end in (connection, stuck):
         end.close()
 
 
@@ -198,10 +213,10 @@ def test_jax_s_port_is_named_where_it_is_closed():
 
 def test_a_port_that_is_taken_is_said():
     cluster = Cluster("127.0.0.1", free_port(), 2, 0, "a test")
-    hub = Hub(cluster, LIMITS)
+    rendezvous = Rendezvous(cluster, LIMITS)
     with pytest.raises(EnvironmentFault, match=r"cannot listen at port .* in use"):
-        Hub(cluster, LIMITS)
-    hub.close()
+        Rendezvous(cluster, LIMITS)
+    rendezvous.close()
 
 
 def test_limits_are_read_from_the_environment(monkeypatch):

@@ -1,4 +1,4 @@
-"""Several processes as one run: found, compared, kept in step, and ended together."""
+"""Several processes as one run: they join, compare, keep in step, and end together."""
 
 from thinksafe_jax.hosts.agreement import compare_hosts, majority
 from thinksafe_jax.hosts.group import Group

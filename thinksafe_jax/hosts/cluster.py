@@ -83,9 +83,10 @@ def from_slurm(env: Mapping[str, str]) -> Cluster | None:
         return None
     local = None
     if int(count) > int(env.get("SLURM_STEP_NUM_NODES", count)) and "SLURM_LOCALID" in env:
-        one = len(env.get("CUDA_VISIBLE_DEVICES", "0,1").split(",")) == 1  # --gpus-per-task=1
-        local = None if one else (int(env["SLURM_LOCALID"]),)
-    port = PORT + 2 * (int(job) % 2048)  # a hub's and JAX's: jobs that share a node do not meet
+        shown = len(env.get("CUDA_VISIBLE_DEVICES", "0,1").split(","))
+        local = None if shown == 1 else (int(env["SLURM_LOCALID"]),)  # 1: --gpus-per-task=1
+    # the rendezvous and JAX's: jobs that share a node do not meet
+    port = PORT + 2 * (int(job) % 2048)
     return Cluster(first_node(nodes), port, int(count), int(index), "Slurm", local)
 
 

@@ -34,16 +34,16 @@ class Limits:
         Raises:
             ConfigError: one of them is no number of seconds.
         """
-        found = {"step": 0.0} if alone else {}
+        limits = {"step": 0.0} if alone else {}
         for name, variable in VARIABLES.items():
             if text := os.environ.get(variable):
                 try:
-                    found[name] = float(text)
+                    limits[name] = float(text)
                 except ValueError:
                     raise ConfigError(f"{variable}={text}: expected seconds") from None
-                if not 0 <= found[name] < 1e9:
+                if not 0 <= limits[name] < 1e9:
                     raise ConfigError(f"{variable}={text}: expected seconds, 0 or more")
-        return Limits(**found)
+        return Limits(**limits)
 
 
 T = TypeVar("T")
@@ -54,7 +54,7 @@ def nothing() -> None:
 
 
 class Group:
-    """All processes of the run. This class is the group of one; `Hosts` is that of several.
+    """All processes of the run: here a group of one; `ConnectedGroup` is that of several.
 
     Attributes:
         index: of this process.
@@ -66,7 +66,7 @@ class Group:
     def __init__(self, limits: Limits | None = None):
         self.index, self.count, self.names = 0, 1, [socket.gethostname()]
         self.limits = limits or Limits(step=0.0)
-        self.watchdog = Watchdog(self.limits.step, self._bark)
+        self.watchdog = Watchdog(self.limits.step, self._report_stall)
 
     @property
     def first(self) -> bool:
@@ -129,7 +129,7 @@ class Group:
     def describe(self, index: int) -> str:
         return f"process {index} ({self.names[index]})"
 
-    def _bark(self, line: str) -> None:
+    def _report_stall(self, line: str) -> None:
         """What the watchdog tells the others."""
 
 

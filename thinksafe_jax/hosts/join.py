@@ -7,10 +7,11 @@ import time
 from thinksafe_jax.errors import EnvironmentFault
 from thinksafe_jax.hosts.agreement import compare_hosts
 from thinksafe_jax.hosts.cluster import Cluster, find_cluster
+from thinksafe_jax.hosts.connected_group import ConnectedGroup
 from thinksafe_jax.hosts.group import Group, Limits
-from thinksafe_jax.hosts.hosts import Hosts
-from thinksafe_jax.hosts.meeting_point import Hub
-from thinksafe_jax.hosts.roll_call import connect, place, reason_of
+from thinksafe_jax.hosts.rendezvous import Rendezvous
+from thinksafe_jax.hosts.rendezvous_client import connect, place, reason_of
+from thinksafe_jax.hosts.secret import VARIABLE, read_secret
 
 _log = logging.getLogger(__name__)
 _joined: Group | None = None
@@ -58,50 +59,56 @@ def join(
         limits = Limits.from_environment(alone=True)
         _joined = Group(limits) if limits.step else None
         return current()
-    limits = Limits.from_environment(alone=False)
-    hub = Hub(cluster, limits) if cluster.index == 0 else None
-    hosts = _joined = Hosts(cluster, limits, hub)
-    _start_jax(cluster, hosts, limits)
+    limits, where = Limits.from_environment(alone=False), place(cluster.host, cluster.port)
+    rendezvous = None
+    if cluster.index == 0:
+        rendezvous = Rendezvous(cluster, limits)
+        if not read_secret():
+            _log.warning("no %s is set: whoever reaches %s can take a place", VARIABLE, where)
+    group = _joined = ConnectedGroup(cluster, limits, rendezvous)
+    _start_jax(cluster, group, limits, rendezvous.address if rendezvous else "")
     if compare:
-        _refuse_differences(hosts)
-    if hosts.first:
-        _log.info("%d processes, found by %s: %s", hosts.count, cluster.found_by, _names(hosts))
-    return hosts
+        _refuse_differences(group)
+    if group.first:
+        names = ", ".join(dict.fromkeys(group.names))
+        _log.info("%d processes, found by %s: %s", group.count, cluster.found_by, names)
+    return group
 
 
-def _refuse_differences(hosts: Hosts) -> None:
+def _refuse_differences(group: ConnectedGroup) -> None:
     from thinksafe_jax.hosts.versions import source_hash, versions
 
-    compare_hosts(hosts, "code", {"source": source_hash()})
-    compare_hosts(hosts, "versions", versions())
+    compare_hosts(group, "code", {"source": source_hash()})
+    compare_hosts(group, "versions", versions())
 
 
-def _start_jax(cluster: Cluster, hosts: Hosts, limits: Limits) -> None:
+def _start_jax(cluster: Cluster, group: ConnectedGroup, limits: Limits, bind_address: str) -> None:
     import jax
 
-    address = place(cluster.host, hosts.jax_port)
-    if not hosts.first:
-        _reach(cluster, hosts, address, limits)
+    address = place(cluster.host, group.jax_port)
+    if not group.first:
+        _reach(cluster, group, address, limits)
     # it would take SIGTERM from here on, for a sync point that nothing asks for
     jax.config.update("jax_enable_preemption_service", False)
     jax.distributed.initialize(
         address,
         cluster.count,
         cluster.index,
+        coordinator_bind_address=place(bind_address, group.jax_port) if bind_address else None,
         local_device_ids=cluster.local_devices,
         cluster_detection_method="deactivate",
         initialization_timeout=int(max(60, limits.start)),
-        # the hub notices first, and says more
+        # the rendezvous notices first, and says more
         heartbeat_timeout_seconds=int(max(100, 2 * limits.silence)),
         shutdown_timeout_seconds=60,
     )
 
 
-def _reach(cluster: Cluster, hosts: Hosts, address: str, limits: Limits) -> None:
+def _reach(cluster: Cluster, group: ConnectedGroup, address: str, limits: Limits) -> None:
     """Until JAX's service in process 0 answers: JAX would abort the process, naming no port."""
     deadline = time.monotonic() + limits.start
     try:
-        connect(cluster.host, hosts.jax_port, deadline, hosts.check).close()
+        connect(cluster.host, group.jax_port, deadline, group.check).close()
     except OSError as error:
         raise EnvironmentFault(
             f"process {cluster.index} cannot reach JAX's service in process 0 at {address}: "
@@ -120,10 +127,6 @@ def fail(why: str, code: int) -> None:
     """This process ends early with an exit code; with several, it does so here and now."""
     if _joined is not None:
         _joined.fail(why, code)
-
-
-def _names(hosts: Group) -> str:
-    return ", ".join(dict.fromkeys(hosts.names))
 
 
 _ALONE = Group()

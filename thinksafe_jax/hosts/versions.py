@@ -1,4 +1,4 @@
-"""TODO"""
+"""Which code runs: versions of what computes, and a hash of the package itself."""
 
 import contextlib
 import platform

@@ -16,13 +16,13 @@ class Watchdog:
     """Watches from its making on, in a thread.
 
     Args:
-        limit: seconds without a `beat`; 0 never barks.
-        bark: called with what is wrong before the process ends, to tell others.
+        limit: seconds without a `beat`; 0 waits for ever.
+        on_stall: called with what is wrong before the process ends, to tell others.
     """
 
-    def __init__(self, limit: float, bark: Callable[[str], None] = lambda line: None):
+    def __init__(self, limit: float, on_stall: Callable[[str], None] = lambda line: None):
         self.doing = "starting"
-        self._limit, self._bark = limit, bark
+        self._limit, self._on_stall = limit, on_stall
         self._progress: float | None = time.monotonic()  # None while others are waited for
         if limit:
             threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
@@ -51,8 +51,8 @@ class Watchdog:
             time.sleep(min(1.0, self._limit / 4))
         line = f"made no progress for {stalled:.0f} s at: {self.doing}"
         dump_stacks()
-        self._bark(line)
-        give_up(
+        self._on_stall(line)
+        abort(
             f"watchdog: this process {line}. The stacks of its threads stand above. Run the same "
             "command again to resume; THINKSAFE_STEP_LIMIT=SECONDS allows more, 0 any time"
         )
@@ -64,7 +64,7 @@ def dump_stacks() -> None:
         faulthandler.dump_traceback(sys.__stderr__ or 2, all_threads=True)
 
 
-def give_up(line: str, code: int = EXIT_CODE) -> NoReturn:
+def abort(line: str, code: int = EXIT_CODE) -> NoReturn:
     """Says why and ends the process at once, whatever its other threads wait for."""
     shown = "".join(c if c.isprintable() else "?" for c in line)  # part of it came over a network
     with contextlib.suppress(OSError):

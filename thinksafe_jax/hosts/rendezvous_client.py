@@ -4,45 +4,47 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from typing import Any
 
 from thinksafe_jax.errors import EnvironmentFault
 from thinksafe_jax.hosts.cluster import Cluster
+from thinksafe_jax.hosts.connection import Connection, Messages
 from thinksafe_jax.hosts.group import Limits, nothing
-from thinksafe_jax.hosts.messages import Wire
+from thinksafe_jax.hosts.secret import prove, read_secret
 
 _log = logging.getLogger(__name__)
-_AGAIN = 1.0  # seconds until the next call, where a hub had no place
+_AGAIN = 1.0  # seconds until the next call, where a rendezvous had no place
 
 
-def answer_roll_call(
-    cluster: Cluster, limits: Limits
-) -> tuple[Wire, Generator[dict[str, Any], None, None], dict[str, Any]]:
+def join_rendezvous(
+    cluster: Cluster, limits: Limits, address: str
+) -> tuple[Connection, Messages, dict[str, Any]]:
     """Calls process 0 until it has told who takes part.
 
     It may be the process 0 of a command that is just ending, as of `doctor --pod && run`: it hangs
     up, or says that it has all its processes. Then the next is waited for.
 
+    Args:
+        address: where process 0 listens, as this process reaches it.
+
     Returns:
-        The connection, what still arrives over it, and the hub's message `all`.
+        The connection, what still arrives over it, and the message `all` of the rendezvous.
 
     Raises:
         EnvironmentFault: not all came in time, or there was no place; says why.
     """
     deadline = time.monotonic() + limits.start
-    who = {"index": cluster.index, "host": socket.gethostname(), "pid": os.getpid()}
-    told = ""
+    logged = ""
     while True:
-        wire = _call(cluster, limits, deadline)
-        wire.send("hello", count=cluster.count, **who)
-        messages = wire.messages()
-        answer = next((m for m in messages if m["kind"] in ("all", "end", "busy")), None)
+        connection = _call(cluster, limits, address, deadline)
+        messages = connection.messages()
+        answer = _introduce(cluster, connection, messages)
         if answer and answer["kind"] == "all":
-            wire.wait(None)
-            return wire, messages, answer
+            connection.wait(None)
+            return connection, messages, answer
         messages.close()
-        wire.close()
+        connection.close()
         if answer and answer["kind"] == "end":
             error = EnvironmentFault(answer["line"])
             error.exit_code = answer["code"]
@@ -50,10 +52,29 @@ def answer_roll_call(
         reason = answer["line"] if answer else "hangs up, or does not answer"
         if time.monotonic() > deadline:
             raise EnvironmentFault(_no_place(cluster, reason, limits.start))
-        if reason != told:
+        if reason != logged:
             _log.warning("%s: process 0 %s; waiting", place(cluster.host, cluster.port), reason)
-            told = reason
+            logged = reason
         time.sleep(_AGAIN)
+
+
+def _introduce(
+    cluster: Cluster, connection: Connection, messages: Messages
+) -> dict[str, Any] | None:
+    """Says who this process is and proves that it belongs to the run; gives the answer, if any."""
+    for message in messages:
+        if message["kind"] == "nonce":
+            connection.send(
+                "hello",
+                proof=prove(read_secret(), message["nonce"]),
+                index=cluster.index,
+                count=cluster.count,
+                host=socket.gethostname(),
+                pid=os.getpid(),
+            )
+        elif message["kind"] in ("all", "end", "no place"):
+            return message
+    return None
 
 
 def _no_place(cluster: Cluster, reason: str, seconds: float) -> str:
@@ -64,21 +85,20 @@ def _no_place(cluster: Cluster, reason: str, seconds: float) -> str:
     )
 
 
-def _call(cluster: Cluster, limits: Limits, deadline: float) -> Wire:
+def _call(cluster: Cluster, limits: Limits, address: str, deadline: float) -> Connection:
     """A connection to process 0, as soon as it listens."""
-    host = "localhost" if cluster.index == 0 else cluster.host
     try:
-        connection = connect(host, cluster.port, deadline)
+        connected = connect(address, cluster.port, deadline)
     except OSError as error:
         raise EnvironmentFault(
             f"process {cluster.index} of {cluster.count} cannot reach process 0 at "
             f"{place(cluster.host, cluster.port)} (from {cluster.found_by}): {reason_of(error)}, "
             f"for {limits.start:.0f} s. Is it started there, and the port open?"
         ) from None
-    wire = Wire(connection, limits.silence / 4)
-    # the hub names who is missing; a little later, it is the hub that is missing
-    wire.wait(limits.start + 10.0)
-    return wire
+    connection = Connection(connected, limits.silence / 4, trusted=True)
+    # the rendezvous names who is missing; a little later, it is itself what is missing
+    connection.wait(limits.start + 10.0)
+    return connection
 
 
 def connect(
@@ -104,6 +124,7 @@ def connect(
 
 
 def reason_of(error: OSError) -> str:
+    """What the system says, as it fits into a sentence."""
     return (error.strerror or str(error)).lower()
 
 

@@ -1,27 +1,28 @@
-"""The meeting point of a run's processes, in process 0: who is there, who meets where, who is gone.
+"""The rendezvous of a run's processes, in process 0: who is there, who meets where, who is gone.
 
-    process 1 ──hello──►        ──all are here──►          once
-    process 1 ──beat───►        ──tick──►                  each second
-    process 1 ──meet X──►       ──values of X──►           when all have come to X
-    process 1 ──leave──►  hub   ──end: why, exit code──►   when one is gone, silent or failed
-    a stray   ──hello──►        ──busy──►                  when all are here already
+    process 1 ──hello──►               ──all are here──►          once
+    process 1 ──beat───►               ──tick──►                  each second
+    process 1 ──meet X──►  rendezvous  ──values of X──►           when all have come to X
+    process 1 ──leave──►               ──end: why, exit code──►   when one is gone, silent or failed
+    a stray   ──hello──►               ──no place──►              when all are here already
 
 JAX has a service of its own for this, but it ends a process by SIGABRT and names nobody, and has
 no public way to exchange a word with a time limit.
 """
 
-import contextlib
+import logging
 import socket
 import threading
 import time
 from dataclasses import dataclass
 from typing import Any
 
-from thinksafe_jax.errors import EnvironmentFault
 from thinksafe_jax.hosts.cluster import Cluster
+from thinksafe_jax.hosts.connection import Connection
 from thinksafe_jax.hosts.group import Limits
-from thinksafe_jax.hosts.messages import Wire
+from thinksafe_jax.hosts.reception import Newcomer, Reception, listen
 
+_log = logging.getLogger(__name__)
 _RETRY, _ENVIRONMENT, _USAGE = 75, 4, 2  # exit codes
 STOPPED = (130, 143)  # after Ctrl-C and SIGTERM
 
@@ -33,7 +34,7 @@ class _Peer:
     index: int
     host: str
     pid: int
-    wire: Wire
+    connection: Connection
     heard: float
     doing: str = "starting"
     stalled: float = 0.0  # seconds since it last made progress, as it says itself
@@ -45,8 +46,11 @@ class _Peer:
         return f"process {self.index} ({self.host}, pid {self.pid})"
 
 
-class Hub:
+class Rendezvous:
     """Listens from its making on; threads serve it until the process ends.
+
+    Attributes:
+        address: of process 0, where it listens; "" for every one of its machine.
 
     Raises:
         EnvironmentFault: the port is taken.
@@ -60,68 +64,59 @@ class Hub:
         self._complete = False
         self._ended: dict[str, Any] | None = None  # what all were told
         self._began = time.monotonic()
-        self._server = _listen(cluster.port)
-        for work in (self._accept, self._watch):
-            threading.Thread(target=work, name=f"hosts {work.__name__}", daemon=True).start()
+        server, self.address = listen(cluster.host, cluster.port)
+        # others wait while one of them takes nothing
+        self._reception = Reception(server, limits.silence / 4, self._serve)
+        threading.Thread(target=self._watch, name="rendezvous watches", daemon=True).start()
 
     def close(self) -> None:
         """Stops listening; whoever is connected sees process 0 gone."""
         self._ended = {}
-        with contextlib.suppress(OSError):
-            self._server.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts
-        self._server.close()
+        self._reception.close()
         for peer in self._peers.values():
-            peer.wire.close()
+            peer.connection.close()
 
-    def _accept(self) -> None:
-        while True:
-            try:
-                connection, address = self._server.accept()
-            except OSError:  # closed
-                return
-            wire = Wire(connection, self._limits.silence / 4)  # others wait meanwhile
-            serve = threading.Thread(target=self._serve, args=(wire, address[0]), daemon=True)
-            serve.start()
-
-    def _serve(self, wire: Wire, address: str) -> None:
-        messages = wire.messages()
-        hello = next(messages, {})
-        if hello.get("kind") != "hello" or not hello.keys() >= {"index", "count", "host", "pid"}:
-            wire.close()  # a port scanner, or a health check
-            return
-        peer = self._admit(hello, wire, address)
+    def _serve(self, newcomer: Newcomer) -> None:
+        """Reacts to a process until its connection ends."""
+        peer = self._insert(newcomer)
         if peer is None:
-            wire.close()
+            newcomer.connection.close()
             return
         reactions = {"beat": self._on_beat, "meet": self._on_meet, "leave": self._on_leave}
-        for message in messages:
+        problem = "is gone"
+        for message in newcomer.messages:
             with self._lock:
                 peer.heard = time.monotonic()
-                reactions[message["kind"]](peer, message)
+                try:
+                    reactions[message["kind"]](peer, message)
+                except (KeyError, TypeError, ValueError):
+                    problem = f"sent what is no message ({str(message)[:80]!r})"
+                    break
         peer.connected = False
-        wire.close()
+        newcomer.connection.close()
         if not peer.left:
-            self._end(f"{peer.name} is gone; it was last seen at: {peer.doing}", _RETRY)
+            self._end(f"{peer.name} {problem}; it was last seen at: {peer.doing}", _RETRY)
 
-    def _admit(self, hello: dict[str, Any], wire: Wire, address: str) -> _Peer | None:
-        index, count = hello["index"], hello["count"]
-        peer = _Peer(index, hello["host"], hello["pid"], wire, time.monotonic())
+    def _insert(self, newcomer: Newcomer) -> _Peer | None:
+        """The newcomer as one of the processes, or None where it has no place among them."""
+        index, connection = newcomer.index, newcomer.connection
+        peer = _Peer(index, newcomer.host, newcomer.pid, connection, time.monotonic())
         with self._lock:
             wanted = self._cluster.count
             if self._complete:  # a stray start, or the next command's: nobody else's concern
                 among = f", {self._peers[index].name} among them" if index in self._peers else ""
-                wire.send("busy", line=f"has all its {wanted} processes{among}")
+                connection.send("no place", line=f"has all its {wanted} processes{among}")
                 return None
             if self._ended:  # it comes too late
-                wire.send("end", **self._ended)
+                connection.send("end", **self._ended)
                 return None
-            if count != wanted:
-                return self._refuse(
-                    wire, f"{peer.name} was started as one of {count}, process 0 as one of {wanted}"
-                )
+            if newcomer.count != wanted:
+                why = f"was started as one of {newcomer.count}, process 0 as one of {wanted}"
+                return self._refuse(newcomer, f"{peer.name} {why}")
             if index in self._peers:
                 other = self._peers[index].name
-                return self._refuse(wire, f"{other} and {peer.name} at {address} are both {index}")
+                why = f"{other} and {peer.name} at {newcomer.address} are both {index}"
+                return self._refuse(newcomer, why)
             self._peers[index] = peer
             if len(self._peers) == wanted:
                 self._complete = True
@@ -131,17 +126,22 @@ class Hub:
                 self._tell("all", names=names, port=_free_port(self._cluster.port + 1))
         return peer
 
-    def _refuse(self, wire: Wire, why: str) -> None:
+    def _refuse(self, newcomer: Newcomer, why: str) -> None:
+        """Ends the run, where the newcomer belongs to it for certain; else only the newcomer."""
         line = f"{why}; give every process its own --process, and the same --processes to all"
-        self._end(line, _USAGE)
-        wire.send("end", **(self._ended or {}))
+        end = {"line": line, "code": _USAGE, "stuck": False, "patient": False}
+        if self._reception.guarded:
+            self._end(line, _USAGE)
+        else:
+            self._reception.turn_away(newcomer.address, why)
+        newcomer.connection.send("end", **end)
 
     def _on_beat(self, peer: _Peer, message: dict[str, Any]) -> None:
-        peer.doing, peer.stalled = message["doing"], message["stalled"]
+        peer.doing, peer.stalled = str(message["doing"]), float(message["stalled"])
 
     def _on_meet(self, peer: _Peer, message: dict[str, Any]) -> None:
         name = message["name"]
-        peer.doing, peer.stalled = message["doing"], 0.0
+        peer.doing, peer.stalled = str(message["doing"]), 0.0
         values = self._meetings.setdefault(name, {})
         values[peer.index] = message["value"]
         if len(values) == self._cluster.count:
@@ -165,6 +165,7 @@ class Hub:
             now = time.monotonic()
             with self._lock:
                 self._tell("tick")
+                self._reception.close_the_late()
                 if not self._complete:
                     if now - self._began > limits.start:
                         self._end(self._absent(), _ENVIRONMENT)
@@ -205,11 +206,12 @@ class Hub:
         count = self._cluster.count
         missing = ", ".join(str(n) for n in range(count) if n not in self._peers)
         present = ", ".join(self._peers[n].name for n in sorted(self._peers))
+        turned_away = self._reception.turned_away
         return (
             f"{len(self._peers)} of {count} processes joined within {self._limits.start:.0f} s; "
             f"missing: process {missing}. Present: {present}. Was the command started on all hosts "
             f"(gcloud: --worker=all, Slurm: srun)? Can they reach {self._cluster.host} at port "
-            f"{self._cluster.port}?"
+            f"{self._cluster.port}?{turned_away and f' By the way, {turned_away}'}"
         )
 
     def _end(self, line: str, code: int, stuck: bool = False, patient: bool = False) -> None:
@@ -230,20 +232,7 @@ class Hub:
     def _tell(self, kind: str, **values: Any) -> None:
         for peer in self._peers.values():
             if not peer.left:
-                peer.wire.send(kind, **values)
-
-
-def _listen(port: int) -> socket.socket:
-    family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
-    try:
-        return socket.create_server(
-            ("", port), family=family, dualstack_ipv6=family == socket.AF_INET6, backlog=1024
-        )
-    except OSError as error:
-        raise EnvironmentFault(
-            f"process 0 cannot listen at port {port}: {(error.strerror or str(error)).lower()}; "
-            "another run may use it: choose another port in --coordinator"
-        ) from None
+                peer.connection.send(kind, **values)
 
 
 def _free_port(first: int) -> int:

@@ -12,37 +12,38 @@ from typing import Any, NoReturn
 from thinksafe_jax.errors import EnvironmentFault, RetryLater
 from thinksafe_jax.hosts.cluster import Cluster
 from thinksafe_jax.hosts.group import Group, Limits, nothing
-from thinksafe_jax.hosts.meeting_point import Hub
-from thinksafe_jax.hosts.roll_call import answer_roll_call
-from thinksafe_jax.hosts.watchdog import EXIT_CODE, dump_stacks, give_up
+from thinksafe_jax.hosts.rendezvous import Rendezvous
+from thinksafe_jax.hosts.rendezvous_client import join_rendezvous
+from thinksafe_jax.hosts.watchdog import EXIT_CODE, abort, dump_stacks
 
 # What a process still gets done by itself after another is lost: its rows reach the disk.
 _GRACE = 5.0
 _PATIENCE = 30.0  # after another was asked to stop, which is no hurry
 
 
-class Hosts(Group):
-    """Several processes, met at a hub.
+class ConnectedGroup(Group):
+    """Several processes, each connected to the rendezvous in process 0.
 
     Args:
-        hub: in process 0.
+        rendezvous: in process 0.
 
     Raises:
         EnvironmentFault: not all came in time; names the missing.
     """
 
-    def __init__(self, cluster: Cluster, limits: Limits, hub: Hub | None = None):
-        self.limits, self._hub = limits, hub
+    def __init__(self, cluster: Cluster, limits: Limits, rendezvous: Rendezvous | None = None):
+        self.limits, self._rendezvous = limits, rendezvous
         self._news = threading.Condition()
         self._values: dict[str, list[Any]] = {}
         self._turns: Counter[str] = Counter()  # how often this process has come to each name
         self._end: dict[str, Any] | None = None
         self._left = False
         try:
-            self._wire, self._messages, everyone = answer_roll_call(cluster, limits)
+            joined = join_rendezvous(cluster, limits, self._address(cluster))
         except EnvironmentFault:
             self._let_others_go()
             raise
+        self._connection, self._messages, everyone = joined
         self._heard = time.monotonic()
         super().__init__(limits)
         self.index, self.count, self.names = cluster.index, cluster.count, everyone["names"]
@@ -50,11 +51,17 @@ class Hosts(Group):
         _in_background(self._listen)
         _in_background(self._keep_alive)
 
+    def _address(self, cluster: Cluster) -> str:
+        """Where this process reaches process 0."""
+        if self._rendezvous is None:
+            return cluster.host
+        return self._rendezvous.address or "localhost"
+
     def gather(self, name: str, value: Any = None, poll: Callable[[], None] = nothing) -> list:
         self._turns[name] += 1
         key = f"{name}, {self._turns[name]}" if self._turns[name] > 1 else name
         self.check()
-        self._wire.send("meet", name=key, value=value, doing=self.watchdog.doing)
+        self._connection.send("meet", name=key, value=value, doing=self.watchdog.doing)
         with self.watchdog.waiting(), self._news:
             while not self._news.wait_for(lambda: key in self._values or self._end, 0.5):
                 poll()
@@ -65,7 +72,7 @@ class Hosts(Group):
     def beat(self, doing: str | None = None) -> None:
         super().beat(doing)
         if doing:
-            self._wire.send("beat", doing=doing, stalled=0.0)
+            self._connection.send("beat", doing=doing, stalled=0.0)
 
     def check(self) -> None:
         if self._end is not None:
@@ -79,14 +86,14 @@ class Hosts(Group):
         self.gather("the end")
         self._left = True
         jax.distributed.shutdown()  # a barrier of its own, with a time limit
-        self._wire.send("leave", code=0)
+        self._connection.send("leave", code=0)
         self._let_others_go()
         self.close()
 
     def close(self) -> None:
         """Cuts the connection: to the others this process is gone, unless it has left before."""
         self._left = True
-        self._wire.close()
+        self._connection.close()
 
     def _hear_end(self) -> bool:
         """Whether a process was lost, or is just now."""
@@ -102,13 +109,13 @@ class Hosts(Group):
             if unforeseen:
                 traceback.print_exc()
             self._left = True
-            self._wire.send("leave", code=code, why=why)
+            self._connection.send("leave", code=code, why=why)
             self._hear_end()  # so all are told
             unforeseen = False
         self._let_others_go()
         sys.stdout.flush()
         if unforeseen and self._end:
-            give_up(_with_advice(self._end), self._end["code"])
+            abort(_with_advice(self._end), self._end["code"])
         os._exit(code)
 
     def _listen(self) -> None:
@@ -126,7 +133,7 @@ class Hosts(Group):
                 self._wind_up(message)
         if not self._left and self._end is None:
             # JAX's service was in that process as well, and its client is about to abort this one
-            give_up(f"process 0 ({self.names[0]}) is gone; {_AGAIN}")
+            abort(f"process 0 ({self.names[0]}) is gone; {_AGAIN}")
 
     def _wind_up(self, end: dict[str, Any]) -> None:
         """Gives the main thread a moment to end by itself, unless it hangs in a collective."""
@@ -137,28 +144,28 @@ class Hosts(Group):
         if self._left:
             return  # it ended by itself meanwhile
         self._let_others_go()
-        give_up(_with_advice(end), end["code"])
+        abort(_with_advice(end), end["code"])
 
     def _let_others_go(self) -> None:
-        if self._hub is not None:
+        if self._rendezvous is not None:
             patient = self._end is not None and self._end["patient"]
-            self._hub.wait_for_others((_PATIENCE if patient else _GRACE) + 1.0)
+            self._rendezvous.wait_for_others((_PATIENCE if patient else _GRACE) + 1.0)
 
     def _keep_alive(self) -> None:
         while not self._left:
             stalled = self.watchdog.stalled()
-            self._wire.send("beat", doing=self.watchdog.doing, stalled=stalled)
+            self._connection.send("beat", doing=self.watchdog.doing, stalled=stalled)
             if time.monotonic() - self._heard > self.limits.silence and self._end is None:
                 dump_stacks()
-                give_up(
+                abort(
                     f"process 0 ({self.names[0]}) has been silent for {self.limits.silence:.0f} s;"
                     f" this process was at: {self.watchdog.doing}. {_AGAIN}"
                 )
             time.sleep(1.0)
 
-    def _bark(self, line: str) -> None:
+    def _report_stall(self, line: str) -> None:
         self._left = True
-        self._wire.send("leave", code=EXIT_CODE, why=line)
+        self._connection.send("leave", code=EXIT_CODE, why=line)
         self._hear_end()
         self._let_others_go()
 
