@@ -156,7 +156,9 @@ def test_who_was_turned_away_is_logged_and_said_with_who_is_missing(secret, capl
         threads.submit(lambda: Stranger(port).say(HELLO))
         errors = together(lambda group: None, 2, limits, indices=[0], port=port)
     assert "missing: process 1." in str(errors[0])
-    assert f"one connection was turned away, the last from 127.0.0.1: it does not prove" in str(errors)
+    assert "one connection was turned away, the last from 127.0.0.1: it does not prove" in str(
+        errors
+    )
     assert "turned away a connection from 127.0.0.1" in caplog.text
 
 

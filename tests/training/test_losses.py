@@ -51,7 +51,7 @@ def test_loss_and_both_gradients_equal_optax(inputs, chunk):
     hidden, kernel, targets, weights = inputs
 
     def chunked(hidden, kernel):
-        return 3.0 * chunked_loss(hidden, kernel, targets, weights, chunk=chunk).loss
+        return 3.0 * chunked_loss(hidden, kernel, targets, {"ce": weights}, chunk=chunk).loss
 
     want = jax.value_and_grad(lambda h, k: 3.0 * plain(h, k, targets, weights), (0, 1))
     have = jax.jit(jax.value_and_grad(chunked, (0, 1)))(hidden, kernel)
@@ -71,7 +71,7 @@ def test_cross_entropy_and_kl_side_by_side(inputs, reference, name, top_k):
             hidden,
             kernel,
             targets,
-            rest,
+            {"ce": rest},
             reference=states,
             kl_weights=near,
             divergence=make_divergence(name, top_k),
@@ -90,7 +90,7 @@ def test_cross_entropy_and_kl_side_by_side(inputs, reference, name, top_k):
     (have, sums), grads = jax.value_and_grad(chunked, (0, 1), has_aux=True)(hidden, kernel)
     (want, kl), want_grads = jax.value_and_grad(whole, (0, 1), has_aux=True)(hidden, kernel)
     np.testing.assert_allclose((have, sums.kl), (want, kl), rtol=2e-5)
-    np.testing.assert_allclose(sums.cross_entropy + sums.kl, sums.loss, rtol=1e-6)
+    np.testing.assert_allclose(sums.nll["ce"] + sums.kl, sums.loss, rtol=1e-6)
     for a, b in zip(grads, want_grads, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5 * float(jnp.abs(b).max()))
 
@@ -129,7 +129,7 @@ def test_at_the_reference_itself_kl_and_its_gradient_are_zero(inputs):
     def kl(states):
         none = jnp.zeros_like(weights)
         more = {"kl_weights": weights, "divergence": FORWARD, "chunk": 8}
-        return chunked_loss(states, kernel, targets, none, reference=hidden, **more).loss
+        return chunked_loss(states, kernel, targets, {"ce": none}, reference=hidden, **more).loss
 
     value, gradient = jax.value_and_grad(kl)(hidden)
     assert abs(value) < 1e-4 and jnp.abs(gradient).max() < 1e-5
@@ -143,7 +143,7 @@ def test_a_position_without_weight_may_hold_anything(inputs, reference):
 
     def loss(hidden, states):
         more = {"reference": states, "kl_weights": near, "divergence": FORWARD}
-        return chunked_loss(hidden, kernel, targets, weights - near, **more, chunk=8).loss
+        return chunked_loss(hidden, kernel, targets, {"ce": weights - near}, **more, chunk=8).loss
 
     value, grad = jax.value_and_grad(loss)(broken, states.at[0, 0].set(jnp.nan))
     np.testing.assert_allclose(value, loss(hidden, states), rtol=1e-6)
@@ -158,7 +158,7 @@ def test_no_array_of_all_logits_exists(inputs, reference, argnums):
 
     def loss(hidden, kernel):
         more = {"reference": states, "kl_weights": near, "divergence": FORWARD}
-        return chunked_loss(hidden, kernel, targets, weights - near, **more, chunk=8).loss
+        return chunked_loss(hidden, kernel, targets, {"ce": weights - near}, **more, chunk=8).loss
 
     compiled = jax.jit(jax.value_and_grad(loss, argnums)).lower(hidden, kernel).compile().as_text()
     assert f"[{B},4,{V}]" in compiled  # a slice: 5 of 4 positions in each of two rows
@@ -173,7 +173,7 @@ def test_the_head_gradient_is_computed_only_where_asked(inputs):
     hidden, kernel, targets, weights = inputs
 
     def loss(hidden, kernel):
-        return chunked_loss(hidden, kernel, targets, weights, chunk=8).loss
+        return chunked_loss(hidden, kernel, targets, {"ce": weights}, chunk=8).loss
 
     def matmuls(argnums) -> int:
         return str(jax.make_jaxpr(jax.grad(loss, argnums))(hidden, kernel)).count("dot_general")
@@ -184,7 +184,7 @@ def test_the_head_gradient_is_computed_only_where_asked(inputs):
 def test_bfloat16_head_keeps_float32_sums_and_its_own_gradient_dtype(inputs):
     hidden, kernel, targets, weights = inputs
     low = (hidden.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16))
-    loss = partial(lambda h, k: chunked_loss(h, k, targets, weights, chunk=8).loss)
+    loss = partial(lambda h, k: chunked_loss(h, k, targets, {"ce": weights}, chunk=8).loss)
     value, grads = jax.value_and_grad(loss, (0, 1))(*low)
     assert value.dtype == jnp.float32
     assert [g.dtype for g in grads] == [jnp.bfloat16, jnp.bfloat16]

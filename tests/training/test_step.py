@@ -73,9 +73,9 @@ def test_the_reference_is_the_adapter_switched_off():
     batch = kit.packed(benign, Layout(2, 2, 64), setup)
     totals, grads = jax.jit(make_gradient(setup))(fresh, kit.params(), batch, jax.random.key(0))
     sums = totals.objective
-    assert abs(float(sums["kl"])) < 1e-4 and sums["cross_entropy"] == 0.0
+    assert abs(float(sums["kl"])) < 1e-4 and sums["ce"] == 0.0
     targets = sum(int(e.loss_mask[1:].sum()) for e in benign)
-    assert int(batch.denominator) == int(sums["kl_weight"]) == int(totals.tokens) == targets
+    assert int(batch.denominator) == int(sums["kl weight"]) == int(totals.tokens) == targets
     assert all(np.abs(g).max() < 1e-4 for g in jax.tree.leaves(grads))
 
 

@@ -1,6 +1,7 @@
 """The loop: it learns, stops, resumes bit for bit, and refuses what it cannot continue."""
 
 import dataclasses
+import json
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from tests.training import kit
 from thinksafe_jax.errors import ConfigError, EnvironmentFault, InputError, Terminated
 from thinksafe_jax.training import Example, lora_config, track, tracking
 from thinksafe_jax.training.checkpoints import CheckpointStore
+from thinksafe_jax.weights import write_manifest
 
 
 def run(config=None, examples=None, params=None, seed=3, **more):
@@ -126,6 +128,20 @@ def test_another_configuration_is_refused(tmp_path, changes, message):
         run(checkpoint_dir=tmp_path, check_stop=StopAt(1))
     with pytest.raises(InputError, match=message):
         run(checkpoint_dir=tmp_path, **changes)
+
+
+def test_a_checkpoint_from_before_a_setting_existed_means_its_default(tmp_path, straight):
+    """Run directories are continued by newer programs; only another value is another run."""
+    with pytest.raises(Terminated):
+        run(checkpoint_dir=tmp_path, check_stop=StopAt(4))
+    store = CheckpointStore(tmp_path)
+    file = store.path(3) / "meta.json"
+    meta = json.loads(file.read_text())
+    assert meta["config"].pop("training.optimizer") == "adamw"
+    file.write_text(json.dumps(meta))
+    write_manifest(store.path(3), {})
+    result = run(checkpoint_dir=tmp_path)
+    kit.assert_same_bits(kit.flat(result.trainable), kit.flat(straight[0].trainable))
 
 
 def test_how_often_to_save_may_change(tmp_path):

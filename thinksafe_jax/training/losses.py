@@ -6,8 +6,8 @@ its cotangent, so the forward pass of a differentiated call already computes the
 logits are never computed twice.
 """
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Mapping
+from functools import partial, reduce
 from typing import Any, NamedTuple
 
 import jax
@@ -19,14 +19,15 @@ from thinksafe_jax.training.divergences import Divergence
 
 _LOGITS_BYTES = 64 * 2**20  # default size of the float32 logits that exist at once
 
-Facts = dict[str, jax.Array]  # of positions: targets, weights, and for the KL reference, kl_weights
+# of positions: targets, weights by stream, and for the KL reference, kl_weights
+Facts = dict[str, Any]
 
 
 class LossSums(NamedTuple):
     """Weighted sums over all positions, float32 scalars in nats; only `loss` carries a gradient."""
 
-    loss: jax.Array  # cross_entropy + kl
-    cross_entropy: jax.Array
+    loss: jax.Array  # everything
+    nll: dict[str, jax.Array]  # -log p of the targets, by stream
     kl: jax.Array
 
 
@@ -39,14 +40,14 @@ def chunked_loss(
     hidden: Float[Array, "B T D"],
     kernel: Float[Array, "V D"],
     targets: Int[Array, "B T"],
-    weights: Float[Array, "B T"],
+    weights: Mapping[str, Float[Array, "B T"]],
     *,
     reference: Float[Array, "B T D"] | None = None,
     kl_weights: Float[Array, "B T"] | None = None,
     divergence: Divergence | None = None,
     chunk: int | None = None,
 ) -> LossSums:
-    """Weighted next-token cross-entropy, and the divergence from a reference, in float32, summed.
+    """Weighted -log p of the next tokens, and the divergence from a reference, in float32, summed.
 
     The slices run along T, so that rows which lie on different devices stay there.
 
@@ -55,7 +56,8 @@ def chunked_loss(
         kernel: the LM head as Hugging Face stores it; its gradient is computed only where it is
             asked for.
         targets: the ids predicted.
-        weights: of the cross-entropy, of either sign; 0 leaves a position out.
+        weights: of -log p, by stream, as `ce` or a policy gradient's; of either sign, and 0 leaves
+            a position out. What has a gradient is their sum.
         reference: the states of the model to stay near to, under the same head; no gradient goes
             into it. Given with the next two.
         kl_weights: of the divergence.
@@ -65,7 +67,8 @@ def chunked_loss(
     Returns:
         Sums, not means: the denominator is that of the whole optimiser step.
     """
-    facts: Facts = {"targets": targets, "weights": weights.astype(jnp.float32)}
+    wide = {name: weight.astype(jnp.float32) for name, weight in weights.items()}
+    facts: Facts = {"targets": targets, "weights": wide}
     if reference is not None:
         assert kl_weights is not None and divergence is not None
         facts |= {"reference": jax.lax.stop_gradient(reference)}
@@ -99,8 +102,10 @@ def _slices(facts: Facts, chunk: int) -> Callable[[jax.Array], jax.Array]:
 
 def _active(facts: Facts) -> jax.Array:
     """Where any loss has a weight: not their sum, which signed weights may make zero."""
-    active = facts["weights"] != 0
-    return active | (facts["kl_weights"] != 0) if "kl_weights" in facts else active
+    weights = [*facts["weights"].values()]
+    if "kl_weights" in facts:
+        weights.append(facts["kl_weights"])
+    return reduce(jnp.logical_or, (weight != 0 for weight in weights))
 
 
 def _used(states: jax.Array, facts: Facts) -> jax.Array:
@@ -124,12 +129,14 @@ def _slice_sums(
     words = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 2)
     # a masked sum, not a gather, which would collect a vocabulary that lies on several devices
     chosen = jnp.sum(jnp.where(words == facts["targets"][..., None], logits, 0.0), axis=-1)
-    entropy, kl = jnp.sum((log_z - chosen) * facts["weights"]), jnp.float32(0)
+    nll = {name: jnp.sum((log_z - chosen) * w) for name, w in facts["weights"].items()}
+    kl = jnp.float32(0)
     if "reference" in facts and divergence is not None:
         reference = _logits(_used(facts["reference"], facts), kernel)
         log_p, log_ref = logits - log_z[..., None], jax.nn.log_softmax(reference, axis=-1)
         kl = jnp.sum(divergence(log_p, log_ref) * facts["kl_weights"])
-    return entropy + kl, LossSums(entropy + kl, entropy, kl)
+    loss = reduce(jnp.add, [*nll.values(), kl])
+    return loss, LossSums(loss, nll, kl)
 
 
 def _slice_gradients(
@@ -167,7 +174,7 @@ def _summed(divergence: Divergence | None) -> Callable[[jax.Array, jax.Array, Fa
 
             return jax.lax.cond(jnp.any(_active(facts)), run, lambda: total), None
 
-        return jax.lax.scan(body, _zeros(), (hidden, all_facts))[0]
+        return jax.lax.scan(body, _zeros(all_facts), (hidden, all_facts))[0]
 
     def forward(
         hidden: CustomVJPPrimal, kernel: CustomVJPPrimal, all_facts: Any
@@ -187,9 +194,9 @@ def _summed(divergence: Divergence | None) -> Callable[[jax.Array, jax.Array, Fa
             skip = lambda: (carry, jnp.zeros_like(states))  # noqa: E731
             return jax.lax.cond(jnp.any(_active(facts)), run, skip)
 
-        values = {name: primal.value for name, primal in all_facts.items()}
+        values = jax.tree.map(lambda primal: primal.value, all_facts)
         d_head = jnp.zeros(head.shape, jnp.float32) if kernel.perturbed else None
-        carry, d_hidden = jax.lax.scan(body, (_zeros(), d_head), (hidden.value, values))
+        carry, d_hidden = jax.lax.scan(body, (_zeros(values), d_head), (hidden.value, values))
         total, d_head = carry
         # an empty array carries the head's dtype, which the float32 sum no longer has
         return total, (d_hidden, d_head, jnp.zeros((0,), head.dtype))
@@ -206,5 +213,5 @@ def _summed(divergence: Divergence | None) -> Callable[[jax.Array, jax.Array, Fa
     return total
 
 
-def _zeros() -> LossSums:
-    return LossSums(jnp.float32(0), jnp.float32(0), jnp.float32(0))
+def _zeros(facts: Facts) -> LossSums:
+    return LossSums(jnp.float32(0), dict.fromkeys(facts["weights"], jnp.float32(0)), jnp.float32(0))

@@ -1,0 +1,58 @@
+"""The loss that streams of weights describe: what most objectives share.
+
+    stream      loss at a position                                  weight
+    kl          divergence of the model from its reference          >= 0
+    any other   -log p of the target: `ce`, `pg`, ...               of either sign
+
+A policy gradient on policy is a stream of signed weights on -log p: the ratio to the policy that
+sampled is 1, and its gradient is that of log p times the advantage.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from thinksafe_jax.config import TrainingConfig
+from thinksafe_jax.training.batches import Tokens
+from thinksafe_jax.training.divergences import make_divergence
+from thinksafe_jax.training.losses import chunked_loss
+from thinksafe_jax.training.model_pass import ModelPass
+from thinksafe_jax.training.objectives import Sums
+
+
+class WeightedStreams:
+    """Sums of weighted losses; a subclass says what the weights of a row are."""
+
+    stream_names: tuple[str, ...]
+
+    def __init__(self, config: TrainingConfig):
+        self._weighting, self._kl_weight = config.weighting, config.kl_weight
+        self._divergence = make_divergence(config.kl, config.kl_top_k)
+
+    def loss(self, model: ModelPass, rows: Tokens) -> tuple[jax.Array, Sums]:
+        """The weighted sums of -log p, and `kl_weight` times that of the divergence."""
+        likelihood = {name: w for name, w in rows.streams.items() if name != "kl"}
+        kl_arguments, hidden = {}, model.hidden()
+        if (kl := rows.streams.get("kl")) is not None:
+            kl_arguments = {
+                "reference": model.reference(kl != 0),
+                "kl_weights": self._kl_weight * kl,
+                "divergence": self._divergence,
+            }
+        losses = chunked_loss(
+            hidden, model.head, rows.targets, likelihood, chunk=model.chunk, **kl_arguments
+        )
+        sums = losses.nll if kl is None else {**losses.nll, "kl": losses.kl}
+        weights = {f"{n} weight": jnp.sum(jnp.abs(w)) for n, w in rows.streams.items()}
+        return losses.loss, {**sums, **weights}
+
+    def metrics(self, sums: Sums) -> dict[str, jax.Array]:
+        """The mean of each stream, over its own weights."""
+        means = {}
+        for name in self.stream_names:
+            weight = sums[f"{name} weight"]
+            scale = self._kl_weight * weight if name == "kl" else weight
+            means[_LOGGED.get(name, name)] = sums[name] / scale
+        return means
+
+
+_LOGGED = {"ce": "cross_entropy", "pg": "policy_gradient"}  # names in metrics.jsonl
