@@ -1,5 +1,6 @@
 """Reading recipes: strict, and every message names the key and the way out (fault 48)."""
 
+import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -322,3 +323,51 @@ def test_yaml_of_a_recipe_reads_back_equal(recipe_file, tmp_path):
     recipe = load_recipe(recipe_file, wanted)
     (tmp_path / "again.yaml").write_text(to_yaml(recipe))
     assert load_recipe(tmp_path / "again.yaml") == recipe
+
+
+def write(folder: Path, text: str) -> Path:
+    file = folder / "grows.yaml"
+    file.write_text(MINIMAL + text)
+    return file
+
+
+def doubling(line: str) -> str:
+    """Thirty values, each made of the one before, twice."""
+    return "\n".join(["  k0: xxxxxxxxxx", *(f"  k{n}: {line.format(n - 1)}" for n in range(1, 31))])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("where:\n" + doubling('"${{where.k{0}}}${{where.k{0}}}"'), "its references come to"),
+        ("where:\n" + doubling('["${{where.k{0}}}", "${{where.k{0}}}"]'), "its references come to"),
+        ("where:\n" + doubling("&k{0} [*k{0}]"), "alias"),
+        (
+            "a0: &a0 [x, x]\n"
+            + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 31)),
+            "values, with every alias written out",
+        ),
+        ("where: &a [*a]\n", "every alias written out"),
+        ("where: " + "[" * 5000, "nested too deeply"),
+        ("where: " + "x" * 2**21, "at most 1,048,576 are read"),
+        ("seed: " + "9" * 5000, "digits"),
+    ],
+)
+def test_a_small_file_that_grows_is_refused_with_the_number(tmp_path, text, message):
+    """Issue 15 F37: within a second, and before anything is made of it."""
+    began = time.monotonic()
+    assert message in problem(write(tmp_path, text))
+    assert time.monotonic() - began < 2
+
+
+def test_what_is_no_regular_file_is_no_recipe(tmp_path):
+    os.mkfifo(tmp_path / "pipe.yaml")
+    for path in (tmp_path / "pipe.yaml", Path("/dev/zero")):
+        assert "is no regular file" in problem(path)
+
+
+def test_anchors_and_references_of_a_usual_size_are_read(tmp_path):
+    text = "engine: &e {slots: 4}\ntraining: {epochs: 2, lora_r: '${training.epochs}'}\n"
+    assert load_recipe(write(tmp_path, text)).training.lora_r == 2
+    text = "engine: &e {slots: 4}\nseed: ${engine.slots}\n"
+    assert load_recipe(write(tmp_path, text)).seed == 4

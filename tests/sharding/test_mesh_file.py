@@ -143,4 +143,4 @@ def test_files_that_are_none(tmp_path):
     file.write_text("a: [1\n")
     assert str(file) in message(file)
     file.write_text("- a\n")
-    assert "expected sections topology, train and generate" in message(file)
+    assert "is a list; expected sections" in message(file)

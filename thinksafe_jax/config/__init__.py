@@ -24,6 +24,7 @@ from thinksafe_jax.config.shipped import (
     shipped_configs,
 )
 from thinksafe_jax.config.strict import build, nearest
+from thinksafe_jax.config.yaml_files import read_yaml
 
 __all__ = [
     "HARMLESS_KEYS",
@@ -48,6 +49,7 @@ __all__ = [
     "named_configs",
     "nearest",
     "paper_differences",
+    "read_yaml",
     "shipped_configs",
     "to_yaml",
     "validate",

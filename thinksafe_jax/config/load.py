@@ -1,7 +1,5 @@
 """Recipe files: YAML, `key.sub=value` overrides and `${a.b}` references, read strictly."""
 
-import io
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,9 +13,8 @@ from thinksafe_jax.config.checks import completeness_problems, range_problems
 from thinksafe_jax.config.recipe import Recipe
 from thinksafe_jax.config.shipped import find_config
 from thinksafe_jax.config.strict import build
+from thinksafe_jax.config.yaml_files import REFERENCE, check_references, read_yaml
 from thinksafe_jax.errors import ConfigError, first_line
-
-_PLAIN_REFERENCE = re.compile(r"\$\{[A-Za-z_]\w*(\.\w+|\[\d+\])*\}")
 
 
 def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
@@ -37,7 +34,7 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
             range, each with its full key.
     """
     path = find_config("recipes", path)
-    config = _read(path)
+    config = read_yaml(path)
     for override in overrides:
         _apply(config, override)
     plain = OmegaConf.to_container(config, resolve=False)
@@ -56,24 +53,6 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     return recipe
 
 
-def _read(path: Path) -> Any:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8 text (byte {error.start})") from None
-    except OSError as error:
-        raise ConfigError(f"cannot read the recipe {path}: {error.strerror}") from None
-    try:
-        config = OmegaConf.load(io.StringIO(text))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}{_yaml_sentence(error)}") from None
-    except (OmegaConfBaseException, OSError) as error:  # bad `${`, or a bare number as the file
-        raise ConfigError(f"{path}: {first_line(error)}") from None
-    if not OmegaConf.is_dict(config):
-        raise ConfigError(f"{path}: is a list; expected sections of key: value lines")
-    return config
-
-
 def _apply(config: Any, override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
@@ -85,7 +64,7 @@ def _apply(config: Any, override: str) -> None:
     except yaml.YAMLError as error:
         problem = getattr(error, "problem", None) or first_line(error)
         raise ConfigError(f"{override!r}: the value is not valid YAML ({problem})") from None
-    except (OmegaConfBaseException, TypeError, ValueError, IndexError) as error:
+    except (OmegaConfBaseException, RecursionError, TypeError, ValueError, IndexError) as error:
         raise ConfigError(f"{override!r}: {first_line(error)}") from None
 
 
@@ -97,16 +76,16 @@ def _forbidden_references(value: Any, key: str) -> Iterator[str]:
     elif isinstance(value, list):
         for i, item in enumerate(value):
             yield from _forbidden_references(item, f"{key}[{i}]")
-    elif isinstance(value, str) and "${" in _PLAIN_REFERENCE.sub("", value):
+    elif isinstance(value, str) and "${" in REFERENCE.sub("", value):
         yield f"{key}: {value!r}; only a reference to a key, as ${{training.epochs}}, is allowed"
 
 
 def _resolved(path: Path, given: Any) -> Any:
     """References filled in; they may also point at keys that only have a default."""
+    sections = _over(asdict(Recipe()), given)
+    check_references(path, sections)
     try:
-        return OmegaConf.to_container(
-            OmegaConf.create(_over(asdict(Recipe()), given)), resolve=True
-        )
+        return OmegaConf.to_container(OmegaConf.create(sections), resolve=True)
     except OmegaConfBaseException as error:
         key = f"{error.full_key}: " if getattr(error, "full_key", None) else ""
         raise ConfigError(f"{path}: {key}{first_line(error)}") from None
@@ -116,9 +95,3 @@ def _over(default: Any, given: Any) -> Any:
     if not isinstance(default, dict) or not isinstance(given, dict):
         return given
     return default | {k: _over(default.get(k), v) for k, v in given.items()}
-
-
-def _yaml_sentence(error: yaml.YAMLError) -> str:
-    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
-    place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-    return f"{place}: not valid YAML: {problem or first_line(error)}"

@@ -5,17 +5,14 @@ replaces the mesh's own; an axis size may then be `rest`: what the other axes le
 """
 
 import dataclasses
-import io
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from thinksafe_jax.config import build, find_config, nearest
+from thinksafe_jax.config import build, find_config, nearest, read_yaml
 from thinksafe_jax.errors import ConfigError
 from thinksafe_jax.sharding.phases import MeshConfig, Phase, Topology
 from thinksafe_jax.sharding.rules import LOGICAL_AXES
@@ -96,13 +93,7 @@ def _with_rest(section: Any, chips: int) -> Any:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        config = OmegaConf.load(io.StringIO(path.read_text(encoding="utf-8-sig")))
-    except (yaml.YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: {' '.join(str(error).split())}") from None
-    raw = OmegaConf.to_container(config, resolve=False)
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: expected sections topology, train and generate")
+    raw: Any = OmegaConf.to_container(read_yaml(path), resolve=False)
     return {str(key): value for key, value in raw.items()}
 
 
