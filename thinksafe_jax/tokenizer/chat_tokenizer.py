@@ -141,7 +141,9 @@ class ChatTokenizer:
             InputError: naming token, id and the number of rows.
         """
         largest = max(ids, default=0)
-        self._check_id(largest, self._full.id_to_token(largest) or "", what)
+        if self.vocab_size is not None and largest >= self.vocab_size:
+            named = largest < 2**31 and self._full.id_to_token(largest)
+            self._check_id(largest, named or "", what)
 
     def _check_id(self, id: int, token: str, what: str) -> None:
         if self.vocab_size is not None and id >= self.vocab_size:

@@ -199,7 +199,11 @@ def _reference(torch: Any, directory: Path, dtype: str, adapter: Path | None) ->
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(
-        directory, dtype=getattr(torch, dtype), local_files_only=True, use_safetensors=True
+        directory,
+        dtype=getattr(torch, dtype),
+        local_files_only=True,
+        use_safetensors=True,
+        trust_remote_code=False,
     )
     if adapter is not None:
         model = _import("peft").PeftModel.from_pretrained(model, str(adapter))
