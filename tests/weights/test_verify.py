@@ -124,3 +124,11 @@ def test_pickled_weights_are_never_opened(model, tmp_path):
     (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x04K\x01.")
     with pytest.raises((InputError, OSError)):
         verify.verify_model(str(tmp_path))
+
+
+def test_a_row_with_line_separators_in_its_text_is_one_row(tmp_path):
+    from thinksafe_jax.weights.verify import _read_texts
+
+    file = tmp_path / "texts.jsonl"
+    file.write_text('{"text": "a line\u2028and\u0085another"}\n', encoding="utf-8")
+    assert _read_texts(file) == "a line\u2028and\u0085another"

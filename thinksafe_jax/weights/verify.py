@@ -235,7 +235,7 @@ def _read_texts(file: Path) -> str:
     if file.suffix != ".jsonl":
         return content
     parts = []
-    for number, line in enumerate(content.splitlines(), start=1):
+    for number, line in enumerate(content.split("\n"), start=1):
         try:
             row = json.loads(line) if line.strip() else {}
             parts += [str(row[key]) for key in _TEXT_KEYS if key in row]

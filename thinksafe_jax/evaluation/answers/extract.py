@@ -12,7 +12,6 @@ The rules close the traps measured on the authors' scorer and on its neighbours:
 
 import re
 from collections.abc import Iterator
-from typing import Final
 
 from thinksafe_jax.evaluation.answers.numbers import leading_number, parse_number
 from thinksafe_jax.evaluation.answers.typography import plain
@@ -53,8 +52,6 @@ _SPACED_GROUPS = re.compile(r"(?<![\d.,])(\d{1,3})((?: \d{3})+)(?![\d,]|\.\d)")
 
 _LONGEST = 4000  # characters in which a stated answer begins and ends
 
-NO_BOX: Final = object()
-
 
 def gold_answer(text: str) -> str:
     """The answer inside a gold field: what follows `####` (GSM8K), else the field itself."""
@@ -66,9 +63,8 @@ def extract_answer(response: str, *, truncated: bool = False) -> str | None:
     text = answer_text(response)
     if text is None:
         return None
-    box = last_box(text)
-    if box is not NO_BOX:
-        return box if isinstance(box, str) else None
+    if has_box(text):
+        return last_box(text)
     for start in reversed(list(_statements(text))):
         answer = _first_statement(text[start : start + _LONGEST])
         if answer is not None:
@@ -92,18 +88,22 @@ def answer_text(response: str) -> str | None:
     return plain(answer if closed else before + answer).replace("**", "")
 
 
-def last_box(text: str) -> object:
+def has_box(text: str) -> bool:
+    """Whether a box stands in a text; then nothing outside of boxes is an answer."""
+    return _BOX.search(text) is not None
+
+
+def last_box(text: str) -> str | None:
     r"""Content of the last box; an empty one, as in "within \boxed{}", is passed over.
 
     Returns:
-        The content; None where its brace never closes or all are empty; NO_BOX without a box.
+        None where the brace of the last one never closes, or all are empty.
     """
-    boxes = list(_BOX.finditer(text))
-    for box in reversed(boxes):
+    for box in reversed(list(_BOX.finditer(text))):
         content = _box_content(text[box.end() :])
         if content is None or content:
             return content
-    return None if boxes else NO_BOX
+    return None
 
 
 def _box_content(text: str) -> str | None:
