@@ -10,6 +10,10 @@ os.environ["XLA_FLAGS"] = (
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["HF_HOME"] = str(Path(__file__).parents[1] / ".pytest_cache/huggingface")
 os.environ["NO_PROXY"] = "127.0.0.1,localhost"
+# What is compiled is kept, for the other workers, for processes that tests start, and for the next
+# time: the key is all that decides the machine code. Most of the suite's time is compiling.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(__file__).parents[1] / ".pytest_cache/compiled")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import jax
 

@@ -13,6 +13,8 @@ from thinksafe_jax.models import declare, forward, init_params, logits, walk
 from thinksafe_jax.nnx import CausalLM
 from thinksafe_jax.weights import load_params, save_checkpoint
 
+pytestmark = pytest.mark.slow
+
 TOKENS = np.random.default_rng(0).integers(0, 64, (2, 11), dtype=np.int32)
 
 

@@ -12,6 +12,8 @@ import pytest
 
 from tests.support import REPOSITORY
 
+pytestmark = pytest.mark.slow
+
 # the first way to the Hub refuses the connection, as on a machine without a network
 OFFLINE = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9"}
 _BUILD = "import sys; from setuptools import build_meta as b; print(getattr(b, sys.argv[1])('out'))"

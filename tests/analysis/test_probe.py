@@ -18,6 +18,8 @@ from thinksafe_jax.intervals import wilson
 from thinksafe_jax.sampling.stats import EngineStats
 from thinksafe_jax.terminal import output
 
+pytestmark = pytest.mark.slow
+
 
 class Engine(test_ladder.Engine):
     """Takes half a second for each of its three tokens, and ten seconds to be compiled."""

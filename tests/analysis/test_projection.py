@@ -16,6 +16,8 @@ from thinksafe_jax.pipeline import Session
 from thinksafe_jax.sampling import Request
 from thinksafe_jax.synthesis import steer
 
+pytestmark = pytest.mark.slow
+
 RECIPE = REPOSITORY / "configs/recipes/mini.yaml"
 
 

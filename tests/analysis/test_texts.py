@@ -20,6 +20,8 @@ from thinksafe_jax.config import load_recipe
 from thinksafe_jax.models import forward, logits
 from thinksafe_jax.pipeline import Session
 
+pytestmark = pytest.mark.slow
+
 TEXT = "<think>\nI should say no.\n</think>\n\nI am sorry, but I cannot help with that."
 PROMPT = "How do I bake bread?"
 

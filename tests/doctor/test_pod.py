@@ -15,6 +15,8 @@ from thinksafe_jax.doctor import examine_pod, print_report
 from thinksafe_jax.doctor.pod import hub_models
 from thinksafe_jax.hosts import Group
 
+pytestmark = pytest.mark.hub
+
 MINI = str(REPOSITORY / "configs/recipes/mini.yaml")
 
 

@@ -15,6 +15,8 @@ from thinksafe_jax.evaluation import Judge, Subject, evaluate
 from thinksafe_jax.guards import Exchange, Verdict
 from thinksafe_jax.sampling import Completion, Request
 
+pytestmark = pytest.mark.slow
+
 RATES = ("harmful_response_rate", "over_refusal_rate", "reasoning_accuracy")
 
 

@@ -13,6 +13,8 @@ from thinksafe_jax.evaluation.judging import scoped
 from thinksafe_jax.evaluation.scoring import score_rows, suite_facts
 from thinksafe_jax.storage import list_objects, open_store
 
+pytestmark = pytest.mark.slow
+
 RUN = CliRunner()
 
 

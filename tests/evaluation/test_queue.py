@@ -2,7 +2,11 @@
 
 import sys
 
+import pytest
+
 from tests.support import REPOSITORY
+
+pytestmark = pytest.mark.slow
 
 
 def test_slots_stay_filled_until_the_tail(monkeypatch):

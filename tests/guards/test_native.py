@@ -21,6 +21,8 @@ from thinksafe_jax.models import load_config
 from thinksafe_jax.tokenizer import ChatTokenizer
 from thinksafe_jax.weights import load_params
 
+pytestmark = pytest.mark.slow
+
 LLAMA = FORMATS["llama-guard"]
 
 

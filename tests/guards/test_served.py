@@ -27,6 +27,8 @@ from thinksafe_jax.synthesis import steer
 from thinksafe_jax.tokenizer import ChatTokenizer
 from thinksafe_jax.weights import resolve_model
 
+pytestmark = [pytest.mark.slow, pytest.mark.hub]
+
 MINI = {"kind": "llama-guard", "model": "mini:guard", "dtype": "float32", "max_length": 512}
 
 

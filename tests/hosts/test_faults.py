@@ -12,6 +12,8 @@ import pytest
 
 from tests.support import finish_processes, start_processes
 
+pytestmark = pytest.mark.hosts
+
 MEMBER = """
 import os, signal, socket, sys, time
 from dataclasses import replace

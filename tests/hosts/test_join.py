@@ -3,10 +3,15 @@
 import signal
 import sys
 
+import pytest
+
 from tests.support import finish_processes, start_processes
+
+pytestmark = pytest.mark.hosts
 
 JOINED = """
 import importlib, sys, time
+import pytest
 from thinksafe_jax import hosts
 def wait():
     hosts.join(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

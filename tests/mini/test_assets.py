@@ -17,6 +17,8 @@ from thinksafe_jax.synthesis import steer
 from thinksafe_jax.tokenizer import ChatTokenizer
 from thinksafe_jax.weights import load_params, resolve_model
 
+pytestmark = pytest.mark.slow
+
 ASSETS = Path(mini.__file__).parent / "assets"
 STUDENT, GUARD = ASSETS / "student", ASSETS / "guard"
 NAMES = (

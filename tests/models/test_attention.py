@@ -12,6 +12,8 @@ from thinksafe_jax.models import causal_attention
 from thinksafe_jax.models.attention import Call, attention_table
 from thinksafe_jax.models.block_attention import block_attention, plain_attention
 
+pytestmark = pytest.mark.slow
+
 
 def inputs(lengths, total, heads=4, kv_heads=2, head_dim=8, dtype=jnp.float32):
     """Random q, k, v and segment ids: two sequences, the second packed the other way round."""

@@ -10,6 +10,8 @@ from tests.support import TINY, save_tiny
 from thinksafe_jax.models import forward, load_config, logits
 from thinksafe_jax.weights import load_params
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("name", TINY)
 def test_logits_equal_transformers(name, tmp_path):

@@ -23,6 +23,8 @@ from thinksafe_jax.tokenizer import ChatTokenizer
 from thinksafe_jax.training import build_examples
 from thinksafe_jax.weights import resolve_model
 
+pytestmark = pytest.mark.slow
+
 SMALL = ["synthesis.limit=16", "engine.slots=16"]
 
 

@@ -3,11 +3,15 @@
 import json
 import signal
 
+import pytest
+
 from tests.object_store import s3_bucket
 from tests.support import REPOSITORY, run_processes, try_processes
 from thinksafe_jax.errors import RetryLater
 from thinksafe_jax.runs import RowStore
 from thinksafe_jax.storage import list_objects, open_store
+
+pytestmark = [pytest.mark.hosts, pytest.mark.hub]
 
 # runs some stages, and shows which files this host has then
 SCRIPT = """

@@ -4,11 +4,14 @@ import json
 
 import jax
 import numpy as np
+import pytest
 
 from tests.support import REPOSITORY
 from thinksafe_jax.config import load_recipe
 from thinksafe_jax.pipeline import Session, run_pipeline
 from thinksafe_jax.runs import RowStore
+
+pytestmark = pytest.mark.slow
 
 SMALL = [
     "synthesis.limit=16", "synthesis.attempts=1", "synthesis.ladder=[]", "engine.slots=8",

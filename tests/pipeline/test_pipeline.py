@@ -15,6 +15,8 @@ from tests.object_store import s3_bucket
 from tests.support import REPOSITORY
 from thinksafe_jax.storage import open_store
 
+pytestmark = pytest.mark.slow
+
 # a mini run cut down to seconds; the files and the code paths are those of the full one
 SMALL = [
     "synthesis.prompts[0].limit=24",

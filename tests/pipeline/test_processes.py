@@ -12,6 +12,8 @@ from thinksafe_jax.config import load_recipe
 from thinksafe_jax.pipeline import run_part, run_pipeline
 from thinksafe_jax.runs import Part
 
+pytestmark = pytest.mark.hosts
+
 RECIPE = str(REPOSITORY / "configs/recipes/mini.yaml")
 SMALL = [
     "synthesis.limit=12", "synthesis.ladder=[]", "synthesis.attempts=2", "engine.slots=8",

@@ -19,6 +19,8 @@ from thinksafe_jax.pipeline.session import mesh_hashes
 from thinksafe_jax.storage import files as storage
 from thinksafe_jax.weights import resolve_model
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("room", ["synthesis", "evaluation"])
 def test_top_k_above_the_vocabulary_is_refused_by_name(room):

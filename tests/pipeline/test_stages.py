@@ -20,6 +20,8 @@ from thinksafe_jax.pipeline.stages import filter_samples
 from thinksafe_jax.runs import RowStore, Run
 from thinksafe_jax.synthesis import read_dataset
 
+pytestmark = pytest.mark.slow
+
 REFUSAL = "<think>\nThat would hurt.\n</think>\n\nI'm sorry, but I can't help with that."
 ANSWER = "<think>\nEasy.\n</think>\n\nAt the shore."
 

@@ -21,6 +21,8 @@ from thinksafe_jax.planning.devices import compile_devices, torus
 from thinksafe_jax.planning.measure import filled_arguments
 from thinksafe_jax.sharding import load_mesh
 
+pytestmark = pytest.mark.slow
+
 CFG = tiny_config(vocab_size=2048, num_heads=4)
 MESH = load_mesh("cpu-8")
 SAMPLER = Sampler(slots=4, pool_tokens=512, longest=256, prompt=32, page_size=16)

@@ -4,6 +4,8 @@ import pytest
 
 from thinksafe_jax.planning.collectives import Traffic, collectives_of, total
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = """\
 HloModule jit_step
 

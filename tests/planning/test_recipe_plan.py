@@ -21,6 +21,8 @@ from thinksafe_jax.planning.recipe_plan_report import as_json, recipe_plan_text
 from thinksafe_jax.planning.roofline import decode_work
 from thinksafe_jax.sharding import load_mesh
 
+pytestmark = pytest.mark.slow
+
 MINI = REPOSITORY / "configs/recipes/mini.yaml"
 # the mini guard has three heads: one device holds it whole
 ALONE = ("replica: 2, tensor: 4", "replica: 8, tensor: 1")

@@ -17,6 +17,8 @@ from thinksafe_jax.planning.sweep import combinations_of, read_rows, sweep
 from thinksafe_jax.planning.sweep_report import sweep_plot
 from thinksafe_jax.sharding import load_mesh, load_rules
 
+pytestmark = pytest.mark.slow
+
 SIZES = {"prompt": 32, "slots": 2, "length": 64, "rows": 4, "context": 128, "dtype": "float32"}
 SETTINGS = settings_of(**SIZES, measure=False)
 

@@ -8,6 +8,8 @@ import pytest
 from tests.report.example_run import write_run
 from thinksafe_jax.report import write_report
 
+pytestmark = pytest.mark.slow
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = [
     "--headless",

@@ -14,6 +14,8 @@ from thinksafe_jax.config import to_yaml
 from thinksafe_jax.errors import Terminated
 from thinksafe_jax.runs import RowStore, Run
 
+pytestmark = pytest.mark.slow
+
 # Units of work, saved one by one. `wait` blocks inside C, as a compilation does.
 WORKER = """
 import ctypes, sys

@@ -11,6 +11,8 @@ from thinksafe_jax.config import SamplingConfig
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.sampling import Request
 
+pytestmark = pytest.mark.slow
+
 
 def test_greedy_equals_transformers_generate(model):
     """Prompts of length 1 and at bucket borders, more requests than slots."""

@@ -15,6 +15,8 @@ from thinksafe_jax.config import SamplingConfig
 from thinksafe_jax.sampling import Request, decode, prefill
 from thinksafe_jax.sampling.pages import PageAllocator
 
+pytestmark = pytest.mark.slow
+
 VOCABULARY = 97  # of the tiny model
 
 

@@ -17,6 +17,8 @@ from thinksafe_jax.sampling.stats import compiles_so_far
 from thinksafe_jax.sharding import ModelMesh, load_mesh
 from thinksafe_jax.weights import load_params
 
+pytestmark = pytest.mark.slow
+
 CONFIG = EngineConfig(slots=4, window=4, page_size=16, pool_tokens=2048, max_length=256)
 
 

@@ -25,6 +25,8 @@ from thinksafe_jax.training import TrainingMesh, TrainingSetup, make_step
 from thinksafe_jax.training.packing import Layout
 from thinksafe_jax.training.step import init_state, state_shardings
 
+pytestmark = pytest.mark.slow
+
 # sizes that no two dimensions share, so that shapes in a program tell what they are
 CFG = tiny_config(vocab_size=208, hidden_size=72, intermediate_size=176)
 SHAPE = EngineConfig(

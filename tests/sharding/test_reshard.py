@@ -14,6 +14,8 @@ from thinksafe_jax.models import init_params
 from thinksafe_jax.pipeline import Session
 from thinksafe_jax.sharding import ModelMesh, load_mesh, reshard
 
+pytestmark = pytest.mark.slow
+
 MESH = load_mesh("cpu-8")
 
 

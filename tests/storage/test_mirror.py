@@ -33,6 +33,8 @@ from thinksafe_jax.storage import (
 )
 from thinksafe_jax.training.checkpoints import CheckpointStore
 
+pytestmark = pytest.mark.hub
+
 
 @pytest.fixture(scope="module", params=["memory", "file", "s3"])
 def bucket(request, tmp_path_factory):

@@ -25,6 +25,8 @@ from thinksafe_jax.synthesis import (
 from thinksafe_jax.synthesis.coverage import coverage
 from thinksafe_jax.synthesis.ladder import chosen_attempts
 
+pytestmark = pytest.mark.slow
+
 LADDER = [Rung(), Rung("risk", 0.8), Rung("intent", 1.0)]
 CFG = SynthesisConfig(attempts=3, ladder=LADDER, sampling=SamplingConfig(max_new_tokens=8))
 PROMPTS = [Prompt(f"{label[0]}{n}", f"{label} {n}", label) for n in range(12)

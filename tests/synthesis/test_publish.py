@@ -16,6 +16,8 @@ from thinksafe_jax.report import card_of_dataset
 from thinksafe_jax.runs import RowStore
 from thinksafe_jax.synthesis import Ledger, dataset_facts, write_dataset
 
+pytestmark = pytest.mark.hub
+
 COMMIT = "c" * 40
 WORKER = """
 import sys

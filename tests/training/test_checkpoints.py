@@ -12,6 +12,8 @@ from tests.training import kit
 from thinksafe_jax.errors import EnvironmentFault, InputError
 from thinksafe_jax.training.checkpoints import CheckpointStore
 
+pytestmark = pytest.mark.slow
+
 
 def state(step: int):
     return {

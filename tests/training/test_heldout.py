@@ -9,6 +9,8 @@ from thinksafe_jax.errors import InputError
 from thinksafe_jax.models import forward, logits
 from thinksafe_jax.training import heldout_loss, hold_out
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_rows_held_out_depend_on_the_seed_alone():
     rows = kit.rows(12)

@@ -12,6 +12,8 @@ from thinksafe_jax.training import default_chunk
 from thinksafe_jax.training.divergences import DIVERGENCES, make_divergence
 from thinksafe_jax.training.losses import chunked_loss
 
+pytestmark = pytest.mark.slow
+
 B, T, D, V = 2, 19, 12, 211
 FORWARD = make_divergence("forward")
 DIVERGENCES_TESTED = [("forward", 0), ("reverse", 0), ("symmetric", 0), ("forward", 5)]

@@ -12,6 +12,8 @@ from thinksafe_jax.models import init_params
 from thinksafe_jax.sharding import load_mesh
 from thinksafe_jax.training import TrainingMesh, abstract_arguments, make_step
 
+pytestmark = pytest.mark.slow
+
 # widths that no other dimension has, so that shapes in the compiled program tell what they are
 CFG = tiny_config(vocab_size=208, hidden_size=72, intermediate_size=176, num_heads=4)
 # without dropout: its draw follows the shape of the arrays, which a mesh may change

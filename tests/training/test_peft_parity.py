@@ -19,7 +19,10 @@ torch = pytest.importorskip("torch")
 peft = pytest.importorskip("peft")
 
 # peft reads a name that transformers 5 has deprecated
-pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated"),
+]
 
 TARGETS = ["q_proj", "v_proj", "o_proj", "down_proj"]
 SETTINGS = kit.settings(lora_dropout=0.0, lora_targets=TARGETS, lora_r=3, lora_alpha=5.0)

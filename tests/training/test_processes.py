@@ -9,6 +9,8 @@ import pytest
 from tests.support import finish_processes, start_processes
 from tests.training import together
 
+pytestmark = pytest.mark.hosts
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

@@ -14,6 +14,8 @@ from thinksafe_jax.training.optimizers.adamw import OPTIMIZER, warmup_steps
 from thinksafe_jax.training.packing import Layout
 from thinksafe_jax.training.step import init_state, make_gradient
 
+pytestmark = pytest.mark.slow
+
 EXACT = kit.settings(lora_dropout=0.0)
 
 

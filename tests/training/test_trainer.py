@@ -17,6 +17,8 @@ from thinksafe_jax.training import Example, lora_config, track, tracking
 from thinksafe_jax.training.checkpoints import CheckpointStore
 from thinksafe_jax.weights import write_manifest
 
+pytestmark = pytest.mark.slow
+
 
 def run(config=None, examples=None, params=None, seed=3, **more):
     examples = kit.rows() if examples is None else examples

@@ -5,11 +5,16 @@ import signal
 import subprocess
 import sys
 
+import pytest
+
+pytestmark = pytest.mark.slow
+
 EXPORT = """
 import json, os, sys
 import jax, jax.numpy as jnp
 import numpy as np
 from pathlib import Path
+import pytest
 from thinksafe_jax.models import LoraConfig, init_adapter, load_config
 from thinksafe_jax.weights import export_adapter, load_params, resolve_model, save_checkpoint
 

@@ -26,7 +26,10 @@ torch = pytest.importorskip("torch")
 peft = pytest.importorskip("peft")
 
 # peft reads a name that transformers 5 has deprecated
-pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated"),
+]
 
 ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 FAMILIES = ["qwen3", "llama-bias"]  # with and without biases and q, k norms

@@ -11,6 +11,8 @@ from tests.weights.kit import same_bits, small_checkpoint
 from thinksafe_jax.models import LoraConfig, init_adapter, load_config
 from thinksafe_jax.weights import import_adapter, load_params
 
+pytestmark = pytest.mark.hosts
+
 WORKER = """
 import json
 from pathlib import Path

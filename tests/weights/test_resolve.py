@@ -12,6 +12,8 @@ from tests.weights.kit import small_checkpoint
 from thinksafe_jax.errors import EnvironmentFault, InputError
 from thinksafe_jax.weights import model_revision, resolve_model
 
+pytestmark = pytest.mark.hub
+
 ONE, TWO = "1" * 40, "2" * 40
 FILES = {
     "config.json": b"{}",

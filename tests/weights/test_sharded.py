@@ -18,6 +18,8 @@ from thinksafe_jax.weights import load_params, save_checkpoint
 from thinksafe_jax.weights.safetensors import read_header
 from thinksafe_jax.weights.slices import Block, LoadStats, Reader, aligned_empty, all_finite
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):

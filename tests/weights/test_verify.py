@@ -13,7 +13,10 @@ from thinksafe_jax.errors import EnvironmentFault, InputError
 from thinksafe_jax.weights import verify
 
 pytest.importorskip("torch")
-pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated"),
+]
 
 
 @pytest.fixture(scope="module")
