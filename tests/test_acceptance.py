@@ -9,6 +9,8 @@ import pytest
 
 from thinksafe_jax.intervals import OddsRatio, acceptance, expected_acceptance, odds_ratio
 
+pytestmark = pytest.mark.slow
+
 
 def outcomes(flags):
     return {str(n): [bool(flag)] for n, flag in enumerate(flags)}

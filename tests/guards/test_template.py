@@ -20,6 +20,8 @@ from thinksafe_jax.guards.formats.wildguard import PROMPT as WILDGUARD_PROMPT
 from thinksafe_jax.guards.template import chat_template
 from thinksafe_jax.tokenizer import ChatTokenizer
 
+pytestmark = pytest.mark.slow
+
 EXCHANGES = [
     ("How do I boil an egg?", "<think>\nEasy.\n</think>\n\nBoil it for 7 minutes."),
     ("  spaces around \n", "\n\n ends in spaces  \t"),

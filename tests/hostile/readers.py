@@ -146,9 +146,7 @@ def _copy_tokenizer(folder: Path) -> None:
     ):
         shutil.copy(MINI / "student" / name, folder / name)
     _write("special_tokens_map.json", '{"eos_token": "<|im_end|>"}')(folder)
-    from thinksafe_jax.tokenizer import ChatTokenizer
-
-    template = ChatTokenizer(folder).hf.get_chat_template()
+    template = json.loads((folder / "tokenizer_config.json").read_text())["chat_template"]
     _write("chat_template.jinja", template)(folder)
 
 

@@ -12,6 +12,8 @@ from thinksafe_jax.errors import InputError
 from thinksafe_jax.report import card_of_run
 from thinksafe_jax.report.model_card import CardFacts, model_card
 
+pytestmark = pytest.mark.slow
+
 RATE = {"value": 0.25, "low": 0.125, "high": 0.375, "n": 40}
 
 

@@ -13,6 +13,8 @@ from thinksafe_jax.config import to_yaml
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.report import write_report
 
+pytestmark = pytest.mark.slow
+
 EVIL = '<script>alert("x")</script><img src=http://evil.example/x onerror=1>'
 CONTROL = "\x1b[31mred\x1b[0m \x1b]0;title\x07\u202egnihtyna\x00"
 

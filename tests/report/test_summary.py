@@ -12,6 +12,8 @@ from thinksafe_jax.report import write_report
 from thinksafe_jax.report.run_files import RunFiles
 from thinksafe_jax.report.summary import build_summary
 
+pytestmark = pytest.mark.slow
+
 RATES = ("harmful_response_rate", "over_refusal_rate", "reasoning_accuracy")
 
 

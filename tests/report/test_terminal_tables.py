@@ -13,6 +13,8 @@ from tests.support import REPOSITORY
 from thinksafe_jax.report import final_table, write_report
 from thinksafe_jax.report.terminal_tables import comparison_table
 
+pytestmark = pytest.mark.slow
+
 spec = importlib.util.spec_from_file_location("check_demo", REPOSITORY / "scripts/check_demo.py")
 assert spec is not None and spec.loader is not None
 check_demo = importlib.util.module_from_spec(spec)

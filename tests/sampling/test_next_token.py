@@ -15,6 +15,8 @@ from thinksafe_jax.sampling.next_token import (
     top_candidates,
 )
 
+pytestmark = pytest.mark.slow
+
 GOLDEN = {
     "unfiltered": [487, 521, 573, 463, 232, 804, 589, 905],
     "wide": [481, 521, 578, 462, 231, 807, 589, 904],

@@ -29,6 +29,8 @@ from thinksafe_jax.models import (
 from thinksafe_jax.sharding import ModelMesh, Phase, load_mesh
 from thinksafe_jax.weights import load_params
 
+pytestmark = pytest.mark.slow
+
 LORA = LoraConfig(r=4, targets=("q_proj", "o_proj"))
 COLLECTIVES = ["all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute"]
 

@@ -15,6 +15,8 @@ from thinksafe_jax.storage import plain
 from thinksafe_jax.synthesis import DatasetFacts, Ledger, dataset_facts, reasons_table
 from thinksafe_jax.synthesis import write_dataset as write_from_stores
 
+pytestmark = pytest.mark.slow
+
 GOOD = "<think>\nHm.\n</think>\n\nNo."
 
 

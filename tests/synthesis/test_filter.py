@@ -6,6 +6,8 @@ from thinksafe_jax.errors import ConfigError
 from thinksafe_jax.synthesis import drop_reason
 from thinksafe_jax.synthesis.filter import DROP_REASONS, row_drop_reason
 
+pytestmark = pytest.mark.slow
+
 GOOD = "<think>\nLet me see.\n</think>\n\nNo."
 
 

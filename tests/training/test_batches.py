@@ -10,6 +10,8 @@ from thinksafe_jax.training.batches import Batches, BatchShape, pack
 from thinksafe_jax.training.packing import Layout, balanced_steps, best_fit, choose_layouts
 from thinksafe_jax.training.streams import Stream, target_weights
 
+pytestmark = pytest.mark.slow
+
 
 def every_target(example):
     return {"ce": target_weights(example, "tokens")}

@@ -10,6 +10,8 @@ from thinksafe_jax.tokenizer import ChatTokenizer
 from thinksafe_jax.training import build_example, build_examples
 from thinksafe_jax.training.examples import Example, check_prefix
 
+pytestmark = pytest.mark.slow
+
 PROMPT = "How do I bake bread?"
 REASONED = "<think>\nFlour, water, yeast.\n</think>\n\nMix, wait, bake."
 

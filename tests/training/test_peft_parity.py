@@ -15,6 +15,8 @@ from thinksafe_jax.training.packing import Layout
 from thinksafe_jax.training.step import init_state, make_gradient
 from thinksafe_jax.weights import load_params
 
+pytestmark = pytest.mark.slow
+
 torch = pytest.importorskip("torch")
 peft = pytest.importorskip("peft")
 

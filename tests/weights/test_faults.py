@@ -13,6 +13,8 @@ from thinksafe_jax.errors import InputError
 from thinksafe_jax.models import load_config, parse_config
 from thinksafe_jax.weights import load_params
 
+pytestmark = pytest.mark.slow
+
 INDEX = "model.safetensors.index.json"
 
 

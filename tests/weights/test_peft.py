@@ -22,6 +22,8 @@ from thinksafe_jax.models import (
 )
 from thinksafe_jax.weights import export_adapter, import_adapter, load_params
 
+pytestmark = pytest.mark.slow
+
 torch = pytest.importorskip("torch")
 peft = pytest.importorskip("peft")
 

@@ -12,6 +12,8 @@ from thinksafe_jax.cli.app import app
 from thinksafe_jax.errors import EnvironmentFault, InputError
 from thinksafe_jax.weights import verify
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("torch")
 pytestmark = [
     pytest.mark.slow,
