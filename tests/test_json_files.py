@@ -38,7 +38,7 @@ def test_a_fault_is_one_sentence_that_names_the_file(tmp_path, content, message)
     file = tmp_path / "side.json"
     file.write_bytes(content)
     with pytest.raises(InputError) as caught:
-        read_json_object(file, most=1_000 if b"xxx" in content else 10**6)
+        read_json_object(file, largest=1_000 if b"xxx" in content else 10**6)
     text = str(caught.value)
     assert text.startswith(str(file)) and message in text and len(text.splitlines()) == 1
 

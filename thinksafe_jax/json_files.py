@@ -15,28 +15,29 @@ MEBIBYTE = 2**20
 _LFS = "version https://git-lfs"
 
 
-def read_text(file: Path, *, most: int = 16 * MEBIBYTE) -> str:
+def read_text(file: str | Path, hint: str = "", *, largest: int = 16 * MEBIBYTE) -> str:
     """The text of a UTF-8 file, without a byte order mark.
 
     Args:
-        most: bytes that are read; real files of this kind are far smaller.
+        hint: what to say of a file that is not there, as "is it a complete checkpoint?".
+        largest: bytes that are read; real files of this kind are far smaller.
 
     Raises:
         InputError: there is no such file, it cannot be read, is larger, or is no text.
     """
+    file = Path(file)
     if not file.exists():
-        raise InputError(f"{file}: not found")
+        raise InputError(f"{file}: not found" + (f"; {hint}" if hint else ""))
     if not file.is_file():  # a folder, or a device that never ends
         raise InputError(f"{file}: is no regular file")
     try:
         with file.open("rb") as stream:
-            content = stream.read(most + 1)
+            content = stream.read(largest + 1)
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror})") from None
-    if len(content) > most:
-        raise InputError(
-            f"{file}: has {file.stat().st_size:,} bytes; at most {most:,} are read of such a file"
-        )
+    if len(content) > largest:
+        size = file.stat().st_size
+        raise InputError(f"{file}: has {size:,} bytes; at most {largest:,} are read of such a file")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -52,29 +53,34 @@ def read_text(file: Path, *, most: int = 16 * MEBIBYTE) -> str:
     return text
 
 
-def read_json(file: Path, *, most: int = 16 * MEBIBYTE) -> Any:
+def read_json(file: str | Path, hint: str = "", *, largest: int = 16 * MEBIBYTE) -> Any:
     """The value in a JSON file.
 
     Args:
-        most: as in `read_text`.
+        hint, largest: as in `read_text`.
 
     Raises:
         InputError: as `read_text`; and it is empty, is no JSON, has a key twice in one object, or
             holds a number that JSON does not have (NaN).
     """
-    text = read_text(file, most=most)
+    text = read_text(file, hint, largest=largest)
     if not text.strip():
         raise InputError(f"{file}: is empty; copy or download it again")
     return parse_json(text, str(file))
 
 
-def read_json_object(file: Path, *, most: int = 16 * MEBIBYTE) -> dict[str, Any]:
+def read_json_object(
+    file: str | Path, hint: str = "", *, largest: int = 16 * MEBIBYTE
+) -> dict[str, Any]:
     """The object in a JSON file.
+
+    Args:
+        hint, largest: as in `read_text`.
 
     Raises:
         InputError: as `read_json`; and it holds a list, a text or a number.
     """
-    value = read_json(file, most=most)
+    value = read_json(file, hint, largest=largest)
     if not isinstance(value, dict):
         raise InputError(f"{file}: a JSON object was expected, not {type(value).__name__}")
     return value

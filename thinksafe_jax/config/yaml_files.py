@@ -30,7 +30,7 @@ def read_yaml(path: Path) -> Any:
         ConfigError: it cannot be read, is larger than any recipe, is no YAML, or is a list.
     """
     try:
-        text = read_text(path, most=_MOST_BYTES)
+        text = read_text(path, largest=_MOST_BYTES)
     except InputError as error:
         raise ConfigError(str(error)) from None
     try:

@@ -1,13 +1,13 @@
 """The facts of a model by name, without its weights."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from thinksafe_jax.config import find_config, named_configs
-from thinksafe_jax.errors import ConfigError, InputError, first_line
+from thinksafe_jax.errors import ConfigError, first_line
+from thinksafe_jax.json_files import read_json_object
 from thinksafe_jax.models import ModelConfig, load_config, parse_config
 from thinksafe_jax.weights import download_config, is_hub_id, resolve_model
 
@@ -75,10 +75,6 @@ def _read_facts(file: Path) -> dict[str, Any]:
 
 
 def _read(file: Path) -> ModelConfig:
-    try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"no config.json at {file}") from None
-    except ValueError as error:
-        raise InputError(f"{file}: not valid JSON ({error})") from None
-    return parse_config(raw, where=str(file))
+    if not file.exists():
+        raise ConfigError(f"no config.json at {file}")
+    return parse_config(read_json_object(file), where=str(file))

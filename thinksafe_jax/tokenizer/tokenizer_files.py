@@ -138,7 +138,7 @@ def _backend(directory: Path) -> dict[str, Any]:
     file = directory / _BACKEND
     if not file.exists():
         raise InputError(f"{directory}: no {_BACKEND}; {_way_to_a_backend(directory)}")
-    backend = read_json_object(file, most=_MOST_BACKEND)
+    backend = read_json_object(file, largest=_MOST_BACKEND)
     added = backend.setdefault("added_tokens", [])
     sound = isinstance(added, list) and all(
         isinstance(t, dict) and isinstance(t.get("content"), str) and type(t.get("id")) is int
@@ -250,10 +250,10 @@ def _template(directory: Path, config: dict[str, Any]) -> str:
     """
     file = directory / "chat_template.jinja"
     if file.exists():
-        return read_text(file, most=MEBIBYTE)
+        return read_text(file, largest=MEBIBYTE)
     value = config.get("chat_template")
     if value is None and (directory / "chat_template.json").exists():
-        value = read_json(directory / "chat_template.json", most=MEBIBYTE)
+        value = read_json(directory / "chat_template.json", largest=MEBIBYTE)
         value = value.get("chat_template") if isinstance(value, dict) else value
     if isinstance(value, list):
         value = {_text(t, "name"): _text(t, "template") for t in value}
