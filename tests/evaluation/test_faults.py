@@ -88,6 +88,15 @@ def test_score_reads_jsonl_and_writes_the_promised_keys(tmp_path):
         (["evaluate", "mini:student", "--suite", "gsm8"], "did you mean gsm8k"),
         (["evaluate", "mini:student"], "name suites"),
         (
+            ["evaluate", "mini:student", "--suite", "gsm8k"],
+            "--preset paper: a response may have 32,768 tokens, but the context of mini:student is "
+            "1,024, the prompt included; give --max-new-tokens, 512 or so",
+        ),
+        (
+            ["evaluate", "mini:student", "--suite", "gsm8k", "--max-new-tokens", "1024"],
+            "--max-new-tokens 1024: a response may have 1,024 tokens",
+        ),
+        (
             ["evaluate", "runs/mini", "--judge", "wildguard:x", "--new-run"],
             "--judge, --new-run: only",
         ),

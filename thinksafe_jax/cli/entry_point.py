@@ -14,7 +14,7 @@ from thinksafe_jax.cli import (
     weights,
 )
 from thinksafe_jax.cli.app import app
-from thinksafe_jax.errors import ThinkSafeError
+from thinksafe_jax.errors import EnvironmentFault, ThinkSafeError, first_line
 
 for _commands in (
     pipeline,
@@ -36,7 +36,8 @@ def main() -> None:
     setup_logging()
     try:
         _run_app()
-    except ThinkSafeError as error:
+    except (ThinkSafeError, OSError) as raised:
+        error = raised if isinstance(raised, ThinkSafeError) else _of_the_system(raised)
         print_line(f"error: {error}", style="red")
         hosts.fail(str(error), error.exit_code)
         sys.exit(error.exit_code)
@@ -47,6 +48,17 @@ def main() -> None:
     except BaseException:
         hosts.fail("failed; its own message says why", 1)
         raise
+
+
+def _of_the_system(error: OSError) -> EnvironmentFault:
+    """What the system refuses is no fault of the program: a name too long, a folder that is gone.
+
+    Where a file is read or written the message says more; this is for the rest, as a path that is
+    only looked for.
+    """
+    what = error.strerror or first_line(error)
+    place = "" if error.filename is None else f"{str(error.filename)[:200]}: "
+    return EnvironmentFault(f"{place}{what}")
 
 
 def _run_app() -> None:

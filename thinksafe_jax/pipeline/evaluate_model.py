@@ -115,9 +115,24 @@ def _recipe(asked: ModelEvaluation, suites: Sequence[SuiteConfig]) -> Recipe:
 
     folder = resolve_model(asked.model)
     settings = preset(asked.preset, opens_think=ChatTokenizer(folder).opens_think)
-    recipe = recipe_of(asked, suites, settings, load_config(folder).max_position_embeddings)
+    context = load_config(folder).max_position_embeddings
+    _require_room(asked, settings, context)
+    recipe = recipe_of(asked, suites, settings, context)
     validate(recipe)
     return recipe
+
+
+def _require_room(asked: ModelEvaluation, settings: Preset, context: int) -> None:
+    """Refuses responses that leave no room for a prompt, and names the option of the command."""
+    longest = max(settings.safety.max_new_tokens, settings.reasoning.max_new_tokens)
+    source = f"--preset {asked.preset}"
+    if asked.max_new_tokens is not None:
+        longest, source = asked.max_new_tokens, f"--max-new-tokens {asked.max_new_tokens}"
+    if longest >= context:
+        raise ConfigError(
+            f"{source}: a response may have {longest:,} tokens, but the context of {asked.model} "
+            f"is {context:,}, the prompt included; give --max-new-tokens, {context // 2:,} or so"
+        )
 
 
 def recipe_of(

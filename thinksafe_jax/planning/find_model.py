@@ -6,8 +6,8 @@ from typing import Any
 import yaml
 
 from thinksafe_jax.config import find_config, named_configs
-from thinksafe_jax.errors import ConfigError, first_line
-from thinksafe_jax.json_files import read_json_object
+from thinksafe_jax.errors import ConfigError, ThinkSafeError, first_line
+from thinksafe_jax.json_files import read_json_object, read_text
 from thinksafe_jax.models import ModelConfig, load_config, parse_config
 from thinksafe_jax.weights import download_config, is_hub_id, resolve_model
 
@@ -60,14 +60,14 @@ def _repository(file: Path) -> str | None:
     """The Hub id in a model file; None where it cannot be read, which is no fault of another."""
     try:
         return _read_facts(file)["repository"]
-    except ConfigError:
+    except ThinkSafeError:
         return None
 
 
 def _read_facts(file: Path) -> dict[str, Any]:
     try:
-        facts = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
-    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+        facts = yaml.safe_load(read_text(file))
+    except (yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"{file}: {first_line(error)}") from None
     if not isinstance(facts, dict) or not isinstance(facts.get("repository"), str):
         raise ConfigError(f"{file}: has no `repository: owner/name`")

@@ -94,6 +94,8 @@ def atomic_writer(path: Path | str) -> Iterator[IO[bytes]]:
         EnvironmentFault: as `atomic_write`; whatever ends the block early, the old file is intact.
     """
     path = Path(path)
+    if not path.name:
+        raise EnvironmentFault(f"cannot write {str(path)!r}: the name of a file is expected")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with storage_errors(path):
         try:
