@@ -23,8 +23,7 @@ def perplexity(
     Args:
         params: the frozen student.
         rows: instruction, response, prompt_label ("" where unknown) and, where the response was
-        cut,
-            finish_reason "length".
+            cut, finish_reason "length".
 
     Returns:
         {groups: {label or "all": {token_mean, example_mean (perplexities with 95 % bootstrap
@@ -48,12 +47,12 @@ def perplexity(
     labels = [*dict.fromkeys(label for label, _ in kept), "all"]
     groups = {}
     for label in labels:
-        own = [(loss, n) for name, loss, n in losses if label in (name, "all")]
-        means, tokens = [loss for loss, _ in own], [n for _, n in own]
+        of_label = [(loss, n) for name, loss, n in losses if label in (name, "all")]
+        means, tokens = [loss for loss, _ in of_label], [n for _, n in of_label]
         groups[label] = {
             "token_mean": mapped(mean_interval(means, tokens), math.exp),
             "example_mean": mapped(mean_interval(means), math.exp),
-            "rows": len(own),
+            "rows": len(of_label),
             "tokens": sum(tokens),
         }
     return {"groups": groups, "left_out": len(built) - len(kept)}

@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from thinksafe_jax import figures
+from thinksafe_jax.intervals import expected_acceptance
 
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#5b6570"
 
@@ -39,12 +40,12 @@ def acceptance_plot(prompts: Sequence[Mapping], labels: Mapping[str, Mapping]) -
         axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
         alpha = np.linspace(0, 1, 101)
         for label, colour in zip(labels, (ORANGE, BLUE, GREY), strict=False):
-            own = [p for p in prompts if p["label"] == label]
-            x, y = ([p[k]["value"] for p in own] for k in ("alpha_ref", "alpha_source"))
+            of_label = [p for p in prompts if p["label"] == label]
+            x, y = ([p[k]["value"] for p in of_label] for k in ("alpha_ref", "alpha_source"))
             axes.plot(x, y, "o", color=colour, alpha=0.5, ms=5, label=label)
             omega = labels[label]["omega"]["value"]
             if omega:
-                tilted = omega * alpha / (1 + (omega - 1) * alpha)
+                tilted = [expected_acceptance(share, omega) for share in alpha]
                 axes.plot(alpha, tilted, color=colour, linewidth=1.2, label=f"ω = {omega:.3g}")
         axes.set(xlabel="accepted without steering", ylabel="accepted with steering")
         axes.legend(frameon=False, fontsize=8)

@@ -1,5 +1,7 @@
-r"""The paper's theory as measurements: how much of the student's own distribution the filter keeps,
-what steering does to that, and what it costs in KL (lemma 4.1, corollary 4.4).
+r"""The paper's theory as measurements (lemma 4.1, corollary 4.4).
+
+How much of the student's own distribution the filter keeps, what steering does to that, and what
+it costs in KL.
 
 For one prompt, with alpha = P(accepted), p+ the filtered distribution:
 

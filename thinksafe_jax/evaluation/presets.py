@@ -1,5 +1,4 @@
-"""How a model is asked: the paper's settings, what the authors' code really did, and a quick
-look."""
+"""Presets of sampling: the paper's, what the authors' code really did, and a quick look."""
 
 from dataclasses import dataclass, replace
 
@@ -44,9 +43,8 @@ def preset(name: str, *, opens_think: bool) -> Preset:
     """
     if name not in PRESETS:
         raise ConfigError(f"--preset {name}: choose from {', '.join(PRESETS)}")
-    found = PRESETS[name]
+    settings = PRESETS[name]
     if not opens_think:
-        return found
-    return replace(
-        found, safety=replace(found.safety, top_k=0), reasoning=replace(found.reasoning, top_k=0)
-    )
+        return settings
+    safety, reasoning = (replace(s, top_k=0) for s in (settings.safety, settings.reasoning))
+    return replace(settings, safety=safety, reasoning=reasoning)

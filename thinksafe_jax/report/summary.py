@@ -9,15 +9,14 @@ before, after       null until evaluated; else the three rates as {value, low, h
                     95 %), guard_agreement where measured, and unparsed, truncated, skipped,
                     bounds as in evaluation/*.json
 suites              {step: {suite: facts}}, a step for each evaluation there is (before, after, or
-model
-                    where a model was evaluated by itself). facts: kind, metric, lower_is_better,
-                    rate {value, low, high, n} (95 %, clustered by problem or objective), questions,
-                    rows, finished, truncated, unparsed; safety: bounds, by_scope; reasoning:
-                    pass_at_k {k: rate}, timeout, skythought_compat, skythought_differs
+                    model where a model was evaluated by itself). facts: kind, metric,
+                    lower_is_better, rate {value, low, high, n} (95 %, clustered by problem or
+                    objective), questions, rows, finished, truncated, unparsed; safety: bounds,
+                    by_scope; reasoning: pass_at_k {k: rate}, timeout, skythought_compat,
+                    skythought_differs
 paper               null, or where the student is one of the paper's: {model, rows: {method:
-{column:
-                    per cent}}, run: {step: {column: per cent}}}; safety_average is the paper's own
-                    mean of three harm rates and over-refusal
+                    {column: per cent}}, run: {step: {column: per cent}}}; safety_average is the
+                    paper's own mean of three harm rates and over-refusal
 coverage            null, or {label: {attempts: {attempt: accepted there}, never}}
 change              after - before per rate, with Newcombe's interval; null until both exist
 dataset             null, or {label: {sampled, accepted, accepted_at: {attempt: n}, dropped:
