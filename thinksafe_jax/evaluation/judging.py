@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from thinksafe_jax.config import EvaluationConfig
 from thinksafe_jax.data import HARMFUL, OVER_REFUSAL, REASONING
+from thinksafe_jax.errors import InputError
 from thinksafe_jax.evaluation.asking import ROW_KEY
 from thinksafe_jax.evaluation.journal import Journal
 from thinksafe_jax.guards import Exchange, Guard, Verdict, answer_part, check_unparsed
@@ -81,8 +82,15 @@ class Unparsed:
         Of a weak guard nothing is to be read: unparsed is then a response without an answer.
         """
         guard = self.by.guard
-        if not guard.weak:
+        if guard.weak:
+            return
+        try:
             check_unparsed(self.unparsed, self.total, self.by.max_unparsed, guard.name)
+        except InputError as error:
+            raise InputError(
+                f"{error}. In an evaluation the share is --max-unparsed, or max_unparsed of the "
+                "recipe's judge"
+            ) from None
 
 
 def _exchange(row: dict, scope: str) -> Exchange:
