@@ -18,6 +18,13 @@ pytestmark = pytest.mark.slow
 INDEX = "model.safetensors.index.json"
 
 
+FLOAT_OFFSETS = b'{"x": {"dtype": "F32", "shape": [1], "data_offsets": [0.0, 4.0]}}'
+
+
+def with_header(header: bytes) -> bytes:
+    return struct.pack("<Q", len(header)) + header + bytes(4)
+
+
 def refusal(folder, cfg) -> str:
     """The sentence with which loading is refused; it names the folder or a file in it."""
     with pytest.raises(InputError) as caught:
@@ -45,8 +52,10 @@ def refusal(folder, cfg) -> str:
         (struct.pack("<Q", 10**12) + b"{}" * 8, "truncated or not safetensors"),
         (struct.pack("<Q", 16) + b"{not json at all", "unreadable safetensors header"),
         (struct.pack("<Q", 16) + b'["a", "list"]   ', "unreadable safetensors header"),
+        (with_header(b'{"a":' * 20_000), "unreadable safetensors header (nested too deeply)"),
+        (with_header(FLOAT_OFFSETS), "offsets and shape of x are whole numbers in a sound file"),
     ],
-    ids=["empty", "lfs", "html", "html-upper", "huge-header", "garbage", "list"],
+    ids=["empty", "lfs", "html", "html-upper", "huge-header", "garbage", "list", "deep", "floats"],
 )
 def test_impostors(content, sentence, tmp_path):
     cfg, _ = small_checkpoint(tmp_path)

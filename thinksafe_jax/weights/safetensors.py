@@ -72,6 +72,8 @@ def read_header(file: Path) -> dict[str, TensorRef]:
         header = json.loads(raw, object_pairs_hook=lambda pairs: _unique(pairs, file))
         header.pop("__metadata__", None)
         refs = {name: _ref(file, name, info, 8 + length) for name, info in header.items()}
+    except RecursionError:
+        raise InputError(f"{file}: unreadable safetensors header (nested too deeply)") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{file}: unreadable safetensors header ({error})") from None
     _check_layout(file, refs, 8 + length, size)
@@ -107,6 +109,8 @@ def _ref(file: Path, name: str, info: dict[str, Any], base: int) -> TensorRef:
         )
     dtype = np.dtype(_DTYPES[info["dtype"]])
     begin, end = info["data_offsets"]
+    if not all(type(size) is int for size in (begin, end, *info["shape"])):
+        raise ValueError(f"offsets and shape of {name} are whole numbers in a sound file")
     ref = TensorRef(file, name, dtype, tuple(info["shape"]), base + begin)
     if end - begin != ref.nbytes:
         raise InputError(
