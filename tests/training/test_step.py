@@ -1,6 +1,7 @@
 """One optimiser step: packing and accumulation change nothing, what is not finite is skipped."""
 
 import dataclasses
+from typing import get_type_hints
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,9 @@ import numpy as np
 import pytest
 
 from tests.training import kit
+from thinksafe_jax.config import TrainingConfig
 from thinksafe_jax.models import init_adapter
+from thinksafe_jax.models.decoder import REMAT
 from thinksafe_jax.training import lora_config, make_step
 from thinksafe_jax.training.optimizers.adamw import OPTIMIZER, warmup_steps
 from thinksafe_jax.training.packing import Layout
@@ -93,6 +96,13 @@ def test_remat_changes_memory_not_numbers():
     for other in results[1:]:
         for a, b in zip(jax.tree.leaves(other), jax.tree.leaves(results[0]), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6 * float(jnp.abs(b).max()))
+
+
+def test_the_recipe_offers_every_remat_policy_of_the_decoder():
+    """The names stand beside the policies in models; config, on the same floor, repeats them."""
+    hints = get_type_hints(TrainingConfig, include_extras=True)
+    (choices,) = hints["remat"].__metadata__
+    assert set(choices.names) == set(REMAT)
 
 
 def test_the_schedule_is_the_one_of_transformers():

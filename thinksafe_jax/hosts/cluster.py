@@ -74,7 +74,7 @@ def find_cluster(
 
 
 def from_slurm(env: Mapping[str, str]) -> Cluster | None:
-    """From the variables that `srun` sets for each task."""
+    """The cluster that the variables of `srun` describe; None where they are not set."""
     names = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID")
     if any(name not in env for name in names):
         return None
@@ -125,7 +125,7 @@ def tpu_metadata() -> dict[str, str]:
 
 
 def from_tpu(env: Mapping[str, str]) -> Cluster | None:
-    """From the variables of GKE, which a Cloud TPU VM has as metadata; several slices included."""
+    """The cluster that the variables of GKE describe; a Cloud TPU VM has them as metadata."""
     workers = env.get("TPU_WORKER_HOSTNAMES", "").split(",")
     slices = int(env.get("MEGASCALE_NUM_SLICES") or 1)
     count = len(workers) * slices

@@ -50,7 +50,7 @@ T = TypeVar("T")
 
 
 def nothing() -> None:
-    """What is done while waiting, where there is nothing to do."""
+    """Does nothing: what is polled while waiting, by default."""
 
 
 class Group:
@@ -87,7 +87,7 @@ class Group:
         return [value]
 
     def barrier(self, name: str, poll: Callable[[], None] = nothing) -> None:
-        """Until all processes are here; see `gather`."""
+        """Waits until all processes are here; see `gather`."""
         self.gather(name, None, poll)
 
     def decide(self, name: str, value: Any = None) -> Any:
@@ -130,7 +130,7 @@ class Group:
         return f"process {index} ({self.names[index]})"
 
     def _report_stall(self, line: str) -> None:
-        """What the watchdog tells the others."""
+        """Tells the others that this process is stuck; of one there are none."""
 
 
 VARIABLES = {

@@ -59,12 +59,12 @@ def join(
         limits = Limits.from_environment(alone=True)
         _joined = Group(limits) if limits.step else None
         return current()
-    limits, where = Limits.from_environment(alone=False), place(cluster.host, cluster.port)
+    limits, address = Limits.from_environment(alone=False), place(cluster.host, cluster.port)
     rendezvous = None
     if cluster.index == 0:
         rendezvous = Rendezvous(cluster, limits)
         if not read_secret():
-            _log.warning("no %s is set: whoever reaches %s can take a place", VARIABLE, where)
+            _log.warning("no %s is set: whoever reaches %s can take a place", VARIABLE, address)
     group = _joined = ConnectedGroup(cluster, limits, rendezvous)
     _start_jax(cluster, group, limits, rendezvous.address if rendezvous else "")
     if compare:
@@ -105,7 +105,7 @@ def _start_jax(cluster: Cluster, group: ConnectedGroup, limits: Limits, bind_add
 
 
 def _reach(cluster: Cluster, group: ConnectedGroup, address: str, limits: Limits) -> None:
-    """Until JAX's service in process 0 answers: JAX would abort the process, naming no port."""
+    """Waits until JAX's service in process 0 answers: JAX would abort, and name no port."""
     deadline = time.monotonic() + limits.start
     try:
         connect(cluster.host, group.jax_port, deadline, group.check).close()

@@ -133,13 +133,13 @@ class Reception:
 
 def _malformed(hello: dict[str, Any]) -> str:
     """What is wrong with a hello; empty where nothing is."""
-    numbers = [hello.get(name) for name in ("count", "index", "pid")]
-    if hello["kind"] != "hello" or not all(type(number) is int for number in numbers):
+    count, index, pid, host = (hello.get(name) for name in ("count", "index", "pid", "host"))
+    if hello["kind"] != "hello" or bool in map(type, (count, index, pid)):
         return "its hello is none"
-    count, index, _ = numbers
+    if not (isinstance(count, int) and isinstance(index, int) and isinstance(pid, int)):
+        return "its hello is none"
     if not 0 <= index < count:
         return f"it says that it is process {index} of {count}"
-    host = hello.get("host")
     if not isinstance(host, str) or not 0 < len(host) <= _LONGEST_NAME or not host.isprintable():
         return "the name of its host is none"
     return ""

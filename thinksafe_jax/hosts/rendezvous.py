@@ -222,7 +222,7 @@ class Rendezvous:
                 self._tell("end", **self._ended)
 
     def wait_for_others(self, seconds: float) -> None:
-        """Until process 0 is the last: with it ends JAX's service, which aborts whoever is left."""
+        """Waits until process 0 is the last: JAX's service ends with it, and aborts who is left."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             if not any(p.connected for p in self._peers.values() if p.index):

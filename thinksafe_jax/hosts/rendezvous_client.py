@@ -124,7 +124,7 @@ def connect(
 
 
 def reason_of(error: OSError) -> str:
-    """What the system says, as it fits into a sentence."""
+    """The system's words for an error, as they fit into a sentence."""
     return (error.strerror or str(error)).lower()
 
 

@@ -17,21 +17,20 @@ COMPUTE = (
     "transformers",
     "numpy",
 )
-
-
 _CUDA = ("jax-cuda12-plugin", "jax-cuda12-pjrt", "jax-cuda13-plugin", "jax-cuda13-pjrt")
-
-
 _OPTIONAL = ("libtpu", *_CUDA)
 
 
 def versions() -> dict[str, str]:
-    """Versions of what computes, read without importing it; of the optional what is there."""
-    found = {"python": platform.python_version()} | dict.fromkeys(COMPUTE, "absent")
+    """Versions of the packages that compute, read without importing them, and of Python.
+
+    A package that is not installed is "absent", an optional one is left out.
+    """
+    installed = {"python": platform.python_version()} | dict.fromkeys(COMPUTE, "absent")
     for name in (*COMPUTE, *_OPTIONAL):
         with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
+            installed[name] = metadata.version(name)
+    return installed
 
 
 def source_hash() -> str:

@@ -59,7 +59,7 @@ class Watchdog:
 
 
 def dump_stacks() -> None:
-    """Where every thread is, to stderr."""
+    """Prints where every thread is to stderr."""
     with contextlib.suppress(Exception):  # stderr may be no file, or closed
         faulthandler.dump_traceback(sys.__stderr__ or 2, all_threads=True)
 

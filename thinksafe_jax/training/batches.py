@@ -15,7 +15,6 @@ three shapes); a step says how many of its passes are in use, and unused ones ar
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from math import ceil
 from typing import Any, NamedTuple, Protocol
 
@@ -161,7 +160,7 @@ class Batches:
         """Rows taken, and rows left out for their length."""
         return {"rows": len(self._examples), "dropped_rows": self._left_out}
 
-    @cached_property
+    @property
     def identity(self) -> Mapping[str, str]:
         """A hash of the rows that are taken, in their order."""
         return {"data sha256": data_hash(self._examples)}

@@ -126,7 +126,7 @@ class CheckpointStore:
             raise error
 
     def wait(self) -> None:
-        """Until the checkpoint in flight is on the disk; raises as `check`."""
+        """Waits until the checkpoint in flight is on the disk; raises as `check`."""
         if self._writer is not None:
             self._writer.join()
             self._writer = None
@@ -153,9 +153,9 @@ class CheckpointStore:
 
     def newest(self) -> dict[str, Any] | None:
         """The facts saved with the newest checkpoint that verifies, `step` among them, or None."""
-        found = self._group.decide("newest", self._newest() if self._group.first else None)
+        facts = self._group.decide("newest", self._newest() if self._group.first else None)
         refresh(self.directory)
-        return found
+        return facts
 
     def _newest(self) -> dict[str, Any] | None:
         for step in reversed(self.steps()):

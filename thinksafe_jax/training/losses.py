@@ -214,4 +214,5 @@ def _summed(divergence: Divergence | None) -> Callable[[jax.Array, jax.Array, Fa
 
 
 def _zeros(facts: Facts) -> LossSums:
-    return LossSums(jnp.float32(0), dict.fromkeys(facts["weights"], jnp.float32(0)), jnp.float32(0))
+    zero = jnp.zeros((), jnp.float32)
+    return LossSums(zero, {name: zero for name in facts["weights"]}, zero)
