@@ -214,5 +214,5 @@ def _summed(divergence: Divergence | None) -> Callable[[jax.Array, jax.Array, Fa
 
 
 def _zeros(facts: Facts) -> LossSums:
-    zero = jnp.zeros((), jnp.float32)
-    return LossSums(zero, {name: zero for name in facts["weights"]}, zero)
+    nll = jax.tree.map(lambda _: jnp.float32(0), facts["weights"])
+    return LossSums(jnp.float32(0), nll, jnp.float32(0))
