@@ -19,6 +19,7 @@ from thinksafe_jax.config import TrainingConfig
 from thinksafe_jax.errors import ConfigError, InputError
 from thinksafe_jax.models import LoraConfig, abstract_params, init_adapter
 from thinksafe_jax.planning import print_plan
+from thinksafe_jax.planning.abstract_programs import shard_bytes, train_program
 from thinksafe_jax.planning.find_model import find_model
 from thinksafe_jax.planning.memory import Settings, phase_budget
 from thinksafe_jax.planning.model_plan import make_plan, plan_text
@@ -77,8 +78,9 @@ def test_parameter_counts_are_the_published_ones(name):
 def test_bytes_are_those_of_the_shards():
     file = load_mesh("cpu-8")
     mesh = ModelMesh.of_phase(file.train, TIED)
-    lora = LoraConfig(r=4)
-    settings = Settings(dtype="float32", lora=lora)
+    settings = Settings("float32", TrainingConfig(lora_r=4))
+    lora = settings.lora
+    assert lora == LoraConfig(r=4)
     optimizer = make_optimizer(TrainingConfig())
     params = abstract_params(TIED, jnp.float32)
     adapter = jax.eval_shape(lambda: init_adapter(TIED, lora, jax.random.key(0)))
@@ -97,6 +99,19 @@ def test_bytes_are_those_of_the_shards():
         "gradients": on_one_device(adapter, lies),
         "optimizer": on_one_device(state, mesh.optimizer_shardings(optimizer, adapter, lies)),
     }
+
+
+def test_what_full_fine_tuning_keeps_is_what_its_step_is_given():
+    """Weights in float32 with an optimiser of their own size, and no adapter beside them."""
+    mesh = load_mesh("cpu-8")
+    training = TrainingConfig(full_finetune=True, max_length=64, micro_batch_size=1)
+    budget = phase_budget("train", mesh.train, TIED, mesh.topology, Settings("bfloat16", training))
+    assert "adapter" not in budget.bytes
+    program = train_program(TIED, mesh.train, jax.devices(), training, "bfloat16")
+    state = shard_bytes(program.arguments[0])
+    step = 4  # the counter of steps, one on each device
+    assert budget.bytes["weights"] + budget.bytes["optimizer"] + step == state
+    assert budget.bytes["gradients"] == budget.bytes["weights"]
 
 
 def test_the_listed_parameters_add_up_to_the_weights():
@@ -125,7 +140,7 @@ def test_the_roofline_is_the_known_one(
     topology = dataclasses.replace(mesh.topology, hbm_bandwidth=bandwidth, peak_flops=flops)
     cfg = config(model)
     table = mesh.generate.with_axes({"replica": 1, "tensor": tensor}).for_model(cfg)
-    roofline = decode_roofline(cfg, table, topology, rows, context)
+    roofline = decode_roofline(cfg, table, topology, rows, context, "bfloat16")
     assert 1e3 * roofline.bound.seconds == pytest.approx(step_ms, rel=0.01)
     assert roofline.tokens_per_second / 1e3 == pytest.approx(k_tokens, rel=0.02)
     assert roofline.bound.limit == "memory"
@@ -136,12 +151,12 @@ def test_replicas_multiply_and_a_slow_chip_is_compute_bound():
     mesh, cfg = load_mesh("v6e-8"), config("Qwen3-8B")
     one = mesh.generate.with_axes({"replica": 1, "tensor": 4}).for_model(cfg)
     two = mesh.generate.for_model(cfg)
-    rate = decode_roofline(cfg, one, mesh.topology, 64, 4096).tokens_per_second
-    both = decode_roofline(cfg, two, mesh.topology, 64, 4096)
+    rate = decode_roofline(cfg, one, mesh.topology, 64, 4096, "bfloat16").tokens_per_second
+    both = decode_roofline(cfg, two, mesh.topology, 64, 4096, "bfloat16")
     assert both.replicas == 2
     assert both.tokens_per_second == pytest.approx(2 * rate, abs=2)
     slow = dataclasses.replace(mesh.topology, peak_flops=1e12)
-    assert decode_roofline(cfg, two, slow, 64, 4096).bound.limit == "compute"
+    assert decode_roofline(cfg, two, slow, 64, 4096, "bfloat16").bound.limit == "compute"
 
 
 @pytest.mark.parametrize(
@@ -150,10 +165,10 @@ def test_replicas_multiply_and_a_slow_chip_is_compute_bound():
 )
 def test_cache_bytes_per_token(model, total):
     cfg, mesh = config(model), load_mesh("h200-1")
-    assert kv_bytes_per_device(cfg, mesh.generate.for_model(cfg), 2) == total
+    assert kv_bytes_per_device(cfg, mesh.generate.for_model(cfg), "bfloat16") == total
     # 16 devices, KV heads held more than once: no device can hold less than one head
     wide = mesh.generate.with_axes({"replica": 1, "tensor": 16}).for_model(cfg)
-    assert kv_bytes_per_device(cfg, wide, 2) == total // cfg.num_kv_heads
+    assert kv_bytes_per_device(cfg, wide, "bfloat16") == total // cfg.num_kv_heads
 
 
 def test_what_does_not_fit_is_told_the_nearest_that_does():

@@ -18,7 +18,7 @@ from thinksafe_jax.planning.find_model import find_model
 from thinksafe_jax.planning.memory import Settings
 from thinksafe_jax.planning.recipe_plan import plan_recipe
 from thinksafe_jax.planning.recipe_plan_report import as_json, recipe_plan_text
-from thinksafe_jax.planning.roofline import decode_work
+from thinksafe_jax.planning.roofline import decode_cost
 from thinksafe_jax.sharding import load_mesh
 
 pytestmark = pytest.mark.slow
@@ -55,8 +55,8 @@ def test_every_stage_is_planned_and_nothing_is_allocated(tmp_path):
     # the pool holds one row of the longest beside the second slot, which is computed all the same
     assert sample.call == "a decode step of 2 slots (1 filled)"
     cfg = find_model("mini:student")[1]
-    work = decode_work(cfg, plan.mesh.generate.for_model(cfg), 2, 256 / 2, itemsize=4)
-    assert sample.bound.compute == work.flops / plan.mesh.topology.peak_flops
+    cost = decode_cost(cfg, plan.mesh.generate.for_model(cfg), 2, 256 / 2, "float32")
+    assert sample.bound.compute == cost.flops / plan.mesh.topology.peak_flops
     json.dumps(as_json(plan))
     text = recipe_plan_text(plan)
     assert "t >= max(F / flops, M / bandwidth, S / (interconnect / 2))" in text

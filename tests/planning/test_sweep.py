@@ -12,7 +12,7 @@ from tests.support import REPOSITORY, quick_compiles
 from thinksafe_jax.cli.app import app
 from thinksafe_jax.errors import ConfigError, InputError
 from thinksafe_jax.planning import settings_of
-from thinksafe_jax.planning.roofline import Work, bound_of, decode_work, guard_work, train_work
+from thinksafe_jax.planning.roofline import Cost, bound_of, decode_cost, guard_cost, train_cost
 from thinksafe_jax.planning.sweep import combinations_of, read_rows, sweep
 from thinksafe_jax.planning.sweep_report import sweep_plot
 from thinksafe_jax.sharding import load_mesh, load_rules
@@ -106,12 +106,12 @@ def test_rest_is_what_the_other_axes_leave(tmp_path):
 
 def test_the_bound_is_the_slowest_of_three():
     topology = load_mesh("v5e-8").topology
-    bound = bound_of(Work(flops=197e12, bytes=819e9 / 2), 100e9, topology)
+    bound = bound_of(Cost(flops=197e12, bytes=819e9 / 2), 100e9, topology)
     assert (bound.compute, bound.memory, bound.network) == (1.0, 0.5, 0.5)
     assert (bound.limit, bound.seconds) == ("compute", 1.0)
 
 
-def test_work_by_hand():
+def test_costs_by_hand():
     """Two devices of tensor parallelism do half each; FSDP gathers and does all of its rows."""
     mesh = load_mesh("cpu-8")
     d, f, heads, kv, h, layers = 64, 96, 8, 2, 16, 2
@@ -120,14 +120,14 @@ def test_work_by_hand():
     two = mesh.generate.with_axes({"replica": 4, "tensor": 2}).for_model(TIED)
     own, head = kernels // 2 + norms, 96 * d // 2
     scores = 4 * layers * heads * h / 2
-    work = decode_work(TIED, two, 3, 100, 4)
-    assert work.flops == 3 * (2 * (own + head) + scores * 100)
-    assert work.bytes == 4 * (own + head) + 3 * 100 * 2 * layers * (kv // 2) * h * 4
-    assert guard_work(TIED, two, 1, 50, 4).flops == 50 * (2 * own + scores * 50 / 2)
+    cost = decode_cost(TIED, two, 3, 100, "float32")
+    assert cost.flops == 3 * (2 * (own + head) + scores * 100)
+    assert cost.bytes == 4 * (own + head) + 3 * 100 * 2 * layers * (kv // 2) * h * 4
+    assert guard_cost(TIED, two, 1, 50, "float32").flops == 50 * (2 * own + scores * 50 / 2)
     train = mesh.train.with_axes({"data": 1, "fsdp": 4, "tensor": 2}).for_model(TIED)
-    step = train_work(TIED, train, 1, 50, 4)
+    step = train_cost(TIED, train, 1, 50, "float32")
     assert step.flops == 50 * (6 * own + 4 * head + 4.5 * scores * 50 / 2)
-    assert train_work(TIED, train, 1, 50, 4, again=False).flops < step.flops
+    assert train_cost(TIED, train, 1, 50, "float32", remat=False).flops < step.flops
 
 
 def test_the_command_measures_on_the_devices_at_hand(tmp_path):

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from thinksafe_jax.config import TrainingConfig
 from thinksafe_jax.guards import score_words
 from thinksafe_jax.models import ModelConfig, Params, abstract_params
-from thinksafe_jax.planning.collectives import Traffics, collectives_of
+from thinksafe_jax.planning.collectives import Collectives, collectives_of
 from thinksafe_jax.sampling import Case, Layout, choose, decode, empty_slots, prefill, table_pages
 from thinksafe_jax.sharding import ModelMesh, Phase
 from thinksafe_jax.training import (
@@ -34,12 +34,12 @@ Tree = Any
 
 @dataclass(frozen=True)
 class Program:
-    """A compiled function to be.
+    """A function that is to be compiled.
 
     Attributes:
         function, arguments, statics: the jitted function with its abstract arguments.
         rows, tokens: of one call, over all its devices.
-        devices: it runs on so many.
+        devices: number of devices that it runs on.
         page_table: which argument names pages of the KV pool, which is then the second.
         rare_branches: its conditionals hold what is hardly ever needed.
         again: (arguments, results) -> the arguments of the next call, for those that donate.
@@ -93,7 +93,7 @@ class Compiled:
     compiler: str
     arguments: int
     temporaries: int
-    collectives: Traffics
+    collectives: Collectives
     flops: float
     seconds: float
 
@@ -121,12 +121,12 @@ def compile_program(build: Callable[[str], Program], dtype: str) -> Compiled:
     seconds = time.monotonic() - began
     memory, costs = compiled.memory_analysis(), compiled.cost_analysis()
     branches = "least" if program.rare_branches else "all"
-    found = collectives_of(compiled.as_text(), branches=branches)
+    collectives = collectives_of(compiled.as_text(), branches=branches)
     return Compiled(
         compiler=_kind(program) + ("" if native else f" (float32, scaled to {dtype})"),
         arguments=memory.argument_size_in_bytes if native else shard_bytes(wanted.arguments),
         temporaries=round(scale * memory.temp_size_in_bytes),
-        collectives={kind: traffic.scaled(scale) for kind, traffic in found.items()},
+        collectives={kind: traffic.scaled(scale) for kind, traffic in collectives.items()},
         flops=float((costs or {}).get("flops", 0.0)),
         seconds=seconds,
     )
@@ -145,15 +145,15 @@ def decode_program(
 ) -> Program:
     """One decode step of one replica."""
     layout, params, pools = _replica(cfg, phase, devices, sampler, dtype)
-    where = layout.sharding(layout.rows)
+    sharding = layout.sharding(layout.rows)
     slots = jax.eval_shape(lambda: empty_slots(sampler.slots))
-    slots = jax.tree.map(lambda x: _array(x.shape, x.dtype, where), slots)
+    slots = jax.tree.map(lambda x: _array(x.shape, x.dtype, sharding), slots)
     platform: str = _first(layout).platform
     case = Case(_PLATFORMS.get(platform, platform), cfg.head_dim, sampler.page_size)
     attention = "xla-one-walk" if sampler.simulated else choose(case).name
     block = table_pages(sampler.page_size)
     width = -(-sampler.longest // (sampler.page_size * block)) * block
-    table = _array((sampler.slots, width), jnp.int32, where)
+    table = _array((sampler.slots, width), jnp.int32, sharding)
     return Program(
         decode,
         (params, pools, slots, table),
@@ -172,10 +172,10 @@ def prefill_program(
 ) -> Program:
     """One prompt into one replica's cache."""
     layout, params, pools = _replica(cfg, phase, devices, sampler, dtype)
-    where = layout.sharding(layout.rows)
+    sharding = layout.sharding(layout.rows)
     length = -(-sampler.prompt // sampler.page_size) * sampler.page_size
     shapes = ((1, length), (1,), (1, length // sampler.page_size))
-    tokens, lengths, pages = (_array(shape, jnp.int32, where) for shape in shapes)
+    tokens, lengths, pages = (_array(shape, jnp.int32, sharding) for shape in shapes)
     return Program(
         prefill,
         (params, pools, tokens, lengths, pages),
@@ -192,19 +192,19 @@ def guard_program(
     cfg: ModelConfig, phase: Phase, devices: Sequence[Any], rows: int, length: int, dtype: str
 ) -> Program:
     """One forward pass of a guard over `rows` exchanges of `length` tokens."""
-    where = ModelMesh.of_phase(phase, cfg, devices)
-    rows = where.num_shards * -(-rows // where.num_shards)
+    mesh = ModelMesh.of_phase(phase, cfg, devices)
+    rows = mesh.num_shards * -(-rows // mesh.num_shards)
     blanks, words = _GUARD_BLANKS
     shapes = ((rows, length), (rows,), (rows, blanks), (rows, blanks, words))
-    params = shaped(abstract_params(cfg, jnp.dtype(dtype)), where.param_shardings())
-    arrays = (_array(shape, jnp.int32, where.row_sharding) for shape in shapes)
+    params = shaped(abstract_params(cfg, jnp.dtype(dtype)), mesh.param_shardings())
+    arrays = (_array(shape, jnp.int32, mesh.row_sharding) for shape in shapes)
     return Program(
         score_words,
         (params, *arrays),
-        {"cfg": cfg, "mesh": where},
+        {"cfg": cfg, "mesh": mesh},
         rows=rows,
         tokens=rows * length,
-        devices=where.mesh.size,
+        devices=mesh.mesh.size,
     )
 
 
@@ -212,9 +212,9 @@ def train_program(
     cfg: ModelConfig, phase: Phase, devices: Sequence[Any], config: TrainingConfig, dtype: str
 ) -> Program:
     """One optimiser step; rows and tokens are those of one of its forward passes."""
-    where = TrainingMesh.of_phase(phase, cfg, devices)
-    setup = TrainingSetup(cfg, config, where)
-    sequences = where.num_shards * max(1, config.micro_batch_size // where.num_shards)
+    mesh = TrainingMesh.of_phase(phase, cfg, devices)
+    setup = TrainingSetup(cfg, config, mesh)
+    sequences = mesh.num_shards * max(1, config.micro_batch_size // mesh.num_shards)
     arguments = abstract_arguments(setup, (sequences, config.max_length), dtype)
     return Program(
         make_step(setup, 100),
@@ -222,7 +222,7 @@ def train_program(
         {},
         rows=sequences,
         tokens=sequences * config.max_length,
-        devices=where.mesh.size,
+        devices=mesh.mesh.size,
         again=lambda arguments, results: (results[0], *arguments[1:]),
     )
 
@@ -234,9 +234,9 @@ def _replica(
     mesh = ModelMesh.of_phase(phase, cfg, devices).replicas()[0]
     layout = Layout.of(mesh)
     stacked = abstract_params(cfg, jnp.dtype(dtype))
-    one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), stacked["layers"])
+    layer = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), stacked["layers"])
     params = shaped(
-        {**stacked, "layers": (one,) * cfg.num_layers}, mesh.param_shardings("unstacked")
+        {**stacked, "layers": (layer,) * cfg.num_layers}, mesh.param_shardings("unstacked")
     )
     pages = 1 + sampler.pool_tokens // sampler.page_size
     shape = (cfg.num_kv_heads, pages, sampler.page_size, cfg.head_dim)

@@ -29,8 +29,8 @@ _LESS = re.compile(r"ROOT .* compare\(%[\w.\-]+, %([\w.\-]+)\), direction=LT")
 
 
 @dataclass(frozen=True)
-class Traffic:
-    """Collectives of one kind in one run of the program, on one device.
+class CollectiveTraffic:
+    """Collectives of one kind in one run of a program, on one device.
 
     Attributes:
         count: how many run.
@@ -43,26 +43,26 @@ class Traffic:
     bytes: float = 0.0
     wire_bytes: float = 0.0
 
-    def __add__(self, other: "Traffic") -> "Traffic":
-        return Traffic(
+    def __add__(self, other: "CollectiveTraffic") -> "CollectiveTraffic":
+        return CollectiveTraffic(
             self.count + other.count,
             self.bytes + other.bytes,
             self.wire_bytes + other.wire_bytes,
         )
 
-    def times(self, factor: int) -> "Traffic":
-        """Of `factor` runs."""
-        return Traffic(self.count * factor, self.bytes * factor, self.wire_bytes * factor)
+    def times(self, factor: int) -> "CollectiveTraffic":
+        """The traffic of `factor` runs."""
+        return CollectiveTraffic(self.count * factor, self.bytes * factor, self.wire_bytes * factor)
 
-    def scaled(self, factor: float) -> "Traffic":
-        """With arrays of another dtype."""
-        return Traffic(self.count, self.bytes * factor, self.wire_bytes * factor)
-
-
-Traffics = dict[str, Traffic]  # by kind
+    def scaled(self, factor: float) -> "CollectiveTraffic":
+        """The traffic with arrays of another dtype."""
+        return CollectiveTraffic(self.count, self.bytes * factor, self.wire_bytes * factor)
 
 
-def collectives_of(text: str, *, branches: str = "all") -> Traffics:
+Collectives = dict[str, CollectiveTraffic]  # by kind
+
+
+def collectives_of(text: str, *, branches: str = "all") -> Collectives:
     """What a run of the program sends, by kind; kinds that it does not have are left out.
 
     Loops whose number of turns only the data decide are counted once.
@@ -74,37 +74,44 @@ def collectives_of(text: str, *, branches: str = "all") -> Traffics:
     return _Module(_computations(text), branches).total
 
 
-def total(traffics: Traffics) -> Traffic:
-    """Of all kinds together."""
-    return sum(traffics.values(), Traffic())
+def total(collectives: Collectives) -> CollectiveTraffic:
+    """The traffic of all kinds together."""
+    return sum(collectives.values(), CollectiveTraffic())
 
 
 def _computations(text: str) -> dict[str, list[str]]:
     """Lines of every computation by its name; the program itself is ""."""
-    found: dict[str, list[str]] = {}
+    computations: dict[str, list[str]] = {}
     lines: list[str] = []
     for line in text.splitlines():
         head = _HEAD.match(line)
         if head:
-            lines = found.setdefault(head[1], [])
+            lines = computations.setdefault(head[1], [])
             if line.startswith("ENTRY"):
-                found[""] = lines
+                computations[""] = lines
         elif " = " in line:
             lines.append(line)
-    return found
+    return computations
 
 
 @dataclass
 class _Module:
+    """A compiled program; what each of its computations sends is counted once and kept.
+
+    Attributes:
+        computations: lines of each by its name; the program itself is "".
+        branches: see `collectives_of`.
+    """
+
     computations: dict[str, list[str]]
     branches: str
-    known: dict[str, Traffics] = field(default_factory=dict)
+    known: dict[str, Collectives] = field(default_factory=dict)
 
     @cached_property
-    def total(self) -> Traffics:
-        return self.of("")
+    def total(self) -> Collectives:
+        return self.sent_by("")
 
-    def of(self, name: str) -> Traffics:
+    def sent_by(self, name: str) -> Collectives:
         """One run of a computation and of all that it calls."""
         if name not in self.known:
             self.known[name] = {}
@@ -112,23 +119,23 @@ class _Module:
                 self.known[name] = _plus(self.known[name], part)
         return self.known[name]
 
-    def _parts(self, name: str) -> Iterator[Traffics]:
+    def _parts(self, name: str) -> Iterator[Collectives]:
         chains: set[tuple[str, str]] = set()
         for line in self.computations.get(name, []):
             line = _without_metadata(line)
-            yield self._own(line, chains)
+            yield self._sent_by_line(line, chains)
             if loop := _WHILE.search(line):
                 turns = self._turns(line, loop[1])
-                yield {kind: t.times(turns) for kind, t in self.of(loop[2]).items()}
+                yield {kind: t.times(turns) for kind, t in self.sent_by(loop[2]).items()}
             elif choices := self._choices(line):
                 yield from choices
             else:
                 for called in _CALLED.findall(line):
                     yield from self._called(called, chains)
 
-    def _own(self, line: str, chains: set[tuple[str, str]]) -> Traffics:
-        found = _OPERATION.search(line.partition(" = ")[2])
-        if found is None:
+    def _sent_by_line(self, line: str, chains: set[tuple[str, str]]) -> Collectives:
+        operation = _OPERATION.search(line.partition(" = ")[2])
+        if operation is None:
             return {}
         # a TPU program runs one gather in pieces beside other work; the pieces name their chain
         chain = re.search(r'channel_id=(\d+).*chain_id="(\d+)"', line)
@@ -136,24 +143,24 @@ class _Module:
             if (chain[1], chain[2]) in chains:
                 return {}
             chains.add((chain[1], chain[2]))
-        kind, started = found[1], bool(found[2])
-        result = line.partition(" = ")[2][: found.start()]
+        kind, started = operation[1], bool(operation[2])
+        result = line.partition(" = ")[2][: operation.start()]
         return {kind: _traffic(kind, started, _sizes(result), line)}
 
-    def _called(self, name: str, chains: set[tuple[str, str]]) -> Iterator[Traffics]:
+    def _called(self, name: str, chains: set[tuple[str, str]]) -> Iterator[Collectives]:
         """A fusion or a call; its collectives share the caller's chains."""
         lines = self.computations.get(name, [])
         if any("chain_id=" in line for line in lines):
             for line in lines:
-                yield self._own(line, chains)
+                yield self._sent_by_line(line, chains)
         else:
-            yield self.of(name)
+            yield self.sent_by(name)
 
-    def _choices(self, line: str) -> list[Traffics]:
+    def _choices(self, line: str) -> list[Collectives]:
         names = _TWO_BRANCHES.findall(line)
         if listed := _BRANCHES.search(line):
             names = [name.strip().lstrip("%") for name in listed[1].split(",")]
-        taken = [self.of(name) for name in names]
+        taken = [self.sent_by(name) for name in names]
         if taken and self.branches == "least":
             return [min(taken, key=lambda t: (total(t).bytes, total(t).count))]
         return taken
@@ -173,8 +180,8 @@ def _without_metadata(line: str) -> str:
     return f"{head} {rest[rest.find('backend_config=') :]}" if "backend_config=" in rest else head
 
 
-def _plus(one: Traffics, other: Traffics) -> Traffics:
-    return one | {kind: one.get(kind, Traffic()) + t for kind, t in other.items()}
+def _plus(first: Collectives, second: Collectives) -> Collectives:
+    return first | {kind: first.get(kind, CollectiveTraffic()) + t for kind, t in second.items()}
 
 
 def _sizes(result: str) -> list[float]:
@@ -189,19 +196,19 @@ def _itemsize(kind: str) -> float:
     return _BYTES[kind] if kind in _BYTES else int(bits[1]) / 8 if bits else 1
 
 
-def _traffic(kind: str, started: bool, sizes: list[float], line: str) -> Traffic:
-    ways, size = _group_size(line), sum(sizes)
+def _traffic(kind: str, started: bool, sizes: list[float], line: str) -> CollectiveTraffic:
+    group, size = _group_size(line), sum(sizes)
     if kind == "collective-permute":
         size = size / 2 if started and len(sizes) > 1 else size
-        return Traffic(1, size, size)
-    if ways < 2:
-        return Traffic()
-    share = (ways - 1) / ways
+        return CollectiveTraffic(1, size, size)
+    if group < 2:
+        return CollectiveTraffic()
+    share = (group - 1) / group
     if kind == "all-gather" and started:  # the result type holds operands and results
-        size *= ways / (ways + 1)
+        size *= group / (group + 1)
     if kind == "reduce-scatter":
-        size *= ways
-    return Traffic(1, size, size * share * (2 if kind == "all-reduce" else 1))
+        size *= group
+    return CollectiveTraffic(1, size, size * share * (2 if kind == "all-reduce" else 1))
 
 
 def _group_size(line: str) -> int:

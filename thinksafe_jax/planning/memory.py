@@ -1,7 +1,7 @@
 """Does a model fit on a mesh: bytes per device of what a phase keeps, and the nearest that does."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Self
 
@@ -21,12 +21,14 @@ from thinksafe_jax.sharding import (
     parameter_tensors,
     sharding_problems,
 )
-from thinksafe_jax.training import make_optimizer
+from thinksafe_jax.training import lora_config, make_optimizer
 
 USABLE = 0.95  # of a chip's memory; the rest is the runtime's
 POOL_SHARE = 0.85  # of what the weights leave, for the KV pool; programs need the rest
 _FILLED = 0.95  # of the pool, while rows enough wait
+_FLOAT32 = 4  # bytes
 _MOST_CHIPS = 64  # times the mesh's own, in the search for one that fits
+Tensors = Mapping[tuple[str, ...], Tensor]  # by path
 
 
 @dataclass(frozen=True)
@@ -34,15 +36,15 @@ class Settings:
     """What the plan assumes.
 
     Attributes:
-        dtype: of weights and cache; adapter and optimiser are float32.
-        lora: the adapter.
+        dtype: of weights and cache; what is trained, and its optimiser, is float32.
+        training: the recipe's section: what is trained, and by which optimiser.
         context: tokens of the longest row: prompt and response.
         mean_context: live tokens of a row, averaged over time. A long chain of thought capped at
             16,384 tokens has 5.2k (measured lengths of Qwen3-8B on GPQA).
     """
 
     dtype: str = "bfloat16"
-    lora: LoraConfig = field(default_factory=LoraConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
     context: int = 16896
     mean_context: int = 5200
 
@@ -51,8 +53,13 @@ class Settings:
         """Bytes of one weight or cache entry."""
         return jnp.dtype(self.dtype).itemsize
 
+    @property
+    def lora(self) -> LoraConfig | None:
+        """The adapter; None where the weights themselves are trained."""
+        return None if self.training.full_finetune else lora_config(self.training)
+
     def capped(self, cfg: ModelConfig) -> Self:
-        """With rows no longer than the model takes."""
+        """The settings with rows no longer than the model takes."""
         context = min(self.context, cfg.max_position_embeddings)
         return replace(self, context=context, mean_context=min(self.mean_context, context))
 
@@ -89,20 +96,20 @@ def phase_budget(
     """The budget of a phase called `name`: "train" or "generate".
 
     Args:
+        phase: as the file has it, or divided for the model.
         settings: those of `Settings.capped` for the model.
     """
-    strategy = phase.for_model(cfg)
-    lora = settings.lora if name == "train" else None
-    problems = sharding_problems(cfg, strategy, lora)
-    if name == "generate":
+    phase, trains = phase.for_model(cfg), name == "train"
+    problems = sharding_problems(cfg, phase, settings.lora if trains else None)
+    if not trains:
         problems += _host_problems(phase, topology)
     if problems:
         return Budget(problems)
-    used = _bytes(cfg, strategy, settings, lora)
+    used = _training_bytes(cfg, phase, settings) if trains else _weight_bytes(cfg, phase, settings)
     free = math.floor(USABLE * topology.hbm_bytes) - sum(used.values())
-    if name == "train":
+    if trains:
         return Budget([], used, free, fits=free >= 0)
-    kv = kv_bytes_per_device(cfg, strategy, settings.itemsize)
+    kv = kv_bytes_per_device(cfg, phase, settings.dtype)
     pool = max(0, math.floor(POOL_SHARE * free)) // kv
     return Budget([], used, free, kv, pool, fits=pool >= settings.context)
 
@@ -118,37 +125,39 @@ def _host_problems(phase: Phase, topology: Topology) -> Iterator[str]:
         yield f"generate: {local} chips a host are asked for; a host has {topology.chips_per_host}"
 
 
-def _bytes(
-    cfg: ModelConfig, strategy: Phase, settings: Settings, lora: LoraConfig | None
-) -> dict[str, int]:
-    """Bytes per device of what a phase keeps in memory all the time."""
-    weights = sum(t.shard_elements(strategy) for t in parameter_tensors(cfg).values())
-    used = {"weights": weights * settings.itemsize}
+def _weight_bytes(cfg: ModelConfig, phase: Phase, settings: Settings) -> dict[str, int]:
+    """Bytes per device of the weights."""
+    return {"weights": settings.itemsize * _elements(parameter_tensors(cfg), phase)}
+
+
+def _training_bytes(cfg: ModelConfig, phase: Phase, settings: Settings) -> dict[str, int]:
+    """Bytes per device of what training keeps in memory all the time."""
+    lora = settings.lora
+    trained = parameter_tensors(cfg) if lora is None else adapter_tensors(cfg, lora)
+    size = _FLOAT32 * _elements(trained, phase)
     if lora is None:
-        return used
-    tensors = adapter_tensors(cfg, lora)
-    adapter = 4 * sum(t.shard_elements(strategy) for t in tensors.values())
-    optimizer = _optimizer_bytes(tensors, strategy)
-    return used | {"adapter": adapter, "gradients": adapter, "optimizer": optimizer}
+        kept = {"weights": size}
+    else:
+        kept = {**_weight_bytes(cfg, phase, settings), "adapter": size}
+    optimizer = _optimizer_bytes(trained, phase, settings.training)
+    return {**kept, "gradients": size, "optimizer": optimizer}
 
 
-def _optimizer_bytes(tensors: dict[tuple[str, ...], Tensor], strategy: Phase) -> int:
-    """Bytes per device of the optimiser that training makes, from its abstract state."""
-    names = [".".join(path) for path in tensors]
-    adapter = {
-        name: jax.ShapeDtypeStruct(tensor.shape, jnp.float32)
-        for name, tensor in zip(names, tensors.values(), strict=True)
-    }
-    shard = {
-        name: tensor.shard_elements(strategy)
-        for name, tensor in zip(names, tensors.values(), strict=True)
-    }
-    sizes = map_optimizer_state(
-        make_optimizer(TrainingConfig()),
-        adapter,
-        shard,
-        lambda leaf, own: leaf.dtype.itemsize * (own or math.prod(leaf.shape)),
-    )
+def _elements(tensors: Tensors, phase: Phase) -> int:
+    """Elements that one device holds of all tensors."""
+    return sum(tensor.shard_elements(phase) for tensor in tensors.values())
+
+
+def _optimizer_bytes(trained: Tensors, phase: Phase, config: TrainingConfig) -> int:
+    """Bytes per device of the recipe's optimiser, from its abstract state."""
+    tensors = {".".join(path): tensor for path, tensor in trained.items()}
+    shapes = {name: jax.ShapeDtypeStruct(t.shape, jnp.float32) for name, t in tensors.items()}
+    elements = {name: tensor.shard_elements(phase) for name, tensor in tensors.items()}
+
+    def size(leaf: jax.ShapeDtypeStruct, shard: int | None) -> int:
+        return leaf.dtype.itemsize * (math.prod(leaf.shape) if shard is None else shard)
+
+    sizes = map_optimizer_state(make_optimizer(config), shapes, elements, size)
     return sum(jax.tree.leaves(sizes))
 
 
@@ -160,7 +169,6 @@ def nearest_axes(
     Returns:
         Sizes of the axes as the file names them, or None.
     """
-
     factor = 1
     while factor <= _MOST_CHIPS:
         larger = topology.scaled(factor)
@@ -176,14 +184,19 @@ def nearest_axes(
 
 
 def _factorisations(number: int, names: list[str]) -> Iterator[dict[str, int]]:
+    """Every way of writing a number as a product with a factor for each name."""
     if len(names) == 1:
         yield {names[0]: number}
         return
-    for first in range(1, number + 1):
-        if number % first == 0:
-            for rest in _factorisations(number // first, names[1:]):
-                yield {names[0]: first, **rest}
+    for first in _divisors(number):
+        for rest in _factorisations(number // first, names[1:]):
+            yield {names[0]: first, **rest}
 
 
-def _distance(one: dict[str, int], other: dict[str, int]) -> float:
-    return sum(abs(math.log2(other[name] / size)) for name, size in one.items())
+def _divisors(number: int) -> list[int]:
+    small = [n for n in range(1, math.isqrt(number) + 1) if number % n == 0]
+    return [*small, *(number // n for n in reversed(small) if n * n != number)]
+
+
+def _distance(axes: dict[str, int], others: dict[str, int]) -> float:
+    return sum(abs(math.log2(others[name] / size)) for name, size in axes.items())

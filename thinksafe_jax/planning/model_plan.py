@@ -99,7 +99,14 @@ class Plan:
 
     def as_json(self) -> dict[str, Any]:
         """Plain values only."""
-        return {**asdict(self), "fits": self.fits}
+        lora = self.settings.lora
+        settings = {
+            "dtype": self.settings.dtype,
+            "lora": lora and asdict(lora),
+            "context": self.settings.context,
+            "mean_context": self.settings.mean_context,
+        }
+        return {**asdict(self), "settings": settings, "fits": self.fits}
 
 
 def make_plan(
@@ -117,28 +124,30 @@ def make_plan(
 def _plan_phase(
     name: str, phase: Phase, cfg: ModelConfig, topology: Topology, settings: Settings
 ) -> PhasePlan:
-    strategy = phase.for_model(cfg)
+    divided = phase.for_model(cfg)
     budget = phase_budget(name, phase, cfg, topology, settings)
     size, mean = settings.itemsize, settings.mean_context
     rows = filled_rows(budget.pool_tokens, mean)
     ok = not budget.problems
     return PhasePlan(
-        axes=strategy.axes,
-        rules_hash=strategy.hash,
+        axes=divided.axes,
+        rules_hash=divided.hash,
         budget=budget,
         slots=budget.pool_tokens // settings.context,
-        roofline=decode_roofline(cfg, strategy, topology, rows, mean, size) if rows else None,
-        warnings=sharding_warnings(cfg, strategy, size) if ok else [],
+        roofline=decode_roofline(cfg, divided, topology, rows, mean, settings.dtype)
+        if rows
+        else None,
+        warnings=sharding_warnings(cfg, divided, size) if ok else [],
         nearest=None if budget.fits else nearest_axes(name, phase, cfg, topology, settings),
-        parameters=list(_parameter_rows(cfg, strategy, size)) if ok else [],
+        parameters=list(_parameter_rows(cfg, divided, size)) if ok else [],
     )
 
 
-def _parameter_rows(cfg: ModelConfig, strategy: Phase, size: int) -> Iterator[ParameterRow]:
+def _parameter_rows(cfg: ModelConfig, phase: Phase, size: int) -> Iterator[ParameterRow]:
     for path, tensor in parameter_tensors(cfg).items():
-        spec = partition_spec(tensor.axes, strategy.rules)
+        spec = partition_spec(tensor.axes, phase.rules)
         text = ", ".join("x".join(p) if isinstance(p, tuple) else str(p or "-") for p in spec)
-        elements = tensor.shard_elements(strategy)
+        elements = tensor.shard_elements(phase)
         yield ParameterRow(".".join(path), tensor.shape, text, elements * size)
 
 
@@ -160,10 +169,10 @@ def print_plan(
     Returns:
         Whether the model fits.
     """
-    strategy = load_mesh(mesh)  # its mistakes need no model, which may have to be downloaded
+    mesh_config = load_mesh(mesh)  # its mistakes need no model, which may have to be downloaded
     name, cfg = find_model(model)
-    plan = make_plan(name, cfg, strategy)
-    memory = _step_memory(cfg, strategy) if compiled else None
+    plan = make_plan(name, cfg, mesh_config)
+    memory = _step_memory(cfg, mesh_config) if compiled else None
     if json_out is not None:
         step = {} if memory is None else {"compiled_step": asdict(memory[1])}
         atomic_write(json_out, json.dumps(plan.as_json() | step, indent=1) + "\n")
@@ -219,8 +228,8 @@ def _phase_lines(name: str, phase: PhasePlan, plan: Plan) -> Iterator[str]:
 def _step_lines(program: Program, memory: Compiled, plan: Plan) -> Iterator[str]:
     sequences, length = program.rows, program.tokens // program.rows
     hbm = plan.topology.hbm_bytes
-    where = f"compiled for {memory.compiler}"
-    yield f"  the LoRA step, {where}, {sequences} x {length:,} tokens a pass"
+    compiler = f"compiled for {memory.compiler}"
+    yield f"  the LoRA step, {compiler}, {sequences} x {length:,} tokens a pass"
     yield f"    {'arguments':<12}{gb(memory.arguments):>12}"
     yield f"    {'temporaries':<12}{gb(memory.temporaries):>12}"
     verdict = "fits" if memory.peak <= hbm else "does not fit"
@@ -259,11 +268,11 @@ def _advice(name: str, phase: PhasePlan, plan: Plan) -> str:
         most = f"; a replica has at most a host's {plan.topology.chips_per_host} chips"
         return text + (most if name == "generate" else "")
     chips = math.prod(phase.nearest.values())
-    where = "these chips" if chips == plan.topology.chips else f"{chips} chips"
+    machine = "these chips" if chips == plan.topology.chips else f"{chips} chips"
     budget, what = phase.budget, "does not fit"
     if not budget.problems and budget.free >= 0:
         what = f"the weights fit, the cache of one row of {plan.settings.context:,} tokens does not"
-    return f"{what}; the nearest that does, on {where}: {name}.axes: {_sizes(phase.nearest)}"
+    return f"{what}; the nearest that does, on {machine}: {name}.axes: {_sizes(phase.nearest)}"
 
 
 def parameter_lines(phase: PhasePlan) -> Iterator[str]:

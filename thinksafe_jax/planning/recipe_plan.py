@@ -2,21 +2,17 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 from thinksafe_jax.config import GuardConfig, GuardModel, Recipe
 from thinksafe_jax.data import read_prompts
 from thinksafe_jax.errors import ThinkSafeError
 from thinksafe_jax.planning.devices import compile_devices
-from thinksafe_jax.planning.stage_plans import (
-    Assumed,
-    Case,
-    Stage,
-    plan_guard,
-    plan_load,
-    plan_sample,
-    plan_train,
-)
+from thinksafe_jax.planning.guard_plan import plan_guard
+from thinksafe_jax.planning.sample_plan import plan_sample
+from thinksafe_jax.planning.stage_plans import Assumed, PlanRequest, StagePlan, plan_load
+from thinksafe_jax.planning.train_plan import plan_train
 from thinksafe_jax.sharding import MeshConfig
 
 _TRIES = 4  # other settings that are compiled in search of some that fit
@@ -29,9 +25,9 @@ class RecipePlan:
     recipe: str
     mesh: MeshConfig
     prompts: int
-    counted: bool  # or assumed, as the sources are not here
+    counted: bool  # or assumed, where the sources cannot be read here
     assumed: Assumed
-    stages: list[Stage]
+    stages: list[StagePlan]
 
     @property
     def fits(self) -> bool:
@@ -39,7 +35,7 @@ class RecipePlan:
 
 
 def plan_recipe(recipe: Recipe, mesh: MeshConfig, assumed: Assumed | None = None) -> RecipePlan:
-    """The plan of every stage; `Stage.nearest` is filled in where one does not fit.
+    """The plan of every stage; `StagePlan.nearest` is filled in where one does not fit.
 
     Raises:
         ConfigError: a model is not to be found.
@@ -48,20 +44,20 @@ def plan_recipe(recipe: Recipe, mesh: MeshConfig, assumed: Assumed | None = None
     assumed = assumed or Assumed()
     prompts = _count_prompts(recipe)
     devices = compile_devices(mesh.topology)
-    case = Case(recipe, mesh, prompts or assumed.prompts, assumed, devices)
-    stages = [plan_load(case), _searched(plan_sample, case, _other_samplers)]
+    request = PlanRequest(recipe, mesh, prompts or assumed.prompts, assumed, devices)
+    stages = [plan_load(request), _searched(plan_sample, request, _other_samplers)]
     guards = _guards(recipe.guard)
-    stages += [plan_guard(guard, case) for guard in guards]
-    stages.append(_searched(plan_train, case, _other_trainings))
-    return RecipePlan(recipe.name, mesh, case.prompts, prompts is not None, assumed, stages)
+    stages += [plan_guard(guard, request) for guard in guards]
+    stages.append(_searched(plan_train, request, _other_trainings))
+    return RecipePlan(recipe.name, mesh, request.prompts, prompts is not None, assumed, stages)
 
 
 def _count_prompts(recipe: Recipe) -> int | None:
     try:
-        found = len(read_prompts(recipe.synthesis.prompts, require_label=True).prompts)
+        prompts = len(read_prompts(recipe.synthesis.prompts, require_label=True).prompts)
     except (ThinkSafeError, OSError):  # not here, or only on the Hub
         return None
-    return min(found, recipe.synthesis.limit or found)
+    return min(prompts, recipe.synthesis.limit or prompts)
 
 
 def _guards(cfg: GuardConfig | GuardModel) -> list[GuardModel]:
@@ -71,35 +67,36 @@ def _guards(cfg: GuardConfig | GuardModel) -> list[GuardModel]:
 
 
 def _searched(
-    plan: Callable[[Case], Stage],
-    case: Case,
-    others: Callable[[Case], Iterator[tuple[list[str], Case]]],
-) -> Stage:
+    plan: Callable[[PlanRequest], StagePlan],
+    request: PlanRequest,
+    others: Callable[[PlanRequest], Iterator[tuple[list[str], PlanRequest]]],
+) -> StagePlan:
     """The stage; where it does not fit, with the first of some other settings that do."""
-    stage = plan(case)
-    if stage.fits(case.mesh) or stage.nearest:
+    stage = plan(request)
+    if stage.fits(request.mesh) or stage.nearest:
         return stage
-    for tried, (changes, other) in enumerate(others(case)):
-        if tried == _TRIES:
-            break
+    for changes, other in islice(others(request), _TRIES):
         if plan(other).fits(other.mesh):
             return replace(stage, nearest=changes)
     return stage
 
 
-def _other_samplers(case: Case) -> Iterator[tuple[list[str], Case]]:
+def _other_samplers(request: PlanRequest) -> Iterator[tuple[list[str], PlanRequest]]:
     """Fewer slots."""
-    slots = case.recipe.engine.slots
+    slots = request.recipe.engine.slots
     while slots > 1:
         slots //= 2
-        engine = replace(case.recipe.engine, slots=slots)
-        yield [f"engine.slots={slots}"], replace(case, recipe=replace(case.recipe, engine=engine))
+        engine = replace(request.recipe.engine, slots=slots)
+        yield (
+            [f"engine.slots={slots}"],
+            replace(request, recipe=replace(request.recipe, engine=engine)),
+        )
 
 
-def _other_trainings(case: Case) -> Iterator[tuple[list[str], Case]]:
+def _other_trainings(request: PlanRequest) -> Iterator[tuple[list[str], PlanRequest]]:
     """One sequence at a time, everything computed again, then shorter sequences."""
     changes: dict[str, Any] = {}
-    config = case.recipe.training
+    config = request.recipe.training
     wanted = [("micro_batch_size", 1), ("remat", "layer")]
     wanted += [("max_length", config.max_length // 2), ("max_length", config.max_length // 4)]
     for name, value in wanted:
@@ -108,4 +105,4 @@ def _other_trainings(case: Case) -> Iterator[tuple[list[str], Case]]:
         changes[name] = value
         training = replace(config, **changes)
         named = [f"training.{key}={item}" for key, item in changes.items()]
-        yield named, replace(case, recipe=replace(case.recipe, training=training))
+        yield named, replace(request, recipe=replace(request.recipe, training=training))

@@ -11,7 +11,7 @@ from thinksafe_jax.planning.find_model import find_model
 from thinksafe_jax.planning.model_plan import bound_text, gb, make_plan, parameter_lines
 from thinksafe_jax.planning.recipe_plan import RecipePlan, plan_recipe
 from thinksafe_jax.planning.roofline import BOUND, FORMULAS, SYMBOLS
-from thinksafe_jax.planning.stage_plans import Assumed, Stage
+from thinksafe_jax.planning.stage_plans import Assumed, StagePlan
 from thinksafe_jax.sharding import load_mesh
 from thinksafe_jax.storage import atomic_write
 
@@ -43,8 +43,8 @@ def print_recipe_plan(
     print(recipe_plan_text(plan))
     if parameters:
         lists = make_plan(model, cfg, plan.mesh)
-        for phase, own in (("generate", lists.generate), ("train", lists.train)):
-            print("\n".join(["", phase, *parameter_lines(own)]))
+        for name, phase in (("generate", lists.generate), ("train", lists.train)):
+            print("\n".join(["", name, *parameter_lines(phase)]))
     return plan.fits
 
 
@@ -74,7 +74,7 @@ def recipe_plan_text(plan: RecipePlan) -> str:
     return "\n".join(lines)
 
 
-def _stage_lines(stage: Stage, plan: RecipePlan) -> Iterator[str]:
+def _stage_lines(stage: StagePlan, plan: RecipePlan) -> Iterator[str]:
     sizes = ", ".join(f"{name} {size}" for name, size in stage.axes.items())
     yield f"{stage.name}  {stage.model}  ({sizes}; rules {stage.rules_hash})"
     yield from (f"  does not go: {problem}" for problem in stage.problems)
@@ -96,7 +96,7 @@ def _stage_lines(stage: Stage, plan: RecipePlan) -> Iterator[str]:
         yield "  nothing near it fits either; use a larger machine or a smaller model"
 
 
-def _rate_lines(stage: Stage, plan: RecipePlan) -> Iterator[str]:
+def _rate_lines(stage: StagePlan, plan: RecipePlan) -> Iterator[str]:
     bound = stage.bound
     assert bound is not None
     sent = ", ".join(

@@ -1,4 +1,4 @@
-"""What a call of each program must compute and read at least, counted from the rule table.
+"""The roofline of each program: what a call must compute, read and send at least.
 
 Compilers count a loop's body once whatever its number of turns, so FLOPs are counted here, from
 each device's own shards. A tensor that no rule cuts is computed by every device and counts for
@@ -8,6 +8,8 @@ every one.
 import dataclasses
 import math
 from dataclasses import dataclass
+
+import jax.numpy as jnp
 
 from thinksafe_jax.models import ModelConfig
 from thinksafe_jax.sharding import Phase, Topology, parameter_tensors
@@ -32,8 +34,8 @@ SYMBOLS = (
 
 
 @dataclass(frozen=True)
-class Work:
-    """Of one call on one device: floating-point operations, and bytes read from its memory."""
+class Cost:
+    """What one call takes on one device: floating-point operations, bytes read from its memory."""
 
     flops: float
     bytes: float
@@ -58,71 +60,85 @@ class Bound:
         return max(self.compute, self.memory, self.network)
 
 
-def bound_of(work: Work, wire_bytes: float, topology: Topology) -> Bound:
-    """The bound on a machine whose work, memory and network overlap completely."""
+def bound_of(cost: Cost, wire_bytes: float, topology: Topology) -> Bound:
+    """The bound on a machine whose arithmetic, memory and network overlap completely.
+
+    Args:
+        wire_bytes: sent by each device, see `CollectiveTraffic`.
+    """
     parts = {
-        "compute": work.flops / topology.peak_flops,
-        "memory": work.bytes / topology.hbm_bandwidth,
+        "compute": cost.flops / topology.peak_flops,
+        "memory": cost.bytes / topology.hbm_bandwidth,
         "network": wire_bytes / (topology.interconnect_bandwidth / 2),
     }
     return Bound(**parts, limit=max(parts, key=lambda name: parts[name]))
 
 
-def kv_bytes_per_device(cfg: ModelConfig, phase: Phase, itemsize: int) -> int:
-    """Cache bytes that one token takes on each device of its replica."""
-    heads = cfg.num_kv_heads // phase.num_shards("kv_heads")
-    return 2 * cfg.num_layers * heads * cfg.head_dim * itemsize
+def decode_cost(cfg: ModelConfig, phase: Phase, rows: int, context: float, dtype: str) -> Cost:
+    """Cost of one decode step of a replica.
+
+    Args:
+        phase: divided for the model, as in all functions of this file.
+        rows: decoded together, at a mean context of `context` tokens.
+        dtype: of weights and cache.
+    """
+    layers, head = _matmul_weights(cfg, phase)
+    attention = 2 * _attention_flops(cfg, phase) * context
+    cache = rows * context * kv_bytes_per_device(cfg, phase, dtype)
+    read = (layers + head) * _itemsize(dtype)
+    return Cost(rows * (2 * (layers + head) + attention), read + cache)
 
 
-def decode_work(cfg: ModelConfig, phase: Phase, rows: int, context: float, itemsize: int) -> Work:
-    """Of one step of a replica with `rows` rows at a mean context of `context` tokens."""
-    layers, head = _multiplied(cfg, phase)
-    attention = 2 * _scores(cfg, phase) * context
-    cache = rows * context * kv_bytes_per_device(cfg, phase, itemsize)
-    read = (layers + head) * itemsize
-    return Work(rows * (2 * (layers + head) + attention), read + cache)
+def prefill_cost(cfg: ModelConfig, phase: Phase, tokens: int, dtype: str) -> Cost:
+    """Cost of one prompt, which needs no head."""
+    cost = guard_cost(cfg, phase, 1, tokens, dtype)
+    return Cost(cost.flops, cost.bytes + tokens * kv_bytes_per_device(cfg, phase, dtype))
 
 
-def prefill_work(cfg: ModelConfig, phase: Phase, tokens: int, itemsize: int) -> Work:
-    """Of one prompt, which needs no head."""
-    work = guard_work(cfg, phase, 1, tokens, itemsize)
-    cache = tokens * kv_bytes_per_device(cfg, phase, itemsize)
-    return Work(work.flops, work.bytes + cache)
+def guard_cost(cfg: ModelConfig, phase: Phase, rows: int, tokens: int, dtype: str) -> Cost:
+    """Cost of one forward pass over a device's own `rows`; the head sees a few positions only."""
+    layers, _ = _matmul_weights(cfg, phase)
+    attention = _attention_flops(cfg, phase) * tokens  # half of the square: it is causal
+    return Cost(rows * tokens * (2 * layers + attention), layers * _itemsize(dtype))
 
 
-def guard_work(cfg: ModelConfig, phase: Phase, rows: int, tokens: int, itemsize: int) -> Work:
-    """Of one forward pass over a device's own `rows`; the head sees a few positions only."""
-    layers, _ = _multiplied(cfg, phase)
-    attention = _scores(cfg, phase) * tokens  # half of the square
-    return Work(rows * tokens * (2 * layers + attention), layers * itemsize)
-
-
-def train_work(
+def train_cost(
     cfg: ModelConfig,
     phase: Phase,
     rows: int,
     tokens: int,
-    itemsize: int,
+    dtype: str,
     *,
-    again: bool = True,
-    full: bool = False,
-) -> Work:
-    """Of one forward and backward pass over a device's own `rows`; the adapter's part is left out.
+    remat: bool = True,
+    full_finetune: bool = False,
+) -> Cost:
+    """Cost of a forward and backward pass over a device's own rows, without the adapter's part.
 
     Args:
-        again: layers are computed again for the backward pass (remat).
-        full: the weights themselves are trained.
+        remat: layers are computed again for the backward pass.
+        full_finetune: the weights themselves are trained.
     """
-    rows_cut = set(phase.rules["batch"])  # weights cut along them are gathered first
-    rules = {k: tuple(n for n in v if n not in rows_cut) for k, v in phase.rules.items()}
-    layers, head = _multiplied(cfg, dataclasses.replace(phase, rules=rules))
-    products = 2 + again + full
-    attention = (3.5 + again) * _scores(cfg, phase) * tokens
-    flops = rows * tokens * (2 * products * layers + 2 * (2 + full) * head + attention)
-    return Work(flops, (products * layers + 2 * head) * itemsize)
+    cuts_rows = set(phase.rules["batch"])  # weights cut along these axes are gathered first
+    rules = {k: tuple(n for n in v if n not in cuts_rows) for k, v in phase.rules.items()}
+    layers, head = _matmul_weights(cfg, dataclasses.replace(phase, rules=rules))
+    passes = 2 + remat + full_finetune  # products of a weight: forward, backward, and as said
+    attention = (3.5 + remat) * _attention_flops(cfg, phase) * tokens
+    products = 2 * passes * layers + 2 * (2 + full_finetune) * head
+    flops = rows * tokens * (products + attention)
+    return Cost(flops, (passes * layers + 2 * head) * _itemsize(dtype))
 
 
-def _multiplied(cfg: ModelConfig, phase: Phase) -> tuple[int, int]:
+def kv_bytes_per_device(cfg: ModelConfig, phase: Phase, dtype: str) -> int:
+    """Cache bytes that one token takes on each device of its replica."""
+    heads = cfg.num_kv_heads // phase.num_shards("kv_heads")
+    return 2 * cfg.num_layers * heads * cfg.head_dim * _itemsize(dtype)
+
+
+def _itemsize(dtype: str) -> int:
+    return jnp.dtype(dtype).itemsize
+
+
+def _matmul_weights(cfg: ModelConfig, phase: Phase) -> tuple[int, int]:
     """Weights of the layers and of the head that each device multiplies with."""
     tensors = parameter_tensors(cfg)
     head = tensors["embed",] if cfg.tie_word_embeddings else tensors["lm_head",]
@@ -130,7 +146,7 @@ def _multiplied(cfg: ModelConfig, phase: Phase) -> tuple[int, int]:
     return layers, head.shard_elements(phase)
 
 
-def _scores(cfg: ModelConfig, phase: Phase) -> float:
+def _attention_flops(cfg: ModelConfig, phase: Phase) -> float:
     """FLOPs of one query against one key and its value, halved: 2 L N h / n."""
     return 2 * cfg.num_layers * cfg.num_heads * cfg.head_dim / phase.num_shards("heads")
 
@@ -155,17 +171,12 @@ class Roofline:
 
 
 def decode_roofline(
-    cfg: ModelConfig,
-    phase: Phase,
-    topology: Topology,
-    rows: int,
-    mean_context: int,
-    itemsize: int = 2,
+    cfg: ModelConfig, phase: Phase, topology: Topology, rows: int, mean_context: int, dtype: str
 ) -> Roofline:
     """The roofline of decode for `rows` rows per replica at a mean context of `mean_context`."""
-    ways, replicas = phase.num_shards("heads"), phase.num_shards("batch")
-    reduced = 2 * cfg.num_layers * rows * cfg.hidden_size * itemsize if ways > 1 else 0
-    work = decode_work(cfg, phase, rows, mean_context, itemsize)
-    bound = bound_of(work, 2 * (ways - 1) / ways * reduced, topology)  # what a ring sends
+    shards, replicas = phase.num_shards("heads"), phase.num_shards("batch")
+    reduced = 2 * cfg.num_layers * rows * cfg.hidden_size * _itemsize(dtype) if shards > 1 else 0
+    cost = decode_cost(cfg, phase, rows, mean_context, dtype)
+    bound = bound_of(cost, 2 * (shards - 1) / shards * reduced, topology)  # what a ring sends
     rate = math.floor(replicas * rows / bound.seconds)
     return Roofline(rows, replicas, bound, rate, reduced)

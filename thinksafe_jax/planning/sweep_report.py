@@ -13,7 +13,8 @@ from thinksafe_jax.planning.devices import has_compiler, simulate
 from thinksafe_jax.planning.find_model import find_model
 from thinksafe_jax.planning.memory import Settings
 from thinksafe_jax.planning.roofline import BOUND, FORMULAS, SYMBOLS
-from thinksafe_jax.planning.sweep import PHASES, Row, SweepSettings, combinations_of, sweep
+from thinksafe_jax.planning.sweep import combinations_of, sweep
+from thinksafe_jax.planning.sweep_row import PHASES, Row, SweepSettings
 from thinksafe_jax.sharding import load_mesh, load_rules
 from thinksafe_jax.storage import atomic_write
 from thinksafe_jax.terminal import Progress, clean, output, print_line
@@ -44,12 +45,12 @@ def run_sweep(
     tables = [("own", lambda mesh: mesh)]
     tables += [(file.stem, load_rules(file)) for file in rules]
     loaded = [load_mesh(name) for name in meshes]
-    found = [find_model(name) for name in models]
+    named = [find_model(name) for name in models]
     if not settings.measure:
         jax.config.update("jax_platforms", "cpu")  # a TPU host keeps its chips
     simulated = [m.topology.chips for m in loaded if not has_compiler(m.topology)]
     simulate(max(simulated, default=1))
-    combinations = list(combinations_of(found, loaded, tables))
+    combinations = list(combinations_of(named, loaded, tables))
     with Progress("sweep", len(combinations), unit="programs") as progress:
 
         def report(row: Row) -> None:
@@ -80,8 +81,8 @@ def settings_of(
 ) -> SweepSettings:
     """Settings from the command's options."""
     training = TrainingConfig(max_length=length, micro_batch_size=rows)
-    sizes = Settings(dtype=dtype, context=context, mean_context=min(Settings.mean_context, context))
-    return SweepSettings(prompt, slots, training, sizes, measure)
+    sizes = Settings(dtype, training, context, min(Settings.mean_context, context))
+    return SweepSettings(prompt, slots, sizes, measure)
 
 
 def _line(row: Row) -> str:

@@ -1,0 +1,108 @@
+"""The sampling stage on a mesh: decode and prefill of one replica, beside its KV pool."""
+
+from dataclasses import replace
+from functools import partial
+
+from thinksafe_jax.config import EngineConfig
+from thinksafe_jax.models import ModelConfig
+from thinksafe_jax.planning.abstract_programs import (
+    Sampler,
+    compile_program,
+    decode_program,
+    prefill_program,
+)
+from thinksafe_jax.planning.collectives import total
+from thinksafe_jax.planning.devices import is_simulated
+from thinksafe_jax.planning.memory import Budget, Settings, filled_rows
+from thinksafe_jax.planning.roofline import Bound, bound_of, decode_cost, prefill_cost
+from thinksafe_jax.planning.stage_plans import PlanRequest, StagePlan, start_plan
+
+
+def plan_sample(request: PlanRequest) -> StagePlan:
+    """Decode and prefill of one replica; rates are those of all replicas."""
+    model, cfg, dtype = request.generator()
+    settings, engine = request.settings(cfg, dtype), request.recipe.engine
+    phase = request.mesh.generate
+    plan, budget = start_plan("sample", model, cfg, phase, request, settings)
+    if budget.problems or not budget.fits:
+        return replace(plan, bytes=dict(budget.bytes), problems=_no_room(budget, settings))
+    pool = pool_tokens(engine, settings, budget)
+    sampler = Sampler(
+        engine.slots,
+        pool,
+        settings.context,
+        request.assumed.prompt_tokens,
+        engine.page_size,
+        is_simulated(request.mesh.topology),
+    )
+    decode, prefill = (
+        compile_program(partial(program, cfg, phase, request.devices, sampler), dtype)
+        for program in (decode_program, prefill_program)
+    )
+    rows = min(engine.slots, max(1, filled_rows(pool, settings.mean_context)))
+    bound = _decode_bound(request, cfg, settings, rows, total(decode.collectives).wire_bytes)
+    replicas = phase.for_model(cfg).num_shards("batch")
+    rate = replicas * rows / bound.seconds
+    sent = total(prefill.collectives).wire_bytes
+    prefill_seconds = _prefill_bound(request, cfg, settings, sent).seconds / replicas
+    sampling = request.recipe.synthesis.sampling
+    tokens = min(request.assumed.response_tokens, sampling.max_new_tokens)
+    return replace(
+        plan,
+        bytes={
+            **budget.bytes,
+            "kv pool": pool * budget.kv_bytes_per_token,
+            "activations": max(decode.temporaries, prefill.temporaries),
+        },
+        compiler=decode.compiler,
+        facts=[_slots_and_pages(engine, settings, pool, budget.pool_tokens, rows)],
+        call=f"a decode step of {engine.slots} slots ({rows} filled)",
+        traffic=decode.collectives,
+        bound=bound,
+        formula="decode",
+        tokens_per_second=rate,
+        hours=request.rows * (tokens / rate + prefill_seconds) / 3600,
+    )
+
+
+def _decode_bound(
+    request: PlanRequest, cfg: ModelConfig, settings: Settings, rows: int, wire_bytes: float
+) -> Bound:
+    """The bound of a step in which `rows` of the slots have a row."""
+    slots = request.recipe.engine.slots
+    # the program computes all of its slots; those without a row have no context
+    context = rows * settings.mean_context / slots
+    phase = request.mesh.generate.for_model(cfg)
+    cost = decode_cost(cfg, phase, slots, context, settings.dtype)
+    return bound_of(cost, wire_bytes, request.mesh.topology)
+
+
+def _prefill_bound(
+    request: PlanRequest, cfg: ModelConfig, settings: Settings, wire_bytes: float
+) -> Bound:
+    phase = request.mesh.generate.for_model(cfg)
+    cost = prefill_cost(cfg, phase, request.assumed.prompt_tokens, settings.dtype)
+    return bound_of(cost, wire_bytes, request.mesh.topology)
+
+
+def pool_tokens(engine: EngineConfig, settings: Settings, budget: Budget) -> int:
+    """Tokens of one replica's pool: as the recipe asks, or as many as there is room for."""
+    return min(engine.pool_tokens or engine.slots * settings.context, budget.pool_tokens)
+
+
+def _slots_and_pages(
+    engine: EngineConfig, settings: Settings, pool: int, most: int, rows: int
+) -> str:
+    pages, could, size = pool // engine.page_size, most // engine.page_size, engine.page_size
+    return (
+        f"{engine.slots} slots a replica, {pages:,} pages of {size} tokens ({could:,} would fit): "
+        f"{pool // settings.context} rows of {settings.context:,} tokens, or {rows} at a mean of "
+        f"{settings.mean_context:,}"
+    )
+
+
+def _no_room(budget: Budget, settings: Settings) -> list[str]:
+    if budget.problems:
+        return budget.problems
+    weights = budget.bytes["weights"]
+    return [f"weights of {weights:,} bytes leave no room for a row of {settings.context:,} tokens"]
