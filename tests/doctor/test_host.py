@@ -11,6 +11,7 @@ from tests.runs.test_directory import RECIPE
 from thinksafe_jax import cli
 from thinksafe_jax.doctor import host as doctor
 from thinksafe_jax.runs import Run
+from thinksafe_jax.weights import write_manifest
 
 
 def by_name(findings: list[doctor.Finding]) -> dict[str, doctor.Finding]:
@@ -83,13 +84,47 @@ def test_a_run_directory_in_use_or_left_by_a_kill_is_described(tmp_path):
     assert "stale, left by pid 7 on h" in by_name(doctor.examine(tmp_path / "run"))["lock"].value
 
 
-def test_leftovers_of_kills_are_listed(tmp_path):
-    (tmp_path / "checkpoints" / "5").mkdir(parents=True)
-    (tmp_path / "checkpoints" / "6.orbax-checkpoint-tmp").mkdir()
-    (tmp_path / ".manifest.json.1.partial").write_text("")
+def test_every_file_that_a_kill_left_is_listed_once(tmp_path):
+    left = [
+        ".manifest.json.1.partial",
+        ".adapter.partial",
+        "checkpoints/.partial-step_00000004",
+        "checkpoints/step_00000003/state.orbax-checkpoint-tmp",
+        "dataset/data/.train.parquet.7.partial",
+        ".thinksafe-doctor-1",
+    ]
+    for name in left:
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "inside.partial").write_text("")
+    (tmp_path / "partial.jsonl").write_text("")  # a name that only looks like one
     text = by_name(doctor.examine(tmp_path))["partial files"].value
-    for name in ("checkpoints/5", "6.orbax-checkpoint-tmp", ".manifest.json.1.partial"):
+    assert text.startswith(f"{len(left)} in {tmp_path}, left by kills")
+    for name in left:
         assert name in text
+    assert "inside" not in text and "partial.jsonl" not in text
+
+
+def test_a_checkpoint_that_is_not_whole_is_listed(tmp_path):
+    for step in (1, 2, 3, 4):
+        folder = tmp_path / f"checkpoints/step_{step:08d}"
+        (folder / "state").mkdir(parents=True)
+        (folder / "state/array").write_bytes(b"1234")
+        if step > 1:
+            write_manifest(folder, {})
+    (tmp_path / "checkpoints/step_00000002/state/array").unlink()
+    (tmp_path / "checkpoints/step_00000003/state/array").write_bytes(b"12")
+    (tmp_path / "checkpoints/5").mkdir()
+    text = by_name(doctor.examine(tmp_path))["unfinished checkpoints"].value
+    assert text.startswith(f"4 in {tmp_path}")
+    assert [f"step_{n:08d}" in text for n in (1, 2, 3, 4)] == [True, True, True, False]
+    assert "checkpoints/5" in text
+
+
+def test_downloads_that_were_cut_short_are_listed(tmp_path, monkeypatch):
+    monkeypatch.setenv("THINKSAFE_CACHE", str(tmp_path))
+    assert "partial downloads" not in by_name(doctor.examine())
+    (tmp_path / "models/.student.4711.partial").mkdir(parents=True)
+    assert "models/.student.4711.partial" in by_name(doctor.examine())["partial downloads"].value
 
 
 def test_a_run_directory_that_cannot_be_made_is_missing_and_nothing_is_left(tmp_path):

@@ -13,10 +13,18 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from thinksafe_jax.doctor.leftovers import partial_files, unfinished_steps
 from thinksafe_jax.errors import EnvironmentFault, first_line
 from thinksafe_jax.hosts import COMPUTE
 from thinksafe_jax.machine import compile_cache_folder, free_memory
-from thinksafe_jax.storage import describe, free_bytes, holder, is_held, prepare_directory
+from thinksafe_jax.storage import (
+    cache_folder,
+    describe,
+    free_bytes,
+    holder,
+    is_held,
+    prepare_directory,
+)
 from thinksafe_jax.terminal import clean
 
 NEEDED = [
@@ -150,6 +158,7 @@ def _memory() -> Iterator[Finding]:
 def _caches() -> Iterator[Finding]:
     folder = compile_cache_folder()
     yield Finding("compile cache", f"{folder}, {free_bytes(folder) / 2**30:.1f} GiB free", "ok")
+    yield from _leftovers("partial downloads", cache_folder(), partial_files(cache_folder()))
     hub = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
     offline = " (offline)" if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
     yield Finding("Hugging Face cache", f"{hub}, {free_bytes(hub) / 2**30:.1f} GiB free{offline}")
@@ -177,16 +186,15 @@ def _run_directory(run_dir: Path) -> Iterator[Finding]:
     elif who := holder(lock):
         text = f"stale, left by {describe(who)}; the next run recovers it"
         yield Finding("lock", text, "note")
-    partial = sorted(_leftovers(run_dir))
-    if partial:
-        names = ", ".join(str(p.relative_to(run_dir)) for p in partial[:5])
-        text = f"{len(partial)} left by kills, harmless, may be deleted: {names}"
-        yield Finding("partial files", text, "note")
+    yield from _leftovers("partial files", run_dir, partial_files(run_dir))
+    yield from _leftovers("unfinished checkpoints", run_dir, unfinished_steps(run_dir))
 
 
-def _leftovers(run_dir: Path) -> Iterator[Path]:
-    for pattern in ("*.partial", "*.orbax-checkpoint-tmp*", "*.tmp"):
-        yield from run_dir.rglob(pattern)
-    checkpoints = run_dir / "checkpoints"
-    steps = checkpoints.iterdir() if checkpoints.is_dir() else ()
-    yield from (p for p in steps if p.is_dir() and p.name.isdecimal() and not any(p.iterdir()))
+def _leftovers(what: str, folder: Path, paths: list[Path]) -> Iterator[Finding]:
+    """One line that counts them and names all: each may be deleted by hand."""
+    if paths:
+        names = ", ".join(str(path.relative_to(folder)) for path in paths)
+        text = (
+            f"{len(paths)} in {folder}, left by kills where nothing runs; may be deleted: {names}"
+        )
+        yield Finding(what, text, "note")
