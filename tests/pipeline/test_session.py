@@ -31,6 +31,16 @@ def test_top_k_above_the_vocabulary_is_refused_by_name(room):
         Session(recipe).engine()
 
 
+@pytest.mark.parametrize("room", ["synthesis", "evaluation"])
+def test_a_response_that_leaves_no_room_for_a_prompt_is_refused_before_weights_are_read(room):
+    """By its key, with the context's length; what the evaluation asks is looked at, too."""
+    options = [f"{room}.sampling.max_new_tokens=16384", "engine.max_length=null"]
+    session = Session(load_recipe(REPOSITORY / "configs/recipes/mini.yaml", options))
+    with pytest.raises(ConfigError, match=rf"{room}\.sampling\.max_new_tokens: 16384 .*, 1024 to"):
+        session.engine()
+    assert "weights" not in vars(session)
+
+
 @pytest.mark.parametrize(
     ("mesh", "message"),
     [

@@ -2,7 +2,7 @@
 
 import pytest
 
-from thinksafe_jax.planning.collectives import Traffic, collectives_of, total
+from thinksafe_jax.planning.collectives import CollectiveTraffic, collectives_of, total
 
 pytestmark = pytest.mark.slow
 
@@ -48,17 +48,17 @@ def test_loops_conditionals_pieces_and_every_way_to_write_a_group():
     found = collectives_of(PROGRAM)
     # the loop's, four of whose devices send three quarters each; the chain once; the started one
     loop, chain, started = 5 * 8 * 16 * 2, 64 * 2, 64 * 4
-    assert found["all-gather"] == Traffic(
+    assert found["all-gather"] == CollectiveTraffic(
         5 + 1 + 1, loop + chain + started, loop * 3 / 4 + (chain + started) * 7 / 8
     )
-    assert found["all-reduce"] == Traffic(5 + 1, 5 * 32 + 4000, 5 * 32 + 2 * 4000 * 3 / 4)
-    assert found["collective-permute"] == Traffic(1, 16, 16)
-    assert found["reduce-scatter"] == Traffic(1, 128, 128 * 7 / 8)
+    assert found["all-reduce"] == CollectiveTraffic(5 + 1, 5 * 32 + 4000, 5 * 32 + 2 * 4000 * 3 / 4)
+    assert found["collective-permute"] == CollectiveTraffic(1, 16, 16)
+    assert found["reduce-scatter"] == CollectiveTraffic(1, 128, 128 * 7 / 8)
     assert total(found).count == 15
 
 
 def test_the_branch_that_sends_least():
-    assert collectives_of(PROGRAM, branches="least")["all-reduce"] == Traffic(5, 160, 160)
+    assert collectives_of(PROGRAM, branches="least")["all-reduce"] == CollectiveTraffic(5, 160, 160)
 
 
 def test_a_known_number_of_turns_comes_before_the_condition():
@@ -76,4 +76,4 @@ def test_a_group_of_one_sends_nothing(groups):
     line = (
         f"ENTRY %m (p: f32[4]) -> f32[4] {{\n  %a = f32[4] all-reduce(%p), replica_groups={groups}"
     )
-    assert total(collectives_of(line)) == Traffic()
+    assert total(collectives_of(line)) == CollectiveTraffic()

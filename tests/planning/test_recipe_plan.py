@@ -116,6 +116,25 @@ def test_a_step_that_does_not_fit_is_told_settings_that_do(tmp_path):
     assert "the nearest that fits: training." in recipe_plan_text(found)
 
 
+@pytest.mark.parametrize(
+    ("options", "nearest"),
+    [
+        (["engine.max_length=null", "max_new_tokens=16384"], "max_new_tokens=724"),
+        (["top_k=200000"], "top_k=0"),
+    ],
+)
+def test_a_recipe_by_which_no_prompt_can_be_sampled_does_not_fit(tmp_path, options, nearest):
+    """The context of mini:student is 1,024 tokens; no mesh makes it longer."""
+    options = [o if o.startswith("engine") else f"synthesis.sampling.{o}" for o in options]
+    plan = mini_plan(tmp_path, overrides=options)
+    sample = plan.stages[1]
+    assert not plan.fits and not sample.fits(plan.mesh)
+    (problem,) = sample.problems
+    assert problem.startswith("synthesis.sampling.") and "mini:student" in problem
+    assert sample.nearest == [f"synthesis.sampling.{nearest}"]
+    assert f"does not go: {problem}" in recipe_plan_text(plan)
+
+
 def test_more_sequences_a_pass_than_rows_a_step_is_a_warning(tmp_path):
     plan = mini_plan(tmp_path, overrides=["training.batch_size=1", "training.micro_batch_size=1"])
     assert re.search(r"a pass holds \d+ sequences, .* 1 rows", plan.stages[-1].warnings[-1])

@@ -3,7 +3,13 @@
 from thinksafe_jax.config.checks import validate
 from thinksafe_jax.config.differences import HARMLESS_KEYS, diff, flat, paper_differences, to_yaml
 from thinksafe_jax.config.load import load_recipe
+from thinksafe_jax.config.model_limits import (
+    evaluation_samplings,
+    sampling_problems,
+    synthesis_samplings,
+)
 from thinksafe_jax.config.recipe import (
+    SAMPLED,
     EngineConfig,
     EvaluationConfig,
     GuardConfig,
@@ -29,6 +35,7 @@ from thinksafe_jax.config.yaml_files import read_yaml
 __all__ = [
     "HARMLESS_KEYS",
     "KINDS",
+    "SAMPLED",
     "EngineConfig",
     "EvaluationConfig",
     "GuardConfig",
@@ -43,6 +50,7 @@ __all__ = [
     "build",
     "copy_config",
     "diff",
+    "evaluation_samplings",
     "find_config",
     "flat",
     "load_recipe",
@@ -50,7 +58,9 @@ __all__ = [
     "nearest",
     "paper_differences",
     "read_yaml",
+    "sampling_problems",
     "shipped_configs",
+    "synthesis_samplings",
     "to_yaml",
     "validate",
 ]

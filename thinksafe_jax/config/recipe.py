@@ -152,6 +152,9 @@ class Rung:
     temperature: Annotated[float | None, _TEMPERATURE] = None
 
 
+SAMPLED = ("thinksafe", "rejection")  # methods that let a model answer, and a guard judge
+
+
 @dataclass(frozen=True)
 class SynthesisConfig:
     """What is sampled, steered how, and what of it is kept."""

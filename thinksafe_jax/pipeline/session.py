@@ -1,5 +1,6 @@
 """What the stages of a run share: the student, its tokenizer, the guard, the sampler."""
 
+import math
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -7,7 +8,16 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from thinksafe_jax.config import GuardConfig, GuardModel, ModelSource, Recipe
+from thinksafe_jax.config import (
+    EvaluationConfig,
+    GuardConfig,
+    GuardModel,
+    ModelSource,
+    Recipe,
+    evaluation_samplings,
+    sampling_problems,
+    synthesis_samplings,
+)
 from thinksafe_jax.data import source_hashes
 from thinksafe_jax.errors import ConfigError
 from thinksafe_jax.guards import Guard, load_guard
@@ -153,10 +163,12 @@ class Session:
     @cached_property
     def generator(self) -> "Session":
         """The session whose model answers the prompts: this one, or one of the recipe's teacher."""
-        teacher = self.recipe.synthesis.teacher
+        recipe, teacher = self.recipe, self.recipe.synthesis.teacher
         if not teacher.model:
             return self
-        return Session(replace(self.recipe, student=teacher), self._revisions)
+        synthesis = replace(recipe.synthesis, teacher=ModelSource())
+        alone = replace(recipe, student=teacher, synthesis=synthesis, evaluation=EvaluationConfig())
+        return Session(alone, self._revisions)
 
     def release_guards(self) -> None:
         """Lets go of guard, judge and teacher, to make room for training.
@@ -168,7 +180,7 @@ class Session:
 
     def engine(self, tuned: Path | None = None) -> Engine:
         """A sampler of the student, or of what the run directory `tuned` has made of it."""
-        self._check_top_k()
+        self.check_sampling()
         weights = self.weights
         params = weights.for_sampling() if tuned is None else unstack_layers(self.tuned(tuned))
         return Engine(
@@ -180,15 +192,21 @@ class Session:
             seed=self.recipe.seed,
         )
 
-    def _check_top_k(self) -> None:
-        """top_k can only be compared with the vocabulary once the model is known."""
-        for room in ("synthesis", "evaluation"):
-            top_k = getattr(self.recipe, room).sampling.top_k
-            if top_k > self.cfg.vocab_size:
-                raise ConfigError(
-                    f"{room}.sampling.top_k: {top_k} is above the vocabulary of "
-                    f"{self.recipe.student.model}, {self.cfg.vocab_size} tokens; 0 switches it off"
-                )
+    def check_sampling(self) -> None:
+        """Refuses what can only be seen once the facts of the models are known.
+
+        Raises:
+            ConfigError: top_k above the vocabulary, or a response that leaves no room for a prompt.
+        """
+        recipe, cfg = self.recipe, self.cfg
+        samplings = evaluation_samplings(recipe)
+        if not recipe.synthesis.teacher.model:  # else it is checked in the session of its own
+            samplings |= synthesis_samplings(recipe)
+        context = min(recipe.engine.max_length or math.inf, cfg.max_position_embeddings)
+        model = recipe.student.model
+        problems = list(sampling_problems(samplings, model, cfg.vocab_size, int(context)))
+        if problems:
+            raise ConfigError("\n".join(problems))
 
     @property
     def _dtype(self) -> jnp.dtype:

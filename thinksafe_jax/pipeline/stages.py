@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from thinksafe_jax.config import SAMPLED
 from thinksafe_jax.data import Prompt
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.evaluation import evaluate
@@ -18,7 +19,6 @@ from thinksafe_jax.report import card_of_dataset, card_of_run, write_report
 from thinksafe_jax.runs import RowStore, Run, wait_for_rows
 from thinksafe_jax.storage import atomic_write
 from thinksafe_jax.synthesis import (
-    SAMPLED,
     Ledger,
     Rounds,
     attempts,

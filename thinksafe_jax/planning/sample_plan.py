@@ -3,7 +3,7 @@
 from dataclasses import replace
 from functools import partial
 
-from thinksafe_jax.config import EngineConfig
+from thinksafe_jax.config import EngineConfig, sampling_problems, synthesis_samplings
 from thinksafe_jax.models import ModelConfig
 from thinksafe_jax.planning.abstract_programs import (
     Sampler,
@@ -24,6 +24,10 @@ def plan_sample(request: PlanRequest) -> StagePlan:
     settings, engine = request.settings(cfg, dtype), request.recipe.engine
     phase = request.mesh.generate
     plan, budget = start_plan("sample", model, cfg, phase, request, settings)
+    samplings = synthesis_samplings(request.recipe)
+    if problems := list(sampling_problems(samplings, model, cfg.vocab_size, settings.context)):
+        nearest = _options_that_fit(request, settings, cfg.vocab_size)
+        return replace(plan, problems=problems, nearest=nearest)
     if budget.problems or not budget.fits:
         return replace(plan, bytes=dict(budget.bytes), problems=_no_room(budget, settings))
     pool = pool_tokens(engine, settings, budget)
@@ -63,6 +67,18 @@ def plan_sample(request: PlanRequest) -> StagePlan:
         tokens_per_second=rate,
         hours=request.rows * (tokens / rate + prefill_seconds) / 3600,
     )
+
+
+def _options_that_fit(request: PlanRequest, settings: Settings, vocab_size: int) -> list[str]:
+    """Sampling options by which a prompt of the assumed length can be sampled, on any mesh."""
+    sampling = request.recipe.synthesis.sampling
+    room = settings.context - min(request.assumed.prompt_tokens, settings.context // 2)
+    changes = []
+    if sampling.max_new_tokens > room:
+        changes.append(f"synthesis.sampling.max_new_tokens={room}")
+    if sampling.top_k > vocab_size:
+        changes.append("synthesis.sampling.top_k=0")
+    return changes
 
 
 def _decode_bound(

@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from thinksafe_jax.config import Recipe
+from thinksafe_jax.config import SAMPLED, Recipe
 from thinksafe_jax.data import BENCHMARKS, KINDS, LISTS, RATES
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.report.dataset_card import escape
 from thinksafe_jax.report.suite_rows import AGREEMENT, better, named_suites
 from thinksafe_jax.storage import file_sha256
-from thinksafe_jax.synthesis import SAMPLED
 from thinksafe_jax.weights import model_revision
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+", re.ASCII)

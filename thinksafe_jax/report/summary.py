@@ -27,12 +27,11 @@ paper_differences   [{key, paper, run}]: every setting that is not the paper's
 notes               [{kind, text}]: what a reader must know before believing the numbers
 """
 
-from thinksafe_jax.config import GuardConfig, paper_differences
+from thinksafe_jax.config import SAMPLED, GuardConfig, paper_differences
 from thinksafe_jax.data import RATES
 from thinksafe_jax.evaluation import paper_model, paper_rows, paper_table
 from thinksafe_jax.intervals import Rate, difference
 from thinksafe_jax.report.run_files import STEPS, RunFiles
-from thinksafe_jax.synthesis import SAMPLED
 
 SCHEMA_VERSION = 1
 RATE_NAMES = tuple(RATES.values())

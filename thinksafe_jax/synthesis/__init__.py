@@ -12,13 +12,11 @@ from thinksafe_jax.synthesis.filter import drop_reason
 from thinksafe_jax.synthesis.ladder import ACCEPTED, Ledger, attempts
 from thinksafe_jax.synthesis.publish import push, write_authors_json
 from thinksafe_jax.synthesis.rounds import Rounds, Sampler
-from thinksafe_jax.synthesis.sampled_rows import SAMPLED
 from thinksafe_jax.synthesis.selection import require_labels, stratified, synthesis_prompts
 from thinksafe_jax.synthesis.steering import TEMPLATES, short_name, steer, steering_of
 
 __all__ = [
     "ACCEPTED",
-    "SAMPLED",
     "TEMPLATES",
     "Counts",
     "DatasetFacts",

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from thinksafe_jax.config import Recipe
+from thinksafe_jax.config import SAMPLED, Recipe
 from thinksafe_jax.data import source_hashes
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.guards import Guard, answer_part
@@ -27,7 +27,7 @@ from thinksafe_jax.storage import atomic_write, atomic_writer, plain, prepare_di
 from thinksafe_jax.synthesis.coverage import Counts, coverage, reasons_table
 from thinksafe_jax.synthesis.ladder import WAITING, Ledger, attempts, chosen_attempts
 from thinksafe_jax.synthesis.parquet import ParquetWriter
-from thinksafe_jax.synthesis.sampled_rows import SAMPLED, needed_labels
+from thinksafe_jax.synthesis.sampled_rows import needed_labels
 
 Row = Mapping[str, Any]
 Lengths = dict[str, Counter[int]]  # {label: {upper end of a bin, 0 for the last: rows}}

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from thinksafe_jax.config import SynthesisConfig
+from thinksafe_jax.config import SAMPLED, SynthesisConfig
 from thinksafe_jax.data import Prompt
 from thinksafe_jax.sampling import Completion, Request
 from thinksafe_jax.synthesis.ladder import Attempt
@@ -25,7 +25,6 @@ DIRECT_REFUSAL_ANSWER = "I'm sorry, but I can't help with that."
 # SafePath trains on the first eight tokens of the reasoning and leaves the rest to the model
 # (arXiv 2505.14667, section 3)
 SAFEPATH_PRIMER = "Let's think about safety first."
-SAMPLED = ("thinksafe", "rejection")  # methods that let a model answer, and a guard judge
 HARMFUL_ONLY = ("direct-refusal", "safepath")  # methods that train on no benign prompt
 
 _log = logging.getLogger(__name__)
