@@ -63,9 +63,8 @@ def run_pipeline(
         skip_bad_rows=skip_bad_rows,
     ) as run:
         session = Session(recipe, run.path / "models.json")
-        session.check_hosts_agree(
-            run.group, training=bool({"train", "export"} & set(stages or STAGES))
-        )
+        trains = bool({"train", "export"} & set(stages or STAGES))
+        session.check_hosts_agree(run.group, training=trains)
         for name in stages or STAGES:
             if stages and run.group.first:  # all of them together come in order
                 _require_earlier(run, session, name)
