@@ -62,7 +62,7 @@ def test_rows_with_line_separators_in_their_texts_are_read(tmp_path):
     (side,) = evaluated("a", [1]).suites.values()
     folder = tmp_path / "evaluation/after"
     folder.mkdir(parents=True)
-    row = side[0] | {"prompt": "17\u2028+\u202925\u0085"}
+    row = side[0] | {"prompt": "17\u2028+\u202925\u0085", "response": "42"}
     (folder / "rows.jsonl").write_text(json.dumps(row, ensure_ascii=False) + "\n", "utf-8")
     assert read_evaluation(str(tmp_path)).suites == {"gsm8k": [row]}
 

@@ -13,6 +13,7 @@ from thinksafe_jax.evaluation.published import (
     published_tables,
 )
 from thinksafe_jax.evaluation.score_file import score_responses
+from thinksafe_jax.evaluation.scored_rows import read_scored_rows
 from thinksafe_jax.evaluation.scoring import outcome
 
 __all__ = [
@@ -30,5 +31,6 @@ __all__ = [
     "preset",
     "published_tables",
     "read_evaluation",
+    "read_scored_rows",
     "score_responses",
 ]

@@ -1,10 +1,10 @@
 """Two evaluations of the same questions, problem by problem: what differs, and how surely."""
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from thinksafe_jax.errors import InputError, type_and_line
+from thinksafe_jax.errors import InputError
+from thinksafe_jax.evaluation.scored_rows import read_scored_rows
 from thinksafe_jax.evaluation.scoring import problem_means, suite_facts
 from thinksafe_jax.intervals import Rate, paired_difference
 
@@ -50,16 +50,8 @@ def read_evaluation(text: str) -> Evaluated:
     if file is None:
         raise InputError(f"{text}: no finished evaluation there ({folder}/<step>/rows.jsonl)")
     suites: dict[str, list[dict]] = {}
-    for number, line in enumerate(file.read_text(encoding="utf-8").split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            suites.setdefault(row["suite"], []).append(row)
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(
-                f"{file}:{number}: not a scored row ({type_and_line(error)})"
-            ) from None
+    for row in read_scored_rows(file):
+        suites.setdefault(row["suite"], []).append(row)
     return Evaluated(text, suites)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from thinksafe_jax.config import Recipe
 from thinksafe_jax.data import RATES
 from thinksafe_jax.errors import InputError
+from thinksafe_jax.evaluation import read_scored_rows
 from thinksafe_jax.runs import RowStore, begun_recipe
 from thinksafe_jax.storage import shown
 
@@ -77,14 +78,10 @@ def _evaluation(file: Path) -> dict | None:
 
 
 def _evaluation_rows(file: Path) -> list[dict]:
-    rows = _lines(file)
-    for row in rows[:1]:
-        _require(file, row, _ROW)
-    return rows
+    return list(read_scored_rows(file)) if file.exists() else []
 
 
 _SUITE = ("kind", "metric", "lower_is_better", "rate", "questions", "rows", "unparsed", "truncated")
-_ROW = ("suite", "kind", "id", "sample", "prompt", "response", "finish_reason")
 
 
 def _require(file: Path, found: Any, names: Sequence[str], of: str = "") -> None:
@@ -103,20 +100,6 @@ def _json(file: Path) -> Any:
         return json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"{file}: not readable as JSON ({error}); run its stage again") from None
-
-
-def _lines(file: Path) -> list[dict]:
-    """Rows of a file that is written whole: a broken line is an error."""
-    if not file.exists():
-        return []
-    rows = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").split("\n"), start=1):
-        if line.strip():
-            try:
-                rows.append(json.loads(line))
-            except ValueError as error:
-                raise InputError(f"{file}:{number}: not readable as JSON ({error})") from None
-    return rows
 
 
 def _metrics(file: Path) -> list[dict]:
