@@ -14,6 +14,8 @@ from tests.hostile.mutations import mutate
 from tests.hostile.readers import READERS, Workbench
 from thinksafe_jax.errors import ThinkSafeError
 
+pytestmark = pytest.mark.slow
+
 # readers in which damage still ends in a traceback now and then: who is mending them
 MENDING = {
     "tokenizer": "vocab",
@@ -25,7 +27,6 @@ MENDING = {
     "adapter": "storage",
     "dataset": "storage",
     "report": "evaluation",
-    "comparison": "evaluation",
 }
 MOST_CHARACTERS = 20_000  # of a message: a value may be quoted, a file may not
 
@@ -56,7 +57,6 @@ def test_a_file_that_is_gone(bench: Workbench):
         read(bench, {name: None})
 
 
-@pytest.mark.slow
 @each_reader
 def test_a_damaged_file_is_read_or_refused_in_a_sentence(bench: Workbench):
     if owner := MENDING.get(bench.reader.name):

@@ -13,6 +13,8 @@ from thinksafe_jax.synthesis import attempts, drop_reason, steer
 from thinksafe_jax.synthesis.sampled_rows import fixed_rows, plan_attempt, sample_rows
 from thinksafe_jax.tokenizer import ChatTokenizer
 
+pytestmark = pytest.mark.slow
+
 CHAT = (
     "{% for m in messages %}<|start_header_id|>{{ m['role'] }}<|end_header_id|>{{ m['content'] }}"
     "<|eot_id|>{% endfor %}{% if add_generation_prompt %}<|start_header_id|>assistant"

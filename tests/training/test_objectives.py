@@ -20,6 +20,8 @@ from thinksafe_jax.training.packing import Layout
 from thinksafe_jax.training.step import init_state, make_gradient
 from thinksafe_jax.training.streams import Stream
 
+pytestmark = pytest.mark.slow
+
 CONFIG = kit.settings(lora_dropout=0.0, kl="reverse", kl_weight=0.3)
 ROWS = kit.rows(8, seed=4)
 UNJUDGED, EQUAL = "row-5", "row-2"  # no reward, so in no sum; a group without spread: advantage 0
