@@ -60,7 +60,7 @@ def main() -> None:
     """Reads, renders, writes."""
     from transformers.utils import chat_template_utils
 
-    vars(chat_template_utils)["datetime"] = _Pinned  # what strftime_now asks
+    chat_template_utils.__dict__["datetime"] = _Pinned  # what strftime_now asks
     limit()
     json.dump(render_all(json.load(sys.stdin)), sys.stdout)
 
