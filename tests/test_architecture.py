@@ -42,11 +42,6 @@ LEFT = {
         "weights/peft.py: export_adapter has 54 lines",
         "weights/verify.py: verify_model has 53 lines",
     },
-    "training": {
-        "training/checkpoints.py: save has 58 lines",
-        "training/examples.py: build_examples has 53 lines",
-        "training/losses.py: _summed has 51 lines",
-    },
 }
 
 

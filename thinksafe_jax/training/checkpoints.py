@@ -81,24 +81,14 @@ class CheckpointStore:
         writes = self._group.first or not by_first
         partial = self.directory / f"{_PARTIAL}{self.path(step).name}"
         tree = {name: _describe(array) for name, array in arrays.items()}
-
-        def finish(writing: ocp.StandardCheckpointer) -> None:
-            with writing:
-                writing.wait_until_finished()
-            if not self._group.first:
-                return
-            write_json(partial / "meta.json", {**meta, "step": step, "tree": tree})
-            write_manifest(partial, {})
-            shutil.rmtree(self.path(step), ignore_errors=True)
-            partial.replace(self.path(step))
-            sync_folder(self.directory)
-            persist(self.path(step))  # an older one is given up only afterwards
-            self._prune(step)
-            persist(self.directory)
+        meta = {**meta, "step": step, "tree": tree}
 
         def in_background(writing: ocp.StandardCheckpointer) -> None:
             with self._reported(step, partial):
-                finish(writing)
+                with writing:
+                    writing.wait_until_finished()
+                if self._group.first:
+                    self._seal(step, partial, meta)
 
         with self._reported(step, partial):
             if self._group.first:
@@ -118,6 +108,17 @@ class CheckpointStore:
             self.wait()
             self._group.barrier("checkpoint counts")
         self.check()
+
+    def _seal(self, step: int, partial: Path, meta: dict[str, Any]) -> None:
+        """Makes what is written in `partial` count, and gives up older checkpoints."""
+        write_json(partial / "meta.json", meta)
+        write_manifest(partial, {})
+        shutil.rmtree(self.path(step), ignore_errors=True)
+        partial.replace(self.path(step))
+        sync_folder(self.directory)
+        persist(self.path(step))  # an older one is given up only afterwards
+        self._prune(step)
+        persist(self.directory)
 
     def check(self) -> None:
         """Raises what went wrong in the background; call it at every step."""

@@ -115,15 +115,11 @@ def build_examples(
     )
     for row in rows:
         use_kl = config.objective == "ce+kl" and _label(row) == "benign"
+        texts = (row["instruction"], row["response"], str(row["id"]))
+        ended, newlines = row.get("finish_reason") != "length", config.think_newlines
         try:
             example = build_example(
-                tokenizer,
-                row["instruction"],
-                row["response"],
-                str(row["id"]),
-                row.get("finish_reason") != "length",
-                use_kl=use_kl,
-                think_newlines=config.think_newlines,
+                tokenizer, *texts, ended, use_kl=use_kl, think_newlines=newlines
             )
         except InputError as error:
             _log.warning("not trained: %s", error)

@@ -195,9 +195,8 @@ def _summed(divergence: Divergence | None) -> Callable[[jax.Array, jax.Array, Fa
             return jax.lax.cond(jnp.any(_active(facts)), run, skip)
 
         values = jax.tree.map(lambda primal: primal.value, all_facts)
-        d_head = jnp.zeros(head.shape, jnp.float32) if kernel.perturbed else None
-        carry, d_hidden = jax.lax.scan(body, (_zeros(values), d_head), (hidden.value, values))
-        total, d_head = carry
+        zeros = _zeros(values), jnp.zeros(head.shape, jnp.float32) if kernel.perturbed else None
+        (total, d_head), d_hidden = jax.lax.scan(body, zeros, (hidden.value, values))
         # an empty array carries the head's dtype, which the float32 sum no longer has
         return total, (d_hidden, d_head, jnp.zeros((0,), head.dtype))
 
