@@ -24,10 +24,9 @@ from stepper import Stepper, fastest, timed
 from workloads import chain_of_thought_lengths
 
 from thinksafe_jax.config import EngineConfig, SamplingConfig
-from thinksafe_jax.models import ModelConfig, init_params
-from thinksafe_jax.sampling import Case, Engine, Request, table_pages
+from thinksafe_jax.models import AttentionRequest, ModelConfig, init_params, refusals
+from thinksafe_jax.sampling import Engine, KvCache, Request, table_pages
 from thinksafe_jax.sampling.attention import IMPLEMENTATIONS
-from thinksafe_jax.sampling.kv_cache import kv_bytes_per_token
 
 QWEN3 = ModelConfig(
     family="qwen3", vocab_size=151_936, hidden_size=1024, intermediate_size=3072, num_layers=28,
@@ -70,19 +69,19 @@ def attention(cfg: ModelConfig, bandwidth: float, points: tuple) -> list[dict]:
     for slots, live in points:
         block = table_pages(page)
         width = -(-live // (page * block)) * block
-        shape = (cfg.num_kv_heads, slots * width + 1, page, cfg.head_dim)
-        pool = tuple(jnp.ones(shape, dtype) for _ in range(2))
+        shapes = KvCache.abstract(cfg, slots * width + 1, page, dtype).layers[0]
+        pages = jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), shapes)
         table = 1 + np.random.default_rng(0).permutation(slots * width).reshape(slots, width)
         args = (
-            jnp.ones((slots, cfg.num_heads, cfg.head_dim), dtype), pool,
+            jnp.ones((slots, cfg.num_heads, cfg.head_dim), dtype), pages,
             jnp.asarray(table, jnp.int32), jnp.full(slots, live, jnp.int32),
         )  # fmt: skip
         live_bytes = 2 * slots * live * cfg.num_kv_heads * cfg.head_dim * dtype.itemsize
-        for one in IMPLEMENTATIONS:
-            reason = one.refuses(Case(platform, cfg.head_dim, page))
-            row = {"implementation": one.name, "slots": slots, "live": live, "refused": reason}
+        request = AttentionRequest(platform, cfg.head_dim, page_size=page)
+        for name, reason in refusals(IMPLEMENTATIONS, request).items():
+            row = {"implementation": name, "slots": slots, "live": live, "refused": reason}
             if reason is None:
-                run = jax.jit(one.attend)
+                run = jax.jit(IMPLEMENTATIONS[name].attend)
                 (seconds,) = fastest(lambda: timed(lambda: run(*args).block_until_ready()))  # noqa: B023
                 row["of_bandwidth"] = live_bytes / seconds / bandwidth
             rows.append(row)
@@ -101,7 +100,7 @@ def steps(cfg: ModelConfig, params: dict, bandwidth: float, points: tuple) -> li
         )  # fmt: skip
         engine = Engine(cfg, params, config, eos_ids=())
         (seconds,) = fastest(Stepper(engine, live).seconds)
-        kv = slots * live * kv_bytes_per_token(cfg, engine._devices[0]._pools[0][0].dtype)
+        kv = slots * live * KvCache.bytes_per_token(cfg, engine._devices[0].cache.dtype)
         rows.append(
             {
                 "slots": slots, "live": live, "step_ms": 1e3 * seconds,

@@ -17,9 +17,9 @@ from workloads import load_model, long_tail, save_model
 from thinksafe_jax.config import EngineConfig, SamplingConfig
 from thinksafe_jax.models import forward, logits
 from thinksafe_jax.planning.collectives import collectives_of, total
-from thinksafe_jax.sampling import Engine, Request, decode
-from thinksafe_jax.sampling.kv_cache import kv_bytes_per_token
-from thinksafe_jax.sampling.next_token import Options, sample
+from thinksafe_jax.sampling import Engine, KvCache, Request, decode
+from thinksafe_jax.sampling.next_token import sample
+from thinksafe_jax.sampling.sampling_options import Options
 from thinksafe_jax.sharding import ModelMesh
 
 # a short window: in so small a set the steps after a row's end weigh more than the host
@@ -100,7 +100,7 @@ def floor(scratch: Path) -> dict:
             stepper.seconds, lambda: timed(lambda: jax.block_until_ready(reduce(read)))
         )
         bandwidth = weight_bytes / sweep
-        kv = slots * live * kv_bytes_per_token(cfg, jnp.dtype("float32"))
+        kv = slots * live * KvCache.bytes_per_token(cfg, "float32")
         out[f"step_over_floor_b{slots}"] = step / ((weight_bytes + kv) / bandwidth)
         out[f"step_ms_b{slots}"] = 1e3 * step
         out["read_gb_per_s"] = bandwidth / 1e9
@@ -117,11 +117,10 @@ def programs(scratch: Path) -> dict:
     long, short = fastest(*(stepper.seconds for stepper in steppers))
     device = steppers[0].device
     compiled = decode.lower(
-        device.params, device._pools, device._slots, steppers[0].table, cfg=cfg, steps=16,
-        eos_ids=(), layout=device.layout, attention=steppers[0].engine.attention,
-    ).compile()  # fmt: skip
+        device.params, device.cache, device.slots, steppers[0].table, spec=device.spec
+    ).compile()
     memory = compiled.memory_analysis()
-    cache = sum(x.nbytes for x in jax.tree.leaves(device._pools))
+    cache = device.cache.nbytes
     return {
         "raggedness": long / short,
         "temp_over_cache": memory.temp_size_in_bytes / cache,
@@ -281,10 +280,9 @@ def collective_bytes(engine: Engine) -> float:
     """Bytes that one decode step hands to collectives, from the compiled program."""
     device = engine._devices[0]
     table = device.layout.put(engine._allocator(device).table, device.layout.rows)
-    text = decode.lower(
-        device.params, device._pools, device._slots, table, cfg=engine.cfg, steps=1,
-        eos_ids=(), layout=device.layout, attention=engine.attention,
-    ).compile().as_text()  # fmt: skip
+    spec = dataclasses.replace(device.spec, steps=1)
+    lowered = decode.lower(device.params, device.cache, device.slots, table, spec=spec)
+    text = lowered.compile().as_text()
     return total(collectives_of(text, branches="least")).bytes
 
 

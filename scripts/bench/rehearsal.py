@@ -7,8 +7,8 @@ from workloads import chain_of_thought_lengths
 
 from thinksafe_jax.config import EngineConfig, SamplingConfig
 from thinksafe_jax.sampling import Request
-from thinksafe_jax.sampling.device import Placement
 from thinksafe_jax.sampling.pages import PageAllocator
+from thinksafe_jax.sampling.programs import Insertion
 from thinksafe_jax.sampling.scheduler import Scheduler
 from thinksafe_jax.sampling.stats import EngineStats
 
@@ -17,28 +17,28 @@ class CountingDevice:
     """Every slot produces the token 1 until its maximum; nothing else happens."""
 
     def __init__(self, slots: int, steps: int):
-        self._left = np.zeros(slots, np.int64)
+        self._remaining = np.zeros(slots, np.int64)
         self._steps = np.arange(steps)[:, None]
 
     def reset(self) -> None:
-        self._left[:] = 0
+        self._remaining[:] = 0
 
-    def prefill(self, tokens: np.ndarray, lengths: np.ndarray, pages: np.ndarray) -> None:
+    def prefill(self, tokens: np.ndarray, lengths: np.ndarray, page_ids: np.ndarray) -> None:
         """Takes no time, as next to thousands of decode steps."""
 
-    def place(self, placement: Placement) -> None:
-        real = placement.slot < len(self._left)
-        self._left[placement.slot[real]] = placement.left[real]
+    def insert(self, new: Insertion) -> None:
+        real = np.asarray(new.slot_ids) < len(self._remaining)
+        self._remaining[new.slot_ids[real]] = new.remaining[real]
 
     def make_idle(self, slots: Sequence[int]) -> None:
-        self._left[list(slots)] = 0
+        self._remaining[list(slots)] = 0
 
-    def width(self, busy: int) -> int:
-        return len(self._left)
+    def active_slots(self, busy: int) -> int:
+        return len(self._remaining)
 
-    def window(self, table: np.ndarray, which: np.ndarray) -> np.ndarray:
-        tokens = np.where(self._steps < self._left, 1, -1)
-        self._left = np.maximum(0, self._left - len(self._steps))
+    def decode(self, table: np.ndarray, slot_ids: np.ndarray) -> np.ndarray:
+        tokens = np.where(self._steps < self._remaining, 1, -1)
+        self._remaining = np.maximum(0, self._remaining - len(self._steps))
         return tokens
 
     def read(self, window: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -6,8 +6,11 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
+from thinksafe_jax.config import SamplingConfig
 from thinksafe_jax.sampling import Engine
-from thinksafe_jax.sampling.device import PLACE_ROWS, Placement
+from thinksafe_jax.sampling.device import INSERT_ROWS
+from thinksafe_jax.sampling.programs import Insertion
+from thinksafe_jax.sampling.sampling_options import Options
 
 
 def timed(run: Callable[[], object]) -> float:
@@ -34,19 +37,18 @@ class Stepper:
     def seconds(self) -> float:
         """Of one decode step, the mean of a window."""
         window = self.engine.config.window
-        for first in range(0, len(self.table), PLACE_ROWS):
-            self.device.place(self._placement(first))
-        jax.block_until_ready(self.device._slots.left)
-        return timed(lambda: self.device.read(self.device.window(self.table, self.slots))) / window
+        for first in range(0, len(self.table), INSERT_ROWS):
+            self.device.insert(self._insertion(first))
+        jax.block_until_ready(self.device.slots.remaining)
+        return timed(lambda: self.device.read(self.device.decode(self.table, self.slots))) / window
 
-    def _placement(self, first: int) -> Placement:
-        """PLACE_ROWS slots from `first` on; those beyond the last are ignored."""
-        ints, floats = np.ones(PLACE_ROWS, np.int32), np.ones(PLACE_ROWS, np.float32)
-        slots = first + np.arange(PLACE_ROWS, dtype=np.int32)
-        options = (np.float32(0.6) * floats, 20 * ints, np.float32(0.95) * floats, 0 * floats)
-        window, words = self.engine.config.window, np.zeros((PLACE_ROWS, 3), np.uint32)
-        slots = np.minimum(slots, len(self.table)).astype(np.int32)
-        return Placement(slots, 5 * ints, self.live * ints, window * ints, words, options)
+    def _insertion(self, first: int) -> Insertion:
+        """INSERT_ROWS slots from `first` on; those beyond the last are ignored."""
+        ones, words = np.ones(INSERT_ROWS, np.int32), np.zeros((INSERT_ROWS, 3), np.uint32)
+        slots = np.minimum(first + np.arange(INSERT_ROWS), len(self.table)).astype(np.int32)
+        options = Options.of([SamplingConfig()] * INSERT_ROWS)
+        window = self.engine.config.window
+        return Insertion(slots, 5 * ones, self.live * ones, window * ones, words, options)
 
 
 def fastest(*runs: Callable[[], float], times: int = 7) -> list[float]:

@@ -53,9 +53,9 @@ class FakeTokenizer:
 class EndingDevice(CountingDevice):
     """Every slot produces the token 1, and as the last of its maximum the end."""
 
-    def window(self, table: np.ndarray, which: np.ndarray) -> np.ndarray:
-        last = self._steps == self._left - 1
-        return np.where(last, END, super().window(table, which))
+    def decode(self, table: np.ndarray, slot_ids: np.ndarray) -> np.ndarray:
+        last = self._steps == self._remaining - 1
+        return np.where(last, END, super().decode(table, slot_ids))
 
 
 class FakeEngine:

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from jax import export
 
-from thinksafe_jax.models import causal_attention
-from thinksafe_jax.models.attention import Call, attention_table
-from thinksafe_jax.models.block_attention import block_attention, plain_attention
+from thinksafe_jax.models import AttentionRequest, causal_attention, first_to_run, refusals
+from thinksafe_jax.models.attention import IMPLEMENTATIONS
+from thinksafe_jax.models.attention.blocks import block_attention
+from thinksafe_jax.models.attention.plain import plain_attention
 
 pytestmark = pytest.mark.slow
 
@@ -95,22 +96,25 @@ def test_at_16384_tokens_nothing_quadratic_exists_forward_or_backward():
 
 
 @pytest.mark.parametrize(
-    ("call", "first", "refusals"),
+    ("shape", "first", "reasons"),
     [
-        (Call("cpu", 4096, 128, "float32"), "blocks", {"splash": "not cpu", "cudnn": "not cpu"}),
-        (Call("cpu", 200, 128, "float32"), "plain", {"blocks": "length 200 is one block"}),
-        (Call("tpu", 4096, 128, "bfloat16"), "splash", {"cudnn": "not tpu"}),
-        (Call("tpu", 4100, 128, "bfloat16"), "blocks", {"splash": "no multiple of 128"}),
-        (Call("tpu", 4096, 64, "bfloat16"), "blocks", {"splash": "head_dim 64"}),
-        (Call("gpu", 4096, 128, "bfloat16"), "cudnn", {"splash": "not gpu"}),
-        (Call("gpu", 4096, 128, "float32"), "blocks", {"cudnn": "not float32"}),
-        (Call("gpu", 16384, 128, "bfloat16"), "blocks", {"cudnn": "16384 x 16384 is too large"}),
+        (("cpu", 4096, 128, "float32"), "blocks", {"splash": "not cpu", "cudnn": "not cpu"}),
+        (("cpu", 200, 128, "float32"), "plain", {"blocks": "length 200 is one block"}),
+        (("tpu", 4096, 128, "bfloat16"), "splash", {"cudnn": "not tpu"}),
+        (("tpu", 4100, 128, "bfloat16"), "blocks", {"splash": "no multiple of 128"}),
+        (("tpu", 4096, 64, "bfloat16"), "blocks", {"splash": "head_dim 64"}),
+        (("gpu", 4096, 128, "bfloat16"), "cudnn", {"splash": "not gpu"}),
+        (("gpu", 4096, 128, "float32"), "blocks", {"cudnn": "not float32"}),
+        (("gpu", 16384, 128, "bfloat16"), "blocks", {"cudnn": "16384 x 16384 is too large"}),
     ],
 )
-def test_the_table_says_which_runs_and_why_the_others_do_not(call, first, refusals):
-    table = attention_table(call)
-    assert next(name for name, refused in table.items() if not refused) == first
-    for name, words in refusals.items():
+def test_the_table_says_which_runs_and_why_the_others_do_not(shape, first, reasons):
+    platform, length, head_dim, dtype = shape
+    request = AttentionRequest(platform, head_dim, dtype, length)
+    assert first_to_run(IMPLEMENTATIONS, request) == first
+    table = refusals(IMPLEMENTATIONS, request)
+    assert list(table) == ["splash", "cudnn", "blocks", "plain"]
+    for name, words in reasons.items():
         assert words in table[name]
 
 

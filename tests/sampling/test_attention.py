@@ -12,14 +12,15 @@ from jax import export
 from jax.sharding import AbstractDevice, AbstractMesh
 
 from thinksafe_jax.errors import ConfigError
-from thinksafe_jax.sampling import Case, choose, table_pages
-from thinksafe_jax.sampling.attention import refusals
-from thinksafe_jax.sampling.attention.pallas import (
-    GPU_KERNEL,
-    gpu_paged_attention,
-    tpu_paged_attention,
-)
-from thinksafe_jax.sampling.attention.xla import paged_attention
+from thinksafe_jax.models import AttentionRequest, refusals
+from thinksafe_jax.sampling import choose, table_pages
+from thinksafe_jax.sampling.attention import IMPLEMENTATIONS, TABLE_TOKENS
+from thinksafe_jax.sampling.attention._kernels import PIECE_TOKENS
+from thinksafe_jax.sampling.attention.pallas_gpu import GPU_KERNEL, gpu_paged_attention
+from thinksafe_jax.sampling.attention.pallas_tpu import tpu_paged_attention
+from thinksafe_jax.sampling.attention.xla import BLOCK_TOKENS, paged_attention
+from thinksafe_jax.sampling.attention.xla_one_walk import one_walk
+from thinksafe_jax.sampling.kv_cache import KvPages
 
 # by JAX 0.11: the kernel, and Pallas' way to Triton
 DEPRECATED = pytest.mark.filterwarnings(
@@ -41,14 +42,14 @@ def inputs(heads=8, kv_heads=2, head_dim=32, page_size=16, dtype=jnp.float32):
         used = -(-length // page_size)
         table[row, :used], order = order[:used], order[used:]
     shape = (kv_heads, batch * width + 1, page_size, head_dim)
-    pool = tuple(jnp.asarray(rng.normal(size=shape), dtype) for _ in range(2))
+    pages = KvPages(*(jnp.asarray(rng.normal(size=shape), dtype) for _ in range(2)))
     q = jnp.asarray(rng.normal(size=(batch, heads, head_dim)), dtype)
-    return q, pool, jnp.asarray(table), jnp.asarray(LENGTHS, jnp.int32)
+    return q, pages, jnp.asarray(table), jnp.asarray(LENGTHS, jnp.int32)
 
 
-def by_definition(q, pool, table, lengths):
+def by_definition(q, pages, table, lengths):
     """Softmax over each slot's own tokens, in float64."""
-    keys, values = (np.asarray(x, np.float64) for x in pool)
+    keys, values = (np.asarray(x, np.float64) for x in (pages.keys, pages.values))
     kv_heads, _, _, width = keys.shape
     out = np.zeros(q.shape)
     for row, length in enumerate(np.asarray(lengths)):
@@ -64,7 +65,8 @@ def by_definition(q, pool, table, lengths):
 @pytest.mark.parametrize("page_size", [16, 64, 128])
 def test_xla_equals_the_definition(page_size):
     case = inputs(page_size=page_size)
-    np.testing.assert_allclose(paged_attention(*case), by_definition(*case), atol=2e-6)
+    for attend in (paged_attention, one_walk):
+        np.testing.assert_allclose(attend(*case), by_definition(*case), atol=2e-6)
 
 
 @DEPRECATED
@@ -91,18 +93,29 @@ def test_kernels_lower_for_their_platform(heads):
 
 
 def test_the_table_of_implementations_says_why():
-    h200 = Case("gpu", head_dim=128, page_size=64)
-    assert choose(h200).name == "pallas-gpu"
-    assert choose(Case("tpu", 128, 64)).name == "pallas-tpu"
-    assert choose(Case("cpu", 128, 64)).name == "xla"
-    assert refusals(h200) == {
-        "pallas-tpu": "a TPU kernel, the platform is gpu", "pallas-gpu": None, "xla": None,
-    }  # fmt: skip
-    odd = Case("gpu", 80, 24)
-    assert "power of 2 from 16 on, this model has 80" in (refusals(odd)["pallas-gpu"] or "")
+    def request(platform, head_dim=128, page_size=64):
+        return AttentionRequest(platform, head_dim, page_size=page_size)
+
+    assert [choose(request(name)) for name in ("gpu", "tpu", "cpu")] == [
+        "pallas-gpu", "pallas-tpu", "xla"
+    ]  # fmt: skip
+    assert refusals(IMPLEMENTATIONS, request("gpu")) == {
+        "pallas-gpu": None,
+        "pallas-tpu": "a TPU kernel, the platform is gpu",
+        "xla": None,
+        "xla-one-walk": None,
+    }
+    odd = refusals(IMPLEMENTATIONS, request("gpu", 80, 24))
+    assert "power of 2 from 16 on, this model has 80" in (odd["pallas-gpu"] or "")
     with pytest.raises(
         ConfigError, match=r"pallas-tpu cannot run here: .*platform is cpu; set auto"
     ):
-        choose(Case("cpu", 128, 64), "pallas-tpu")
-    with pytest.raises(ConfigError, match="choose auto or one of pallas-tpu, pallas-gpu, xla"):
-        choose(h200, "flash")
+        choose(request("cpu"), "pallas-tpu")
+    with pytest.raises(
+        ConfigError, match=r"engine\.attention 'palas-gpu'.*did you mean pallas-gpu"
+    ):
+        choose(request("gpu"), "palas-gpu")
+
+
+def test_a_table_holds_whole_pieces_of_every_implementation():
+    assert TABLE_TOKENS % PIECE_TOKENS == TABLE_TOKENS % BLOCK_TOKENS == 0

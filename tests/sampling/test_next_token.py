@@ -1,19 +1,17 @@
 """Temperature, top-k, top-p and min-p against a sort in float64; draws against their law."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from thinksafe_jax.sampling.next_token import (
-    DRAW_VERSION,
-    Options,
-    _draw_by_mass,
-    _Split,
-    sample,
-    top_candidates,
-)
+from thinksafe_jax.config import SamplingConfig
+from thinksafe_jax.sampling.next_token import DRAW_VERSION, sample
+from thinksafe_jax.sampling.sampling_options import OPTION_DTYPES, Options
+from thinksafe_jax.sampling.vocab_split import VocabSplit, draw_by_mass, top_candidates
 
 pytestmark = pytest.mark.slow
 
@@ -178,7 +176,7 @@ def test_a_token_without_mass_is_never_drawn(place):
     scores[1, 4095] = -80.0
     scores[2, 1000:1900] = np.linspace(-3, 3, 900)
     uniform = jnp.full(3, place, jnp.float32)
-    tokens = _draw_by_mass(jnp.asarray(scores), jnp.exp, uniform, _Split(None, 4096))
+    tokens = draw_by_mass(jnp.asarray(scores), jnp.exp, uniform, VocabSplit(None, 4096))
     assert np.isfinite(scores[np.arange(3), np.asarray(tokens)]).all()
 
 
@@ -214,3 +212,14 @@ def test_what_a_seed_means():
     assert drawn(top_p=0.9) == GOLDEN["wide"]
     assert drawn(temperature=0.6, top_k=20, top_p=0.95) == GOLDEN["filtered"]
     assert drawn(temperature=0.0) == GOLDEN["greedy"]
+
+
+def test_every_option_of_the_recipe_reaches_the_device():
+    """A field that is no option says how much is drawn, not how."""
+    fields = {field.name for field in dataclasses.fields(SamplingConfig)}
+    assert fields == {*Options._fields, "max_new_tokens"}
+    samplings = [SamplingConfig(0.5, 0.25, 7, 0.125, 9), SamplingConfig()]
+    options = Options.of(samplings, rows=3)
+    for name, column in options._asdict().items():
+        assert column.dtype == getattr(OPTION_DTYPES, name)
+        np.testing.assert_allclose(column, [*(getattr(s, name) for s in samplings), 0], rtol=1e-6)

@@ -42,10 +42,7 @@ def engine(folder, replicas=1, tensor=1, how="apart", **changes):
 def decode_program(sampler) -> str:
     device = sampler._devices[0]
     table = device.layout.put(sampler._allocator(device).table, device.layout.rows)
-    lowered = decode.lower(
-        device.params, device._pools, device._slots, table, cfg=sampler.cfg, steps=4,
-        eos_ids=(0,), layout=device.layout, attention="xla",
-    )  # fmt: skip
+    lowered = decode.lower(device.params, device.cache, device.slots, table, spec=device.spec)
     return lowered.compile().as_text()
 
 
@@ -114,7 +111,9 @@ def test_a_mesh_of_sizes_is_refused_where_it_cannot_be(folder):
 
 
 def test_replicas_that_are_neither_apart_nor_together_are_refused(folder):
-    with pytest.raises(ConfigError, match=r"engine\.replicas is 'both'; choose apart or together"):
+    with pytest.raises(
+        ConfigError, match=r"engine\.replicas: is 'both'; expected one of apart, together"
+    ):
         engine(folder, how="both")
 
 

@@ -1,6 +1,6 @@
 """The recipe: what a run is told to do. Frozen dataclasses, read strictly from YAML."""
 
-from thinksafe_jax.config.checks import validate
+from thinksafe_jax.config.checks import check_limits, validate
 from thinksafe_jax.config.differences import HARMLESS_KEYS, diff, flat, paper_differences, to_yaml
 from thinksafe_jax.config.load import load_recipe
 from thinksafe_jax.config.model_limits import (
@@ -48,6 +48,7 @@ __all__ = [
     "SynthesisConfig",
     "TrainingConfig",
     "build",
+    "check_limits",
     "copy_config",
     "diff",
     "evaluation_samplings",

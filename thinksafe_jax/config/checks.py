@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import is_dataclass
+from functools import cache
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from thinksafe_jax.config.recipe import GuardConfig, GuardModel, PromptSource, Recipe
@@ -18,6 +19,19 @@ def validate(recipe: Recipe) -> None:
         raise ConfigError("\n  ".join(["the recipe cannot be run:", *problems]))
 
 
+def check_limits(section: Any, key: str) -> None:
+    """Check a part of a recipe that was built in code, as a `SamplingConfig`.
+
+    Args:
+        key: what the part is called in messages.
+
+    Raises:
+        ConfigError: with every value that is out of its range.
+    """
+    if problems := list(_limit_problems(type(section), section, key)):
+        raise ConfigError("; ".join(problems))
+
+
 def range_problems(recipe: Recipe) -> list[str]:
     """One sentence for each value that its limit or another value excludes, with its dotted key."""
     return [*_limit_problems(Recipe, recipe, ""), *_conflicts(recipe)]
@@ -30,7 +44,7 @@ def _limit_problems(hint: Any, value: Any, key: str) -> Iterator[str]:
         texts = [limit.problem(value) for limit in limits if value is not None]
         yield from (f"{key}: {text}" for text in texts if text)
     if is_dataclass(value):
-        for name, field_hint in get_type_hints(type(value), include_extras=True).items():
+        for name, field_hint in _hints(type(value)).items():
             field_key = f"{key}.{name}" if key else name
             yield from _limit_problems(field_hint, getattr(value, name), field_key)
     elif isinstance(value, list):
@@ -39,6 +53,11 @@ def _limit_problems(hint: Any, value: Any, key: str) -> Iterator[str]:
     elif isinstance(value, dict):
         for name, item in value.items():
             yield from _limit_problems(get_args(hint)[1], item, f"{key}.{name}")
+
+
+@cache
+def _hints(section: type) -> dict[str, Any]:
+    return get_type_hints(section, include_extras=True)
 
 
 def _conflicts(recipe: Recipe) -> Iterator[str]:

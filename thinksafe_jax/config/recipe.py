@@ -131,7 +131,7 @@ class EngineConfig:
     pool_tokens: Annotated[int | None, COUNT] = None
     # prompt + response; default: the model's context
     max_length: Annotated[int | None, COUNT] = None
-    attention: Annotated[str, choice("auto", "pallas-tpu", "pallas-gpu", "xla")] = "auto"
+    attention: Annotated[str, choice("auto", *variant_names("sampling/attention"))] = "auto"
     # replicas on a mesh: each by itself, or together in one program, in step
     replicas: Annotated[str, choice("apart", "together")] = "apart"
 

@@ -1,6 +1,12 @@
 """The decoder: its facts, its parameters, its forward pass, its adapters."""
 
 from thinksafe_jax.models.attention import ATTENTION_BLOCK, causal_attention
+from thinksafe_jax.models.attention_request import (
+    AttentionRequest,
+    Implementation,
+    first_to_run,
+    refusals,
+)
 from thinksafe_jax.models.config import ModelConfig, load_config, parse_config
 from thinksafe_jax.models.decoder import block, forward, head_kernel, logits, rms_norm
 from thinksafe_jax.models.lora import (
@@ -10,7 +16,7 @@ from thinksafe_jax.models.lora import (
     merge_adapter,
     target_kernels,
 )
-from thinksafe_jax.models.matmul import FEW_ROWS, Contract, contract, contract_few_rows
+from thinksafe_jax.models.matmul import FEW_ROWS, Matmul, few_rows_matmul, plain_matmul
 from thinksafe_jax.models.params import (
     Param,
     Params,
@@ -30,17 +36,19 @@ __all__ = [
     "ATTENTION_BLOCK",
     "FEW_ROWS",
     "Adapter",
-    "Contract",
+    "AttentionRequest",
+    "Implementation",
     "LoraConfig",
+    "Matmul",
     "ModelConfig",
     "Param",
     "Params",
     "abstract_params",
     "block",
     "causal_attention",
-    "contract",
-    "contract_few_rows",
     "declare",
+    "few_rows_matmul",
+    "first_to_run",
     "forward",
     "head_kernel",
     "init_adapter",
@@ -51,6 +59,8 @@ __all__ = [
     "merge_adapter",
     "parameter_count",
     "parse_config",
+    "plain_matmul",
+    "refusals",
     "rms_norm",
     "rope_tables",
     "stack_layers",

@@ -5,15 +5,17 @@ them is only how attention finds its keys, which the caller passes in as `attend
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32, Int
 
-from thinksafe_jax.models.attention import SAVED_NAMES, Attention, causal_attention
+from thinksafe_jax.models.attention import Attention, causal_attention
+from thinksafe_jax.models.attention_request import SAVED_NAMES
 from thinksafe_jax.models.config import ModelConfig
 from thinksafe_jax.models.lora import Adapter, LoraConfig
-from thinksafe_jax.models.matmul import Contract, contract
+from thinksafe_jax.models.matmul import Matmul, plain_matmul
 from thinksafe_jax.models.params import Params
 from thinksafe_jax.models.rope import apply_rope, rope_tables
 
@@ -30,7 +32,34 @@ REMAT: dict[str, Callable[..., bool] | None] = {
 }
 
 
-def rms_norm(x: jax.Array, weight: jax.Array, eps: float) -> jax.Array:
+class LayerAdapter(NamedTuple):
+    """The adapter of one layer, and how it is applied.
+
+    Attributes:
+        weights: projection -> its low-rank arrays "a" `[r, in...]` and "b" `[out..., r]`.
+        lora: rank, scale, targets, dropout.
+        key: dropout is on when given.
+    """
+
+    weights: dict[str, dict[str, jax.Array]]
+    lora: LoraConfig
+    key: jax.Array | None = None
+
+    def delta(self, name: str, x: jax.Array, in_ndim: int) -> jax.Array | None:
+        """What the adapter adds to the projection `name` of `x`; None where it adds nothing."""
+        ab = self.weights.get(name)
+        if ab is None:
+            return None
+        lora = self.lora
+        if self.key is not None and lora.dropout > 0:
+            key = jax.random.fold_in(self.key, lora.targets.index(name))
+            keep = jax.random.bernoulli(key, 1.0 - lora.dropout, x.shape)
+            x = jnp.where(keep, x / (1.0 - lora.dropout), jnp.zeros_like(x))
+        low_rank = plain_matmul(x, ab["a"].astype(x.dtype), in_ndim)
+        return lora.scale * plain_matmul(low_rank, ab["b"].astype(x.dtype), 1)
+
+
+def rms_norm(x: Float[Array, "*B D"], weight: Float[Array, " D"], eps: float) -> jax.Array:
     """Root-mean-square norm over the last axis, computed in float32 (HF `LlamaRMSNorm`)."""
     wide = x.astype(jnp.float32)
     wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + eps)
@@ -41,45 +70,41 @@ def linear(
     x: jax.Array,
     weights: dict[str, jax.Array],
     in_ndim: int = 1,
-    adapter: dict[str, jax.Array] | None = None,
-    lora: LoraConfig | None = None,
-    key: jax.Array | None = None,
-    product: Contract = contract,
+    matmul: Matmul = plain_matmul,
 ) -> jax.Array:
-    """`x` `[..., in...]` through a kernel `[out..., in...]`, plus bias and LoRA where present."""
-    y = product(x, weights["kernel"], in_ndim)
+    """`x` `[..., in...]` through a kernel `[out..., in...]`, plus the bias where there is one."""
+    y = matmul(x, weights["kernel"], in_ndim)
     if "bias" in weights:
         bias = weights["bias"]
         y = y + bias.reshape((1,) * (y.ndim - bias.ndim) + bias.shape)
-    if adapter is None:
-        return y
-    assert lora is not None
-    if key is not None and lora.dropout > 0:
-        keep = jax.random.bernoulli(key, 1.0 - lora.dropout, x.shape)
-        x = jnp.where(keep, x / (1.0 - lora.dropout), jnp.zeros_like(x))
-    low_rank = contract(x, adapter["a"].astype(x.dtype), in_ndim)
-    return y + lora.scale * contract(low_rank, adapter["b"].astype(x.dtype), 1)
+    return y
 
 
 def block(
     weights: Params,
     cfg: ModelConfig,
-    x: jax.Array,
+    x: Float[Array, "B T D"],
     rope: tuple[jax.Array, jax.Array],
     attend: Attend,
-    adapter: dict[str, Any] | None = None,
-    lora: LoraConfig | None = None,
-    key: jax.Array | None = None,
-    product: Contract = contract,
-) -> jax.Array:
-    """One transformer layer; `x` and the result are `[B, T, D]`."""
+    adapter: LayerAdapter | None = None,
+    matmul: Matmul = plain_matmul,
+) -> Float[Array, "B T D"]:
+    """One transformer layer.
+
+    Args:
+        weights: of this layer, without the axis of layers.
+        rope: cos and sin `[B, T, H / 2]`, see `rope_tables`.
+        attend: finds the keys and attends: this is where training, prefill and decode differ.
+    """
 
     def project(name: str, value: jax.Array, in_ndim: int = 1) -> jax.Array:
-        ab = (adapter or {}).get(name)
-        own = None
-        if key is not None and lora is not None and ab is not None:
-            own = jax.random.fold_in(key, lora.targets.index(name))
-        return linear(value, weights[name], in_ndim, ab, lora, own, product)
+        y = linear(value, weights[name], in_ndim, matmul)
+        delta = adapter and adapter.delta(name, value, in_ndim)
+        if delta is None:
+            return y
+        # before the adapter adds anything, y is what it is without one, to the bit: left alone,
+        # XLA:CPU of JAX 0.12 computes it otherwise once a bias and a delta are added at a time
+        return (jax.lax.optimization_barrier(y) if "bias" in weights[name] else y) + delta
 
     with jax.named_scope("attention"):
         h = rms_norm(x, weights["input_norm"], cfg.rms_norm_eps)
@@ -99,9 +124,9 @@ def block(
 def forward(
     params: Params,
     cfg: ModelConfig,
-    tokens: jax.Array,
-    positions: jax.Array,
-    segment_ids: jax.Array,
+    tokens: Int[Array, "B T"],
+    positions: Int[Array, "B T"],
+    segment_ids: Int[Array, "B T"],
     *,
     adapter: Adapter | None = None,
     lora: LoraConfig | None = None,
@@ -109,22 +134,20 @@ def forward(
     remat: str = "none",
     attention: Attention = causal_attention,
     constrain: Callable[[jax.Array], jax.Array] = lambda x: x,
-) -> jax.Array:
+) -> Float[Array, "B T D"]:
     """Hidden states after the final norm, for training and scoring.
+
+    Many parameters: what differs between training, guard and scoring is told here and nowhere else.
 
     Args:
         params: layers stacked `[L, ...]`; scanned, so compile time does not grow with depth.
-        tokens, positions, segment_ids: i32 `[B, T]`; segment 0 is padding. Positions restart in
-            each packed row; tokens attend within their segment only.
+        tokens, positions, segment_ids: segment 0 is padding. Positions restart in each packed row;
+            tokens attend within their segment only.
         adapter, lora: LoRA weights and their shape.
         dropout_key: LoRA dropout is on when given.
         remat: what the backward pass computes again, a name of REMAT.
-        attention: as `causal_attention`, which it is by default.
-        constrain: applied to the hidden states after the embedding and each block; a sharding
-            constraint on a mesh.
-
-    Returns:
-        `[B, T, D]` in the parameters' dtype.
+        attention: as `causal_attention`.
+        constrain: of the hidden states after the embedding and each block, on a mesh.
     """
     x = constrain(params["embed"][tokens])
     rope = rope_tables(cfg, positions)
@@ -133,9 +156,13 @@ def forward(
         return attention(q, k, v, segment_ids)
 
     def body(x: jax.Array, layer: tuple[Params, Any, jax.Array]) -> tuple[jax.Array, None]:
-        weights, ab, index = layer
-        key = None if dropout_key is None else jax.random.fold_in(dropout_key, index)
-        return constrain(block(weights, cfg, x, rope, attend, ab, lora, key)), None
+        weights, adapter_weights, index = layer
+        of_layer = None
+        if adapter_weights is not None:
+            assert lora is not None, "an adapter comes with its LoraConfig"
+            key = None if dropout_key is None else jax.random.fold_in(dropout_key, index)
+            of_layer = LayerAdapter(adapter_weights, lora, key)
+        return constrain(block(weights, cfg, x, rope, attend, of_layer)), None
 
     if remat != "none":
         body = jax.checkpoint(body, prevent_cse=False, policy=REMAT[remat])
@@ -144,13 +171,13 @@ def forward(
     return rms_norm(x, params["final_norm"], cfg.rms_norm_eps)
 
 
-def head_kernel(params: Params, cfg: ModelConfig) -> jax.Array:
-    """The LM head `[V, D]`; the embedding itself where the two are tied."""
+def head_kernel(params: Params, cfg: ModelConfig) -> Float[Array, "V D"]:
+    """The LM head; the embedding itself where the two are tied."""
     return params["embed"] if cfg.tie_word_embeddings else params["lm_head"]
 
 
 def logits(
-    params: Params, cfg: ModelConfig, hidden: jax.Array, product: Contract = contract
-) -> jax.Array:
-    """float32 logits `[..., V]` of hidden states `[..., D]`."""
-    return product(hidden, head_kernel(params, cfg), 1, jnp.dtype("float32"))
+    params: Params, cfg: ModelConfig, hidden: Float[Array, "*B D"], matmul: Matmul = plain_matmul
+) -> Float32[Array, "*B V"]:
+    """float32 logits of hidden states."""
+    return matmul(hidden, head_kernel(params, cfg), 1, jnp.dtype("float32"))

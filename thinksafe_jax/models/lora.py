@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod, sqrt
+from math import isfinite, prod, sqrt
 from typing import Any
 
 import jax
@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from thinksafe_jax.errors import ConfigError
 from thinksafe_jax.models.config import ModelConfig
 from thinksafe_jax.models.params import Param, Params, declare
+
+LARGEST_RANK = 16_384  # above the width of every model of today a rank says nothing more
 
 Adapter = dict[str, Any]  # {"layers": {target: {"a": [L, r, in...], "b": [L, out..., r]}}}
 
@@ -24,6 +26,17 @@ class LoraConfig:
     dropout: float = 0.05
     targets: tuple[str, ...] = ("q_proj", "v_proj")
     rslora: bool = False
+
+    def __post_init__(self):
+        if type(self.r) is not int or not 1 <= self.r <= LARGEST_RANK:
+            raise ConfigError(
+                f"LoRA rank r is {self.r!r}; a number from 1 to {LARGEST_RANK:,} was expected"
+            )
+        if not (isfinite(self.alpha) and 0 <= self.dropout < 1):
+            raise ConfigError(
+                f"LoRA alpha is {self.alpha}, dropout {self.dropout}; expected a finite number, "
+                "and one from 0 on and below 1"
+            )
 
     @property
     def scale(self) -> float:

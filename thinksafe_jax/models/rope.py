@@ -1,8 +1,8 @@
 """Rotary position embeddings, half-rotation as Hugging Face stores it."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Float32, Int
 
 from thinksafe_jax.models.config import ModelConfig
 
@@ -23,15 +23,19 @@ def inverse_frequencies(cfg: ModelConfig) -> np.ndarray:
     return np.where(wavelength < original / high, frequencies, scaled).astype(np.float32)
 
 
-def rope_tables(cfg: ModelConfig, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """cos and sin `[B, T, head_dim / 2]` float32 for `positions` i32 `[B, T]`."""
+def rope_tables(
+    cfg: ModelConfig, positions: Int[Array, "B T"]
+) -> tuple[Float32[Array, "B T H_half"], Float32[Array, "B T H_half"]]:
+    """cos and sin of every position's angles; H_half is head_dim / 2."""
     frequencies = jnp.asarray(inverse_frequencies(cfg))
     angles = positions.astype(jnp.float32)[..., None] * frequencies[None, None]
     return jnp.cos(angles), jnp.sin(angles)
 
 
-def apply_rope(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-    """Rotates `x` `[B, T, heads, head_dim]`; computed in float32, returned in x's dtype."""
+def apply_rope(
+    x: Float[Array, "B T N H"], cos: Float[Array, "B T H_half"], sin: Float[Array, "B T H_half"]
+) -> Float[Array, "B T N H"]:
+    """Queries or keys turned by their positions; computed in float32, returned in x's dtype."""
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     cos, sin = cos[:, :, None], sin[:, :, None]
     rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)

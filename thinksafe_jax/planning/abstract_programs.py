@@ -15,9 +15,18 @@ import jax.numpy as jnp
 
 from thinksafe_jax.config import TrainingConfig
 from thinksafe_jax.guards import score_words
-from thinksafe_jax.models import ModelConfig, Params, abstract_params
+from thinksafe_jax.models import AttentionRequest, ModelConfig, Params, abstract_params
 from thinksafe_jax.planning.collectives import Collectives, collectives_of
-from thinksafe_jax.sampling import Case, Layout, choose, decode, empty_slots, prefill, table_pages
+from thinksafe_jax.sampling import (
+    DecodeSpec,
+    KvCache,
+    Layout,
+    choose,
+    decode,
+    empty_slots,
+    prefill,
+    table_pages,
+)
 from thinksafe_jax.sharding import ModelMesh, Phase
 from thinksafe_jax.training import (
     TrainingMesh,
@@ -40,7 +49,7 @@ class Program:
         function, arguments, statics: the jitted function with its abstract arguments.
         rows, tokens: of one call, over all its devices.
         devices: number of devices that it runs on.
-        page_table: which argument names pages of the KV pool, which is then the second.
+        page_table: which argument names pages of the KV cache, which is then the second.
         rare_branches: its conditionals hold what is hardly ever needed.
         again: (arguments, results) -> the arguments of the next call, for those that donate.
     """
@@ -144,20 +153,22 @@ def decode_program(
     cfg: ModelConfig, phase: Phase, devices: Sequence[Any], sampler: Sampler, dtype: str
 ) -> Program:
     """One decode step of one replica."""
-    layout, params, pools = _replica(cfg, phase, devices, sampler, dtype)
+    layout, params, cache = _replica(cfg, phase, devices, sampler, dtype)
     sharding = layout.sharding(layout.rows)
     slots = jax.eval_shape(lambda: empty_slots(sampler.slots))
     slots = jax.tree.map(lambda x: _array(x.shape, x.dtype, sharding), slots)
     platform: str = _first(layout).platform
-    case = Case(_PLATFORMS.get(platform, platform), cfg.head_dim, sampler.page_size)
-    attention = "xla-one-walk" if sampler.simulated else choose(case).name
+    request = AttentionRequest(
+        _PLATFORMS.get(platform, platform), cfg.head_dim, page_size=sampler.page_size
+    )
+    attention = "xla-one-walk" if sampler.simulated else choose(request)
     block = table_pages(sampler.page_size)
     width = -(-sampler.longest // (sampler.page_size * block)) * block
     table = _array((sampler.slots, width), jnp.int32, sharding)
     return Program(
         decode,
-        (params, pools, slots, table),
-        {"cfg": cfg, "steps": 1, "eos_ids": (0,), "layout": layout, "attention": attention},
+        (params, cache, slots, table),
+        {"spec": DecodeSpec(cfg, 1, (0,), layout, attention)},
         rows=sampler.slots,
         tokens=sampler.slots,
         devices=_size(layout),
@@ -171,14 +182,14 @@ def prefill_program(
     cfg: ModelConfig, phase: Phase, devices: Sequence[Any], sampler: Sampler, dtype: str
 ) -> Program:
     """One prompt into one replica's cache."""
-    layout, params, pools = _replica(cfg, phase, devices, sampler, dtype)
+    layout, params, cache = _replica(cfg, phase, devices, sampler, dtype)
     sharding = layout.sharding(layout.rows)
     length = -(-sampler.prompt // sampler.page_size) * sampler.page_size
     shapes = ((1, length), (1,), (1, length // sampler.page_size))
     tokens, lengths, pages = (_array(shape, jnp.int32, sharding) for shape in shapes)
     return Program(
         prefill,
-        (params, pools, tokens, lengths, pages),
+        (params, cache, tokens, lengths, pages),
         {"cfg": cfg, "layout": layout},
         rows=1,
         tokens=length,
@@ -229,8 +240,8 @@ def train_program(
 
 def _replica(
     cfg: ModelConfig, phase: Phase, devices: Sequence[Any], sampler: Sampler, dtype: str
-) -> tuple[Layout, Params, tuple]:
-    """Layout, weights with layers apart, and pools of the first replica."""
+) -> tuple[Layout, Params, KvCache]:
+    """Layout, weights with layers apart, and KV cache of the first replica."""
     mesh = ModelMesh.of_phase(phase, cfg, devices).replicas()[0]
     layout = Layout.of(mesh)
     stacked = abstract_params(cfg, jnp.dtype(dtype))
@@ -239,9 +250,7 @@ def _replica(
         {**stacked, "layers": (layer,) * cfg.num_layers}, mesh.param_shardings("unstacked")
     )
     pages = 1 + sampler.pool_tokens // sampler.page_size
-    shape = (cfg.num_kv_heads, pages, sampler.page_size, cfg.head_dim)
-    pool = _array(shape, jnp.dtype(dtype), layout.sharding(layout.pool))
-    return layout, params, ((pool, pool),) * cfg.num_layers
+    return layout, params, KvCache.abstract(cfg, pages, sampler.page_size, dtype, layout)
 
 
 def _array(shape: tuple[int, ...], dtype: Any, sharding: Any) -> jax.ShapeDtypeStruct:

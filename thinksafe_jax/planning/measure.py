@@ -33,8 +33,8 @@ def filled_arguments(program: Program, context: int) -> tuple[Any, ...]:
     """Arrays for a call in which all slots decode and each reads pages of its own."""
     arguments = [_busy(jax.tree.map(_filled, x), context) for x in program.arguments]
     if program.page_table is not None:
-        pools, table = arguments[1], arguments[program.page_table]
-        pages = pools[0][0].shape[1]
+        cache, table = arguments[1], arguments[program.page_table]
+        pages = cache.pages
         arguments[program.page_table] = jax.device_put(_own_pages(table, pages), table.sharding)
     return tuple(arguments)
 
@@ -58,4 +58,4 @@ def _busy(argument: Any, context: int) -> Any:
     if not isinstance(argument, Slots):
         return argument
     position = jnp.full_like(argument.position, context)
-    return argument._replace(position=position, left=jnp.full_like(argument.left, 2**30))
+    return argument._replace(position=position, remaining=jnp.full_like(argument.remaining, 2**30))

@@ -1,15 +1,17 @@
-"""The sampler: requests in, completions out as they finish."""
+"""The sampler: requests or texts in, completions out as they finish."""
 
-from thinksafe_jax.sampling.attention import Case, choose, table_pages
+from thinksafe_jax.sampling.attention import choose, table_pages
 from thinksafe_jax.sampling.engine import Engine
+from thinksafe_jax.sampling.kv_cache import KvCache
 from thinksafe_jax.sampling.layout import Layout
-from thinksafe_jax.sampling.programs import Slots, decode, empty_slots, prefill
+from thinksafe_jax.sampling.programs import DecodeSpec, Slots, decode, empty_slots, prefill
 from thinksafe_jax.sampling.requests import Completion, Request
 
 __all__ = [
-    "Case",
     "Completion",
+    "DecodeSpec",
     "Engine",
+    "KvCache",
     "Layout",
     "Request",
     "Slots",

@@ -1,37 +1,30 @@
-"""The device side of the sampler: weights, pools and slots, and the programs that change them.
+"""One device program of the sampler: the compiled functions, their state, the calls that change it.
 
 The scheduler speaks to nothing else, so a stand-in with the same methods can rehearse a schedule
 without a model (scripts/bench uses one).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from thinksafe_jax.models import ModelConfig, Params
-from thinksafe_jax.sampling.kv_cache import new_pools
+from thinksafe_jax.models import Params
+from thinksafe_jax.sampling.kv_cache import KvCache
 from thinksafe_jax.sampling.layout import Layout
-from thinksafe_jax.sampling.next_token import Options
-from thinksafe_jax.sampling.programs import admit, decode, empty_slots, prefill
+from thinksafe_jax.sampling.programs import (
+    DecodeSpec,
+    Insertion,
+    decode,
+    empty_slots,
+    insert,
+    prefill,
+)
+from thinksafe_jax.sampling.sampling_options import Options
 
-PLACE_ROWS = 32  # requests that enter slots in one call
+INSERT_ROWS = 32  # requests that enter slots in one call
 WORTH_COMPILING = 128  # decode steps with half of the slots idle, before fewer are decoded
-
-
-@dataclass(frozen=True)
-class Placement:
-    """State of the slots that requests enter; numpy, one entry a row, `[P]` or `[P, 3]`."""
-
-    slot: np.ndarray  # i32; an index beyond the last slot is ignored
-    token: np.ndarray  # i32, the newest token
-    position: np.ndarray  # i32, its position
-    left: np.ndarray  # i32, tokens still allowed
-    words: np.ndarray  # u32 [P, 3], `Request.random_words`
-    options: tuple[np.ndarray, ...]  # in the order of `Options`
 
 
 class Device(Protocol):
@@ -39,15 +32,15 @@ class Device(Protocol):
 
     def reset(self) -> None: ...
 
-    def prefill(self, tokens: np.ndarray, lengths: np.ndarray, pages: np.ndarray) -> None: ...
+    def prefill(self, tokens: np.ndarray, lengths: np.ndarray, page_ids: np.ndarray) -> None: ...
 
-    def place(self, placement: Placement) -> None: ...
+    def insert(self, new: Insertion) -> None: ...
 
     def make_idle(self, slots: Sequence[int]) -> None: ...
 
-    def width(self, busy: int) -> int: ...
+    def active_slots(self, busy: int) -> int: ...
 
-    def window(self, table: np.ndarray, which: np.ndarray) -> Any: ...
+    def decode(self, table: np.ndarray, slot_ids: np.ndarray) -> Any: ...
 
     def read(self, window: Any) -> tuple[np.ndarray, np.ndarray]: ...
 
@@ -56,109 +49,97 @@ class ModelDevice:
     """A model on the devices of this process.
 
     Args:
-        params: parameters with layers as a tuple (`unstack_layers`).
-        pages: pages of one shard.
-        steps: decode steps in a window.
-        attention: name of the decode attention, see `attention.choose`.
-        layout: how they lie on a mesh; the parameters lie there already.
+        params: parameters with layers as a tuple (`unstack_layers`), where `spec.layout` has them.
+        cache: the KV cache; taken over.
+        spec: what decode is compiled for.
+        slots: of all shards.
+        seed: of the run.
+
+    Attributes:
+        params: may be replaced by others of the same shapes, dtypes and shardings while no request
+            is in a slot; nothing is compiled anew for them.
     """
 
-    def __init__(
-        self,
-        cfg: ModelConfig,
-        params: Params,
-        *,
-        slots: int,
-        pages: int,
-        page_size: int,
-        steps: int,
-        eos_ids: tuple[int, ...],
-        seed: int,
-        kv_dtype: jnp.dtype,
-        attention: str,
-        layout: Layout,
-    ):
-        self.layout, self.attention = layout, attention
-        self.cfg, self.params, self.steps, self.eos_ids = cfg, params, steps, eos_ids
+    def __init__(self, params: Params, cache: KvCache, spec: DecodeSpec, *, slots: int, seed: int):
+        self.params, self.spec = params, spec
+        self.cache = cache
+        self.window_sizes = self.layout.window_sizes(slots)
         self._count = slots
-        self.widths = layout.widths(slots)
         self._compiled, self._idle_steps = {slots}, 0
-        self._pools = new_pools(
-            cfg, layout.shards * pages, page_size, kv_dtype, layout.sharding(layout.pool)
-        )
-        self._seed = layout.put(np.uint32(seed))
+        self._seed = self.layout.put(np.uint32(seed))
         self.reset()
+
+    @property
+    def layout(self) -> Layout:
+        """Where slots, pages and heads lie."""
+        return self.spec.layout
 
     def reset(self) -> None:
         """Makes every slot idle."""
-        self._slots = self.layout.put(empty_slots(self._count), self.layout.rows)
+        self.slots = self.layout.put(empty_slots(self._count), self.layout.rows)
 
-    def prefill(self, tokens: np.ndarray, lengths: np.ndarray, pages: np.ndarray) -> None:
-        """Writes the KV of `tokens` i32 `[P, T]`, `lengths` each, into `pages` `[P, T / ps]`.
+    def prefill(self, tokens: np.ndarray, lengths: np.ndarray, page_ids: np.ndarray) -> None:
+        """Writes the KV of `tokens` i32 `[P, T]`, `lengths` each, into `page_ids` `[P, T / ps]`.
 
         P is the number of shards; row p goes to the pages of shard p.
         """
-        arrays = self.layout.put((tokens, lengths, pages), self.layout.rows)
-        self._pools = prefill(self.params, self._pools, *arrays, cfg=self.cfg, layout=self.layout)
+        arrays = self.layout.put((tokens, lengths, page_ids), self.layout.rows)
+        cfg = self.spec.cfg
+        self.cache = prefill(self.params, self.cache, *arrays, cfg=cfg, layout=self.layout)
 
-    def place(self, placement: Placement) -> None:
+    def insert(self, new: Insertion) -> None:
         """Puts requests into slots."""
-        p = placement
-        arrays = self.layout.put((p.slot, p.token, p.position, p.left, p.words))
-        options = Options(*self.layout.put(p.options))
-        self._slots = admit(self._slots, *arrays, self._seed, options, layout=self.layout)
+        self.slots = insert(self.slots, self.layout.put(new), self._seed, layout=self.layout)
 
     def warm_up_slots(self) -> None:
-        """Runs what `place` and `make_idle` run, and changes nothing."""
-        rows = PLACE_ROWS
-        ints, floats = np.zeros(rows, np.int32), np.zeros(rows, np.float32)
-        options = (floats, ints, floats, floats)
-        nowhere = np.full(rows, self._count, np.int32)
-        words = np.zeros((rows, 3), np.uint32)
-        self.place(Placement(nowhere, ints, ints, ints, words, options))
+        """Runs what `insert` and `make_idle` run, and changes nothing."""
+        zeros, beyond = np.zeros(INSERT_ROWS, np.int32), np.full(INSERT_ROWS, self._count, np.int32)
+        words = np.zeros((INSERT_ROWS, 3), np.uint32)
+        self.insert(Insertion(beyond, zeros, zeros, zeros, words, Options.of([], INSERT_ROWS)))
         self.make_idle([])
 
     def make_idle(self, slots: Sequence[int]) -> None:
         """Stops slots that were preempted."""
-        keep = np.ones(self._count, np.int32)
-        keep[list(slots)] = 0
-        self._slots = self._slots._replace(
-            left=self._slots.left * self.layout.put(keep, self.layout.rows)
+        others = np.ones(self._count, np.int32)
+        others[list(slots)] = 0
+        self.slots = self.slots._replace(
+            remaining=self.slots.remaining * self.layout.put(others, self.layout.rows)
         )
 
-    def width(self, busy: int) -> int:
-        """Slots of the next window, of which `busy` have work: one of `Layout.widths`.
+    def active_slots(self, busy: int) -> int:
+        """Slots of the next window, of which `busy` have work: one of `Layout.window_sizes`.
 
-        A narrower window is another program; it is compiled once enough steps did without.
+        A window of fewer slots is another program; it is compiled once enough steps did without.
         """
-        fitting = min(width for width in self.widths if width >= busy)
+        fitting = min(size for size in self.window_sizes if size >= busy)
         if fitting not in self._compiled:
-            self._idle_steps += self.steps
+            self._idle_steps += self.spec.steps
             if self._idle_steps < WORTH_COMPILING:
-                return min(width for width in self._compiled if width >= busy)
+                return min(size for size in self._compiled if size >= busy)
             self._idle_steps = 0
         return fitting
 
-    def window(self, table: np.ndarray, which: np.ndarray) -> tuple[jax.Array, jax.Array]:
-        """Dispatches one window of decode steps for the slots `which`; returns at once."""
-        self._compiled.add(len(which))
-        some = None if len(which) == self._count else self.layout.put(which)
-        self._pools, self._slots, tokens, logprobs = decode(
+    def decode(self, table: np.ndarray, slot_ids: np.ndarray) -> tuple[jax.Array, jax.Array]:
+        """Dispatches one window of decode steps for the slots `slot_ids`; returns at once.
+
+        Args:
+            table: i32 `[slots, pages]`, the pages of every slot.
+            slot_ids: i32 `[W]`, ascending.
+        """
+        self._compiled.add(len(slot_ids))
+        every = len(slot_ids) == self._count
+        self.cache, self.slots, tokens, logprobs = decode(
             self.params,
-            self._pools,
-            self._slots,
-            self.layout.put(table[which], self.layout.rows),
-            some,
-            cfg=self.cfg,
-            steps=self.steps,
-            eos_ids=self.eos_ids,
-            layout=self.layout,
-            attention=self.attention,
+            self.cache,
+            self.slots,
+            self.layout.put(table[slot_ids], self.layout.rows),
+            None if every else self.layout.put(slot_ids),
+            spec=self.spec,
         )
         for array in (tokens, logprobs):
             array.copy_to_host_async()
         return tokens, logprobs
 
     def read(self, window: tuple[jax.Array, jax.Array]) -> tuple[np.ndarray, np.ndarray]:
-        """Waits for a window: tokens i32 `[steps, B]` (-1 where idle) and log-probabilities."""
+        """Waits for a window: tokens i32 `[steps, W]` (-1 where idle) and log-probabilities."""
         return jax.device_get(window)

@@ -1,32 +1,51 @@
 """The public sampler: a model, its shapes and its randomness; requests in, completions out."""
 
 import logging
-import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Self, overload
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from thinksafe_jax.config import EngineConfig
-from thinksafe_jax.errors import ConfigError, InputError
-from thinksafe_jax.models import ModelConfig, Params, unstack_layers
-from thinksafe_jax.sampling.attention import Case, choose, refusals, table_pages
+from thinksafe_jax.config import EngineConfig, SamplingConfig, check_limits
+from thinksafe_jax.errors import InputError
+from thinksafe_jax.models import AttentionRequest, ModelConfig, Params, load_config, refusals
+from thinksafe_jax.models import unstack_layers as apart
+from thinksafe_jax.sampling.attention import IMPLEMENTATIONS, choose, table_pages
 from thinksafe_jax.sampling.device import ModelDevice
-from thinksafe_jax.sampling.kv_cache import default_pool_tokens
-from thinksafe_jax.sampling.layout import ONE_DEVICE, Layout
+from thinksafe_jax.sampling.held_params import exchanged, held_params
+from thinksafe_jax.sampling.kv_cache import KvCache, tokens_that_fit
+from thinksafe_jax.sampling.layout import Layout
 from thinksafe_jax.sampling.pages import PageAllocator
+from thinksafe_jax.sampling.programs import DecodeSpec
 from thinksafe_jax.sampling.requests import Completion, Request
 from thinksafe_jax.sampling.scheduler import Scheduler, prefill_lengths
 from thinksafe_jax.sampling.stats import EngineStats, compiles_so_far
-from thinksafe_jax.sharding import ModelMesh, on_devices
+from thinksafe_jax.sampling.text_requests import Message, Prompt, as_prompts, text_requests
+from thinksafe_jax.sharding import ModelMesh, load_mesh
+from thinksafe_jax.tokenizer import ChatTokenizer
+from thinksafe_jax.weights import load_params, resolve_model
 
 _log = logging.getLogger(__name__)
 
 
 class Engine:
     """Samples completions of one model.
+
+    Example:
+        >>> from thinksafe_jax.config import SamplingConfig
+        >>> engine = Engine.from_pretrained("mini:student", slots=8)
+        >>> greedy = SamplingConfig(temperature=0, max_new_tokens=120)
+        >>> [done] = engine.generate("What is 17 + 25?", greedy)
+        >>> done.text.endswith("The answer is 42."), done.finish_reason
+        (True, 'stop')
+        >>> chat = [{"role": "user", "content": "What is 33 + 44?"}]
+        >>> several = engine.generate([chat, "What is 15 + 51?"], greedy, samples=2)
+        >>> [(done.id, done.sample, len(done.logprobs)) for done in several]
+        [('0', 0, 55), ('0', 1, 55), ('1', 0, 55), ('1', 1, 55)]
 
     Args:
         cfg: the model's facts.
@@ -37,10 +56,14 @@ class Engine:
             mesh axes of its batch are replicas.
         eos_ids: every id that ends a completion.
         seed: seed of the run; see `Request.random_words` for what else keys a row.
+        tokenizer: turns texts into requests; without one `generate` takes requests only.
+
+    Attributes:
+        stats: what the last `generate` counted.
 
     Raises:
-        ConfigError: the rules do not fit the model, `config.attention` cannot run here, or
-            `config.replicas` is unknown.
+        ConfigError: the rules do not fit the model, `config.attention` cannot run here, or a value
+            of `config` is out of its range.
     """
 
     def __init__(
@@ -52,35 +75,92 @@ class Engine:
         mesh: ModelMesh | None = None,
         eos_ids: Sequence[int],
         seed: int = 0,
+        tokenizer: ChatTokenizer | None = None,
     ):
+        check_limits(config, "engine")
         self.cfg, self.config, self.eos_ids = cfg, config, tuple(eos_ids)
-        self.max_length = min(
-            config.max_length or cfg.max_position_embeddings, cfg.max_position_embeddings
-        )
-        # XLA:CPU widens a whole bfloat16 pool to float32 and back for every write
-        kv_dtype = params["embed"].dtype if jax.default_backend() != "cpu" else jnp.dtype("float32")
+        self.tokenizer = tokenizer
+        longest = cfg.max_position_embeddings
+        self.max_length = min(config.max_length or longest, longest)
         self.attention = self._choose_attention()
-        meshes = _program_meshes(mesh, config.replicas)
-        layouts = [Layout.of(mesh) if mesh else ONE_DEVICE for mesh in meshes]
-        placed = [_placed(params, mesh) for mesh in meshes]
+        # one device program over all replicas, or one for each
+        meshes = [mesh] if mesh is None or config.replicas == "together" else mesh.replicas()
+        layouts = [Layout.of(mesh) for mesh in meshes]
+        held = [held_params(params, mesh) for mesh in meshes]
+        # XLA:CPU widens a whole bfloat16 pool to float32 and back for every write
+        on_cpu = jax.default_backend() == "cpu"
+        kv_dtype = jnp.dtype("float32") if on_cpu else params["embed"].dtype
         self._pages = self._pool_pages(kv_dtype, layouts)  # in what the weights leave free
         self._devices = [
             ModelDevice(
-                cfg,
-                own,
+                params,
+                KvCache.new(cfg, self._pages, config.page_size, kv_dtype, layout),
+                DecodeSpec(cfg, config.window, self.eos_ids, layout, self.attention),
                 slots=config.slots * layout.shards,
-                pages=self._pages,
-                page_size=config.page_size,
-                steps=config.window,
-                eos_ids=self.eos_ids,
                 seed=seed,
-                kv_dtype=kv_dtype,
-                attention=self.attention,
-                layout=layout,
             )
-            for own, layout in zip(placed, layouts, strict=True)
+            for params, layout in zip(held, layouts, strict=True)
         ]
         self.stats = EngineStats()
+        self._calls = 0  # of `generate` and `update`: the last one has the devices
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str,
+        *,
+        mesh: str | ModelMesh | None = None,
+        dtype: Any = jnp.bfloat16,
+        revision: str | None = None,
+        seed: int = 0,
+        **shape: Any,
+    ) -> Self:
+        """A sampler of a checkpoint, with its tokenizer.
+
+        Args:
+            name: a directory, a Hub id, a bucket path or `mini:student`, see `resolve_model`.
+            mesh: a mesh file or the name of one, as `v5e-8`; one device by default.
+            dtype: of the parameters; None keeps what is stored.
+            revision: branch, tag or commit on the Hub.
+            shape: fields of `EngineConfig`: slots, window, page_size, pool_tokens, max_length ...
+
+        Raises:
+            InputError: no such model, or a damaged one.
+            ConfigError: the mesh does not fit the model, or a field of `shape` is out of its range.
+            EnvironmentFault: it cannot be fetched.
+        """
+        config = EngineConfig(**shape)
+        check_limits(config, "engine")  # before gigabytes are loaded
+        folder = resolve_model(name, revision)
+        cfg, tokenizer = load_config(folder), ChatTokenizer(folder)
+        if isinstance(mesh, str):
+            mesh = ModelMesh.for_generation(load_mesh(mesh), cfg)
+        return cls(
+            cfg,
+            apart(load_params(folder, cfg, dtype, mesh and mesh.param_shardings())),
+            config,
+            mesh=mesh,
+            eos_ids=tokenizer.eos_ids,
+            seed=seed,
+            tokenizer=tokenizer,
+        )
+
+    def update(self, params: Params) -> None:
+        """Takes new weights, as after a training step. Nothing is compiled anew.
+
+        A `generate` call that has not ended is over: its rows would mix two models.
+
+        Args:
+            params: the whole tree or a part of it, as the kernels that an adapter changes; layers
+                stacked or apart. Each array has the shape and dtype of the one that it replaces.
+
+        Raises:
+            InputError: a parameter that the model does not have, or another shape or dtype.
+        """
+        new = [exchanged(device.params, params) for device in self._devices]
+        self._calls += 1
+        for device, held in zip(self._devices, new, strict=True):
+            device.params = held
 
     def refuses(self, request: Request) -> str | None:
         """Why a request can never run here, or None.
@@ -88,10 +168,9 @@ class Engine:
         The reason names the numbers: no prompt, prompt plus maximum over the context or the pool.
         """
         need = len(request.prompt_ids) + request.sampling.max_new_tokens
-        pool = (self._pages - 1) * self.config.page_size
         if not len(request.prompt_ids):
             return f"{request.id}: the prompt has no tokens"
-        for what, most in (("context", self.max_length), ("KV pool", pool)):
+        for what, most in (("context", self.max_length), ("KV pool", self._pool_tokens)):
             if need > most:
                 return (
                     f"{request.id}: prompt of {len(request.prompt_ids)} + max_new_tokens "
@@ -113,40 +192,91 @@ class Engine:
             shards = device.layout.shards
             for length in prefill_lengths(size, longest or self.max_length):
                 tokens = np.zeros((shards, length), np.int32)
-                pages = np.zeros((shards, length // size), np.int32)
-                device.prefill(tokens, np.zeros(shards, np.int32), pages)
+                page_ids = np.zeros((shards, length // size), np.int32)
+                device.prefill(tokens, np.zeros(shards, np.int32), page_ids)
             device.warm_up_slots()
             table = self._allocator(device).table
-            for width in device.widths:
-                device.read(device.window(table, np.arange(width, dtype=np.int32)))
+            for count in device.window_sizes:
+                device.read(device.decode(table, np.arange(count, dtype=np.int32)))
 
-    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
-        """Samples every request; completions come in the order in which they finish.
+    @overload
+    def generate(self, prompts: Iterable[Request]) -> Iterator[Completion]: ...
+
+    @overload
+    def generate(
+        self,
+        prompts: str | Sequence[Message] | Sequence[Prompt],
+        sampling: SamplingConfig | Sequence[SamplingConfig] | None = None,
+        *,
+        samples: int = 1,
+    ) -> list[Completion]: ...
+
+    def generate(
+        self, prompts: Any, sampling: Any = None, *, samples: int = 1
+    ) -> Iterator[Completion] | list[Completion]:
+        """Samples completions of requests, or of texts.
 
         Requests are taken from the iterable as slots become free, so a long queue costs no
-        memory. A sequence is checked as a whole before anything runs.
+        memory; their completions come in the order in which they finish. A sequence is checked as
+        a whole before anything runs.
+
+        Texts are what a user says, or conversations: lists of messages {"role": ..., "content":
+        ...}. The chat template is put around them; text never becomes control tokens. Their
+        completions come as a list, in order, and carry their own text.
+
+        Args:
+            prompts: requests, or a text, a conversation, or a list of these.
+            sampling: of texts: options of every one, or one for each; default the paper's.
+                max_new_tokens is cut to what the context leaves.
+            samples: completions of each text.
 
         Raises:
-            InputError: a request cannot fit (`refuses` says why).
+            InputError: a request cannot fit (`refuses` says why), or is none.
+            ConfigError: a sampling option is out of its range.
         """
+        texts = as_prompts(prompts)
+        if texts is None:
+            if sampling is not None or samples != 1:
+                raise InputError("requests have their own sampling options and sample number")
+            return self._generate(prompts)
+        tokenizer = self.tokenizer
+        if tokenizer is None:
+            raise InputError(
+                "this engine has no tokenizer: make it by Engine.from_pretrained, or give it "
+                "requests, which hold token ids"
+            )
+        longest = min(self.max_length, self._pool_tokens)
+        requests = text_requests(texts, sampling, samples, tokenizer, longest)
+        done = {(c.id, c.sample): c for c in self._generate(requests)}
+        in_order = [done[request.id, request.sample] for request in requests]
+        return [replace(c, text=tokenizer.decode(c.token_ids)) for c in in_order]
+
+    def _generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
         if isinstance(requests, Sequence):
             for request in requests:
                 self._check(request)
         self.stats = EngineStats()
+        self._calls += 1
         queue = map(self._check, requests)
-        return self._drive([self._scheduler(device, queue) for device in self._devices])
+        running = [self._scheduler(device, queue) for device in self._devices]
+        return self._drive(running, self._calls)
 
-    def _drive(self, running: list[Scheduler]) -> Iterator[Completion]:
+    def _drive(self, running: list[Scheduler], call: int) -> Iterator[Completion]:
         """Steps the replicas by turns: while the host waits for one, the others work."""
         began, compiled, stats = time.perf_counter(), compiles_so_far(), self.stats
         while running:
             for scheduler in list(running):
+                if call != self._calls:
+                    raise InputError(
+                        "a later generate or update has taken the engine over; take all "
+                        "completions of one call before the next"
+                    )
                 finished = scheduler.step()
                 now = compiles_so_far()
                 stats.seconds = time.perf_counter() - began
                 stats.compiles = now.count - compiled.count
                 stats.compile_seconds = now.seconds - compiled.seconds
-                stats.active = sum(one.active for one in running)
+                stats.active = sum(scheduler.active for scheduler in running)
                 yield from finished
                 if scheduler.idle:
                     running.remove(scheduler)
@@ -169,46 +299,37 @@ class Engine:
         return PageAllocator(self._pages, self.config.slots * shards, per_slot, size, shards)
 
     def _check(self, request: Request) -> Request:
+        if not isinstance(request, Request):
+            raise InputError(f"{type(request).__name__} is no Request; give texts as a list")
+        check_limits(request.sampling, f"{request.id}: sampling")
         reason = self.refuses(request)
         if reason:
             raise InputError(reason)
         return request
 
     def _choose_attention(self) -> str:
-        case = Case(jax.default_backend(), self.cfg.head_dim, self.config.page_size)
-        chosen = choose(case, self.config.attention).name
-        for name, reason in refusals(case).items():
+        request = AttentionRequest(
+            jax.default_backend(), self.cfg.head_dim, page_size=self.config.page_size
+        )
+        for name, reason in refusals(IMPLEMENTATIONS, request).items():
             _log.debug("decode attention %s: %s", name, reason or "can run")
-        return chosen
+        return choose(request, self.config.attention)
+
+    @property
+    def _pool_tokens(self) -> int:
+        """Tokens that one pool holds; its page 0 is nobody's."""
+        return (self._pages - 1) * self.config.page_size
 
     def _pool_pages(self, kv_dtype: jnp.dtype, layouts: Sequence[Layout]) -> int:
         """Pages of one pool, page 0 included."""
-        config, layout = self.config, layouts[0]
-        wanted = config.slots * self.max_length
-        tokens = config.pool_tokens
+        config, layout, tokens = self.config, layouts[0], self.config.pool_tokens
         if tokens is None:
             mesh = layout.mesh
-            device = jax.local_devices()[0] if mesh is None else mesh.devices.flat[0]
-            split = math.prod(mesh.shape[n] for n in layout.kv_heads) if mesh is not None else 1
-            pools = len(layouts) * layout.shards
-            tokens = default_pool_tokens(self.cfg, wanted, kv_dtype, device, split, pools)
+            tokens = tokens_that_fit(
+                config.slots * self.max_length,
+                KvCache.bytes_per_token(self.cfg, kv_dtype),
+                jax.local_devices()[0] if mesh is None else mesh.devices.flat[0],
+                num_shards=layout.num_shards(layout.kv_heads),
+                pools=len(layouts) * layout.shards,
+            )
         return 1 + -(-tokens // config.page_size)
-
-
-def _program_meshes(mesh: ModelMesh | None, replicas: str) -> Sequence[ModelMesh | None]:
-    """The mesh of each device program: one for each replica, or one over all of them."""
-    if replicas not in ("apart", "together"):
-        raise ConfigError(f"engine.replicas is {replicas!r}; choose apart or together")
-    if mesh is None or replicas == "together":
-        return [mesh]
-    return mesh.replicas()
-
-
-def _placed(params: Params, mesh: ModelMesh | None) -> Params:
-    """The parameters on a program's devices, layers apart."""
-    apart = isinstance(params["layers"], tuple)
-    if mesh is None:
-        params = ONE_DEVICE.put(params)
-    else:
-        params = on_devices(params, mesh.param_shardings("unstacked" if apart else "stacked"))
-    return params if apart else unstack_layers(params)

@@ -1,93 +1,192 @@
-"""The paged KV cache: pools on the device, page bookkeeping on the host.
+"""The KV cache on the device: the keys and values of every layer, in pages.
 
-    table[slot] = [7, 3, 9, 0, ...]      page 7 holds the slot's tokens 0..ps-1, page 3 the next ps
+    keys of one layer, [K, pages, page_size, H], seen from above (one KV head):
+
+       page 0     page 1     page 2     page 3     page 4
+     ┌──────────┬──────────┬──────────┬──────────┬──────────┐
+     │ nobody's │ slot 0   │ slot 1   │ free     │ slot 0   │    table[0] = [1, 4, 0, ...]
+     │          │ 0..ps-1  │ 0..ps-1  │          │ ps..2ps-1│    table[1] = [2, 0, 0, ...]
+     └──────────┴──────────┴──────────┴──────────┴──────────┘
 
 A page belongs to one slot at a time. Page 0 belongs to nobody: idle slots and padding write there,
 so no write needs a mask.
+
+How a token is stored is known to this file and to the kernels in attention/, and to nobody else:
+the sampler, `plan` and the sweep ask `KvCache` for shapes, bytes and shardings.
 """
 
+import math
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, Float, Int
 
 from thinksafe_jax.machine import free_memory
 from thinksafe_jax.models import ModelConfig
-
-Pool = tuple[jax.Array, jax.Array]  # keys and values of one layer, each [K, pages, page_size, H]
-
-
-def new_pools(
-    cfg: ModelConfig,
-    pages: int,
-    page_size: int,
-    dtype: jnp.dtype,
-    sharding: jax.sharding.Sharding,
-) -> tuple[Pool, ...]:
-    """Zeroed pools, one a layer. Zeros, because 0 x NaN of an uninitialised page is NaN."""
-    shape = (cfg.num_kv_heads, pages, page_size, cfg.head_dim)
-
-    def zeros() -> jax.Array:
-        return jnp.zeros(shape, dtype, device=sharding)
-
-    return tuple((zeros(), zeros()) for _ in range(cfg.num_layers))
-
-
-def kv_bytes_per_token(cfg: ModelConfig, dtype: jnp.dtype) -> int:
-    """Bytes that one token takes over all layers."""
-    return 2 * cfg.num_layers * cfg.num_kv_heads * cfg.head_dim * jnp.dtype(dtype).itemsize
-
-
-def write_tokens(
-    pool: Pool, k: jax.Array, v: jax.Array, page: jax.Array, offset: jax.Array
-) -> Pool:
-    """Writes one token a slot: `k`, `v` `[B, K, H]` at `page`, `offset` i32 `[B]`."""
-
-    def write(x: jax.Array, new: jax.Array) -> jax.Array:
-        # an index for every leading axis: a slice there would make XLA transpose the whole pool
-        head = jnp.arange(x.shape[0], dtype=jnp.int32)[:, None]
-        at = x.at[head, page[None], offset[None]]
-        return at.set(jnp.swapaxes(new, 0, 1).astype(x.dtype), mode="promise_in_bounds")
-
-    return write(pool[0], k), write(pool[1], v)
-
-
-def write_prompts(pool: Pool, k: jax.Array, v: jax.Array, pages: jax.Array) -> Pool:
-    """Writes whole prompts: `k`, `v` `[P, T, K, H]` into `pages` i32 `[P, T / page_size]`."""
-
-    def write(x: jax.Array, new: jax.Array) -> jax.Array:
-        heads, _, size, width = x.shape
-        paged = jnp.moveaxis(new, 2, 0).reshape(heads, -1, size, width)
-        head = jnp.arange(heads, dtype=jnp.int32)[:, None]
-        at = x.at[head, pages.reshape(1, -1)]
-        return at.set(paged.astype(x.dtype), mode="promise_in_bounds")
-
-    return write(pool[0], k), write(pool[1], v)
-
+from thinksafe_jax.sampling.layout import ONE_DEVICE, Layout
 
 _DEVICE_SHARE = 0.85  # of the device memory that is free once the weights are there
-
-
 _HOST_SHARE = 0.25  # of the host memory that is free, where the device is the host
 
 
-def default_pool_tokens(
-    cfg: ModelConfig, wanted: int, dtype: jnp.dtype, device: Any, split: int, pools: int
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class KvPages:
+    """Keys and values of one layer; or a shape, spec or sharding for each of the two.
+
+    Attributes:
+        keys, values: `[K, pages, page_size, H]`.
+    """
+
+    keys: Any
+    values: Any
+
+    @property
+    def page_size(self) -> int:
+        """Tokens of a page."""
+        return self.keys.shape[2]
+
+    @staticmethod
+    def specs(layout: Layout) -> "KvPages":
+        """Mesh axes of each array: KV heads over the model's axes, pages over the slots' axes."""
+        spec = PartitionSpec(layout.kv_heads or None, layout.slots or None, None, None)
+        return KvPages(spec, spec)
+
+    def write_tokens(
+        self,
+        k: Float[Array, "B K H"],
+        v: Float[Array, "B K H"],
+        page: Int[Array, " B"],
+        offset: Int[Array, " B"],
+    ) -> "KvPages":
+        """The pages with one token a slot written at `page`, `offset`."""
+
+        def write(pages: jax.Array, new: jax.Array) -> jax.Array:
+            # an index for every leading axis: a slice there would make XLA transpose the whole pool
+            head = jnp.arange(pages.shape[0], dtype=jnp.int32)[:, None]
+            at = pages.at[head, page[None], offset[None]]
+            return at.set(jnp.swapaxes(new, 0, 1).astype(pages.dtype), mode="promise_in_bounds")
+
+        return KvPages(write(self.keys, k), write(self.values, v))
+
+    def write_prompts(
+        self, k: Float[Array, "P T K H"], v: Float[Array, "P T K H"], page_ids: Int[Array, "P N"]
+    ) -> "KvPages":
+        """The pages with whole prompts written into `page_ids`; T is N times the page size."""
+
+        def write(pages: jax.Array, new: jax.Array) -> jax.Array:
+            heads, _, page_size, head_dim = pages.shape
+            paged = jnp.moveaxis(new, 2, 0).reshape(heads, -1, page_size, head_dim)
+            head = jnp.arange(heads, dtype=jnp.int32)[:, None]
+            at = pages.at[head, page_ids.reshape(1, -1)]
+            return at.set(paged.astype(pages.dtype), mode="promise_in_bounds")
+
+        return KvPages(write(self.keys, k), write(self.values, v))
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class KvCache:
+    """The pages of every layer. Arrays are apart, so that each layer's are updated in place.
+
+    Attributes:
+        layers: one entry a layer.
+    """
+
+    layers: tuple[KvPages, ...]
+
+    @staticmethod
+    def abstract(
+        cfg: ModelConfig,
+        pages: int,
+        page_size: int,
+        dtype: Any,
+        layout: Layout = ONE_DEVICE,
+    ) -> "KvCache":
+        """Shapes and shardings of a cache; nothing is allocated.
+
+        Args:
+            pages: of each shard of the slots, page 0 included.
+            dtype: in which keys and values are stored.
+        """
+        shapes = _layer_shapes(cfg, layout.shards * pages, page_size, dtype)
+        shardings = jax.tree.map(layout.sharding, KvPages.specs(layout))
+        layer = jax.tree.map(
+            lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+            shapes,
+            shardings,
+        )
+        return KvCache((layer,) * cfg.num_layers)
+
+    @staticmethod
+    def new(
+        cfg: ModelConfig, pages: int, page_size: int, dtype: Any, layout: Layout = ONE_DEVICE
+    ) -> "KvCache":
+        """A zeroed cache, as `abstract` describes it.
+
+        Zeros, because 0 x NaN of an uninitialised page is NaN.
+        """
+        shapes = KvCache.abstract(cfg, pages, page_size, dtype, layout)
+        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype, device=x.sharding), shapes)
+
+    @staticmethod
+    def bytes_per_token(cfg: ModelConfig, dtype: Any, num_shards: int = 1) -> int:
+        """Bytes that one token takes over all layers on each device.
+
+        Args:
+            num_shards: devices over which the KV heads are cut.
+        """
+        layer = jax.tree.leaves(_layer_shapes(cfg, 1, 1, dtype))
+        size = sum(math.prod(x.shape) * x.dtype.itemsize for x in layer)
+        return cfg.num_layers * size // num_shards
+
+    @property
+    def page_size(self) -> int:
+        """Tokens of a page."""
+        return self.layers[0].page_size
+
+    @property
+    def pages(self) -> int:
+        """Pages of all shards, each shard's page 0 included."""
+        return self.layers[0].keys.shape[1]
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """In which keys and values are stored."""
+        return self.layers[0].keys.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes over all layers and devices."""
+        return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(self))
+
+
+def _layer_shapes(cfg: ModelConfig, pages: int, page_size: int, dtype: Any) -> KvPages:
+    """What is stored for one layer: the only place that says so."""
+    shape = (cfg.num_kv_heads, pages, page_size, cfg.head_dim)
+    return KvPages(*(jax.ShapeDtypeStruct(shape, jnp.dtype(dtype)) for _ in range(2)))
+
+
+def tokens_that_fit(
+    wanted: int, bytes_per_token: int, device: Any, *, num_shards: int, pools: int
 ) -> int:
     """Tokens that one pool holds: `wanted`, or as many as free memory allows.
 
     Args:
         wanted: every slot at its full length; the pool is never larger.
+        bytes_per_token: over all devices that share a token's heads.
         device: one of those that hold the pool.
-        split: devices over which the heads of one token are cut.
+        num_shards: devices over which the heads of one token are cut.
         pools: pools that share the host's memory, where devices have none of their own.
     """
-    per_device = kv_bytes_per_token(cfg, dtype) / split
     stats = device.memory_stats() or {}
     if "bytes_limit" in stats:
         free = _DEVICE_SHARE * (stats["bytes_limit"] - stats["bytes_in_use"])
-        return min(wanted, int(free // per_device))
+        return min(wanted, int(free // (bytes_per_token / num_shards)))
     free = free_memory()
     if free is None:
         return wanted
-    return min(wanted, int(_HOST_SHARE * free / pools // kv_bytes_per_token(cfg, dtype)))
+    return min(wanted, int(_HOST_SHARE * free / pools // bytes_per_token))

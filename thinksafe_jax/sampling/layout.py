@@ -1,8 +1,8 @@
 """How the sampler's programs lie on devices: slots and pages over one axis, heads over another.
 
 Matrix products are left to the compiler, which follows the weights: two all-reduces a layer.
-Attention over the pages and the draw of the next token are islands (`jax.shard_map`): each device
-works on its own heads and its own part of the vocabulary, and what crosses is written out.
+Attention over the pages and the draw of the next token are shard_map regions: each device works on
+its own heads and its own part of the vocabulary, and what crosses is written out.
 """
 
 import math
@@ -13,10 +13,11 @@ from typing import Any
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
-from thinksafe_jax.models import FEW_ROWS, Contract, contract, contract_few_rows
+from thinksafe_jax.models import FEW_ROWS, Matmul, few_rows_matmul, plain_matmul
 from thinksafe_jax.sharding import ModelMesh
 
 Axes = tuple[str, ...]
+_NARROWER_UP_TO = 64  # slots up to which a window may have fewer of them
 
 
 @dataclass(frozen=True)
@@ -36,65 +37,69 @@ class Layout:
     vocab: Axes = ()
 
     @staticmethod
-    def of(mesh: ModelMesh) -> "Layout":
-        """The layout that a mesh's rule table gives."""
+    def of(mesh: ModelMesh | None) -> "Layout":
+        """The layout that a mesh's rule table gives; None is one device."""
+        if mesh is None:
+            return ONE_DEVICE
         names = ("batch", "heads", "kv_heads", "vocab")
         return Layout(mesh.mesh, *(tuple(mesh.rules[name]) for name in names))
+
+    def num_shards(self, axes: Axes) -> int:
+        """Parts into which what lies over `axes` is cut."""
+        return 1 if self.mesh is None else math.prod(self.mesh.shape[name] for name in axes)
 
     @property
     def shards(self) -> int:
         """Parts into which slots and pages are cut."""
-        return 1 if self.mesh is None else math.prod(self.mesh.shape[name] for name in self.slots)
+        return self.num_shards(self.slots)
 
     @property
     def rows(self) -> PartitionSpec:
-        """`[slots, ...]`."""
+        """Spec of `[slots, ...]`."""
         return PartitionSpec(self.slots or None)
 
     @property
     def queries(self) -> PartitionSpec:
-        """`[slots, heads, head_dim]`."""
+        """Spec of `[slots, heads, head_dim]`."""
         return PartitionSpec(self.slots or None, self.heads or None, None)
 
     @property
     def keys(self) -> PartitionSpec:
-        """`[slots, kv_heads, head_dim]`."""
+        """Spec of `[slots, kv_heads, head_dim]`."""
         return PartitionSpec(self.slots or None, self.kv_heads or None, None)
 
     @property
-    def pool(self) -> PartitionSpec:
-        """`[kv_heads, pages, page_size, head_dim]`."""
-        return PartitionSpec(self.kv_heads or None, self.slots or None, None, None)
-
-    @property
     def logits(self) -> PartitionSpec:
-        """`[slots, vocab]`."""
+        """Spec of `[slots, vocab]`."""
         return PartitionSpec(self.slots or None, self.vocab or None)
 
     @property
     def vocab_axis(self) -> Axes | None:
-        """What `filters.sample` reduces over; None where the vocabulary is whole."""
-        ways = math.prod(self.mesh.shape[n] for n in self.vocab) if self.mesh is not None else 1
-        return self.vocab if ways > 1 else None
+        """What `next_token.sample` reduces over; None where the vocabulary is whole."""
+        return self.vocab if self.num_shards(self.vocab) > 1 else None
 
-    def product(self, rows: int) -> Contract:
+    def matmul(self, rows: int) -> Matmul:
         """How that many rows are multiplied with the weights."""
-        alone = self.mesh is None and jax.default_backend() == "cpu"
-        return contract_few_rows if alone and rows <= FEW_ROWS else contract
+        return few_rows_matmul if self._alone_on_cpu and rows <= FEW_ROWS else plain_matmul
 
-    def widths(self, slots: int) -> list[int]:
-        """Numbers of slots that a window may have, `slots` first; the text is the same in each.
+    @property
+    def _alone_on_cpu(self) -> bool:
+        return self.mesh is None and jax.default_backend() == "cpu"
+
+    def window_sizes(self, slots: int) -> list[int]:
+        """Numbers of slots that a window may decode, `slots` first; each gives the same text.
 
         A step of an accelerator reads the weights, however many rows there are. On a CPU each row
-        costs, and `contract_few_rows` gives a row the same bits beside any others, but not alone.
+        costs, and a matmul of few rows gives a row the same bits beside any others, but not alone.
         """
-        found = [slots]
-        while self.product(slots) is contract_few_rows and found[-1] > 2:
-            found.append(-(-found[-1] // 2))
-        return found
+        sizes = [slots]
+        narrower = self._alone_on_cpu and slots <= _NARROWER_UP_TO
+        while narrower and sizes[-1] > 2:
+            sizes.append(-(-sizes[-1] // 2))
+        return sizes
 
-    def island(self, fn: Callable, in_specs: Any, out_specs: Any) -> Callable:
-        """`fn` on each device's own part."""
+    def shard_map(self, fn: Callable, in_specs: Any, out_specs: Any) -> Callable:
+        """`fn` on each device's own part; `fn` itself on one device."""
         if self.mesh is None:
             return fn
         return jax.shard_map(
@@ -105,7 +110,7 @@ class Layout:
         """Host arrays on the devices, by default whole on each."""
         return jax.device_put(tree, self.sharding(spec))
 
-    def keep(self, tree: Any, spec: PartitionSpec) -> Any:
+    def constrain(self, tree: Any, spec: PartitionSpec) -> Any:
         """Inside a program: arrays that stay cut as `spec` says."""
         if self.mesh is None:
             return tree

@@ -1,10 +1,15 @@
-"""TODO"""
+"""The pages of the KV cache on the host: which page belongs to which slot.
+
+    table[slot] = [7, 3, 9, 0, ...]      page 7 holds the slot's tokens 0..ps-1, page 3 the next ps
+
+`kv_cache` has the pages themselves, and a picture of them.
+"""
 
 import numpy as np
 
 
 class PageAllocator:
-    """Which page belongs to which slot. Pages are handed out and returned in O(1) each.
+    """Hands out pages and takes them back, in O(1) each.
 
     Args:
         pages: of one shard, its page 0 included.
@@ -24,11 +29,8 @@ class PageAllocator:
         self._free = [list(range(pages - 1, 0, -1)) for _ in range(shards)]
         self.pages = shards * (pages - 1)
 
-    @property
-    def used_pages(self) -> int:
-        return self.pages - sum(map(len, self._free))
-
     def shard_of(self, slot: int) -> int:
+        """The shard in which a slot lies, which is where its pages are."""
         return slot // self._per_shard
 
     def free_pages(self, slot: int) -> int:
@@ -36,6 +38,7 @@ class PageAllocator:
         return len(self._free[self.shard_of(slot)])
 
     def pages_for(self, tokens: int) -> int:
+        """Pages that hold so many tokens."""
         return -(-tokens // self.page_size)
 
     def lacking(self, tokens: np.ndarray) -> list[int]:
@@ -46,13 +49,13 @@ class PageAllocator:
         """Gives `slot` pages for `tokens` tokens in all; False, and no change, if too few are."""
         free = self._free[self.shard_of(slot)]
         owned = int(self._owned[slot])
-        missing = self.pages_for(tokens) - owned
-        if missing > len(free):
+        lacking = self.pages_for(tokens) - owned
+        if lacking > len(free):
             return False
-        if missing > 0:
-            self.table[slot, owned : owned + missing] = free[-missing:]
-            del free[-missing:]
-            self._owned[slot] += missing
+        if lacking > 0:
+            self.table[slot, owned : owned + lacking] = free[-lacking:]
+            del free[-lacking:]
+            self._owned[slot] += lacking
         return True
 
     def release(self, slot: int) -> None:

@@ -1,22 +1,25 @@
 """The three compiled programs of the sampler; all shapes are static, all state is donated.
 
     prefill  writes the keys and values of whole prompts into their pages
-    admit    puts requests into slots
+    insert   puts requests into slots
     decode   a window of N steps for every slot, finished ones masked
 
 Prefill stops one token short: the last prompt token is decoded like any other, so only decode has
 an LM head and a sampler, and a preempted request resumes by the same two programs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float32, Int, Int32, UInt32
 
 from thinksafe_jax.models import (
+    Matmul,
     ModelConfig,
     Params,
     block,
@@ -25,209 +28,254 @@ from thinksafe_jax.models import (
     rms_norm,
     rope_tables,
 )
-from thinksafe_jax.sampling.attention import implementation
-from thinksafe_jax.sampling.kv_cache import Pool, write_prompts, write_tokens
+from thinksafe_jax.sampling.attention import IMPLEMENTATIONS
+from thinksafe_jax.sampling.kv_cache import KvCache, KvPages
 from thinksafe_jax.sampling.layout import ONE_DEVICE, Layout
-from thinksafe_jax.sampling.next_token import Options, sample
+from thinksafe_jax.sampling.next_token import sample
+from thinksafe_jax.sampling.sampling_options import IDLE, Column, Options
+
+# q, k, v of one layer and its pages -> output, and the pages with k and v in them
+CachedAttention = Callable[[jax.Array, jax.Array, jax.Array, KvPages], tuple[jax.Array, KvPages]]
 
 
 class Slots(NamedTuple):
     """State of every slot on the device, `[B]` each."""
 
-    token: jax.Array  # i32, the newest token, whose keys and values are not yet written
-    position: jax.Array  # i32, its position
-    left: jax.Array  # i32, tokens still allowed; 0 is an idle slot
-    key: jax.Array  # u32 [B, 2], the request's random key
+    token: Array  # i32, the newest token, whose keys and values are not yet written
+    position: Array  # i32, its position
+    remaining: Array  # i32, tokens still allowed; 0 is an idle slot
+    key: Array  # u32 [B, 2], the request's random key
     options: Options
+
+
+class Insertion(NamedTuple):
+    """Requests on their way into slots, `[P]` each; numpy on the host, then arrays on devices."""
+
+    slot_ids: Column  # i32; an index beyond the last slot is ignored
+    token: Column  # i32, the newest token
+    position: Column  # i32, its position
+    remaining: Column  # i32, tokens still allowed
+    key_words: Column  # u32 [P, 3], `Request.random_words`
+    options: Options
+
+
+@dataclass(frozen=True)
+class DecodeSpec:
+    """What a decode program is compiled for.
+
+    Attributes:
+        steps: of a window.
+        eos_ids: tokens that end a completion.
+        layout: where slots, pages and heads lie.
+        attention: a name in sampling/attention.
+    """
+
+    cfg: ModelConfig
+    steps: int
+    eos_ids: tuple[int, ...]
+    layout: Layout = ONE_DEVICE
+    attention: str = "xla"
 
 
 def empty_slots(slots: int) -> Slots:
     """Every slot idle."""
-    token, position, left = (jnp.zeros(slots, jnp.int32) for _ in range(3))
-    options = Options(
-        jnp.zeros(slots, jnp.float32),
-        jnp.zeros(slots, jnp.int32),
-        jnp.ones(slots, jnp.float32),
-        jnp.zeros(slots, jnp.float32),
-    )
-    return Slots(token, position, left, jnp.zeros((slots, 2), jnp.uint32), options)
+    token, position, remaining = (jnp.zeros(slots, jnp.int32) for _ in range(3))
+    options = Options(*map(jnp.asarray, Options.of([IDLE] * slots)))
+    return Slots(token, position, remaining, jnp.zeros((slots, 2), jnp.uint32), options)
 
 
-@partial(jax.jit, static_argnames=("cfg", "layout"), donate_argnames="pools")
+@partial(jax.jit, static_argnames=("cfg", "layout"), donate_argnames="cache")
 def prefill(
     params: Params,
-    pools: tuple[Pool, ...],
-    tokens: jax.Array,
-    lengths: jax.Array,
-    pages: jax.Array,
+    cache: KvCache,
+    tokens: Int32[Array, "P T"],
+    lengths: Int32[Array, " P"],
+    page_ids: Int32[Array, "P N"],
     *,
     cfg: ModelConfig,
     layout: Layout = ONE_DEVICE,
-) -> tuple[Pool, ...]:
-    """Writes the KV of `tokens` i32 `[P, T]`, `lengths` of them each, into `pages` `[P, T / ps]`.
+) -> KvCache:
+    """The cache with the keys and values of prompts in it; P is the number of shards of the slots.
 
-    No history, no logits: causal attention over the fresh tokens only. P is the number of shards
-    of the slots, one prompt for each.
+    No history, no logits: causal attention over the fresh tokens only.
+
+    Args:
+        params: layers as a tuple (`unstack_layers`).
+        tokens: one padded prompt for each shard.
+        lengths: tokens of each that are real.
+        page_ids: pages of the row's own shard; N is T / page size.
     """
     rows, length = tokens.shape
     steps = jnp.arange(length, dtype=jnp.int32)
     segments = (steps[None] < lengths[:, None]).astype(jnp.int32)
     rope = rope_tables(cfg, jnp.broadcast_to(steps, tokens.shape))
-    x = params["embed"][tokens]
-    cut = layout.rows
     heads, keys = (P(spec[0], None, *spec[1:]) for spec in (layout.queries, layout.keys))
-    write = layout.island(write_prompts, (layout.pool, keys, keys, cut), layout.pool)
-    attention = layout.island(causal_attention, (heads, keys, keys, cut), heads)
-    product = layout.product(rows * length)
-    written = []
-    for weights, pool in zip(params["layers"], pools, strict=True):
+    specs = KvPages.specs(layout)
+    write = layout.shard_map(KvPages.write_prompts, (specs, keys, keys, layout.rows), specs)
+    attention = layout.shard_map(causal_attention, (heads, keys, keys, layout.rows), heads)
 
-        def attend(q: jax.Array, k: jax.Array, v: jax.Array, pool: Pool = pool) -> jax.Array:
-            written.append(write(pool, k, v, pages))
-            return attention(q, k, v, segments)
+    def attend(
+        q: jax.Array, k: jax.Array, v: jax.Array, pages: KvPages
+    ) -> tuple[jax.Array, KvPages]:
+        return attention(q, k, v, segments), write(pages, k, v, page_ids)
 
-        x = block(weights, cfg, x, rope, attend, product=product)
-    return tuple(written)
+    x = params["embed"][tokens]
+    # the hidden states behind the last layer are of no use: the compiler leaves them out
+    return _run_layers(params, cfg, cache, x, rope, attend, layout.matmul(rows * length))[1]
 
 
 @partial(jax.jit, static_argnames="layout", donate_argnames="slots")
-def admit(
-    slots: Slots,
-    where: jax.Array,
-    token: jax.Array,
-    position: jax.Array,
-    left: jax.Array,
-    words: jax.Array,
-    seed: jax.Array,
-    options: Options,
-    *,
-    layout: Layout = ONE_DEVICE,
+def insert(
+    slots: Slots, new: Insertion, seed: UInt32[Array, ""], *, layout: Layout = ONE_DEVICE
 ) -> Slots:
-    """Puts P requests into the slots `where` i32 `[P]`; an index beyond the last slot is dropped.
+    """Puts requests into slots; `Insertion.key_words` and the seed together key each row."""
 
-    words: u32 `[P, 3]`, see `Request.random_words`; together with the seed they key the row.
-    """
-
-    def row_key(row: jax.Array) -> jax.Array:
+    def row_key(words: UInt32[Array, " 3"]) -> jax.Array:
         key = jax.random.key(seed)
         for word in range(3):
-            key = jax.random.fold_in(key, row[word])
+            key = jax.random.fold_in(key, words[word])
         return jax.random.key_data(key)
 
-    new = Slots(token, position, left, jax.vmap(row_key)(words), options)
-    placed = jax.tree.map(lambda old, value: old.at[where].set(value, mode="drop"), slots, new)
-    return layout.keep(placed, layout.rows)
+    keys = jax.vmap(row_key)(new.key_words)
+    rows = Slots(new.token, new.position, new.remaining, keys, new.options)
+    inserted = jax.tree.map(
+        lambda old, value: old.at[new.slot_ids].set(value, mode="drop"), slots, rows
+    )
+    return layout.constrain(inserted, layout.rows)
 
 
-@partial(
-    jax.jit,
-    static_argnames=("cfg", "steps", "eos_ids", "layout", "attention"),
-    donate_argnames=("pools", "slots"),
-)
+@partial(jax.jit, static_argnames="spec", donate_argnames=("cache", "slots"))
 def decode(
     params: Params,
-    pools: tuple[Pool, ...],
+    cache: KvCache,
     slots: Slots,
-    table: jax.Array,
-    which: jax.Array | None = None,
+    table: Int32[Array, "W N"],
+    slot_ids: Int32[Array, " W"] | None = None,
     *,
-    cfg: ModelConfig,
-    steps: int,
-    eos_ids: Sequence[int],
-    layout: Layout = ONE_DEVICE,
-    attention: str = "xla",
-) -> tuple[tuple[Pool, ...], Slots, jax.Array, jax.Array]:
-    """`steps` decode steps for every slot, or for the slots `which` i32 `[W]`.
+    spec: DecodeSpec,
+) -> tuple[KvCache, Slots, Int32[Array, "S W"], Float32[Array, "S W"]]:
+    """A window of S decode steps for every slot, or for the W slots `slot_ids`.
 
     Args:
-        table: pages of those slots, i32 `[W, pages]`.
+        params: layers as a tuple (`unstack_layers`).
+        table: pages of those slots.
 
     A fixed number of steps without a look at who has finished: an early exit would cost a
     reduction each step and save almost nothing while the queue is not empty.
 
     Returns:
-        pools and slots, and for the window the tokens i32 `[steps, B or W]` (-1 where the slot
-        was idle) with their log-probabilities, float32 of the same shape.
+        cache and slots, and for the window the tokens (-1 where the slot was idle) with their
+        log-probabilities.
     """
+    layout = spec.layout
+    matmul = layout.matmul(table.shape[0])
 
-    def draw_own(logits: jax.Array, slots: Slots) -> tuple[jax.Array, jax.Array]:
+    def draw_local(logits: jax.Array, slots: Slots) -> tuple[jax.Array, jax.Array]:
+        # keyed by row and position: a token depends neither on its slot nor on a restart
         keys = jax.random.wrap_key_data(slots.key)
         keys = jax.vmap(jax.random.fold_in)(keys, slots.position + 1)
         return sample(logits, keys, slots.options, layout.vocab_axis)
 
-    draw = layout.island(draw_own, (layout.logits, layout.rows), (layout.rows, layout.rows))
-    product = layout.product(table.shape[0])
+    draw = layout.shard_map(draw_local, (layout.logits, layout.rows), (layout.rows, layout.rows))
 
     def step(
-        carry: tuple[tuple[Pool, ...], Slots], _: None
-    ) -> tuple[tuple[tuple[Pool, ...], Slots], tuple[jax.Array, jax.Array]]:
-        pools, slots = carry
-        active = slots.left > 0
-        hidden, pools = _decode_one(params, cfg, pools, slots, active, table, layout, attention)
+        carry: tuple[KvCache, Slots], _: None
+    ) -> tuple[tuple[KvCache, Slots], tuple[jax.Array, jax.Array]]:
+        cache, slots = carry
+        active = slots.remaining > 0
+        hidden, cache = _decode_hidden(params, cache, slots, table, spec)
         with jax.named_scope("sample"):
-            token, logprob = draw(logits(params, cfg, hidden, product), slots)
-        token = jnp.where(active, token, slots.token)
-        ended = jnp.isin(token, jnp.asarray(eos_ids, jnp.int32))
-        moved = active.astype(jnp.int32)
-        left = jnp.where(ended, 0, slots.left - moved)
-        new = Slots(token, slots.position + moved, left, slots.key, slots.options)
-        return (pools, new), (jnp.where(active, token, -1), logprob)
+            token, logprob = draw(logits(params, spec.cfg, hidden, matmul), slots)
+        new = _advance(slots, token, spec.eos_ids)
+        return (cache, new), (jnp.where(active, new.token, -1), logprob)
 
-    mine = slots if which is None else jax.tree.map(lambda x: x[which], slots)
-    (pools, mine), (tokens, logprobs) = jax.lax.scan(step, (pools, mine), length=steps)
-    if which is not None:
-        mine = jax.tree.map(lambda x, new: x.at[which].set(new), slots, mine)
-    return pools, mine, tokens, logprobs
+    # the cache is carried and not an output of the scan, which would copy it at every step
+    window = slots if slot_ids is None else jax.tree.map(lambda x: x[slot_ids], slots)
+    (cache, window), (tokens, logprobs) = jax.lax.scan(step, (cache, window), length=spec.steps)
+    if slot_ids is not None:
+        window = jax.tree.map(lambda x, new: x.at[slot_ids].set(new), slots, window)
+    return cache, window, tokens, logprobs
 
 
-def _decode_one(
-    params: Params,
-    cfg: ModelConfig,
-    pools: tuple[Pool, ...],
-    slots: Slots,
-    active: jax.Array,
-    table: jax.Array,
-    layout: Layout,
-    attention: str,
-) -> tuple[jax.Array, tuple[Pool, ...]]:
-    """Hidden state `[B, D]` of every slot's newest token, and the pools that now hold it."""
-    page_size = pools[0][0].shape[2]
+def _advance(slots: Slots, token: Int[Array, " B"], eos_ids: tuple[int, ...]) -> Slots:
+    """The slots one token later; idle ones stay as they are."""
+    active = slots.remaining > 0
+    token = jnp.where(active, token, slots.token)
+    ended = jnp.isin(token, jnp.asarray(eos_ids, jnp.int32))
+    moved = active.astype(jnp.int32)
+    remaining = jnp.where(ended, 0, slots.remaining - moved)
+    return Slots(token, slots.position + moved, remaining, slots.key, slots.options)
+
+
+def _decode_hidden(
+    params: Params, cache: KvCache, slots: Slots, table: jax.Array, spec: DecodeSpec
+) -> tuple[jax.Array, KvCache]:
+    """Hidden state `[B, D]` of every slot's newest token, and the cache that now holds it."""
+    cfg, layout = spec.cfg, spec.layout
+    active = slots.remaining > 0
     # idle slots write to page 0, which belongs to nobody, and read one token
-    page = jnp.take_along_axis(table, (slots.position // page_size)[:, None], axis=1)[:, 0]
+    index = slots.position // cache.page_size
+    page = jnp.take_along_axis(table, index[:, None], axis=1)[:, 0]
     page = jnp.where(active, page, 0)
-    offset = slots.position % page_size
+    offset = slots.position % cache.page_size
     lengths = jnp.where(active, slots.position + 1, 1)
-    rope = rope_tables(cfg, slots.position[:, None])
-    x = params["embed"][slots.token][:, None]
-    product = layout.product(table.shape[0])
-    per_slot = (layout.rows,) * 4  # page, offset, table, lengths
-    paged_attention = implementation(attention).attend
+    paged_attention = IMPLEMENTATIONS[spec.attention].attend
 
     def write_and_attend(
-        q: jax.Array,
-        k: jax.Array,
-        v: jax.Array,
-        pool: Pool,
-        page: jax.Array,
-        offset: jax.Array,
-        table: jax.Array,
-        lengths: jax.Array,
-    ) -> tuple[jax.Array, Pool]:
-        pool = write_tokens(pool, k, v, page, offset)
-        return paged_attention(q, pool, table, lengths), pool
+        q: jax.Array, k: jax.Array, v: jax.Array, pages: KvPages, *of_slots: jax.Array
+    ) -> tuple[jax.Array, KvPages]:
+        page, offset, table, lengths = of_slots
+        pages = pages.write_tokens(k, v, page, offset)
+        return paged_attention(q, pages, table, lengths), pages
 
-    own = layout.island(
+    # one region for both: the write stays on the device that will read it, so no pages travel
+    specs = KvPages.specs(layout)
+    local = layout.shard_map(
         write_and_attend,
-        (layout.queries, layout.keys, layout.keys, layout.pool, *per_slot),
-        (layout.queries, layout.pool),
+        (layout.queries, layout.keys, layout.keys, specs, *(layout.rows,) * 4),
+        (layout.queries, specs),
     )
-    written = []
-    for weights, pool in zip(params["layers"], pools, strict=True):
 
-        def attend(q: jax.Array, k: jax.Array, v: jax.Array, pool: Pool = pool) -> jax.Array:
-            out, pool = own(q[:, 0], k[:, 0], v[:, 0], pool, page, offset, table, lengths)
-            written.append(pool)
-            return out[:, None]
+    def attend(
+        q: jax.Array, k: jax.Array, v: jax.Array, pages: KvPages
+    ) -> tuple[jax.Array, KvPages]:
+        out, pages = local(q[:, 0], k[:, 0], v[:, 0], pages, page, offset, table, lengths)
+        return out[:, None], pages
 
-        x = block(weights, cfg, x, rope, attend, product=product)
-    return rms_norm(x[:, 0], params["final_norm"], cfg.rms_norm_eps), tuple(written)
+    rope = rope_tables(cfg, slots.position[:, None])
+    x = params["embed"][slots.token][:, None]
+    x, cache = _run_layers(params, cfg, cache, x, rope, attend, layout.matmul(table.shape[0]))
+    return rms_norm(x[:, 0], params["final_norm"], cfg.rms_norm_eps), cache
+
+
+def _run_layers(
+    params: Params,
+    cfg: ModelConfig,
+    cache: KvCache,
+    x: jax.Array,
+    rope: tuple[jax.Array, jax.Array],
+    attend: CachedAttention,
+    matmul: Matmul,
+) -> tuple[jax.Array, KvCache]:
+    """Hidden states `[B, T, D]` behind the last layer, and the cache with their keys and values.
+
+    Layers are unrolled: a scan over them would have to slice each one out of stacked weights and
+    pages at every step.
+    """
+    written: list[KvPages] = []
+    for weights, pages in zip(params["layers"], cache.layers, strict=True):
+        x = block(weights, cfg, x, rope, _keeping(attend, pages, written), matmul=matmul)
+    return x, KvCache(tuple(written))
+
+
+def _keeping(
+    attend: CachedAttention, pages: KvPages, written: list[KvPages]
+) -> Callable[[jax.Array, jax.Array, jax.Array], jax.Array]:
+    """`attend` over a layer's pages, as `block` calls it; the new pages go to the end of a list."""
+
+    def attend_layer(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        out, new = attend(q, k, v, pages)
+        written.append(new)
+        return out
+
+    return attend_layer

@@ -43,6 +43,7 @@ class Completion:
         logprobs: log-probability of each token of `token_ids` under the model itself
             (temperature 1, nothing filtered), in nats.
         finish_reason: "stop" (an end-of-sequence token) or "length" (max_new_tokens).
+        text: `token_ids` as text, where the prompt was a text; else "".
     """
 
     id: str
@@ -50,3 +51,4 @@ class Completion:
     token_ids: list[int]
     logprobs: list[float]
     finish_reason: str
+    text: str = ""

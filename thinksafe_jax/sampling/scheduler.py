@@ -21,9 +21,11 @@ from typing import Any
 import numpy as np
 
 from thinksafe_jax.config import EngineConfig
-from thinksafe_jax.sampling.device import PLACE_ROWS, Device, Placement
+from thinksafe_jax.sampling.device import INSERT_ROWS, Device
 from thinksafe_jax.sampling.pages import PageAllocator
+from thinksafe_jax.sampling.programs import Insertion
 from thinksafe_jax.sampling.requests import Completion, Request
+from thinksafe_jax.sampling.sampling_options import Options
 from thinksafe_jax.sampling.stats import EngineStats
 
 
@@ -98,9 +100,10 @@ class Scheduler:
         device.reset()
 
     def step(self) -> list[Completion]:
-        """Admits, dispatches the next window, and only then reads the one before it."""
+        """Fills slots, dispatches the next window, and only then reads the one before it."""
         self._admit()
-        finished = self._reserve()
+        finished = self._make_room()
+        # dispatched before the read: the device goes on while the host looks at the last window
         window = self._dispatch() if any(self.slots) else None
         finished += self._read()
         self.in_flight = window
@@ -114,8 +117,8 @@ class Scheduler:
     @property
     def idle(self) -> bool:
         """Nothing runs, and nothing waits: the queue has been seen to end."""
-        left = self.in_flight is not None or any(self.slots) or self.preempted
-        return self._exhausted and not left
+        running = self.in_flight is not None or any(self.slots) or self.preempted
+        return self._exhausted and not running
 
     # admission
 
@@ -152,8 +155,8 @@ class Scheduler:
             new.append(running)
         for length, rows in self._prefill_calls(new):
             self._prefill(length, rows)
-        for start in range(0, len(new), PLACE_ROWS):
-            self._place(new[start : start + PLACE_ROWS])
+        for start in range(0, len(new), INSERT_ROWS):
+            self._insert(new[start : start + INSERT_ROWS])
 
     def _free_slots(self) -> list[int]:
         """Of the shards by turns, so that they fill evenly."""
@@ -197,41 +200,45 @@ class Scheduler:
         self.stats.prompt_tokens += int(lengths.sum())
         self.stats.padded_prompt_tokens += tokens.size
 
-    def _place(self, group: list[_Running]) -> None:
-        """Writes the slots' state: the newest token, its position, what is left, key, options."""
-        rows = PLACE_ROWS
-        where = np.full(rows, len(self.slots), np.int32)
-        token, position, left, top_k = (np.zeros(rows, np.int32) for _ in range(4))
-        words = np.zeros((rows, 3), np.uint32)
-        temperature, top_p, min_p = (np.zeros(rows, np.float32) for _ in range(3))
+    def _insert(self, group: list[_Running]) -> None:
+        """Writes the state of slots that requests enter; rows beyond the group are ignored."""
+        rows = INSERT_ROWS
+        slot_ids = np.full(rows, len(self.slots), np.int32)
+        token, position, remaining = (np.zeros(rows, np.int32) for _ in range(3))
+        key_words = np.zeros((rows, 3), np.uint32)
         for row, running in enumerate(group):
-            sampling = running.request.sampling
-            where[row] = running.slot
+            slot_ids[row] = running.slot
             token[row] = running.ids[-1]
             position[row] = running.cursor
-            left[row] = sampling.max_new_tokens - len(running.tokens)
-            words[row] = running.request.random_words
-            temperature[row], top_k[row] = sampling.temperature, sampling.top_k
-            top_p[row], min_p[row] = sampling.top_p, sampling.min_p
-        options = (temperature, top_k, top_p, min_p)
-        self.device.place(Placement(where, token, position, left, words, options))
+            remaining[row] = running.request.sampling.max_new_tokens - len(running.tokens)
+            key_words[row] = running.request.random_words
+        options = Options.of([running.request.sampling for running in group], rows)
+        self.device.insert(Insertion(slot_ids, token, position, remaining, key_words, options))
 
     # windows
 
-    def _reserve(self) -> list[Completion]:
-        """Gives every slot pages for one more window; preempts the youngest if they run out."""
+    def _make_room(self) -> list[Completion]:
+        """Sees that every slot has pages for one more window; preempts the youngest if need be.
+
+        Returns:
+            What was found to be finished on the way.
+        """
         finished: list[Completion] = []
-        while self._short_shard() is not None:
-            finished += self._read()  # what has finished frees its pages
-            shard = self._short_shard()
-            if shard is None:
-                break
+        while (shard := self._reserve_pages()) is not None:
+            if self.in_flight is not None:
+                finished += self._read()  # what has finished gives its pages back
+                continue
+            # the youngest has the least to compute again, and the oldest always ends
             running = [s for s in self.slots if s and self.pages.shard_of(s.slot) == shard]
             self._preempt(max(running, key=lambda slot: slot.order))
         return finished
 
-    def _short_shard(self) -> int | None:
-        """Reserves for all, the oldest first; the shard whose pages do not suffice, if any."""
+    def _reserve_pages(self) -> int | None:
+        """Reserves pages for one more window, for the oldest first.
+
+        Returns:
+            The shard that ran out of pages, where it stopped; None once all slots have theirs.
+        """
         ahead = self._after_window()
         lacking = [self.slots[slot] for slot in self.pages.lacking(ahead)]
         for running in sorted((s for s in lacking if s is not None), key=lambda s: s.order):
@@ -257,19 +264,20 @@ class Scheduler:
         self._busy[self.pages.shard_of(running.slot)] -= 1
 
     def _dispatch(self) -> tuple[Any, list[tuple[int, _Running | None]]]:
-        which = self._which()
-        window = self.device.window(self.pages.table, which)
+        slot_ids = self._slots_to_decode()
+        window = self.device.decode(self.pages.table, slot_ids)
         self._cursor = self._after_window()
         self.stats.live_tokens += int(self._cursor.sum())
         self.stats.windows += 1
         self.stats.pool_tokens += self.pages.pages * self.config.page_size
-        self.stats.slot_steps += self.config.window * len(which)
-        return window, [(slot, self.slots[slot]) for slot in which.tolist()]
+        self.stats.slot_steps += self.config.window * len(slot_ids)
+        # who is in them now: by the time the window is read a slot may have changed hands
+        return window, [(slot, self.slots[slot]) for slot in slot_ids.tolist()]
 
-    def _which(self) -> np.ndarray:
+    def _slots_to_decode(self) -> np.ndarray:
         """The slots of the next window, i32 `[W]`: all, or fewer where half of them are idle."""
         busy_first = sorted(range(len(self.slots)), key=lambda n: self.slots[n] is None)
-        return np.sort(busy_first[: self.device.width(self.active)]).astype(np.int32)
+        return np.sort(busy_first[: self.device.active_slots(self.active)]).astype(np.int32)
 
     def _read(self) -> list[Completion]:
         """Takes the tokens of the window in flight; returns what it finished."""
@@ -285,7 +293,7 @@ class Scheduler:
         counts = (tokens >= 0).sum(axis=1).tolist()
         finished = []
         for row, (slot, running) in enumerate(owners):
-            # a slot that changed hands since was idle here for its new owner
+            # a slot that changed hands since then was idle in this window for its new owner
             if running is None or self.slots[slot] is not running or not counts[row]:
                 continue
             running.tokens.frombytes(tokens[row, : counts[row]].tobytes())

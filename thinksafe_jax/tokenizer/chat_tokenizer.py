@@ -7,7 +7,7 @@ text that spells no control token has exactly the ids that transformers gives it
 
 import logging
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
@@ -15,7 +15,15 @@ from pathlib import Path
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.tokenizer.chat_template import Chat, render_chats
 from thinksafe_jax.tokenizer.plain_text import PlainText, is_text
-from thinksafe_jax.tokenizer.template_turns import Turns, fixed_texts, plain_probe, probes, turns_of
+from thinksafe_jax.tokenizer.template_turns import (
+    Turns,
+    conversation_probes,
+    fixed_texts,
+    plain_probe,
+    probes,
+    turns_of,
+    turns_said,
+)
 from thinksafe_jax.tokenizer.tokenizer_files import TokenizerFiles, vocabulary
 
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
@@ -183,6 +191,34 @@ class ChatTokenizer:
         head, tail = self._turns.fixed
         turn = self._turns.trim(user_text)
         return self.encode_chunks([(True, head), (False, turn), (True, tail)])
+
+    def conversation_ids(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Ids of a conversation up to where the assistant speaks next.
+
+        What the messages say is plain text, whoever says it: only the template has control tokens.
+
+        Args:
+            messages: {"role": ..., "content": ...} each, with roles that the chat template knows.
+
+        Raises:
+            InputError: a message has no role or content, or the template refuses the conversation
+                or changes what it says.
+        """
+        for n, message in enumerate(messages):
+            if not all(isinstance(message.get(key), str) for key in ("role", "content")):
+                raise InputError(
+                    f'message {n} has the keys {sorted(message)}; expected texts "role", "content"'
+                )
+        contents = [message["content"] for message in messages]
+        try:
+            turns = turns_said(self.render(conversation_probes(messages)), contents)
+        except InputError as error:
+            raise InputError(f"{self.directory}: {error}") from None
+        first, *rest = turns.fixed
+        chunks: list[Chunk] = [(True, first)]
+        for content, text in zip(contents, rest, strict=True):
+            chunks += [(False, turns.trim(content)), (True, text)]
+        return self.encode_chunks(chunks)
 
     def response_ids(self, response: str, ended: bool = True) -> list[int]:
         """Ids of a response as the model generated it, with the end-of-turn id if it `ended`.

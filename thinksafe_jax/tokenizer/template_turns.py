@@ -9,7 +9,7 @@ From then on the fixed texts and the turns are put together here. That is right 
 copies a turn letter by letter, or trims white space off its ends; anything else is refused.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from thinksafe_jax.errors import InputError
@@ -101,6 +101,33 @@ def fixed_texts(text: str, turns: int) -> tuple[str, ...]:
             )
         segments.append(before)
     return (*segments, rest)
+
+
+def conversation_probes(messages: Sequence[Mapping[str, str]]) -> list[Chat]:
+    """A conversation with holes for what is said, and as it is: what `turns_said` reads."""
+    holes = tuple({**m, "content": _HOLE.format(n)} for n, m in enumerate(messages))
+    return [Chat(holes, True), Chat(tuple(dict(m) for m in messages), True)]
+
+
+def turns_said(answers: Sequence[str | InputError], contents: Sequence[str]) -> Turns:
+    """What the texts of `conversation_probes` tell.
+
+    Raises:
+        InputError: the template refuses the conversation, does not show each message once and in
+            order, or changes what one says.
+    """
+    for answer in answers:
+        if isinstance(answer, InputError):
+            raise answer
+    fixed = fixed_texts(str(answers[0]), len(contents))
+    for trim in _TRIMS:
+        turns = Turns(fixed, trim)
+        if turns.join(contents) == answers[1]:
+            return turns
+    raise InputError(
+        "the chat template changes what a message says, as it does where it takes the reasoning "
+        "out of earlier answers; give each message as the template writes it"
+    )
 
 
 def plain_probe(turns: int) -> Chat:

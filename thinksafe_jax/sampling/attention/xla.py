@@ -8,7 +8,8 @@ slot's result depends on its neighbours.
 import jax
 import jax.numpy as jnp
 
-from thinksafe_jax.sampling.kv_cache import Pool
+from thinksafe_jax.models import Implementation
+from thinksafe_jax.sampling.kv_cache import KvPages
 
 BLOCK_TOKENS = 128
 _CPU_BLOCK_TOKENS = 64  # short contexts dominate on a CPU, and a step of its loop costs little
@@ -16,12 +17,14 @@ _CPU_GROUP = 4  # slots of like length that walk together, at least
 _CPU_GROUPS = 4  # at most: each is a loop of its own in every layer, which has to be compiled
 
 
-def paged_attention(q: jax.Array, pool: Pool, table: jax.Array, lengths: jax.Array) -> jax.Array:
+def paged_attention(
+    q: jax.Array, pages: KvPages, table: jax.Array, lengths: jax.Array
+) -> jax.Array:
     """Attention of the newest token over the first `lengths` tokens of each slot.
 
     Args:
         q: `[B, N, H]`.
-        pool: keys and values `[K, pages, page_size, H]`.
+        pages: keys and values `[K, pages, page_size, H]`.
         table: i32 `[B, W]`, W * page_size a multiple of BLOCK_TOKENS.
         lengths: i32 `[B]`, at least 1.
 
@@ -29,47 +32,47 @@ def paged_attention(q: jax.Array, pool: Pool, table: jax.Array, lengths: jax.Arr
         `[B, N, H]` in q's dtype.
     """
     if jax.default_backend() != "cpu":
-        return one_walk(q, pool, table, lengths)
+        return one_walk(q, pages, table, lengths)
     order = jnp.argsort(lengths)
     back = jnp.argsort(order)
     q, table, lengths = q[order], table[order], lengths[order]
     size = max(_CPU_GROUP, -(-len(q) // _CPU_GROUPS))
     groups = [slice(first, first + size) for first in range(0, len(q), size)]
-    parts = [_attend(q[g], pool, table[g], lengths[g], _CPU_BLOCK_TOKENS) for g in groups]
+    parts = [_attend(q[g], pages, table[g], lengths[g], _CPU_BLOCK_TOKENS) for g in groups]
     return jnp.concatenate(parts)[back]
 
 
-def one_walk(q: jax.Array, pool: Pool, table: jax.Array, lengths: jax.Array) -> jax.Array:
+def one_walk(q: jax.Array, pages: KvPages, table: jax.Array, lengths: jax.Array) -> jax.Array:
     """`paged_attention` in one loop over all slots, as accelerators run it."""
-    return _attend(q, pool, table, lengths, BLOCK_TOKENS)
+    return _attend(q, pages, table, lengths, BLOCK_TOKENS)
 
 
 def _attend(
-    q: jax.Array, pool: Pool, table: jax.Array, lengths: jax.Array, block_tokens: int
+    q: jax.Array, pages: KvPages, table: jax.Array, lengths: jax.Array, block_tokens: int
 ) -> jax.Array:
     """`paged_attention` of slots that all go as far as the longest of them."""
-    keys, values = pool
+    keys, values = pages.keys, pages.values
     kv_heads, _, page_size, head_dim = keys.shape
     batch, heads, _ = q.shape
     per_block = max(1, block_tokens // page_size)
     tokens = per_block * page_size
     grouped = q.reshape(batch, kv_heads, heads // kv_heads, head_dim).astype(keys.dtype)
-    # [K, B, G, H]: what the product runs over in parallel comes first, so nothing is transposed
+    # [K, B, G, H]: what the matmul runs over in parallel comes first, so nothing is transposed
     grouped = jnp.moveaxis(grouped * jnp.asarray(head_dim**-0.5, keys.dtype), 1, 0)
 
-    def read(x: jax.Array, pages: jax.Array) -> jax.Array:  # [K, B, tokens, H]
-        gathered = x.at[:, pages].get(mode="promise_in_bounds")
+    def read(x: jax.Array, page_ids: jax.Array) -> jax.Array:  # [K, B, tokens, H]
+        gathered = x.at[:, page_ids].get(mode="promise_in_bounds")
         return gathered.reshape(kv_heads, batch, tokens, head_dim)
 
     def block(i: jax.Array, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         top, total, out = carry
-        pages = jax.lax.dynamic_slice_in_dim(table, i * per_block, per_block, axis=1)
+        page_ids = jax.lax.dynamic_slice_in_dim(table, i * per_block, per_block, axis=1)
         scores = jnp.einsum(
-            "kbgh,kbsh->kbgs", grouped, read(keys, pages), preferred_element_type=jnp.float32
+            "kbgh,kbsh->kbgs", grouped, read(keys, page_ids), preferred_element_type=jnp.float32
         )
         position = i * tokens + jnp.arange(tokens, dtype=jnp.int32)
-        own = (position[None] < lengths[:, None])[None]  # [1, B, tokens]
-        live = own[:, :, None]
+        in_length = (position[None] < lengths[:, None])[None]  # [1, B, tokens]
+        live = in_length[:, :, None]
         scores = jnp.where(live, scores, jnp.float32(-1e30))
         new_top = jnp.maximum(top, scores.max(axis=-1))
         weights = jnp.where(live, jnp.exp(scores - new_top[..., None]), jnp.float32(0))
@@ -78,7 +81,8 @@ def _attend(
         part = jnp.einsum(
             "kbgs,kbsh->kbgh",
             weights.astype(values.dtype),
-            jnp.where(own[..., None], read(values, pages), jnp.zeros((), values.dtype)),  # 0 x NaN
+            # also here: a weight of 0 times a NaN behind the length would be NaN
+            jnp.where(in_length[..., None], read(values, page_ids), jnp.zeros((), values.dtype)),
             preferred_element_type=jnp.float32,
         )
         return new_top, total, out * rescale[..., None] + part
@@ -93,3 +97,6 @@ def _attend(
     _, total, out = jax.lax.fori_loop(0, blocks, block, start)
     out = jnp.moveaxis(out / total[..., None], 0, 1)
     return out.reshape(q.shape).astype(q.dtype)
+
+
+IMPLEMENTATION = Implementation(paged_attention, lambda request: None, order=2)

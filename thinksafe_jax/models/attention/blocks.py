@@ -1,6 +1,6 @@
-"""Attention in plain XLA: as one score matrix, and block by block with its own derivative.
+"""Attention in plain XLA, block by block with its own derivative: anywhere, for long sequences.
 
-The blockwise form keeps, of each layer, only its inputs, its output and one float a query; the
+It keeps, of each layer, only its inputs, its output and one float a query; the
 backward pass computes the scores again. Blocks of keys that no query of a block may see, because
 they are later or belong to other rows, are skipped, forward and backward, so packing many short
 rows costs what the rows cost alone.
@@ -13,21 +13,10 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-BLOCK = 256  # queries, and keys, that are worked on at the same time
+from thinksafe_jax.models.attention import ATTENTION_BLOCK
+from thinksafe_jax.models.attention_request import SAVED_NAMES, AttentionRequest, Implementation
+
 _MASKED = -1e30
-
-
-def plain_attention(q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array) -> jax.Array:
-    """Attention within segments with a score matrix of T x T; shapes as in `causal_attention`."""
-    batch, length, heads, head_dim = q.shape
-    grouped = q.reshape(batch, length, k.shape[2], heads // k.shape[2], head_dim)
-    scores = jnp.einsum("btkgh,bskh->bkgts", grouped, k, preferred_element_type=jnp.float32)
-    order = jnp.arange(length)
-    causal = order[:, None] >= order[None]
-    mask = causal[None] & (segment_ids[:, :, None] == segment_ids[:, None])
-    scores = jnp.where(mask[:, None, None], scores * head_dim**-0.5, jnp.float32(_MASKED))
-    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    return jnp.einsum("bkgts,bskh->btkgh", weights, v).reshape(q.shape)
 
 
 def block_attention(
@@ -36,9 +25,11 @@ def block_attention(
     v: jax.Array,
     segment_ids: jax.Array,
     saved_names: tuple[str, str] = ("", ""),
-    block: int = BLOCK,
+    block: int = ATTENTION_BLOCK,
 ) -> jax.Array:
-    """The same block by block (Dao et al., FlashAttention); memory linear in T.
+    """Attention within segments (Dao et al., FlashAttention); memory linear in T.
+
+    Shapes as in `causal_attention`.
 
     Args:
         saved_names: names of the output and of the log-sum-exp for `jax.checkpoint` policies.
@@ -82,7 +73,7 @@ def _first_blocks(segments: jax.Array) -> jax.Array:
 def _scores(piece: _Piece, k: jax.Array, k_segments: jax.Array, j: jax.Array) -> jax.Array:
     """Masked float32 scores `[B, K, block of keys, G, block of queries]`.
 
-    Keys come first, so that no product, forward or backward, has to turn a matrix of scores over:
+    Keys come first, so that no matmul, forward or backward, has to turn a matrix of scores over:
     on a CPU that took a third of a training step.
     """
     block = k.shape[2]
@@ -102,10 +93,10 @@ def _forward(
     q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Output, shaped as q `[blocks, B, K, G, block, H]`, and the log-sum-exp of its scores."""
-    turned = v.swapaxes(-1, -2)  # here, once: XLA:CPU has no bfloat16 product of the other form
+    turned = v.swapaxes(-1, -2)  # here, once: XLA:CPU has no bfloat16 matmul of the other form
     dot = partial(jnp.einsum, preferred_element_type=jnp.float32)
 
-    def one(piece: _Piece) -> tuple[jax.Array, jax.Array]:
+    def attend_block(piece: _Piece) -> tuple[jax.Array, jax.Array]:
         batch, heads, groups, block, head_dim = piece.q.shape
         shape = (batch, heads, groups, block)
         start = (
@@ -126,7 +117,7 @@ def _forward(
         out = jnp.moveaxis(out / total[:, :, None], 2, -1)
         return out.astype(q.dtype), highest + jnp.log(total)
 
-    return jax.lax.map(one, _pieces(q, segments))
+    return jax.lax.map(attend_block, _pieces(q, segments))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -162,17 +153,17 @@ def _attend_backward(
     turned = k.swapaxes(-1, -2)
     d_sum = jnp.sum(out.astype(jnp.float32) * d_out.astype(jnp.float32), axis=-1)
 
-    def one(sums: tuple[jax.Array, jax.Array], item: Any) -> tuple[tuple, jax.Array]:
-        piece, own_d_out, own_log_sum, own_d_sum = item
+    def block_gradients(sums: tuple[jax.Array, jax.Array], item: Any) -> tuple[tuple, jax.Array]:
+        piece, d_out_block, log_sum_block, d_sum_block = item
 
         def add(j: jax.Array, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
             d_q, d_k, d_v = carry
-            weights = jnp.exp(_scores(piece, k[j], segments[j], j) - own_log_sum[:, :, None])
-            d_weights = dot("bksh,bkgth->bksgt", v[j], own_d_out)
-            d_scores = (weights * (d_weights - own_d_sum[:, :, None])).astype(q.dtype)
+            weights = jnp.exp(_scores(piece, k[j], segments[j], j) - log_sum_block[:, :, None])
+            d_weights = dot("bksh,bkgth->bksgt", v[j], d_out_block)
+            d_scores = (weights * (d_weights - d_sum_block[:, :, None])).astype(q.dtype)
             d_q = d_q + dot("bkhs,bksgt->bkhgt", turned[j], d_scores)
             d_k = d_k.at[j].add(dot("bksgt,bkgth->bksh", d_scores, piece.q))
-            d_v = d_v.at[j].add(dot("bksgt,bkgth->bksh", weights.astype(q.dtype), own_d_out))
+            d_v = d_v.at[j].add(dot("bksgt,bkgth->bksh", weights.astype(q.dtype), d_out_block))
             return d_q, d_k, d_v
 
         batch, heads, groups, block, head_dim = piece.q.shape
@@ -182,8 +173,17 @@ def _attend_backward(
 
     zeros = (jnp.zeros(k.shape, jnp.float32), jnp.zeros(v.shape, jnp.float32))
     items: Any = (_pieces(q, segments), d_out, log_sum, d_sum)
-    (d_k, d_v), d_q = jax.lax.scan(one, zeros, items)
+    (d_k, d_v), d_q = jax.lax.scan(block_gradients, zeros, items)
     return d_q, d_k.astype(k.dtype), d_v.astype(v.dtype), None
 
 
 _attend.defvjp(_attend_forward, _attend_backward)
+
+
+def refuses(request: AttentionRequest) -> str | None:
+    """Why blocks would be of no use, or None."""
+    short = request.length <= ATTENTION_BLOCK
+    return f"length {request.length} is one block" if short else None
+
+
+IMPLEMENTATION = Implementation(partial(block_attention, saved_names=SAVED_NAMES), refuses, order=3)

@@ -1,0 +1,27 @@
+"""What the Pallas kernels share.
+
+They read only the pages below a slot's length. The work is cut into pieces of a fixed number of
+tokens, never into a fixed number of pieces, so that the order in which a slot's sum is taken
+depends on its own length alone.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from thinksafe_jax.models import AttentionRequest
+from thinksafe_jax.sampling.kv_cache import KvPages
+
+PIECE_TOKENS = 512
+
+
+def scaled(q: jax.Array, pages: KvPages) -> jax.Array:
+    """Queries `[B, N, H]` as the kernels take them, which leave the scale to the caller."""
+    return (q * jnp.asarray(q.shape[-1] ** -0.5, q.dtype)).astype(pages.keys.dtype)
+
+
+def page_refusal(request: AttentionRequest) -> str | None:
+    """Why pages of this size cannot be read, or None."""
+    size = request.page_size
+    if size < 16 or size & (size - 1) or size > 128:
+        return f"needs pages of 16, 32, 64 or 128 tokens, engine.page_size is {size}"
+    return None

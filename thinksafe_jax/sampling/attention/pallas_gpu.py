@@ -1,0 +1,46 @@
+"""Paged decode attention by the Pallas kernel for GPU that comes with JAX."""
+
+from importlib.util import find_spec
+
+import jax
+
+from thinksafe_jax.models import AttentionRequest, Implementation
+from thinksafe_jax.sampling.attention._kernels import PIECE_TOKENS, page_refusal, scaled
+from thinksafe_jax.sampling.kv_cache import KvPages
+
+# JAX 0.11 calls it deprecated and names no other; where it is gone, "auto" takes `xla`
+GPU_KERNEL = "jax.experimental.pallas.ops.gpu.paged_attention"
+
+
+def gpu_paged_attention(
+    q: jax.Array, pages: KvPages, table: jax.Array, lengths: jax.Array, interpret: bool = False
+) -> jax.Array:
+    """As `xla.paged_attention`, by `jax.experimental.pallas.ops.gpu.paged_attention`."""
+    from jax.experimental.pallas.ops.gpu.paged_attention import paged_attention
+
+    out = paged_attention(
+        scaled(q, pages),
+        pages.keys,
+        pages.values,
+        table,
+        lengths,
+        k_splits=table.shape[1] * pages.page_size // PIECE_TOKENS,
+        pages_per_compute_block=max(1, 128 // pages.page_size),
+        interpret=interpret,
+    )
+    return out.astype(q.dtype)
+
+
+def refuses(request: AttentionRequest) -> str | None:
+    """Why the kernel cannot run a request, or None."""
+    head_dim = request.head_dim
+    if request.platform != "gpu":
+        return f"a Triton kernel, the platform is {request.platform}"
+    if head_dim & (head_dim - 1) or head_dim < 16:
+        return f"needs a head_dim that is a power of 2 from 16 on, this model has {head_dim}"
+    if find_spec(GPU_KERNEL) is None:
+        return f"this version of JAX no longer has {GPU_KERNEL}"
+    return page_refusal(request)
+
+
+IMPLEMENTATION = Implementation(gpu_paged_attention, refuses, order=1)

@@ -1,0 +1,36 @@
+"""Paged decode attention by the Pallas kernel for TPU that comes with JAX."""
+
+import jax
+
+from thinksafe_jax.models import AttentionRequest, Implementation
+from thinksafe_jax.sampling.attention._kernels import PIECE_TOKENS, page_refusal, scaled
+from thinksafe_jax.sampling.kv_cache import KvPages
+
+
+def tpu_paged_attention(
+    q: jax.Array, pages: KvPages, table: jax.Array, lengths: jax.Array
+) -> jax.Array:
+    """As `xla.paged_attention`, by `jax.experimental.pallas.ops.tpu.paged_attention`."""
+    from jax.experimental.pallas.ops.tpu.paged_attention import paged_attention
+
+    out = paged_attention(
+        scaled(q, pages),
+        pages.keys,
+        pages.values,
+        lengths,
+        table,
+        pages_per_compute_block=PIECE_TOKENS // pages.page_size,
+    )
+    return out.astype(q.dtype)
+
+
+def refuses(request: AttentionRequest) -> str | None:
+    """Why the kernel cannot run a request, or None."""
+    if request.platform != "tpu":
+        return f"a TPU kernel, the platform is {request.platform}"
+    if request.head_dim % 128:
+        return f"needs a head_dim that 128 divides, this model has {request.head_dim}"
+    return page_refusal(request)
+
+
+IMPLEMENTATION = Implementation(tpu_paged_attention, refuses, order=1)
