@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 
 from thinksafe_jax.models import ModelConfig
+from thinksafe_jax.sampling import KvCache
 from thinksafe_jax.sharding import Phase, Topology, parameter_tensors
 
 # S / (interconnect / 2) is as if all links of a chip carried the message, each one way. A ring on
@@ -130,8 +131,7 @@ def train_cost(
 
 def kv_bytes_per_device(cfg: ModelConfig, phase: Phase, dtype: str) -> int:
     """Cache bytes that one token takes on each device of its replica."""
-    heads = cfg.num_kv_heads // phase.num_shards("kv_heads")
-    return 2 * cfg.num_layers * heads * cfg.head_dim * _itemsize(dtype)
+    return KvCache.bytes_per_token(cfg, dtype, phase.num_shards("kv_heads"))
 
 
 def _itemsize(dtype: str) -> int:
