@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from thinksafe_jax.config import (
-    HARMLESS_KEYS,
+    RESUMABLE_KEYS,
     PromptSource,
     Recipe,
     SamplingConfig,
@@ -75,6 +75,6 @@ def test_diff_of_prompt_lists_shows_only_what_changed_inside():
 def test_harmless_keys_are_left_out_of_a_diff_when_asked():
     recipe = Recipe()
     changed = replace(recipe, name="b", training=replace(recipe.training, keep_checkpoints=9))
-    assert diff(recipe, changed, ignore=HARMLESS_KEYS) == ""
+    assert diff(recipe, changed, ignore=RESUMABLE_KEYS) == ""
     other_engine = replace(recipe, engine=replace(recipe.engine, slots=1))
-    assert diff(recipe, other_engine, ignore=HARMLESS_KEYS) == "engine.slots: 64 -> 1"
+    assert diff(recipe, other_engine, ignore=RESUMABLE_KEYS) == "engine.slots: 64 -> 1"

@@ -15,9 +15,9 @@ from pathlib import Path
 from thinksafe_jax.errors import ThinkSafeError
 from thinksafe_jax.weights import model_revision, resolve_model
 for line in sys.stdin:
-    name, revision, pins = json.loads(line)
+    name, revision, revisions = json.loads(line)
     try:
-        folder = resolve_model(name, revision, pins and Path(pins))
+        folder = resolve_model(name, revision, revisions and Path(revisions))
         answer = {"folder": str(folder), "commit": model_revision(folder)}
     except ThinkSafeError as error:
         answer = {"error": type(error).__name__, "text": str(error)}
@@ -110,10 +110,10 @@ class Resolver:
             text=True,
         )
 
-    def __call__(self, name, revision=None, pins=None) -> dict:
+    def __call__(self, name, revision=None, revisions=None) -> dict:
         assert self.process.stdin
         assert self.process.stdout
-        self.process.stdin.write(json.dumps([name, revision, pins and str(pins)]) + "\n")
+        self.process.stdin.write(json.dumps([name, revision, revisions and str(revisions)]) + "\n")
         self.process.stdin.flush()
         return json.loads(self.process.stdout.readline())
 

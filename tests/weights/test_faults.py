@@ -8,10 +8,15 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from tests.weights.kit import CONFIG, small_checkpoint
+from tests.weights.kit import CONFIG, same_bits, small_checkpoint
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.models import load_config, parse_config
-from thinksafe_jax.weights import load_params
+from thinksafe_jax.weights import (
+    convert_checkpoint,
+    load_params,
+    read_manifest,
+    save_checkpoint,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -223,7 +228,32 @@ def test_link_out_of_the_folder(sharded, tmp_path_factory):
     elsewhere = tmp_path_factory.mktemp("elsewhere") / "x.safetensors"
     (folder / shards[0]).rename(elsewhere)
     (folder / shards[0]).symlink_to(elsewhere)
-    assert f"shard {shards[0]} is a link out of the folder" in refusal(folder, cfg)
+    assert f"{shards[0]}: is a link out of its folder, to {elsewhere}" in refusal(folder, cfg)
+
+
+def test_a_single_file_is_no_link_out_either(tmp_path):
+    cfg, _ = small_checkpoint(tmp_path / "model")
+    file = tmp_path / "model/model.safetensors"
+    file.symlink_to(file.rename(tmp_path / "elsewhere.safetensors"))
+    assert "model.safetensors: is a link out of its folder" in refusal(tmp_path / "model", cfg)
+
+
+def test_side_files_that_are_links_are_not_copied_out(tmp_path):
+    """merges.txt -> a secret would go into every export."""
+    cfg, params = small_checkpoint(tmp_path / "model")
+    (tmp_path / "secret").write_text("x")
+    (tmp_path / "model/merges.txt").symlink_to(tmp_path / "secret")
+    with pytest.raises(InputError, match=r"merges\.txt: is a link out of its folder"):
+        save_checkpoint(tmp_path / "out", params, cfg, CONFIG, tokenizer_from=tmp_path / "model")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "a/../../secret", "x\0"])
+def test_a_manifest_names_files_of_its_folder_only(tmp_path, name):
+    facts = {"sha256": "0" * 64, "bytes": 1}
+    (tmp_path / "manifest.json").write_text(json.dumps({"files": {name: facts}}))
+    with pytest.raises(InputError, match="lies outside of the folder; refused"):
+        read_manifest(tmp_path)
 
 
 def test_links_of_a_hub_cache_are_followed(tmp_path):
@@ -327,3 +357,59 @@ def test_tied_flag_that_contradicts_the_weights(tmp_path):
     (tmp_path / "tied" / "config.json").write_text(json.dumps(facts))
     text = refusal(tmp_path / "tied", load_config(tmp_path / "tied"))
     assert "tie_word_embeddings is false in config.json, yet there is no lm_head.weight" in text
+
+
+# --- weights that lie twice, or under other names ---------------------------------------------
+
+
+def test_a_single_file_beside_an_index_of_other_shards(sharded):
+    """transformers takes the single file, and whoever reads the index another model."""
+    folder, cfg, _, shards = sharded
+    save_file(load_file(folder / shards[0]), folder / "model.safetensors")
+    said = refusal(folder, cfg)
+    assert f"holds model.safetensors and, in {INDEX}, other shards ({shards[0]}" in said
+
+
+def test_an_index_that_names_the_single_file(tmp_path):
+    cfg, params = small_checkpoint(tmp_path)
+    names = load_file(tmp_path / "model.safetensors")
+    weight_map = dict.fromkeys(names, "model.safetensors")
+    (tmp_path / INDEX).write_text(json.dumps({"weight_map": weight_map}))
+    assert same_bits(load_params(tmp_path, cfg, None), params)
+
+
+def rename(folder, change) -> None:
+    file = folder / "model.safetensors"
+    save_file({change(name): value for name, value in load_file(file).items()}, file)
+
+
+def test_of_a_tied_embedding_either_name_will_do(tmp_path):
+    cfg, params = small_checkpoint(tmp_path)
+    rename(tmp_path, lambda n: "lm_head.weight" if n == "model.embed_tokens.weight" else n)
+    assert same_bits(load_params(tmp_path, cfg, None), params)
+
+
+def test_an_unmerged_peft_model_says_what_to_do(tmp_path):
+    cfg, _ = small_checkpoint(tmp_path)
+    rename(tmp_path, lambda n: n.replace("q_proj.weight", "q_proj.base_layer.weight"))
+    assert "merge it (merge_and_unload) and save it again" in refusal(tmp_path, cfg)
+
+
+def test_an_adapter_beside_weights_is_said(tmp_path, caplog):
+    cfg, _ = small_checkpoint(tmp_path)
+    (tmp_path / "adapter_config.json").write_text("{}")
+    load_params(tmp_path, cfg, None)
+    assert "holds an adapter beside the weights" in caplog.text
+
+
+def test_written_weights_do_not_say_that_they_are_quantised(tmp_path):
+    """Whoever reads the copy would look for scales that are not there."""
+    cfg, params = small_checkpoint(tmp_path / "model")
+    config = {**CONFIG, "quantization_config": {"quant_method": "fp8"}, "kept": 1}
+    save_checkpoint(tmp_path / "out", params, cfg, config)
+    (tmp_path / "model/config.json").write_text(json.dumps(config))
+    convert_checkpoint(str(tmp_path / "model"), tmp_path / "copy")
+    for folder in ("out", "copy"):
+        written = json.loads((tmp_path / folder / "config.json").read_text())
+        assert "quantization_config" not in written
+        assert written["kept"] == 1

@@ -229,27 +229,7 @@ def test_rank_lost_from_the_config(exported):
         import_adapter(folder, cfg)
     del config["lora_alpha"]
     file.write_text(json.dumps(config))
-    with pytest.raises(InputError, match=r"not a LoRA configuration .*lora_alpha"):
-        import_adapter(folder, cfg)
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("peft_type", "IA3"),
-        ("use_dora", True),
-        ("bias", "all"),
-        ("modules_to_save", ["lm_head"]),
-        ("rank_pattern", {"q_proj": 8}),
-        ("layer_replication", [[0, 1]]),
-        ("init_lora_weights", "pissa_niter_4"),
-    ],
-)
-def test_other_adapters_are_refused(key, value, exported):
-    folder, cfg, _, _ = exported
-    file = folder / "adapter_config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), key: value}))
-    with pytest.raises(InputError, match=rf"not a plain LoRA adapter: .*{key}"):
+    with pytest.raises(InputError, match=r"lora_alpha is null; expected a number"):
         import_adapter(folder, cfg)
 
 

@@ -84,25 +84,25 @@ def test_endless_rate_limit_says_try_later(hub, resolve):
 
 def test_revision_that_moves_is_pinned(hub, resolve, tmp_path):
     """main moves under a run: the run keeps its commit, a new run gets the new one."""
-    pins = tmp_path / "models.json"
+    revisions = tmp_path / "models.json"
     hub.repositories["owner/moving"] = {"commit": ONE, "files": FILES}
-    assert resolve("owner/moving", None, pins)["commit"] == ONE
-    assert json.loads(pins.read_text()) == {"owner/moving": {"revision": None, "commit": ONE}}
+    assert resolve("owner/moving", None, revisions)["commit"] == ONE
+    assert json.loads(revisions.read_text()) == {"owner/moving": {"revision": None, "commit": ONE}}
     hub.repositories["owner/moving"] = {"commit": TWO, "files": FILES}
-    assert resolve("owner/moving", None, pins)["commit"] == ONE
-    assert resolve("owner/moving", "main", pins)["commit"] == ONE
+    assert resolve("owner/moving", None, revisions)["commit"] == ONE
+    assert resolve("owner/moving", "main", revisions)["commit"] == ONE
     assert resolve("owner/moving", None, tmp_path / "other.json")["commit"] == TWO
 
 
 def test_another_revision_under_a_run_is_refused(hub, resolve, tmp_path):
-    pins = tmp_path / "models.json"
+    revisions = tmp_path / "models.json"
     hub.repositories["owner/fixed"] = {"commit": ONE, "files": FILES}
-    resolve("owner/fixed", "main", pins)
-    answer = resolve("owner/fixed", "v2", pins)
+    resolve("owner/fixed", "main", revisions)
+    answer = resolve("owner/fixed", "v2", revisions)
     assert answer["error"] == "InputError"
     assert f"this run began with revision main (commit {ONE}), not v2" in answer["text"]
-    pins.write_text("[")
-    assert "models.json: damaged" in resolve("owner/fixed", "main", pins)["text"]
+    revisions.write_text("[")
+    assert "models.json: damaged" in resolve("owner/fixed", "main", revisions)["text"]
 
 
 def test_offline_uses_the_cache(tmp_path):
@@ -151,11 +151,11 @@ def test_bucket_is_copied_once(bucket, tmp_path):
 
 def test_bucket_that_changes_under_a_run_is_refused(bucket, tmp_path):
     filesystem, url = bucket
-    pins = tmp_path / "models.json"
-    folder = resolve_model(url, pins=pins)
+    revisions = tmp_path / "models.json"
+    folder = resolve_model(url, revisions=revisions)
     filesystem.pipe("/bucket/model/config.json", b'{"other": 1}')
     with pytest.raises(InputError, match="its files changed since this run began"):
-        resolve_model(url, pins=pins)
+        resolve_model(url, revisions=revisions)
     assert resolve_model(url) != folder
 
 

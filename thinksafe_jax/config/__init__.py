@@ -1,7 +1,7 @@
 """The recipe: what a run is told to do. Frozen dataclasses, read strictly from YAML."""
 
 from thinksafe_jax.config.checks import check_limits, validate
-from thinksafe_jax.config.differences import HARMLESS_KEYS, diff, flat, paper_differences, to_yaml
+from thinksafe_jax.config.differences import RESUMABLE_KEYS, diff, flat, paper_differences, to_yaml
 from thinksafe_jax.config.load import load_recipe
 from thinksafe_jax.config.model_limits import (
     evaluation_samplings,
@@ -33,8 +33,8 @@ from thinksafe_jax.config.strict import build, nearest
 from thinksafe_jax.config.yaml_files import read_yaml
 
 __all__ = [
-    "HARMLESS_KEYS",
     "KINDS",
+    "RESUMABLE_KEYS",
     "SAMPLED",
     "EngineConfig",
     "EvaluationConfig",

@@ -10,7 +10,7 @@ from thinksafe_jax.config.recipe import Recipe
 
 # Changing these between two starts of one run directory cannot change any row or weight; another
 # mesh only their last bits.
-HARMLESS_KEYS = (
+RESUMABLE_KEYS = (
     "name",
     "run_dir",
     "mesh",
@@ -29,7 +29,7 @@ _NOT_OF_THE_PAPER = (
     "synthesis.prompts",
     "training.micro_batch_size",
     "training.remat",
-    *(key for key in HARMLESS_KEYS if key.startswith("training.")),
+    *(key for key in RESUMABLE_KEYS if key.startswith("training.")),
 )
 
 
@@ -67,7 +67,7 @@ def diff(before: Recipe, after: Recipe, ignore: tuple[str, ...] = ()) -> str:
     """A line per changed key, `training.epochs: 3 -> 1`; empty where nothing differs.
 
     Args:
-        ignore: dotted keys to leave out, as `HARMLESS_KEYS`.
+        ignore: dotted keys to leave out, as `RESUMABLE_KEYS`.
     """
     old, new = flat(before), flat(after)
     changed = [k for k in old if old[k] != new[k] and k not in ignore]

@@ -16,7 +16,7 @@ from thinksafe_jax.config import GuardModel, Recipe
 from thinksafe_jax.doctor.collective import Bandwidth, all_reduce
 from thinksafe_jax.doctor.host import LITTLE_SPACE
 from thinksafe_jax.errors import EnvironmentFault, ThinkSafeError, first_line
-from thinksafe_jax.hosts import Group, majority, source_hash, versions
+from thinksafe_jax.hosts import Group, majority, software_versions, source_hash
 from thinksafe_jax.storage import cache_folder, free_bytes, is_url, open_store, store_errors
 
 MOST_SKEW = 2.0  # seconds between two hosts' clocks; logins and logs go wrong at minutes
@@ -71,7 +71,7 @@ def examine_pod(
         host=socket.gethostname(),
         chips=chips,
         kind=kind,
-        versions={**versions(), "code": source_hash()[:12]},
+        versions={**software_versions(), "code": source_hash()[:12]},
         free_disk=free_bytes(cache_folder()),
         run_dir=shared,
         models={} if recipe is None else {n: _access(n, r) for n, r in hub_models(recipe)},

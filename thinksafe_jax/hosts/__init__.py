@@ -3,7 +3,7 @@
 from thinksafe_jax.hosts.agreement import compare_hosts, majority
 from thinksafe_jax.hosts.group import Group
 from thinksafe_jax.hosts.join import current, fail, join, leave
-from thinksafe_jax.hosts.versions import COMPUTE, source_hash, versions
+from thinksafe_jax.hosts.versions import COMPUTE, software_versions, source_hash
 
 __all__ = [
     "COMPUTE",
@@ -14,6 +14,6 @@ __all__ = [
     "join",
     "leave",
     "majority",
+    "software_versions",
     "source_hash",
-    "versions",
 ]

@@ -76,10 +76,10 @@ def join(
 
 
 def _refuse_differences(group: ConnectedGroup) -> None:
-    from thinksafe_jax.hosts.versions import source_hash, versions
+    from thinksafe_jax.hosts.versions import software_versions, source_hash
 
     compare_hosts(group, "code", {"source": source_hash()})
-    compare_hosts(group, "versions", versions())
+    compare_hosts(group, "versions", software_versions())
 
 
 def _start_jax(cluster: Cluster, group: ConnectedGroup, limits: Limits, bind_address: str) -> None:

@@ -21,7 +21,7 @@ _CUDA = ("jax-cuda12-plugin", "jax-cuda12-pjrt", "jax-cuda13-plugin", "jax-cuda1
 _OPTIONAL = ("libtpu", *_CUDA)
 
 
-def versions() -> dict[str, str]:
+def software_versions() -> dict[str, str]:
     """Versions of the packages that compute, read without importing them, and of Python.
 
     A package that is not installed is "absent", an optional one is left out.

@@ -222,7 +222,7 @@ class Session:
 
     def _merged(self, adapter: Path) -> Params:
         """The student with an adapter; the session lets go of it as it was."""
-        weights, lora = import_adapter(adapter, self.cfg)
+        weights, lora = import_adapter(adapter, self.cfg, self.recipe.student.model)
         return merge_adapter(self.weights.take(), weights, lora)
 
 

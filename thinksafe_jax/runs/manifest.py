@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from thinksafe_jax.errors import InputError, type_and_line
-from thinksafe_jax.hosts import versions
+from thinksafe_jax.hosts import software_versions
 from thinksafe_jax.storage import atomic_write, now, plain
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class Manifest:
         }
         if read_only:
             return
-        before, current = self.content.get("versions"), versions()
+        before, current = self.content.get("versions"), software_versions()
         if before and before != current:
             changed = [
                 f"{k} {before.get(k, 'absent')} -> {v}"
@@ -67,6 +67,16 @@ class Manifest:
     def facts(self, stage: str) -> dict[str, Any]:
         """What a finished stage noted about itself; empty before."""
         return self.content["stages"].get(stage, {}).get("facts", {})
+
+    @property
+    def models(self) -> dict[str, dict[str, Any]]:
+        """{role: {"model": its name, "files": {file: digest}}} of what the run was made with."""
+        return self.content.get("models", {})
+
+    def keep_models(self, models: dict[str, dict[str, Any]]) -> None:
+        """Record the models' files, see `weights.fingerprint`."""
+        self.content["models"] = models
+        self._save()
 
     def _load(self) -> dict[str, Any] | None:
         if not self.path.exists():

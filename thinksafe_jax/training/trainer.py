@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
-from thinksafe_jax.config import HARMLESS_KEYS, TrainingConfig
+from thinksafe_jax.config import RESUMABLE_KEYS, TrainingConfig
 from thinksafe_jax.errors import ConfigError, InputError, Terminated
 from thinksafe_jax.hosts import compare_hosts, current
 from thinksafe_jax.models import LoraConfig, ModelConfig, init_adapter
@@ -314,7 +314,7 @@ def _identity(setup: TrainingSetup, source: StepSource, seed: int) -> dict[str, 
 def _settings(config: TrainingConfig) -> dict[str, str]:
     """The recipe's `training` section, without what may change in the middle of a run."""
     settings = {f"training.{k}": str(v) for k, v in dataclasses.asdict(config).items()}
-    return {k: v for k, v in settings.items() if k not in HARMLESS_KEYS}
+    return {k: v for k, v in settings.items() if k not in RESUMABLE_KEYS}
 
 
 def _defaults() -> dict[str, str]:

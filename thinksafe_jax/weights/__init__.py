@@ -7,9 +7,9 @@ from thinksafe_jax.weights.export import save_checkpoint
 from thinksafe_jax.weights.gather import on_host
 from thinksafe_jax.weights.hugging_face import check_access, download_config, download_dataset
 from thinksafe_jax.weights.identity import changed_files, fingerprint
-from thinksafe_jax.weights.load_params import load_params
+from thinksafe_jax.weights.loading import load_params
 from thinksafe_jax.weights.peft import export_adapter, import_adapter
-from thinksafe_jax.weights.resolve import is_hub_id, model_revision, resolve_model
+from thinksafe_jax.weights.resolve import is_hub_id, local_folder, model_revision, resolve_model
 from thinksafe_jax.weights.verify import BOUNDS, report_lines, verify_model, write_figures
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "import_adapter",
     "is_hub_id",
     "load_params",
+    "local_folder",
     "model_revision",
     "on_host",
     "read_config_json",

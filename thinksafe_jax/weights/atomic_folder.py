@@ -10,8 +10,10 @@ from typing import Any
 
 from thinksafe_jax.errors import EnvironmentFault, InputError
 from thinksafe_jax.storage import free_bytes, storage_errors, sync_folder
+from thinksafe_jax.weights.links import refuse_link_out
 
 _OURS = ("config.json", "adapter_config.json")  # what every directory written here holds
+_QUANTISED = ("quantization_config", "compression_config")
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -81,10 +83,20 @@ def write_json(file: Path, value: Any) -> None:
 
 
 def copy_files(source: Path, out: Path, names: tuple[str, ...] = TOKENIZER_FILES) -> None:
-    """Copies those of `names` that `source` has."""
+    """Copies those of `names` that `source` has.
+
+    Raises:
+        InputError: one is a link out of `source`.
+    """
     for name in names:
         if (source / name).exists():
+            refuse_link_out(source / name)
             shutil.copyfile(source / name, out / name)
+
+
+def config_of_plain_weights(config_json: dict[str, Any]) -> dict[str, Any]:
+    """A config.json for weights that are written as numbers: nobody may look for quantised ones."""
+    return {key: value for key, value in config_json.items() if key not in _QUANTISED}
 
 
 def read_config_json(directory: Path) -> dict[str, Any]:

@@ -37,9 +37,9 @@ def fetch(url: str) -> Path:
     files, filesystem = _listing(url)
     facts = {name: identity(info) for name, info in files}
     digest = hashlib.sha256(json.dumps([url, facts], sort_keys=True).encode()).hexdigest()
-    target = cache_folder() / digest[:40]
-    if target.is_dir():
+    if target := cached_copy(digest[:40]):
         return target
+    target = cache_folder() / digest[:40]
     needed = sum(info["size"] for _, info in files)
     if free_bytes(target) < needed:
         raise EnvironmentFault(
@@ -60,6 +60,12 @@ def fetch(url: str) -> Path:
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     return target
+
+
+def cached_copy(name: str) -> Path | None:
+    """The folder that `fetch` has made under this name; None where there is none."""
+    folder = cache_folder() / name
+    return folder if folder.is_dir() else None
 
 
 def _listing(url: str) -> tuple[list[tuple[str, dict[str, Any]]], Any]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from thinksafe_jax.errors import InputError, type_and_line
 from thinksafe_jax.storage import atomic_write, file_sha256
+from thinksafe_jax.weights.links import is_within
 
 NAME = "manifest.json"
 
@@ -28,11 +29,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest as written.
 
     Raises:
-        InputError: it is missing or damaged.
+        InputError: it is missing or damaged, or names files outside of the folder.
     """
     file = folder / NAME
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
+        if outside := [name for name in content["files"] if not is_within(name)]:
+            raise InputError(f"{file}: {outside[0]!r} lies outside of the folder; refused")
         complete = all({"sha256", "bytes"} <= set(facts) for facts in content["files"].values())
         if not complete:
             raise KeyError("sha256, bytes")

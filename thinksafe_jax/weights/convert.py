@@ -9,7 +9,7 @@ from thinksafe_jax.errors import InputError
 from thinksafe_jax.models import Params, load_config
 from thinksafe_jax.weights.atomic_folder import read_config_json
 from thinksafe_jax.weights.export import save_checkpoint
-from thinksafe_jax.weights.load_params import load_params
+from thinksafe_jax.weights.loading import load_params
 from thinksafe_jax.weights.orbax import is_orbax_copy, restore_copy, save_copy
 from thinksafe_jax.weights.resolve import resolve_model
 

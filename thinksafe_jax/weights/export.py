@@ -9,7 +9,13 @@ import jax
 import numpy as np
 
 from thinksafe_jax.models import ModelConfig, Params
-from thinksafe_jax.weights.atomic_folder import copy_files, write_json, write_text, written_aside
+from thinksafe_jax.weights.atomic_folder import (
+    config_of_plain_weights,
+    copy_files,
+    write_json,
+    write_text,
+    written_aside,
+)
 from thinksafe_jax.weights.gather import on_host, written_by_first
 from thinksafe_jax.weights.names import Entry, at, entries
 from thinksafe_jax.weights.safetensors import TensorSource, sync_file, write_file, write_unsynced
@@ -57,7 +63,8 @@ def save_checkpoint(
                 key = (
                     "torch_dtype" if "torch_dtype" in config_json else "dtype"
                 )  # transformers 4, 5
-                write_json(folder / "config.json", {**config_json, key: str(params["embed"].dtype)})
+                config = {**config_json, key: str(params["embed"].dtype)}
+                write_json(folder / "config.json", config_of_plain_weights(config))
                 if tokenizer_from is not None:
                     copy_files(Path(tokenizer_from), folder)
                 if card is not None:

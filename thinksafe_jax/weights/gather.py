@@ -37,8 +37,8 @@ def _in_host_memory(leaf: jax.Array) -> bool:
 @lru_cache(maxsize=4)
 def _replicator(mesh: Mesh) -> Callable[..., jax.Array]:
     """(array, optional layer) -> the same on every device."""
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    return jax.jit(lambda x, *layer: x[layer[0]] if layer else x, out_shardings=everywhere)
+    replicated = NamedSharding(mesh, PartitionSpec())
+    return jax.jit(lambda x, *layer: x[layer[0]] if layer else x, out_shardings=replicated)
 
 
 @contextmanager
@@ -58,13 +58,13 @@ def written_by_first(out: Path, arrays: Iterable[np.ndarray]) -> Iterator[Iterat
     if jax.process_count() == 1:
         yield iter(arrays)
         return
-    together, first = iter(arrays), jax.process_index() == 0
+    gathered, first = iter(arrays), jax.process_index() == 0
     done = False
     try:
-        yield together if first else iter(())
+        yield gathered if first else iter(())
         done = True
     finally:
-        for _ in together:  # nobody is left waiting, whether the disk was full or not
+        for _ in gathered:  # nobody is left waiting, whether the disk was full or not
             pass
         agree(done, out)
 

@@ -26,6 +26,14 @@ def download(name: str, revision: str | None) -> Path:
     return _patiently(name, revision, allow_patterns=PATTERNS, ignore_patterns=["*/*"])
 
 
+def downloaded(name: str, commit: str) -> Path | None:
+    """The snapshot folder of a model in the local cache; None where it is not there."""
+    from huggingface_hub import try_to_load_from_cache
+
+    file = try_to_load_from_cache(name, "config.json", revision=commit)
+    return Path(file).parent if isinstance(file, str) else None
+
+
 def check_access(name: str, revision: str | None) -> None:
     """Raises as `download` would, for the price of one small file."""
     download_config(name, revision)

@@ -16,7 +16,13 @@ import orbax.checkpoint as ocp
 
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.models import ModelConfig, Params, declare, map_params, stacked_shape, walk
-from thinksafe_jax.weights.atomic_folder import copy_files, scratch_of, write_json, written_aside
+from thinksafe_jax.weights.atomic_folder import (
+    config_of_plain_weights,
+    copy_files,
+    scratch_of,
+    write_json,
+    written_aside,
+)
 from thinksafe_jax.weights.checksums import NAME, check_files, read_manifest, write_manifest
 from thinksafe_jax.weights.gather import agree
 from thinksafe_jax.weights.names import at
@@ -47,20 +53,20 @@ def save_copy(
     """
     out = Path(out)
     arrays = {".".join(path): at(params, path) for path, _ in walk(declare(cfg))}
-    with _written_together(out, sum(array.nbytes for array in arrays.values())) as folder:
+    with _written_by_all(out, sum(array.nbytes for array in arrays.values())) as folder:
         with ocp.StandardCheckpointer() as checkpointer:  # every process writes what it holds
             chunked = {name: ocp.SaveArgs(chunk_byte_size=_CHUNK) for name in arrays}
             checkpointer.save(folder.absolute() / _ARRAYS, arrays, save_args=chunked)
             checkpointer.wait_until_finished()
         if jax.process_index() == 0:
-            write_json(folder / "config.json", config_json)
+            write_json(folder / "config.json", config_of_plain_weights(config_json))
             copy_files(Path(tokenizer_from), folder)
             tree = {name: _describe(a.shape, a.dtype) for name, a in arrays.items()}
             write_manifest(folder, {"format": FORMAT, "tree": tree})
 
 
 @contextmanager
-def _written_together(out: Path, needs: int) -> Iterator[Path]:
+def _written_by_all(out: Path, needs: int) -> Iterator[Path]:
     """`written_aside` by process 0, whose scratch directory all of them use."""
     if jax.process_count() == 1:
         with written_aside(out, needs) as folder:

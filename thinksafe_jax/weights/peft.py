@@ -1,8 +1,7 @@
 """LoRA adapters in PEFT's format, written and read through the decoder's own declaration."""
 
-import json
-import re
-from collections.abc import Iterable, Iterator
+import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -12,18 +11,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from thinksafe_jax.errors import InputError, type_and_line
+from thinksafe_jax.errors import InputError
 from thinksafe_jax.models import Adapter, LoraConfig, ModelConfig, target_kernels
+from thinksafe_jax.weights.adapter_config import KEY, parse_lora, read_adapter_config
 from thinksafe_jax.weights.atomic_folder import write_json, write_text, written_aside
 from thinksafe_jax.weights.gather import on_host, written_by_first
 from thinksafe_jax.weights.safetensors import TensorRef, TensorSource, read_header, write_file
 from thinksafe_jax.weights.slices import all_finite
 from thinksafe_jax.weights.validate import some
 
-# [prefix].model.layers.0.self_attn.q_proj.lora_A[.name of the adapter].weight
-_KEY = re.compile(r"(?:.*\.)?(model\.layers\.\d+\.\w+\.\w+)\.lora_([AB])(?:\.\w+)?\.weight")
-_ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-_CHANGES_BASE = ("pissa", "olora", "corda", "loftq")  # their base is not the published one
+log = logging.getLogger(__name__)
 _WEIGHTS, _CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 
@@ -74,12 +71,26 @@ def export_adapter(
         InputError: `out` holds something else than a model.
         EnvironmentFault: the disk is full or cannot be written; `out` is as before.
     """
-
     table = sorted(_entries(cfg, lora), key=lambda e: e.key)
     arrays = (
         on_host(adapter["layers"][e.target][e.part], e.layer).reshape(e.hf_shape) for e in table
     )
-    config = {
+    with written_by_first(Path(out), arrays) as gathered:
+        if jax.process_index() == 0:
+            sources = [
+                TensorSource(e.key, e.hf_shape, np.dtype(np.float32), gathered.__next__)
+                for e in table
+            ]
+            with written_aside(Path(out), sum(source.nbytes for source in sources)) as folder:
+                write_file(folder / _WEIGHTS, sources)
+                write_json(folder / _CONFIG, _adapter_config(lora, base_model, revision))
+                if card is not None:
+                    write_text(folder / "README.md", card)
+
+
+def _adapter_config(lora: LoraConfig, base_model: str, revision: str | None) -> dict[str, Any]:
+    """Content of adapter_config.json, as peft.LoraConfig reads it."""
+    return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base_model,
@@ -94,21 +105,19 @@ def export_adapter(
         "inference_mode": True,
         "use_rslora": lora.rslora,
     }
-    with written_by_first(Path(out), arrays) as gathered:
-        if jax.process_index() == 0:
-            sources = [
-                TensorSource(e.key, e.hf_shape, np.dtype(np.float32), gathered.__next__)
-                for e in table
-            ]
-            with written_aside(Path(out), sum(source.nbytes for source in sources)) as folder:
-                write_file(folder / _WEIGHTS, sources)
-                write_json(folder / _CONFIG, config)
-                if card is not None:
-                    write_text(folder / "README.md", card)
 
 
-def import_adapter(directory: str | Path, cfg: ModelConfig) -> tuple[Adapter, LoraConfig]:
+def import_adapter(
+    directory: str | Path, cfg: ModelConfig, base_model: str | None = None
+) -> tuple[Adapter, LoraConfig]:
     """Reads a PEFT LoRA adapter made here or elsewhere, as float32.
+
+    Args:
+        base_model: Hub id or directory of the model that it is put on. One of another base is put
+            on it all the same, and said in the log: folders are moved and renamed.
+
+    Returns:
+        {"layers": {target: {"a": `[L, r, *inputs]`, "b": `[L, *outputs, r]`}}}, and its shape.
 
     Keys may lack PEFT's prefix or carry the adapter's name, as other tools save them;
     rank-stabilised LoRA becomes the plain one of the same scale.
@@ -127,8 +136,10 @@ def import_adapter(directory: str | Path, cfg: ModelConfig) -> tuple[Adapter, Lo
     for file in (config, weights):
         if not file.exists():
             raise InputError(f"{file}: not found; is {directory} a PEFT adapter?")
+    if base_model is not None:
+        _say_other_base(config, base_model)
     refs = _by_plain_name(weights)
-    lora = _parse_lora(config, cfg, refs)
+    lora = parse_lora(config, cfg, refs)
     wanted = {e.key: e for e in _entries(cfg, lora)}
     _check_keys(weights, refs, wanted)
     parts: dict[tuple[str, str], list[np.ndarray]] = {}
@@ -143,12 +154,19 @@ def import_adapter(directory: str | Path, cfg: ModelConfig) -> tuple[Adapter, Lo
     return {"layers": layers}, lora
 
 
+def _say_other_base(config: Path, base_model: str) -> None:
+    """A line in the log where an adapter names another base; a folder may lie elsewhere now."""
+    made_for = read_adapter_config(config).get("base_model_name_or_path")
+    if isinstance(made_for, str) and made_for and Path(made_for).name != Path(base_model).name:
+        log.warning("%s: was trained on %s and is put on %s", config.parent, made_for, base_model)
+
+
 def _by_plain_name(file: Path) -> dict[str, TensorRef]:
     """The tensors under the keys that PEFT itself would have given them."""
     refs: dict[str, TensorRef] = {}
     for key, ref in read_header(file).items():
-        found = _KEY.fullmatch(key)
-        name = f"base_model.model.{found[1]}.lora_{found[2]}.weight" if found else key
+        parts = KEY.fullmatch(key)
+        name = f"base_model.model.{parts[1]}.lora_{parts[2]}.weight" if parts else key
         if name in refs:
             raise InputError(f"{file}: {refs[name].name} and {key} are the same weight; keep one")
         refs[name] = ref
@@ -167,38 +185,3 @@ def _check_keys(file: Path, refs: dict[str, TensorRef], wanted: dict[str, _Entry
         raise InputError(
             f"{file}: {len(problems)} keys do not fit the model and {_CONFIG}: {some(problems)}"
         )
-
-
-def _parse_lora(file: Path, cfg: ModelConfig, keys: Iterable[str]) -> LoraConfig:
-    try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
-        r, alpha = raw["r"], raw["lora_alpha"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{file}: not a LoRA configuration ({type_and_line(error)})") from None
-    refused = {
-        "peft_type": raw.get("peft_type") != "LORA",
-        "bias": raw.get("bias", "none") != "none",
-        "use_dora": raw.get("use_dora", False),
-        "fan_in_fan_out": raw.get("fan_in_fan_out", False),
-        "modules_to_save": raw.get("modules_to_save"),
-        "rank_pattern": raw.get("rank_pattern"),
-        "alpha_pattern": raw.get("alpha_pattern"),
-        "layers_to_transform": raw.get("layers_to_transform"),
-        "layer_replication": raw.get("layer_replication"),
-        "init_lora_weights": str(raw.get("init_lora_weights")).startswith(_CHANGES_BASE),
-    }
-    bad = {key: raw.get(key) for key, is_bad in refused.items() if is_bad}
-    if bad:
-        raise InputError(f"{file}: not a plain LoRA adapter: {bad}")
-    # target_modules may be names, suffixes or one pattern; the weights say what was meant
-    named = raw.get("target_modules")
-    targets = {name.rpartition(".")[2] for name in named} if isinstance(named, list) else set()
-    targets |= {found[1].rpartition(".")[2] for key in keys if (found := _KEY.fullmatch(key))}
-    order = [name for name in target_kernels(cfg, _ALL) if name in targets]
-    if not order or targets - set(order):
-        raise InputError(
-            f"{file}: targets {sorted(targets - set(order)) or named}; an adapter can change "
-            f"{', '.join(_ALL)}"
-        )
-    dropout, rslora = raw.get("lora_dropout", 0.0), bool(raw.get("use_rslora"))
-    return LoraConfig(r, float(alpha), dropout, tuple(order), rslora)

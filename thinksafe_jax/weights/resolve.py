@@ -7,21 +7,22 @@ from pathlib import Path
 
 from thinksafe_jax.errors import InputError, type_and_line
 from thinksafe_jax.storage import atomic_write
-from thinksafe_jax.weights.bucket import fetch
-from thinksafe_jax.weights.hugging_face import download
+from thinksafe_jax.weights.adapter_config import read_adapter_config
+from thinksafe_jax.weights.bucket import cached_copy, fetch
+from thinksafe_jax.weights.hugging_face import download, downloaded
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def resolve_model(name: str, revision: str | None = None, pins: Path | None = None) -> Path:
+def resolve_model(name: str, revision: str | None = None, revisions: Path | None = None) -> Path:
     """The local folder of a checkpoint.
 
     Args:
         name: `mini:student` or `mini:guard`, an existing directory, a Hub id `owner/name`, or a
             bucket path such as `gs://bucket/model` or `s3://bucket/model`.
         revision: branch, tag or commit on the Hub.
-        pins: a JSON file of a run. The commit found at first is written there and used from then
-            on, so that a branch which moves cannot change the model under the run.
+        revisions: a JSON file of a run. The commit that is resolved at first is written there and
+            used from then on: a branch which moves cannot change the model under the run.
 
     Raises:
         InputError: nothing of that name, or another revision than the run began with.
@@ -33,23 +34,54 @@ def resolve_model(name: str, revision: str | None = None, pins: Path | None = No
             raise InputError(f"{name}: the packaged models are mini:student and mini:guard")
         return folder
     if Path(name).is_dir():
-        return Path(name)
+        return _model_folder(Path(name))
     remote = "://" in name
     if not remote and not is_hub_id(name):
         raise InputError(f"{name}: no such directory, and not a Hub id (owner/name)")
-    pinned = _pinned(pins, name, revision)
-    folder = fetch(name) if remote else download(name, pinned or revision)
+    begun_with = _commit_of(revisions, name, revision)
+    folder = fetch(name) if remote else download(name, begun_with or revision)
     commit = folder.name if remote else model_revision(folder)
-    if pinned is not None and commit != pinned:
+    if begun_with is not None and commit != begun_with:
         raise InputError(
-            f"{name}: its files changed since this run began ({pinned[:12]}, now "
+            f"{name}: its files changed since this run began ({begun_with[:12]}, now "
             f"{str(commit)[:12]}). Put them back, or begin a new run: --new-run, or another "
             "directory"
         )
-    if pins is not None and pinned is None and commit is not None:
-        content = {**_read_pins(pins), name: {"revision": revision, "commit": commit}}
-        atomic_write(pins, json.dumps(content, indent=2) + "\n")
+    if revisions is not None and begun_with is None and commit is not None:
+        content = {**_read_revisions(revisions), name: {"revision": revision, "commit": commit}}
+        atomic_write(revisions, json.dumps(content, indent=2) + "\n")
+    return _model_folder(folder)
+
+
+def _model_folder(folder: Path) -> Path:
+    """The folder itself.
+
+    Raises:
+        InputError: it holds an adapter and no model; names the base and what to do.
+    """
+    config = folder / "adapter_config.json"
+    if config.exists() and not (folder / "config.json").exists():
+        base = read_adapter_config(config).get("base_model_name_or_path") or "its base model"
+        raise InputError(
+            f"{folder}: a PEFT adapter, where a model is expected. Give {base} as the model; "
+            f"`thinksafe evaluate` and `verify` take the folder as --adapter"
+        )
     return folder
+
+
+def local_folder(name: str, revisions: Path | None = None) -> Path | None:
+    """The folder of a checkpoint as far as it is on this disk; asks no network, fetches nothing.
+
+    Args:
+        revisions: of models on the Hub or in a bucket, the copy at the run's commit counts.
+    """
+    if name.startswith("mini:") or Path(name).is_dir():
+        return resolve_model(name)
+    known = {} if revisions is None else _read_revisions(revisions)
+    commit = known.get(name, {}).get("commit")
+    if commit is None:
+        return None
+    return cached_copy(commit) if "://" in name else downloaded(name, commit)
 
 
 def is_hub_id(name: str) -> bool:
@@ -61,12 +93,13 @@ def is_hub_id(name: str) -> bool:
 def model_revision(folder: str | Path) -> str | None:
     """The Hub commit of a downloaded checkpoint; None for a directory that is no Hub snapshot."""
     path = Path(folder)
-    found = path.parent.name == "snapshots" and _COMMIT.fullmatch(path.name)
-    return path.name if found else None
+    is_snapshot = path.parent.name == "snapshots" and _COMMIT.fullmatch(path.name)
+    return path.name if is_snapshot else None
 
 
-def _pinned(pins: Path | None, name: str, revision: str | None) -> str | None:
-    entry = _read_pins(pins).get(name) if pins is not None else None
+def _commit_of(revisions: Path | None, name: str, revision: str | None) -> str | None:
+    """The commit of a model that a run began with; None where it begins now."""
+    entry = _read_revisions(revisions).get(name) if revisions is not None else None
     if entry is None:
         return None
     if (revision or "main") not in (entry["revision"] or "main", entry["commit"]):
@@ -78,15 +111,16 @@ def _pinned(pins: Path | None, name: str, revision: str | None) -> str | None:
     return entry["commit"]
 
 
-def _read_pins(pins: Path) -> dict[str, dict[str, str]]:
-    if not pins.exists():
+def _read_revisions(revisions: Path) -> dict[str, dict[str, str]]:
+    """{model: {"revision": as asked for, "commit": as found}} of a run."""
+    if not revisions.exists():
         return {}
     try:
-        content = json.loads(pins.read_text(encoding="utf-8"))
+        content = json.loads(revisions.read_text(encoding="utf-8"))
         if not all({"revision", "commit"} <= set(entry) for entry in content.values()):
             raise KeyError("revision, commit")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            f"{pins}: damaged ({type_and_line(error)}); the run's models cannot be known"
+            f"{revisions}: damaged ({type_and_line(error)}); the run's models cannot be known"
         ) from None
     return content

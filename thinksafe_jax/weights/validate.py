@@ -1,16 +1,19 @@
 """What a checkpoint directory holds, by its headers, and whether that fits its config.json."""
 
 import json
+import logging
 from pathlib import Path
 
 import numpy as np
 
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.models import ModelConfig
+from thinksafe_jax.weights.links import is_plain_name, refuse_link_out
 from thinksafe_jax.weights.names import entries
 from thinksafe_jax.weights.safetensors import TensorRef, read_header
 
-INDEX = "model.safetensors.index.json"
+log = logging.getLogger(__name__)
+INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 _DERIVED = ".rotary_emb.inv_freq"  # a buffer that old exports carry; recomputed from config.json
 _EMBED, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
@@ -22,18 +25,18 @@ def checkpoint_tensors(directory: Path) -> dict[str, TensorRef]:
         InputError: no safetensors, a broken or missing shard, a tensor in two shards, an index
             that leads out of the folder or promises what its shards lack.
     """
-    index = directory / INDEX
+    index, single = directory / INDEX, directory / SINGLE
     if index.exists():
         return _read_index(directory, index)
-    single = directory / "model.safetensors"
     if single.exists():
+        refuse_link_out(single)
         return read_header(single)
     if any(directory.glob("*.bin")) or any(directory.glob("*.pt*")):
         raise InputError(
             f"{directory}: only pickled weights (pytorch_model.bin), which are never opened. "
             "Convert them to safetensors with transformers' save_pretrained"
         )
-    raise InputError(f"{directory}: no model.safetensors and no {INDEX}")
+    raise InputError(f"{directory}: no {SINGLE} and no {INDEX}")
 
 
 def _read_index(directory: Path, index: Path) -> dict[str, TensorRef]:
@@ -43,7 +46,14 @@ def _read_index(directory: Path, index: Path) -> dict[str, TensorRef]:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{index}: not a safetensors index ({error})") from None
     for shard in shards:
-        _refuse_traversal(directory, index, shard)
+        if not is_plain_name(shard):
+            raise InputError(f"{index}: shard {shard!r} is no plain file name; refused")
+        refuse_link_out(directory / shard)
+    if (directory / SINGLE).exists() and SINGLE not in shards:
+        raise InputError(
+            f"{directory}: holds {SINGLE} and, in {INDEX}, other shards ({some(shards, 2)}); other "
+            "programs take the single file. Delete what is older"
+        )
     gone = [shard for shard in shards if not (directory / shard).exists()]
     if gone:
         raise InputError(f"{index}: missing shards: {some(gone)}. Download them again")
@@ -62,21 +72,6 @@ def _read_index(directory: Path, index: Path) -> dict[str, TensorRef]:
     return refs
 
 
-def _refuse_traversal(directory: Path, index: Path, shard: str) -> None:
-    plain = isinstance(shard, str) and "\0" not in shard and Path(shard).name == shard != ".."
-    if not plain or not shard:
-        raise InputError(f"{index}: shard {shard!r} is no plain file name; refused")
-    root = directory.resolve()
-    if root.parent.name == "snapshots":  # a Hub cache links its shards to ../../blobs
-        root = root.parent.parent
-    target = (directory / shard).resolve()
-    if not target.is_relative_to(root):
-        raise InputError(
-            f"{index}: shard {shard} is a link out of the folder, to {target}; refused. Copy the "
-            "file in its place"
-        )
-
-
 def check_totality(directory: Path, cfg: ModelConfig) -> dict[str, TensorRef]:
     """Headers of the checkpoint, each key needed once and each parameter filled once.
 
@@ -84,6 +79,9 @@ def check_totality(directory: Path, cfg: ModelConfig) -> dict[str, TensorRef]:
         InputError: every missing, unknown and misshapen tensor, in one message.
     """
     refs = checkpoint_tensors(directory)
+    if cfg.tie_word_embeddings and _HEAD in refs and _EMBED not in refs:
+        log.info("%s: only %s of the tied embedding was saved; it is both", directory, _HEAD)
+        refs[_EMBED] = refs.pop(_HEAD)
     wanted = {entry.hf_name: entry for entry in entries(cfg)}
     problems = []
     missing = [name for name in wanted if name not in refs]
@@ -104,6 +102,11 @@ def check_totality(directory: Path, cfg: ModelConfig) -> dict[str, TensorRef]:
             )
     if extra:
         problems.append(f"unknown: {some(sorted(extra))}")
+    if any(".base_layer." in name for name in extra):
+        problems.append(
+            "base_layer in the names says that a PEFT model was saved unmerged; merge it "
+            "(merge_and_unload) and save it again"
+        )
     shapes = [
         f"{name} is {list(refs[name].shape)}, config.json makes it {list(entry.param.hf_shape)}"
         + (" (vocab_size, hidden_size)" if name in (_EMBED, _HEAD) else "")

@@ -1,7 +1,7 @@
 """`thinksafe verify MODEL`: our logits beside those of transformers, over given texts."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from thinksafe_jax.errors import EnvironmentFault, InputError
 from thinksafe_jax.models import Adapter, ModelConfig, Params, forward, load_config, logits
 from thinksafe_jax.storage import atomic_write
 from thinksafe_jax.terminal import Progress
-from thinksafe_jax.weights.load_params import load_params
+from thinksafe_jax.weights.loading import load_params
 from thinksafe_jax.weights.peft import import_adapter
 from thinksafe_jax.weights.resolve import resolve_model
 
@@ -35,7 +35,7 @@ I cannot help with that, but here is what you can do instead: talk to someone wh
 
 @dataclass(frozen=True)
 class Bounds:
-    """What passes. float32: rounding alone; bfloat16: 8 bits of mantissa through every layer."""
+    """Bounds of a PASS. float32: rounding alone; bfloat16: 8 bits of mantissa in every layer."""
 
     max_abs_logit_diff: float
     mean_kl: float
@@ -68,13 +68,13 @@ class Comparison:
     def problems(self) -> list[str]:
         """Figures outside their bounds; empty is a PASS."""
         bounds = BOUNDS[self.dtype]
-        found = []
+        problems = []
         for name, most in asdict(bounds).items():
             value = getattr(self, name)
             good = value >= most if name == "top1_agreement" else value <= most
             if not good:  # NaN is never good
-                found.append(f"{name} {value:.3g}, bound {most:g}")
-        return found
+                problems.append(f"{name} {value:.3g}, bound {most:g}")
+        return problems
 
     def as_json(self) -> dict[str, Any]:
         """For --json."""
@@ -114,15 +114,7 @@ def verify_model(
     tokens = _tokens(directory, cfg, texts)
     reference = _reference(torch, directory, dtype, adapter)
     params = load_params(directory, cfg, jnp.dtype(dtype), allow_nonfinite=allow_nonfinite)
-    tuned, lora = ({}, None) if adapter is None else import_adapter(adapter, cfg)
-
-    @jax.jit
-    def ours(params: Params, tuned: Adapter, ids: jax.Array) -> jax.Array:
-        positions = jnp.arange(ids.shape[1], dtype=jnp.int32)[None]
-        hidden = forward(
-            params, cfg, ids, positions, jnp.ones_like(ids), adapter=tuned or None, lora=lora
-        )
-        return logits(params, cfg, hidden)[0]
+    ours = _our_logits(params, cfg, adapter)
 
     def pairs() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         with Progress("verify", sum(map(len, tokens)), unit="tokens") as bar, torch.no_grad():
@@ -132,12 +124,29 @@ def verify_model(
                 batch[0, : len(ids)] = ids
                 theirs = reference(torch.tensor([ids])).logits[0].float().numpy()
                 with jax.default_matmul_precision("highest"):  # accelerators round float32 else
-                    mine = np.asarray(ours(params, tuned, jnp.asarray(batch)))[: len(ids)]
+                    mine = np.asarray(ours(batch))[: len(ids)]
                 yield mine, theirs
                 bar.advance(len(ids))
 
     figures = compare(pairs())
     return Comparison(name, dtype, None if adapter is None else str(adapter), **figures)
+
+
+def _our_logits(
+    params: Params, cfg: ModelConfig, adapter: Path | None
+) -> Callable[[np.ndarray], jax.Array]:
+    """Our implementation, compiled: token ids `[1, T]` to logits `[T, V]`."""
+    weights, lora = ({}, None) if adapter is None else import_adapter(adapter, cfg)
+
+    @jax.jit
+    def run(params: Params, weights: Adapter, ids: jax.Array) -> jax.Array:
+        positions = jnp.arange(ids.shape[1], dtype=jnp.int32)[None]
+        hidden = forward(
+            params, cfg, ids, positions, jnp.ones_like(ids), adapter=weights or None, lora=lora
+        )
+        return logits(params, cfg, hidden)[0]
+
+    return lambda ids: run(params, weights, jnp.asarray(ids))
 
 
 def report_lines(result: Comparison) -> list[str]:

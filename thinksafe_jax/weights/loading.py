@@ -1,5 +1,6 @@
 """From a Hugging Face checkpoint directory to parameters, each device's slice read on its own."""
 
+import logging
 import math
 from concurrent.futures import Future, as_completed
 from contextlib import nullcontext
@@ -20,6 +21,7 @@ from thinksafe_jax.weights.safetensors import TensorRef
 from thinksafe_jax.weights.slices import Block, LoadStats, Reader, aligned_empty
 from thinksafe_jax.weights.validate import check_totality, some
 
+log = logging.getLogger(__name__)
 _WORTH_A_BAR = 1 << 28  # bytes; smaller loads end before a bar could be read
 
 Bounds = tuple[tuple[int, int], ...]  # (start, stop) for each axis
@@ -55,6 +57,7 @@ def load_params(
     directory = Path(directory)
     if is_orbax_copy(directory):
         return restore_copy(directory, cfg, dtype, shardings)
+    _say_adapter_beside(directory)
     refs = check_totality(directory, cfg)
     parts: dict[tuple[str, ...], list[TensorRef]] = {}
     for entry in entries(cfg):
@@ -74,6 +77,14 @@ def load_params(
                     "the same"
                 )
     return map_params(lambda path, _: done[path], cfg)
+
+
+def _say_adapter_beside(directory: Path) -> None:
+    if (directory / "adapter_config.json").exists():
+        log.warning(
+            "%s: holds an adapter beside the weights, which transformers would fold in; the "
+            "weights are taken as they are", directory,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,41 @@
+"""Files of a folder that somebody else made: none of them may stand for a file elsewhere."""
+
+from pathlib import Path
+
+from thinksafe_jax.errors import InputError
+
+
+def refuse_link_out(file: Path) -> None:
+    """Refuses a file that is a link out of its folder; its content would be read and copied.
+
+    Raises:
+        InputError: it is; the links of a Hub cache, which lead to its blobs, are none.
+    """
+    root = file.parent.resolve()
+    if root.parent.name == "snapshots":  # a Hub cache links its files to ../../blobs
+        root = root.parent.parent
+    target = file.resolve()
+    if not target.is_relative_to(root):
+        raise InputError(
+            f"{file}: is a link out of its folder, to {target}; refused. Copy the file in its place"
+        )
+
+
+def is_plain_name(name: object) -> bool:
+    """Whether a name that was read from a file names a file of the same folder."""
+    return (
+        isinstance(name, str)
+        and name not in ("", ".", "..")
+        and "\0" not in name
+        and Path(name).name == name
+    )
+
+
+def is_within(name: object) -> bool:
+    """Whether a path that was read from a file stays within the folder of that file."""
+    return (
+        isinstance(name, str)
+        and "\0" not in name
+        and not Path(name).is_absolute()
+        and ".." not in Path(name).parts
+    )
