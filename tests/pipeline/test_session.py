@@ -102,15 +102,15 @@ def test_the_run_records_the_revision_of_student_and_guard(tmp_path, monkeypatch
         REPOSITORY / "configs/recipes/mini.yaml",
         [f"student.model={student}", f"guard.model={guard}"],
     )
-    pins = tmp_path / "models.json"
-    session = Session(recipe, pins)
+    revisions = tmp_path / "models.json"
+    session = Session(recipe, revisions)
     assert session.guard.name == guard
     assert session.directory.is_dir()
-    assert json.loads(pins.read_text()).keys() == {student, guard}
+    assert json.loads(revisions.read_text()).keys() == {student, guard}
     bucket.pipe("/world/guard/generation_config.json", b"{}")
-    assert Session(recipe, pins).directory == session.directory
+    assert Session(recipe, revisions).directory == session.directory
     with pytest.raises(InputError, match="memory://world/guard: its files changed since this run"):
-        _ = Session(recipe, pins).guard
+        _ = Session(recipe, revisions).guard
     bucket.store.clear()
 
 

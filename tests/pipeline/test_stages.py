@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -15,9 +16,10 @@ from thinksafe_jax.config import (
     SynthesisConfig,
 )
 from thinksafe_jax.data import prompts as prompts_module
+from thinksafe_jax.errors import ConfigError, InputError
 from thinksafe_jax.pipeline import Session, run_pipeline
 from thinksafe_jax.pipeline.stages import filter_samples
-from thinksafe_jax.runs import RowStore, Run
+from thinksafe_jax.runs import RowStore, Run, begun_recipe
 from thinksafe_jax.synthesis import read_dataset
 
 pytestmark = pytest.mark.slow
@@ -96,3 +98,85 @@ def test_a_run_hashes_its_prompt_file_once(recipe, tmp_path, readings):
     noted = manifest["stages"]["sample"]["facts"]["sources_sha256"]
     assert set(noted.values()) == {prompts_module.file_sha256(tmp_path / "prompts.jsonl")}
     assert next(iter(noted.values())) in (tmp_path / "run/dataset/README.md").read_text()
+
+
+def edit_prompts(recipe, change) -> None:
+    """Rewrites the prompt file; `change` gets its rows by id."""
+    file = Path(recipe.synthesis.prompts[0].path)
+    rows = {row["id"]: row for row in map(json.loads, file.read_text().splitlines())}
+    change(rows)
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows.values()))
+
+
+EDITS = {
+    "text": (
+        lambda rows: rows["a"].update(prompt="How do I run?"),
+        "'a' has another text",
+    ),
+    "label": (lambda rows: rows["b"].update(label="benign"), "'b' is benign now, was harmful"),
+    "response": (lambda rows: rows["c"].update(response="x"), "'c' has another response"),
+    "gone": (lambda rows: rows.pop("d"), "'d' is gone"),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_prompts_edited_within_a_run_are_refused_by_name(recipe, tmp_path, edit):
+    """Its rows answer what was asked then: the dataset would hold the old text."""
+    change, said = EDITS[edit]
+    run_pipeline(recipe, tmp_path / "run", stages=["sample", "filter"])
+    before = RowStore(tmp_path / "run/samples").read()
+    edit_prompts(recipe, change)
+    with pytest.raises(InputError, match=f"1 prompts were edited .*: {said}"):
+        run_pipeline(recipe, tmp_path / "run", stages=["sample"])
+    with pytest.raises(InputError, match="filter needs what sample makes"):
+        run_pipeline(recipe, tmp_path / "run", stages=["filter"])
+    assert RowStore(tmp_path / "run/samples").read() == before
+
+
+def test_prompts_that_are_added_are_no_edit(recipe, tmp_path):
+    run_pipeline(recipe, tmp_path / "run", stages=["sample"])
+    edit_prompts(recipe, lambda rows: rows.update(e={**rows["a"], "id": "e", "prompt": "How?"}))
+    run_pipeline(recipe, tmp_path / "run", stages=["sample"])
+    assert [row["id"] for row in RowStore(tmp_path / "run/samples").rows()] == list("abcde")
+
+
+def without(name):
+    return lambda row: {key: value for key, value in row.items() if key != name}
+
+
+BROKEN_ROWS = {
+    "no finish_reason": (without("finish_reason"), "no finish_reason in the row"),
+    "no label": (without("label"), "no label in the row"),
+    "tokens as text": (lambda row: {**row, "tokens": "5"}, 'tokens is "5", which cannot be'),
+    "a response of another kind": (lambda row: {**row, "response": 5}, "response is 5, which"),
+    "an id that is a list": (lambda row: {**row, "id": ["a"]}, r'id is \["a"\], which cannot be'),
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN_ROWS)
+def test_rows_of_another_version_or_edited_are_named_by_file_and_line(recipe, tmp_path, broken):
+    change, said = BROKEN_ROWS[broken]
+    run_pipeline(recipe, tmp_path / "run", stages=["sample"])
+    file = tmp_path / "run/samples/part-00000.jsonl"
+    rows = list(map(json.loads, file.read_text().splitlines()))
+    file.write_text("".join(json.dumps(row) + "\n" for row in [*rows[:1], change(rows[1])]))
+    with pytest.raises(InputError, match=rf"part-00000.jsonl:2: {said}"):
+        run_pipeline(recipe, tmp_path / "run", stages=["filter"])
+
+
+def test_a_config_of_another_version_says_which_version_wrote_it(recipe, tmp_path):
+    run_pipeline(recipe, tmp_path / "run", stages=["sample"])
+    file = tmp_path / "run/config.yaml"
+    written = file.read_text()
+    file.write_text(written.replace("training:\n", "training:\n  muon_momentum: 0.95\n"))
+    for read in (
+        lambda: begun_recipe(tmp_path / "run"),
+        lambda: run_pipeline(recipe, tmp_path / "run", stages=["sample"]),
+    ):
+        with pytest.raises(ConfigError, match=r"(?s)muon_momentum.*was begun with version \d"):
+            read()
+    file.write_text("".join(li for li in written.splitlines(True) if "heldout_rows" not in li))
+    run_pipeline(recipe, tmp_path / "run", stages=["sample"])  # a key that is newer has its default
+    with pytest.raises(ConfigError) as error:  # a slip of today is not another version's
+        begun_recipe(tmp_path / "run", ["training.epocs=1"])
+    assert "version" not in str(error.value)

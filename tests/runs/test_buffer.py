@@ -3,7 +3,7 @@
 import pytest
 
 from thinksafe_jax.runs import RowBuffer, RowStore
-from thinksafe_jax.runs import row_store as buffer
+from thinksafe_jax.runs import row_buffer as buffer
 
 
 def test_rows_are_appended_when_the_batch_is_full_and_at_the_end(tmp_path):

@@ -12,7 +12,13 @@ from thinksafe_jax.guards.matchers.refusal_match import RefusalMatch
 from thinksafe_jax.report import card_of_dataset
 from thinksafe_jax.runs import RowStore
 from thinksafe_jax.storage import plain
-from thinksafe_jax.synthesis import DatasetFacts, Ledger, dataset_facts, reasons_table
+from thinksafe_jax.synthesis import (
+    DatasetFacts,
+    Ledger,
+    dataset_facts,
+    read_dataset,
+    reasons_table,
+)
 from thinksafe_jax.synthesis import write_dataset as write_from_stores
 
 pytestmark = pytest.mark.slow
@@ -219,10 +225,12 @@ def test_the_card_warns_counts_and_escapes(tmp_path):
 
 
 def test_facts_come_from_the_recipe_and_the_run(tmp_path):
-    file, pins = tmp_path / "p.jsonl", tmp_path / "models.json"
+    file, revisions = tmp_path / "p.jsonl", tmp_path / "models.json"
     file.write_text('{"prompt": "x"}\n')
     commits = {"me/student": "11", "me/guard": "22", "me/judge": "33"}
-    pins.write_text(json.dumps({k: {"revision": None, "commit": v} for k, v in commits.items()}))
+    revisions.write_text(
+        json.dumps({k: {"revision": None, "commit": v} for k, v in commits.items()})
+    )
     recipe = Recipe(
         name="r",
         student=ModelSource("me/student"),
@@ -232,7 +240,7 @@ def test_facts_come_from_the_recipe_and_the_run(tmp_path):
             method="rejection", attempts=2, prompts=[PromptSource(path=str(file), label="harmful")]
         ),
     )
-    got = dataset_facts(recipe, RefusalMatch(), pins)
+    got = dataset_facts(recipe, RefusalMatch(), revisions)
     assert (got.guard, got.weak_guard, got.steering) == ("refusal-match", True, "authors")
     assert got.sampling["top_k"] == 20
     assert got.commits == {"me/student": "11", "me/guard": "22"}
@@ -249,3 +257,42 @@ def test_the_card_says_who_wrote_the_responses(tmp_path):
     card = (tmp_path / "dataset" / "README.md").read_text()
     assert "by big/teacher, a teacher, and not by the student" in card
     assert "| student | s |\n| teacher | big/teacher |" in card
+
+
+ROW = {"id": "c", "instruction": "x", "response": GOOD, "prompt_label": "benign",
+       "response_label": "safe", "finish_reason": "stop"}  # fmt: skip
+
+
+def line(**changes):
+    return json.dumps({k: v for k, v in {**ROW, **changes}.items() if v is not None}) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        ("{good}\n \n", 1),
+        ("\ufeff{good}", 1),
+        ("{crlf}", 1),
+        (json.dumps({**ROW, "response": "a\u2028b\u0085c"}, ensure_ascii=False), 1),
+        ("", 0),
+        ('{good}{{"id": "c"\n', "2: not a JSON object"),
+        ("{good}[1]\n", "2: not a JSON object"),
+        (line(response=None), "1: no response in the row"),
+        (line(finish_reason=None, id=None), "1: no id and finish_reason in the row"),
+        (line(response=5), "1: response is 5, not text"),
+        (line(id=["c"]), r'1: id is \["c"\], not text'),
+        (line(response="\ud800"), "1: half a surrogate pair in response"),
+    ],
+)
+def test_a_dataset_that_was_edited_by_hand(tmp_path, text, rows):
+    """What is still a row is read; what is none is named by file and line."""
+    file = tmp_path / "dataset/train.jsonl"
+    file.parent.mkdir()
+    if "{good}" in text or "{crlf}" in text:
+        text = text.format(good=line(), crlf=line().replace("\n", "\r\n"))
+    file.write_bytes(text.encode())
+    if isinstance(rows, int):
+        assert len(list(read_dataset(tmp_path))) == rows
+    else:
+        with pytest.raises(InputError, match=f"train.jsonl:{rows}"):
+            list(read_dataset(tmp_path))

@@ -14,6 +14,7 @@ from thinksafe_jax.config import Recipe, flat
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.hosts import compare_hosts, current
 from thinksafe_jax.machine import enable_compile_cache
+from thinksafe_jax.pipeline.run_models import check_models, record_models
 from thinksafe_jax.pipeline.session import Session, exported, exported_weights
 from thinksafe_jax.pipeline.stages import (
     evaluate_both,
@@ -52,6 +53,9 @@ def run_pipeline(
 
     Returns:
         The content of report/summary.json, where the run has come that far.
+
+    Raises:
+        InputError: the models have other files than those that the run began with.
     """
     enable_compile_cache()
     compare_hosts(current(), "config", {key: repr(value) for key, value in flat(recipe).items()})
@@ -63,23 +67,31 @@ def run_pipeline(
         skip_bad_rows=skip_bad_rows,
     ) as run:
         session = Session(recipe, run.path / "models.json")
-        trains = bool({"train", "export"} & set(stages or STAGES))
-        session.check_hosts_agree(run.group, training=trains)
+        training = bool({"train", "export"} & set(stages or STAGES))
+        session.check_hosts_agree(run.group, training=training)
+        if list(stages or STAGES) != ["report"]:  # which reads what is there
+            check_models(run)
         for name in stages or STAGES:
             if stages and run.group.first:  # all of them together come in order
                 _require_earlier(run, session, name)
-            inputs = _inputs(run, session, name) if run.group.first else ""
-            if run.group.decide(f"is {name} done", run.group.first and _is_done(run, name, inputs)):
-                log.info("%s: already done", name)
-                continue
-            run.check_stop()
-            run.group.beat(name)
-            facts = STAGES[name].work(run, session)
-            run.mark_done(name, inputs, **(facts or {}))
-            run.group.barrier(f"{name} done", run.check_stop)
-            refresh(run.path)
+            _run_stage(run, session, name)
         summary = run.path / "report/summary.json"
         return json.loads(summary.read_text(encoding="utf-8")) if summary.exists() else None
+
+
+def _run_stage(run: Run, session: Session, name: str) -> None:
+    """Does the work of a stage, unless it is done with the same inputs; all processes at once."""
+    inputs = _inputs(run, session, name) if run.group.first else ""
+    if run.group.decide(f"is {name} done", run.group.first and _is_done(run, name, inputs)):
+        log.info("%s: already done", name)
+        return
+    run.check_stop()
+    run.group.beat(name)
+    facts = STAGES[name].work(run, session)
+    record_models(run)
+    run.mark_done(name, inputs, **(facts or {}))
+    run.group.barrier(f"{name} done", run.check_stop)
+    refresh(run.path)
 
 
 def run_part(recipe: Recipe, run_dir: Path, part: Part, *, skip_bad_rows: bool = False) -> None:
@@ -93,6 +105,7 @@ def run_part(recipe: Recipe, run_dir: Path, part: Part, *, skip_bad_rows: bool =
     """
     enable_compile_cache()
     with Run.open(recipe, run_dir, skip_bad_rows=skip_bad_rows, part=part) as run:
+        check_models(run)
         sample(run, Session(recipe, run.path / "models.json"))
 
 
@@ -103,6 +116,7 @@ def export_merged(recipe: Recipe, run_dir: Path) -> Path:
         InputError: nothing is exported yet.
     """
     with Run.open(recipe, run_dir) as run:
+        check_models(run)
         session = Session(recipe, run.path / "models.json")
         if exported(run.path).name != "merged":
             save_merged(run, session, session.tuned(run.path))

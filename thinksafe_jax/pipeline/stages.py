@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,9 @@ from thinksafe_jax.report import card_of_dataset, card_of_run, write_report
 from thinksafe_jax.runs import RowStore, Run, wait_for_rows
 from thinksafe_jax.storage import atomic_write
 from thinksafe_jax.synthesis import (
+    SAMPLE_FIELDS,
+    VERDICT_FIELDS,
+    EditedPrompts,
     Ledger,
     Rounds,
     attempts,
@@ -54,7 +57,10 @@ def sample(run: Run, session: Session) -> dict[str, Any]:
     cfg = run.recipe.synthesis
     selection = synthesis_prompts(run.recipe, session.prompt_hashes)
     require_labels(run.recipe, selection.prompts)
-    rounds = _rounds(run, session, [p for p in selection.prompts if p.id in run.part])
+    edited = EditedPrompts(selection.prompts, cfg.method)
+    mine = [prompt for prompt in selection.prompts if prompt.id in run.part]
+    rounds = _rounds(run, session, mine, edited.look_at)
+    edited.refuse()
     if cfg.method not in SAMPLED:
         rounds.fixed()
         _wait_for_all(run, rounds.samples)
@@ -121,11 +127,22 @@ def filter_samples(run: Run, session: Session) -> dict[str, Any]:
     return {"counts": counts, "guard": facts.guard, "weak_guard": facts.weak_guard}
 
 
-def _rounds(run: Run, session: Session, prompts: Sequence[Prompt]) -> Rounds:
-    """The run's rows and what is known of them: the one reading of the stores in a stage."""
+def _rounds(
+    run: Run,
+    session: Session,
+    prompts: Sequence[Prompt],
+    look_at: Callable[[Mapping[str, Any]], None] | None = None,
+) -> Rounds:
+    """The run's rows and what is known of them: the one reading of the stores in a stage.
+
+    Args:
+        look_at: shown every row of samples/ as it passes.
+    """
     cfg = run.recipe.synthesis
-    samples, verdicts = (run.store(name, ("id", "attempt")) for name in ("samples", "verdicts"))
-    ledger = Ledger(cfg.reasoning, guarded=cfg.method in SAMPLED).read(samples, verdicts)
+    samples = run.store("samples", ("id", "attempt"), SAMPLE_FIELDS)
+    verdicts = run.store("verdicts", ("id", "attempt"), VERDICT_FIELDS)
+    ledger = Ledger(cfg.reasoning, guarded=cfg.method in SAMPLED)
+    ledger.read(samples, verdicts, look_at)
     tokenizer = session.generator.tokenizer
     return Rounds(cfg, prompts, tokenizer, samples, verdicts, ledger, run.check_stop, run.part)
 

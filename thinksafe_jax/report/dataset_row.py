@@ -32,8 +32,8 @@ def show_row(run_path: Path, index: int) -> Text:
     if row is None:
         raise InputError(f"{run_path}: the dataset has no row {index}; the first is 0")
     student = begun_recipe(run_path).student
-    pins = run_path / "models.json"
-    tokenizer = ChatTokenizer(resolve_model(student.model, student.revision, pins))
+    revisions = run_path / "models.json"
+    tokenizer = ChatTokenizer(resolve_model(student.model, student.revision, revisions))
     ended = row["finish_reason"] != "length"
     example = build_example(tokenizer, row["instruction"], row["response"], row["id"], ended)
     targets = int(example.loss_mask.sum())

@@ -2,11 +2,11 @@
 
 from thinksafe_jax.runs.contents import begun_recipe, refuse_inside
 from thinksafe_jax.runs.directory import Run
+from thinksafe_jax.runs.row_buffer import RowBuffer
 from thinksafe_jax.runs.row_store import (
     WHOLE,
     Location,
     Part,
-    RowBuffer,
     RowStore,
     wait_for_rows,
 )

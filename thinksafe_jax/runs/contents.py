@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from thinksafe_jax.config import HARMLESS_KEYS, Recipe, diff, load_recipe, to_yaml
+from thinksafe_jax.config import RESUMABLE_KEYS, Recipe, diff, load_recipe, to_yaml
 from thinksafe_jax.errors import ConfigError
 from thinksafe_jax.storage import atomic_write, persist, shown, storage_errors
 from thinksafe_jax.version import __version__
@@ -98,7 +98,7 @@ def clear_verdicts(path: Path, recipe: Recipe) -> None:
     """
     file = path / "config.yaml"
     begun = begun_recipe(path) if file.exists() else recipe
-    same_guard = not diff(replace(begun, judge=recipe.judge), recipe, HARMLESS_KEYS)
+    same_guard = not diff(replace(begun, judge=recipe.judge), recipe, RESUMABLE_KEYS)
     evaluated = [step for step in (path / "evaluation").glob("*") if step.is_dir()]
     made = [path / "report", *(step.with_name(f"{step.name}.json") for step in evaluated)]
     if begun.judging == recipe.judging or not same_guard:
@@ -141,7 +141,7 @@ def refuse_another(recipe: Recipe, path: Path, *, other_guards: bool) -> None:
         begun = begun_recipe(path)
         if other_guards:
             begun = replace(begun, guard=recipe.guard, judge=recipe.judge)
-        changes = diff(begun, recipe, HARMLESS_KEYS)
+        changes = diff(begun, recipe, RESUMABLE_KEYS)
         if changes:
             indented = changes.replace("\n", "\n  ")
             raise ConfigError(

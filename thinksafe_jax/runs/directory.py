@@ -2,13 +2,13 @@
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from thinksafe_jax.config import HARMLESS_KEYS, Recipe
+from thinksafe_jax.config import RESUMABLE_KEYS, Recipe
 from thinksafe_jax.errors import EnvironmentFault
 from thinksafe_jax.hosts import Group, current
 from thinksafe_jax.runs.contents import (
@@ -97,41 +97,37 @@ class Run:
             ConfigError: in use by another process; begun with another configuration; or full of
                 files that are no run.
         """
-        path, group = run_folder(path), current()
-        if group.count > 1:
-            part = Part(group.index, group.count)
-            if not group.first:
-                with StopSignals() as stop:
-                    manifest = _shared_manifest(group, path, _recipe_hash(recipe))
-                    _send_rows(path)
-                    yield Run(recipe, path, manifest, stop, skip_bad_rows, part)
-                return
+        path, group, recipe_hash = run_folder(path), current(), _recipe_hash(recipe)
+        part = Part(group.index, group.count) if group.count > 1 else part
+        if not group.first:
+            with StopSignals() as stop:
+                manifest = _shared_manifest(group, path, recipe_hash)
+                _send_rows(path)
+                yield Run(recipe, path, manifest, stop, skip_bad_rows, part)
+            return
         refuse_inside(path)
         prepare_directory(path)
-        with ExitStack() as locks:
-            apart = bool(part.name) and group.count == 1
-            locks.callback(RunLock(path / "lock", shared=apart).release)
-            if apart:
-                locks.callback(RunLock(path / f"lock-{part.name}").release)
-            if mirror := mirror_of(path):
-                locks.enter_context(mirror.held(*_lease(part if apart else WHOLE)))
+        with ExitStack() as stack:
+            _lock(stack, path, WHOLE if group.count > 1 else part)
             refuse_foreign(path)
             if new_run:
                 clear(path)
             refuse_another(recipe, path, other_guards=new_verdicts)
             if new_verdicts:
                 clear_verdicts(path, recipe)
-            stop = locks.enter_context(StopSignals())  # from the first sign of a run on
+            stop = stack.enter_context(StopSignals())  # from the first sign of a run on
             keep_config(recipe, path)
-            file, recipe_hash = path / "manifest.json", _recipe_hash(recipe)
-            manifest = Manifest(file, recipe_hash, new_verdicts=new_verdicts)
+            manifest = Manifest(path / "manifest.json", recipe_hash, new_verdicts=new_verdicts)
             group.decide("run directory", content_hash(manifest.path))
             yield Run(recipe, path, manifest, stop, skip_bad_rows, part)
 
-    def store(self, name: str, key: tuple[str, ...] = ("id",)) -> RowStore:
+    def store(
+        self, name: str, key: tuple[str, ...] = ("id",), fields: Mapping[str, type] | None = None
+    ) -> RowStore:
         """The rows beneath a folder of the run, as `store("samples", ("id", "attempt"))`."""
         writer, skip = self.part.name, self._skip_bad_rows
-        return RowStore(self.path / name, key, skip_bad_rows=skip, writer=writer)
+        folder = self.path / name
+        return RowStore(folder, key, fields=fields, skip_bad_rows=skip, writer=writer)
 
     def log(self, stage: str, **values: Any) -> None:
         """Append a line to metrics.jsonl; NaN becomes null, arrays of one number become it.
@@ -179,6 +175,19 @@ class Run:
         return self.path / (f"metrics-{self.part.name}.jsonl" if apart else "metrics.jsonl")
 
 
+def _lock(stack: ExitStack, path: Path, part: Part) -> None:
+    """Locks a run directory, and the bucket behind it, until the stack is closed.
+
+    Args:
+        part: a part locks itself and shares the directory; the whole shares it with nobody.
+    """
+    stack.callback(RunLock(path / "lock", shared=bool(part.name)).release)
+    if part.name:
+        stack.callback(RunLock(path / f"lock-{part.name}").release)
+    if mirror := mirror_of(path):
+        stack.enter_context(mirror.held(*_lease(part)))
+
+
 def _lease(part: Part) -> tuple[str, Callable[[str], bool]]:
     """(name of the lease, which other leases it excludes): the whole shuts out all parts."""
     if part.name:
@@ -212,9 +221,9 @@ def _send_rows(path: Path) -> None:
 
 
 def _recipe_hash(recipe: Recipe) -> str:
-    """The same for recipes that differ in harmless keys only."""
+    """Hash of a recipe, the same for those that differ in `RESUMABLE_KEYS` only."""
     default = Recipe()
-    names = [key.removeprefix("training.") for key in HARMLESS_KEYS if key.startswith("training.")]
+    names = [key.removeprefix("training.") for key in RESUMABLE_KEYS if key.startswith("training.")]
     training = replace(recipe.training, **{n: getattr(default.training, n) for n in names})
     guard = replace(recipe.guard, max_unparsed=default.guard.max_unparsed)
     return content_hash(replace(recipe, name="", run_dir="", training=training, guard=guard))

@@ -1,6 +1,7 @@
 """Rows in JSONL shards: the unit of durability. What was appended is on the disk, or is redone."""
 
 import hashlib
+import json
 import logging
 import os
 import re
@@ -30,6 +31,7 @@ from thinksafe_jax.storage import (
 )
 
 log = logging.getLogger(__name__)
+_KEY_TYPES = str | int | float  # what can name a row: neither lists nor mappings
 Location = tuple[str, int]  # (file name of the shard, byte offset of the line)
 
 
@@ -43,6 +45,7 @@ class RowStore:
     Args:
         folder: made on the first append.
         key: the fields that name a row; with several, keys are tuples.
+        fields: {field: its type} of what readers need in every row, beside the key.
         skip_bad_rows: count unreadable lines instead of stopping at the first.
         shard_bytes: a shard that has reached this size is followed by a new one; in a bucket, where
             nothing can be appended to, every append is a shard of its own.
@@ -57,11 +60,13 @@ class RowStore:
         folder: Path | str,
         key: tuple[str, ...] = ("id",),
         *,
+        fields: Mapping[str, type] | None = None,
         skip_bad_rows: bool = False,
         shard_bytes: int = 256 * 2**20,
         writer: str = "",
     ):
-        self.folder, self.key, self._fields = Path(folder), key, frozenset(key)
+        self.folder, self.key = Path(folder), key
+        self._fields = dict.fromkeys(key, _KEY_TYPES) | dict(fields or {})
         self.skip_bad_rows, self.shard_bytes = skip_bad_rows, shard_bytes
         self._prefix = f"part-{writer}-" if writer else "part-"
         self.duplicates = self.bad_rows = 0
@@ -82,8 +87,7 @@ class RowStore:
         """
         batch = list(rows)
         for row in batch:
-            if not self._fields <= row.keys():
-                missing = [k for k in self.key if k not in row]
+            if missing := [name for name in self.key if name not in row]:
                 raise ValueError(f"{self.folder}: row without {', '.join(missing)}: {row!r:.200}")
         if not batch:
             return []
@@ -133,9 +137,10 @@ class RowStore:
         for shard in self.shards():
             name = sys.intern(shard.name)
             for offset, row in _complete_lines(shard, (since or {}).get(name, 0)):
-                if row is None or not self._fields <= row.keys():
+                problem = "not a JSON object" if row is None else self._problem(row)
+                if row is None or problem:
                     bad += 1
-                    self._refuse(shard, offset, row)
+                    self._refuse(shard, offset, problem)
                     continue
                 key = self._key_of(row)
                 duplicates += key in seen
@@ -158,13 +163,23 @@ class RowStore:
         values = tuple(row[k] for k in self.key)
         return values[0] if len(values) == 1 else values
 
-    def _refuse(self, shard: Path, offset: int, row: dict[str, Any] | None) -> None:
+    def _problem(self, row: dict[str, Any]) -> str:
+        """What is wrong with the fields of a row; "" for nothing."""
+        for name, kind in self._fields.items():
+            if not isinstance(row.get(name), kind):
+                break
+        else:  # of nearly all rows
+            return ""
+        if missing := [name for name in self._fields if name not in row]:
+            return f"no {' and '.join(missing)} in the row (of another version, or edited?)"
+        return f"{name} is {json.dumps(row[name])[:40]}, which cannot be"
+
+    def _refuse(self, shard: Path, offset: int, problem: str) -> None:
         if not self.skip_bad_rows:
             with shard.open("rb") as file:
                 line = 1 + file.read(offset).count(b"\n")
-            what = "not a JSON object" if row is None else f"no {' and '.join(self.key)} in the row"
             raise InputError(
-                f"{shard}:{line}: {what}; repair or delete the line, or leave it out with "
+                f"{shard}:{line}: {problem}; repair or delete the line, or leave it out with "
                 "--skip-bad-rows"
             )
 
@@ -258,52 +273,6 @@ class Part:
 
 
 WHOLE = Part()
-
-
-# A batch is at most this large and this old. What a kill costs is time, so the age is what counts;
-# the size only bounds memory where rows come faster than any model writes them.
-ROWS, SECONDS = 512, 2.0
-
-
-# In a bucket each batch is an object: fewer of them, at the price of half a minute.
-BUCKET_ROWS, BUCKET_SECONDS = 4096, 30.0
-
-
-class RowBuffer:
-    """Appends rows to a store in batches; whatever ends the `with` block, all of them arrive.
-
-    Args:
-        placed: told of each row where it lies, once it is safe.
-    """
-
-    def __init__(
-        self, store: RowStore, placed: Callable[[dict[str, Any], Location], None] | None = None
-    ):
-        self._store, self._placed = store, placed
-        self._rows: list[dict[str, Any]] = []
-        self._flushed = time.monotonic()
-        in_bucket = is_mounted(store.folder)
-        self._most = (BUCKET_ROWS, BUCKET_SECONDS) if in_bucket else (ROWS, SECONDS)
-
-    def add(self, row: dict[str, Any]) -> None:
-        self._rows.append(row)
-        rows, seconds = self._most
-        if len(self._rows) >= rows or time.monotonic() - self._flushed > seconds:
-            self._flush()
-
-    def _flush(self) -> None:
-        places = self._store.append(self._rows)
-        if self._placed is not None:
-            for row, place in zip(self._rows, places, strict=True):
-                self._placed(row, place)
-        self._rows.clear()
-        self._flushed = time.monotonic()
-
-    def __enter__(self) -> "RowBuffer":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._flush()
 
 
 def wait_for_rows(

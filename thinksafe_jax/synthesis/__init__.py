@@ -8,18 +8,23 @@ from thinksafe_jax.synthesis.dataset import (
     read_dataset,
     write_dataset,
 )
+from thinksafe_jax.synthesis.edited_prompts import EditedPrompts
 from thinksafe_jax.synthesis.filter import drop_reason
-from thinksafe_jax.synthesis.ladder import ACCEPTED, Ledger, attempts
+from thinksafe_jax.synthesis.ladder import ACCEPTED, VERDICT_FIELDS, Ledger, attempts
 from thinksafe_jax.synthesis.publish import push, write_authors_json
 from thinksafe_jax.synthesis.rounds import Rounds, Sampler
+from thinksafe_jax.synthesis.sampled_rows import SAMPLE_FIELDS
 from thinksafe_jax.synthesis.selection import require_labels, stratified, synthesis_prompts
 from thinksafe_jax.synthesis.steering import TEMPLATES, short_name, steer, steering_of
 
 __all__ = [
     "ACCEPTED",
+    "SAMPLE_FIELDS",
     "TEMPLATES",
+    "VERDICT_FIELDS",
     "Counts",
     "DatasetFacts",
+    "EditedPrompts",
     "Ledger",
     "Lengths",
     "Rounds",

@@ -13,7 +13,7 @@ memory.
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,17 @@ from thinksafe_jax.data import source_hashes
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.guards import Guard, answer_part
 from thinksafe_jax.runs import RowStore
-from thinksafe_jax.storage import atomic_write, atomic_writer, plain, prepare_directory, shown
+from thinksafe_jax.storage import (
+    atomic_write,
+    atomic_writer,
+    parse,
+    plain,
+    prepare_directory,
+    shown,
+)
 from thinksafe_jax.synthesis.coverage import Counts, coverage, reasons_table
 from thinksafe_jax.synthesis.ladder import WAITING, Ledger, attempts, chosen_attempts
-from thinksafe_jax.synthesis.parquet import ParquetWriter
+from thinksafe_jax.synthesis.parquet import COLUMNS, ParquetWriter
 from thinksafe_jax.synthesis.sampled_rows import needed_labels
 
 Row = Mapping[str, Any]
@@ -83,8 +90,9 @@ def dataset_facts(
     teacher = synthesis.teacher.model if sampled else ""
     guards = recipe.guard.members or [recipe.guard]
     used = {recipe.student.model, teacher, *(g.model for g in guards if sampled)}
-    known = revisions is not None and revisions.exists()
-    commits = json.loads(revisions.read_text(encoding="utf-8")) if known else {}
+    commits = {}
+    if revisions is not None and revisions.exists():
+        commits = json.loads(revisions.read_text(encoding="utf-8"))
     return DatasetFacts(
         name=recipe.name,
         method=synthesis.method,
@@ -201,16 +209,40 @@ def _refuse_unjudged(ledger: Ledger) -> None:
         )
 
 
-def read_dataset(run_path: Path) -> Iterable[dict[str, str]]:
-    """The rows of RUN/dataset/train.jsonl.
+def read_dataset(run_path: Path) -> Iterator[dict[str, str]]:
+    """The rows of RUN/dataset/train.jsonl, which people prune and correct by hand.
 
     Raises:
-        InputError: there is no dataset yet.
+        InputError: there is no dataset yet; or with file and line, what cannot be trained on.
     """
     file = run_path / "dataset/train.jsonl"
     if not file.exists():
         raise InputError(
             f"{shown(file)}: no dataset yet; first: thinksafe filter {shown(run_path)}"
         )
-    with file.open(encoding="utf-8") as lines:
-        yield from map(json.loads, lines)
+    with file.open("rb") as lines:  # as bytes: a text may hold other ends of lines
+        for number, line in enumerate(lines, start=1):
+            if not line.strip(b" \t\r\n\xef\xbb\xbf"):
+                continue
+            row = parse(line)
+            if problem := "not a JSON object" if row is None else _row_problem(row):
+                raise InputError(
+                    f"{shown(file)}:{number}: {problem}; repair or delete the line, or make the "
+                    f"dataset again: thinksafe filter {shown(run_path)}"
+                )
+            assert row is not None
+            yield row
+
+
+def _row_problem(row: Row) -> str:
+    """What is wrong with a row of train.jsonl; "" for nothing."""
+    if missing := [name for name in COLUMNS if name not in row]:
+        return f"no {' and '.join(missing)} in the row"
+    for name in COLUMNS:
+        if not isinstance(row[name], str):
+            return f"{name} is {json.dumps(row[name])[:40]}, not text"
+        try:
+            row[name].encode()
+        except UnicodeEncodeError:
+            return f"half a surrogate pair in {name}, the text is damaged"
+    return ""

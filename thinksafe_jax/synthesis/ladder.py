@@ -7,7 +7,7 @@ temperature; `k = 1` is the paper. Every attempt stays as a row.
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,6 +18,10 @@ from thinksafe_jax.synthesis.filter import row_drop_reason
 Row = Mapping[str, Any]
 Key = tuple[str, int]  # (prompt id, attempt)
 ACCEPTED, WAITING = "", "waiting"  # a reason that is none, and a row that no guard has seen
+# what later stages need of a row of verdicts/
+VERDICT_FIELDS = {
+    "id": str, "attempt": int, "verdict": str, "marked": bool, "truncated": bool, "template": str,
+}  # fmt: skip
 VERDICT_COUNTS = ("judged", "marked", "truncated")  # all verdicts, and two fields of `Verdict`
 
 
@@ -71,9 +75,20 @@ class Ledger:
     templates: set[str] = field(default_factory=set)
     _judged_ends: dict[str, int] = field(default_factory=dict)  # of verdicts/, as far as read
 
-    def read(self, samples: RowStore, verdicts: RowStore) -> "Ledger":
-        """Takes note of all rows of a run."""
+    def read(
+        self,
+        samples: RowStore,
+        verdicts: RowStore,
+        look_at: Callable[[Row], None] | None = None,
+    ) -> "Ledger":
+        """Takes note of all rows of a run.
+
+        Args:
+            look_at: shown every row of samples/ as it passes, texts and all.
+        """
         for place, row in samples.located():
+            if look_at is not None:
+                look_at(row)
             self.sampled(row)
             self.placed(row, place)
         return self.read_verdicts(verdicts)

@@ -17,6 +17,12 @@ from thinksafe_jax.tokenizer import THINK_OPEN, ChatTokenizer
 
 Row = dict[str, Any]
 
+# what later stages need of a row of samples/
+SAMPLE_FIELDS = {
+    "id": str, "prompt": str, "label": str, "response": str, "finish_reason": str, "tokens": int,
+    "attempt": int,
+}  # fmt: skip
+
 # The DirectRefusal baseline (paper section 1.7): the thought is the one of the Safety-Tax data;
 # the answer is the stock refusal of chat models, since the baseline's own answers are not given.
 DIRECT_REFUSAL_THOUGHT = "<think>\nI should not answer this question!\n</think>\n\n"
