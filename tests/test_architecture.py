@@ -23,9 +23,6 @@ MOST_LINES = 350  # of a file
 MOST_FUNCTION_LINES = 50  # of a function, with its docstring
 MOST_PARAMETERS = 8  # or its docstring says "Many parameters: " and the reason
 
-# What is over its budget, by who is mending it. Nothing may be added, and each line must go.
-LEFT = {}
-
 
 @cache
 def tree_of(file: Path) -> ast.Module:
@@ -40,10 +37,6 @@ def folder_of(file: Path) -> str:
     """The folder of the package in which a file lies; "" beside the package's own door."""
     parts = file.relative_to(PACKAGE).parts
     return parts[0] if len(parts) > 1 else ""
-
-
-def refused(problems: list[str]) -> list[str]:
-    return sorted(set(problems) - set().union(*LEFT.values()))
 
 
 def imports(file: Path) -> Iterator[tuple[str, list[str]]]:
@@ -87,7 +80,7 @@ def test_what_other_folders_need_of_a_folder_comes_through_its_door():
         for module in modules_imported(file)
         if module.count(".") > 1 and module.split(".")[1] != folder_of(file)
     ]
-    assert refused(problems) == []
+    assert sorted(problems) == []
 
 
 @pytest.mark.parametrize("door", DOORS, ids=lambda door: door.parent.name)
@@ -127,7 +120,7 @@ def test_the_name_of_a_file_occurs_once():
 def test_files_are_short():
     lengths = {short(file): len(file.read_text().splitlines()) for file in FILES}
     problems = [f"{name}: {lines} lines" for name, lines in lengths.items() if lines > MOST_LINES]
-    assert refused(problems) == []
+    assert sorted(problems) == []
 
 
 def test_functions_are_short():
@@ -137,7 +130,7 @@ def test_functions_are_short():
         for function in functions(file)
         if _lines(function) > MOST_FUNCTION_LINES
     ]
-    assert refused(problems) == []
+    assert sorted(problems) == []
 
 
 def test_functions_take_few_parameters_or_say_why_not():
@@ -148,13 +141,7 @@ def test_functions_take_few_parameters_or_say_why_not():
         if _parameters(function) > MOST_PARAMETERS
         and not re.search(r"^Many parameters: \S", ast.get_docstring(function) or "", re.M)
     ]
-    assert refused(problems) == []
-
-
-def test_what_is_left_is_over_a_budget_of_today():
-    """A line of LEFT that names no file any more helps nobody."""
-    files = {line.split(":")[0] for lines in LEFT.values() for line in lines}
-    assert [file for file in sorted(files) if not (PACKAGE / file).exists()] == []
+    assert sorted(problems) == []
 
 
 def test_the_documentation_lists_the_floors_that_are_checked():

@@ -17,7 +17,7 @@ from thinksafe_jax.models import ModelConfig, Params, forward, logits
 from thinksafe_jax.tokenizer import ChatTokenizer
 
 _BATCH_TOKENS = 4096
-Score = Callable[[Int[Array, "B T"], Int[Array, " B"]], Float[Array, "B T-1"]]
+Score = Callable[[Int[np.ndarray, "B T"], Int[np.ndarray, " B"]], Float[Array, "B T-1"]]
 _CHUNK = 256  # positions whose logits exist at once
 
 
