@@ -135,8 +135,10 @@ def live_arrays() -> list:
 
 @contextmanager
 def quick_compiles(folder: Path):
-    """Programs are compiled with few optimisations, and once: models are so small that compiling is
-    all; processes that a test starts do the same."""
+    """Programs are compiled with few optimisations, and once; also in processes that a test starts.
+
+    Models are so small that compiling is all.
+    """
     import os
 
     import jax

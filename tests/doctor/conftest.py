@@ -1,15 +1,5 @@
-"""The command line sets up logging for its process; here many commands share one."""
+"""Commands share one process here, as in tests/cli."""
 
-import logging
+from tests.cli.conftest import logging_as_before
 
-import pytest
-
-
-@pytest.fixture(autouse=True)
-def logging_as_before(monkeypatch):
-    logger = logging.getLogger("thinksafe_jax")
-    monkeypatch.setattr(logger, "handlers", [])
-    monkeypatch.setattr(logger, "propagate", logger.propagate)
-    level = logger.level
-    yield
-    logger.setLevel(level)
+__all__ = ["logging_as_before"]

@@ -8,8 +8,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Scripted:
-    """What the server does: `answer(body, number)` gives (status, headers, bytes), None to hang up,
-    or the pieces of a reply as they go over the wire; `requests` keeps the bodies that came in."""
+    """What the server does, and what it was asked.
+
+    `answer(body, number)` gives (status, headers, bytes), None to hang up, or the pieces of a reply
+    as they go over the wire; `requests` keeps the bodies that came in.
+    """
 
     def __init__(self, answer):
         self.answer, self.requests, self.lock = answer, [], threading.Lock()

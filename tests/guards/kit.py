@@ -8,13 +8,13 @@ from tokenizers import (
     Tokenizer,
     decoders,
     models,
-    normalizers,
     pre_tokenizers,
     processors,
     trainers,
 )
 
 from tests.support import save_tiny, shared_asset, transformers_tokenizer
+from tests.tokenizer.kit import byte_fallback
 from thinksafe_jax.guards.formats.wildguard import PROMPT as WILDGUARD_PROMPT
 
 CONTROL = ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
@@ -104,19 +104,8 @@ def save_mistral_kind(folder: Path, scheme: str) -> Path:
             "first", a pre-tokenizer, before the first alone.
     """
     control = ["<unk>", "<s>", "</s>", "[INST]", "[/INST]"]
-    spelled = [f"<0x{byte:02X}>" for byte in range(256)]
-    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
-    if scheme == "prepend":
-        spaces = [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
-        tokenizer.normalizer = normalizers.Sequence(spaces)
-    else:
-        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False)
-    text = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
-    tokenizer.decoder = decoders.Sequence([*text, decoders.Strip(" ", 1, 0)])
-    trainer = trainers.BpeTrainer(
-        vocab_size=600, special_tokens=[*control, *spelled], max_token_length=8, show_progress=False
-    )
-    tokenizer.train_from_iterator([*WILDGUARD_PROMPT.splitlines(), _ANSWERS * 50], trainer)
+    texts = [*WILDGUARD_PROMPT.splitlines(), _ANSWERS * 50]
+    tokenizer = byte_fallback(scheme, texts, control, vocabulary=600)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A", special_tokens=[("<s>", 1)]
     )

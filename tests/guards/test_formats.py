@@ -23,8 +23,10 @@ EXCHANGES = [
 
 @pytest.fixture(scope="module", params=sorted(REAL))
 def checkpoint(request, tmp_path_factory):
-    """Real template, random weights of the guard's architecture, and a loud head: of the words of
-    the answer one is always likely, so that every blank can be read."""
+    """Real template, random weights of the guard's architecture, and a loud head.
+
+    Of the words of the answer one is always likely, so that every blank can be read.
+    """
     kind, family, _, _ = REAL[request.param]
     folder = save_real_template(tmp_path_factory.mktemp(request.param), request.param)
     model = save_tiny(

@@ -120,8 +120,10 @@ def test_the_table_says_which_runs_and_why_the_others_do_not(shape, first, reaso
 
 @pytest.mark.parametrize("platform", ["tpu", "cuda"])
 def test_it_lowers_for_platforms_that_are_not_here(platform):
-    """On TPU to the splash kernel, forward and backward; cuDNN itself must be there to be lowered,
-    so on a GPU this is the blockwise form."""
+    """On TPU to the splash kernel, forward and backward.
+
+    cuDNN itself must be there to be lowered, so on a GPU this is the blockwise form.
+    """
     dtype = jnp.bfloat16 if platform == "tpu" else jnp.float32
     q = jax.ShapeDtypeStruct((1, 512, 4, 128), dtype)
     k = jax.ShapeDtypeStruct((1, 512, 2, 128), dtype)

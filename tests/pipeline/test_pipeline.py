@@ -151,8 +151,10 @@ def test_a_stage_asks_for_the_one_before_it(tmp_path, environment):
 
 
 def test_killed_at_ten_random_moments_it_ends_the_same(finished, environment, tmp_path):
-    """SIGKILL soon after each start has written something; then to the end: the same rows and the
-    same adapter."""
+    """SIGKILL soon after each start has written something; then to the end.
+
+    The same rows come out, and the same adapter.
+    """
     folder, chance, killed = tmp_path / "killed", random.Random(0), 0
     for _ in range(10):
         before = written(folder)
@@ -170,8 +172,10 @@ def test_killed_at_ten_random_moments_it_ends_the_same(finished, environment, tm
 
 
 def test_sigterm_saves_and_says_so(finished, environment, tmp_path):
-    """Fault 6, at loading, sampling, training, evaluating: exit code 143 within seconds, and the
-    next start goes on where it was."""
+    """Fault 6, at loading, sampling, training, evaluating: exit code 143 within seconds.
+
+    The next start goes on where it was.
+    """
     folder = tmp_path / "stopped"
     # what appears when the phase begins; config.yaml is there before anything is loaded
     for sign in ("config.yaml", "samples", "checkpoints", "evaluation/before"):

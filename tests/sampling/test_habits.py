@@ -1,6 +1,9 @@
-"""What separates a sampler from a toy, one check each; the others are in test_engine (static
-batches, random numbers by slot, padding, end of sequence, pools, lengths), test_filters (order of
-the filters, sorts) and test_sharding (gathered pools and logits)."""
+"""What separates a sampler from a toy, one check each.
+
+The others are in test_engine (static batches, random numbers by slot, padding, end of sequence,
+pools, lengths), test_next_token (order of the filters, sorts) and test_sharding (gathered pools and
+logits).
+"""
 
 import re
 from dataclasses import replace

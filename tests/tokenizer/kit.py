@@ -62,12 +62,16 @@ def byte_level() -> Tokenizer:
     return tokenizer
 
 
-def byte_fallback(scheme: str) -> Tokenizer:
+def byte_fallback(
+    scheme: str, texts=CORPUS, control=("<unk>",), vocabulary: int = 520
+) -> Tokenizer:
     """As Llama 2 and Mistral have: a space before the text, and bytes for unknown characters.
 
     Args:
         scheme: "prepend", a normalizer, before each stretch of text; "first" or "always", a
             pre-tokenizer, before the first stretch or each.
+        texts: that it is trained on.
+        control: its control tokens; the first ids are theirs.
     """
     spelled = [f"<0x{byte:02X}>" for byte in range(256)]
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
@@ -79,9 +83,12 @@ def byte_fallback(scheme: str) -> Tokenizer:
     text = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
     tokenizer.decoder = decoders.Sequence([*text, decoders.Strip(" ", 1, 0)])
     trainer = trainers.BpeTrainer(
-        vocab_size=520, special_tokens=["<unk>", *spelled], max_token_length=8, show_progress=False
+        vocab_size=vocabulary,
+        special_tokens=[*control, *spelled],
+        max_token_length=8,
+        show_progress=False,
     )
-    tokenizer.train_from_iterator(CORPUS, trainer)
+    tokenizer.train_from_iterator(texts, trainer)
     return without_added(tokenizer)
 
 

@@ -79,8 +79,10 @@ def answers(
 
 @contextmanager
 def _timed(engine: Sampler, folder: Path) -> Iterator[None]:
-    """Adds what the engine did inside to FOLDER/speed.json: rows outlive the process that knows
-    how long they took."""
+    """Adds what the engine did inside to FOLDER/speed.json.
+
+    Rows outlive the process that knows how long they took.
+    """
     before = engine.stats
     try:
         yield

@@ -214,8 +214,10 @@ def _shared_manifest(group: Group, path: Path, recipe_hash: str) -> Manifest:
 
 
 def _send_rows(path: Path) -> None:
-    """Rows that were complete here when a kill came before the bucket had them: they count as done
-    on this host, so the others must see them too."""
+    """Sends the rows that were complete here when a kill came before the bucket had them.
+
+    They count as done on this host, so the others must see them too.
+    """
     for folder in {shard.parent for shard in path.rglob("part-*.jsonl")}:
         persist(folder)
 

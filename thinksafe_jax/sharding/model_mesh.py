@@ -1,5 +1,4 @@
-"""One model on one phase of a mesh: where its arrays lie, and what keeps the compiler from moving
-them.
+"""One model on one phase of a mesh: where its arrays lie, and what keeps them there.
 
 FSDP cuts every kernel along the model's width. Left alone, the compiler may then cut the hidden
 states the same way and gather those instead of the weights; so they are pinned to "rows cut, width

@@ -175,8 +175,10 @@ def _died_here(who: dict[str, Any]) -> bool:
 
 
 def _machine() -> str:
-    """What tells the start of a kernel, and the container on it, whose process numbers these are:
-    hosts of one name are common. Empty where there is no /proc."""
+    """What tells the start of a kernel, and the container on it, whose process numbers these are.
+
+    Hosts of one name are common. Empty where there is no /proc.
+    """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
