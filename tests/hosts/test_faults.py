@@ -21,7 +21,7 @@ from thinksafe_jax.errors import InputError, Terminated, ThinkSafeError
 from thinksafe_jax.hosts import connected_group
 from thinksafe_jax.hosts.cluster import find_cluster
 from thinksafe_jax.hosts.connected_group import ConnectedGroup
-from thinksafe_jax.hosts.group import Limits
+from thinksafe_jax.hosts.time_limits import Limits
 from thinksafe_jax.hosts.rendezvous import Rendezvous
 
 cluster = find_cluster(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

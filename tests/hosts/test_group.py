@@ -12,10 +12,10 @@ from thinksafe_jax.hosts import Group, compare_hosts
 from thinksafe_jax.hosts.cluster import Cluster
 from thinksafe_jax.hosts.connected_group import ConnectedGroup
 from thinksafe_jax.hosts.connection import Connection
-from thinksafe_jax.hosts.group import Limits
 from thinksafe_jax.hosts.join import _reach
 from thinksafe_jax.hosts.rendezvous import Rendezvous
 from thinksafe_jax.hosts.secret import VARIABLE
+from thinksafe_jax.hosts.time_limits import Limits
 
 LIMITS = Limits(start=20.0, silence=20.0, step=0.0)
 

@@ -15,9 +15,9 @@ from thinksafe_jax.errors import EnvironmentFault
 from thinksafe_jax.hosts import reception
 from thinksafe_jax.hosts.cluster import Cluster
 from thinksafe_jax.hosts.connected_group import ConnectedGroup
-from thinksafe_jax.hosts.group import Limits
 from thinksafe_jax.hosts.rendezvous import Rendezvous
 from thinksafe_jax.hosts.secret import VARIABLE, is_proven, make_nonce, prove
+from thinksafe_jax.hosts.time_limits import Limits
 
 HELLO = {"kind": "hello", "index": 1, "count": 2, "host": "stranger", "pid": 1}
 

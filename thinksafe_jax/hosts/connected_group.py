@@ -11,9 +11,10 @@ from typing import Any, NoReturn
 
 from thinksafe_jax.errors import EnvironmentFault, RetryLater
 from thinksafe_jax.hosts.cluster import Cluster
-from thinksafe_jax.hosts.group import Group, Limits, nothing
+from thinksafe_jax.hosts.group import Group, nothing
 from thinksafe_jax.hosts.rendezvous import Rendezvous
 from thinksafe_jax.hosts.rendezvous_client import join_rendezvous
+from thinksafe_jax.hosts.time_limits import Limits
 from thinksafe_jax.hosts.watchdog import EXIT_CODE, abort, dump_stacks
 
 # What a process still gets done by itself after another is lost: its rows reach the disk.

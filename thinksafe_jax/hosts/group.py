@@ -1,50 +1,11 @@
 """The processes of a run as each of them sees them; here the group of one."""
 
-import os
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from thinksafe_jax.errors import ConfigError
+from thinksafe_jax.hosts.time_limits import Limits
 from thinksafe_jax.hosts.watchdog import Watchdog
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How long is too long.
-
-    Attributes:
-        start: until all processes have joined.
-        silence: without a sign of life of a process; its threads send one each second.
-        step: without progress: a training step, a row, a batch of verdicts. Loading and compiling
-            count as well. 0 switches it off.
-        lag: until shared storage shows on one host what another has written.
-    """
-
-    start: float = 300.0
-    silence: float = 60.0
-    step: float = 1800.0
-    lag: float = 60.0
-
-    @staticmethod
-    def from_environment(alone: bool) -> "Limits":
-        """The defaults, or what THINKSAFE_START_LIMIT and its like say; alone, no step limit.
-
-        Raises:
-            ConfigError: one of them is no number of seconds.
-        """
-        limits = {"step": 0.0} if alone else {}
-        for name, variable in VARIABLES.items():
-            if text := os.environ.get(variable):
-                try:
-                    limits[name] = float(text)
-                except ValueError:
-                    raise ConfigError(f"{variable}={text}: expected seconds") from None
-                if not 0 <= limits[name] < 1e9:
-                    raise ConfigError(f"{variable}={text}: expected seconds, 0 or more")
-        return Limits(**limits)
-
 
 T = TypeVar("T")
 
@@ -131,11 +92,3 @@ class Group:
 
     def _report_stall(self, line: str) -> None:
         """Tells the others that this process is stuck; of one there are none."""
-
-
-VARIABLES = {
-    "start": "THINKSAFE_START_LIMIT",
-    "silence": "THINKSAFE_SILENCE_LIMIT",
-    "step": "THINKSAFE_STEP_LIMIT",
-    "lag": "THINKSAFE_LAG_LIMIT",
-}

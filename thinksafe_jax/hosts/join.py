@@ -8,10 +8,11 @@ from thinksafe_jax.errors import EnvironmentFault
 from thinksafe_jax.hosts.agreement import compare_hosts
 from thinksafe_jax.hosts.cluster import Cluster, find_cluster
 from thinksafe_jax.hosts.connected_group import ConnectedGroup
-from thinksafe_jax.hosts.group import Group, Limits
+from thinksafe_jax.hosts.group import Group
 from thinksafe_jax.hosts.rendezvous import Rendezvous
 from thinksafe_jax.hosts.rendezvous_client import connect, place, reason_of
 from thinksafe_jax.hosts.secret import VARIABLE, read_secret
+from thinksafe_jax.hosts.time_limits import Limits
 
 _log = logging.getLogger(__name__)
 _joined: Group | None = None

@@ -19,8 +19,8 @@ from typing import Any
 
 from thinksafe_jax.hosts.cluster import Cluster
 from thinksafe_jax.hosts.connection import Connection
-from thinksafe_jax.hosts.group import Limits
 from thinksafe_jax.hosts.reception import Newcomer, Reception, listen
+from thinksafe_jax.hosts.time_limits import Limits
 
 _log = logging.getLogger(__name__)
 _RETRY, _ENVIRONMENT, _USAGE = 75, 4, 2  # exit codes

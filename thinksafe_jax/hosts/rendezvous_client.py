@@ -10,8 +10,9 @@ from typing import Any
 from thinksafe_jax.errors import EnvironmentFault
 from thinksafe_jax.hosts.cluster import Cluster
 from thinksafe_jax.hosts.connection import Connection, Messages
-from thinksafe_jax.hosts.group import Limits, nothing
+from thinksafe_jax.hosts.group import nothing
 from thinksafe_jax.hosts.secret import prove, read_secret
+from thinksafe_jax.hosts.time_limits import Limits
 
 _log = logging.getLogger(__name__)
 _AGAIN = 1.0  # seconds until the next call, where a rendezvous had no place
