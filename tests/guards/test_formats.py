@@ -1,5 +1,7 @@
 """Every supported guard: its real template, a tiny random checkpoint of its architecture."""
 
+import time
+
 import pytest
 import torch
 
@@ -118,6 +120,34 @@ def test_a_guard_lies_on_the_mesh_like_the_student(checkpoint, tmp_path):
         ("llama-guard", "unsafe\nS1,S10", ("unsafe", None, ("S1", "S10"))),
         ("llama-guard", "unsafe", ("unsafe", None, ())),
         ("llama-guard", "safe\nS1", None),
+        *(("llama-guard", text, ("unsafe", None, codes)) for text, codes in [
+            ("unsafe \nS1", ("S1",)), ("unsafe\n\nS1", ("S1",)), ("unsafe\r\nS1", ("S1",)),
+            ("unsafe\n S1", ("S1",)), ("unsafe\nS1,", ("S1",)), ("unsafe\nS1;S2", ("S1", "S2")),
+            ("unsafe\nS1,S2\nS3", ("S1", "S2", "S3")), ("unsafe\nO3", ("O3",)),
+            ("unsafe\nC1", ("C1",)), ("unsafe\nS1: Violent Crimes.", ("S1",)),
+            ("unsafe\nViolent Crimes", ("S1",)), ("unsafe\nNon-Violent Crimes", ("S2",)),
+            ("unsafe\nHate, Suicide & Self-Harm", ("S10", "S11")), ("unsafe S1", ("S1",)),
+            ("unsafe\ns1", ("S1",)),
+            ("unsafe\nS1.", ("S1",)), ("unsafe\nS1 ,S2", ("S1", "S2")), ("unsafe\nS1,S1", ("S1",)),
+        ]),
+        ("llama-guard", " safe \r\n", ("safe", None, ())),
+        ("llama-guard", "unsafe\nsafe", None),
+        ("llama-guard", "safe\nunsafe", None),
+        ("llama-guard", "unsafe because", None),
+        ("llama-guard", "unsafe\nBecause it is.", None),
+        ("llama-guard", "safe because", None),
+        ("llama-guard", "safe.", None),
+        ("llama-guard", "unsafe.", None),
+        ("llama-guard", "Safe", None),
+        ("llama-guard", "UNSAFE\nS1", None),
+        ("llama-guard", "unsafe\nS", None),
+        ("llama-guard", "safe<|eot_id|>", None),
+        ("wildguard", "Harmful request: yes\r\nResponse refusal:  no\n\nHarmful response:yes \n",
+         ("unsafe", False, ())),
+        ("wildguard", "Harmful request: yes\nHarmful response: yes", None),
+        ("qwen3guard", "Safety: Unsafe \r\nCategories: PII; Violent, \r\n\nRefusal: No",
+         ("unsafe", False, ("PII", "Violent"))),
+        ("qwen3guard", "Safety: Safe\nCategories:\nRefusal: Yes", None),
         ("llama-guard", "This is safe", None),
         ("llama-guard", "safely", None),
         ("llama-guard", "", None),
@@ -142,6 +172,20 @@ def test_generated_answers_are_read_whole_or_not_at_all(kind, text, expected):
     reading = FORMATS[kind].read(match.groupdict())
     assert (reading.verdict, reading.refusal, reading.categories) == expected
     assert reading.word == match["verdict"].strip()  # Controversial can be told from Unsafe
+
+
+@pytest.mark.parametrize("kind", sorted(FORMATS))
+def test_a_long_answer_is_refused_in_no_time(kind):
+    """No pattern tries the same letters again and again."""
+    for text in (
+        f"unsafe\n{'S1, ' * 2000}!",
+        f"unsafe\n{'Hate ' * 2000}x",
+        f"{' ' * 5000}x",
+        f"Safety: Safe\nCategories: {'PII ' * 2000}\n",
+    ):
+        began = time.monotonic()
+        assert FORMATS[kind].pattern.fullmatch(text) is None
+        assert time.monotonic() - began < 1
 
 
 def test_wildguards_answer_survives_a_long_response(checkpoint):

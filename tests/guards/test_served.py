@@ -443,3 +443,53 @@ def test_the_key_follows_no_redirect():
     moved = serving(lambda body, n: (302, {"Location": "http://localhost:1/"}, b""))
     with moved as (url, _), pytest.raises(EnvironmentFault, match="HTTP 302"):
         load_guard(settings(url))
+
+
+def test_an_answer_without_end_is_read_to_its_limit():
+    """Issue 15 F36: a server that sends 10 GB takes a few megabytes of memory, at every try."""
+    sent = []
+
+    def endless(body, number):
+        yield b"HTTP/1.1 200 OK\r\nContent-Length: 10000000000\r\n\r\n"
+        for _ in range(2000):
+            sent.append(1)
+            yield b" " * 2**20
+
+    with (
+        serving(endless) as (url, server),
+        pytest.raises(RetryLater, match="an answer of more than 4,194,304 bytes"),
+    ):
+        load_guard(settings(url))
+    assert len(server.requests) == 3
+    assert len(sent) < 3 * 100
+
+
+@pytest.mark.parametrize("code", [400, 401, 403, 404, 500])
+def test_a_key_that_the_server_sends_back_is_cut_out(monkeypatch, caplog, code):
+    """Issue 15 F36: of error bodies, of reasons, and of what a guard seems to say."""
+    monkeypatch.setenv("GUARD_API_KEY", "sk-SECRET0123")
+    echo = b"no such key: Bearer sk-SECRET0123" + b" sk-SECRET0123" * 20
+
+    def in_the_body(body, number):
+        return code, {}, echo
+
+    def in_the_reason(body, number):
+        return [f"HTTP/1.1 {code} sk-SECRET0123\r\nContent-Length: 0\r\n\r\n".encode()]
+
+    for answer in (in_the_body, in_the_reason):
+        with (
+            serving(answer) as (url, _),
+            caplog.at_level("DEBUG"),
+            pytest.raises((EnvironmentFault, RetryLater)) as caught,
+        ):
+            load_guard(settings(url))
+        assert "SECRET" not in str(caught.value) + caplog.text
+
+
+def test_a_key_in_a_verdict_is_cut_out(monkeypatch):
+    monkeypatch.setenv("GUARD_API_KEY", "sk-SECRET0123")
+    text = "Safety: Unsafe\nCategories: PII, sk-SECRET0123\nRefusal: No"
+    with serving(lambda body, number: reply(text)) as (url, _):
+        guard = load_guard(settings(url, kind="qwen3guard"))
+        (verdict,) = guard.judge(exchanges(1))
+    assert (verdict.verdict, verdict.categories) == ("unsafe", ("PII", "[key]"))

@@ -21,6 +21,8 @@ from urllib.parse import urlsplit
 from thinksafe_jax.errors import ConfigError, EnvironmentFault, RetryLater, first_line
 
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 60.0  # seconds
+# an answer has some sixty tokens, with twenty alternatives each
+_MOST_BYTES, _MOST_ERROR_BYTES = 2**22, 2**14
 _BUSY = {408, 409, 425, 429, 500, 502, 503, 504}
 # no connection, time-out, cut off; no HTTP, or less of it than announced; no JSON; too deep for it
 _BROKEN = (OSError, http.client.HTTPException, ValueError, RecursionError)
@@ -73,7 +75,7 @@ class Server:
             except urllib.error.HTTPError as error:
                 reason, after = self._explained(error)
             except _BROKEN as error:
-                reason, after = first_line(error)[:200], None
+                reason, after = _shown(first_line(error)), None
             if attempt < self._retries:
                 pause = min(_LONGEST_WAIT, after if after is not None else wait)
                 _log.warning("guard server %s: %s; again in %.1f s", self.url, reason, pause)
@@ -93,22 +95,26 @@ class Server:
             headers={"Content-Type": "application/json", **_key()},
         )
         with self._opener.open(request, timeout=self._timeout) as reply:
-            return json.loads(reply.read())
+            content = reply.read(_MOST_BYTES + 1)
+        if len(content) > _MOST_BYTES:
+            raise ValueError(f"an answer of more than {_MOST_BYTES:,} bytes")
+        return json.loads(_without_key(content.decode("utf-8")))
 
     def _explained(self, error: urllib.error.HTTPError) -> tuple[str, float | None]:
         """(reason, Retry-After) of an answer worth another try; raises for all others."""
         with error:
             try:
-                text = error.read(500).decode("utf-8", "replace").strip().partition("\n")[0][:200]
+                text = _shown(error.read(_MOST_ERROR_BYTES).decode("utf-8", "replace"))
             except (OSError, http.client.HTTPException):  # the code alone says what to do
                 text = ""
+        text = text or _shown(str(error.reason))
         if error.code in (401, 403, 404):
             raise EnvironmentFault(
-                f"guard server {self.url}: HTTP {error.code} ({text or error.reason}); check "
+                f"guard server {self.url}: HTTP {error.code} ({text}); check "
                 "guard.url and guard.served_name, and that the server lets this machine in"
             ) from None
         if error.code not in _BUSY:
-            raise Refused(f"HTTP {error.code}: {text or error.reason}") from None
+            raise Refused(f"HTTP {error.code}: {text}") from None
         after = error.headers.get("Retry-After", "")
         return f"HTTP {error.code}", float(after) if after.isdecimal() else None
 
@@ -194,6 +200,17 @@ def _key() -> dict[str, str]:
     if not (key.isascii() and key.isprintable()):  # http.client would show it in its error
         raise ConfigError("GUARD_API_KEY holds characters that no header may; set it again")
     return {"Authorization": f"Bearer {key}"} if key else {}
+
+
+def _without_key(text: str) -> str:
+    """A server's words with the key cut out, which some servers send back."""
+    key = os.environ.get("GUARD_API_KEY", "").strip()
+    return text.replace(key, "[key]") if key else text
+
+
+def _shown(text: str) -> str:
+    """The first line of a server's words, for messages and logs. The key goes before the cut."""
+    return _without_key(text).strip().partition("\n")[0][:200]
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,15 @@ from thinksafe_jax.guards.guard_format import GuardFormat, Reading, Slot
 from thinksafe_jax.guards.template import GuardTemplate, chat_template
 
 _VERDICTS = ("safe", "unsafe")
+# S1 to S14 of the model card
+_CATEGORIES = (
+    "Violent Crimes", "Non-Violent Crimes", "Sex-Related Crimes", "Child Sexual Exploitation",
+    "Defamation", "Specialized Advice", "Privacy", "Intellectual Property",
+    "Indiscriminate Weapons", "Hate", "Suicide & Self-Harm", "Sexual Content", "Elections",
+    "Code Interpreter Abuse",
+)  # fmt: skip
+_NAME = "(?:" + "|".join(sorted(map(re.escape, _CATEGORIES), key=len, reverse=True)) + r")\b"
+_ITEM = rf"(?:[SOCsoc]\d{{1,2}}(?:: ?{_NAME})?\.?|{_NAME}\.?)"
 
 
 def _slots(template: GuardTemplate) -> tuple[Slot, ...]:
@@ -24,9 +33,17 @@ def _slots(template: GuardTemplate) -> tuple[Slot, ...]:
 
 
 def _read(words: Mapping[str, str]) -> Reading:
-    named = re.findall(r"\d+", words.get("category") or "")
+    # read from forward passes, the first number stands behind the form's own "S"
+    found = re.finditer(r"([SOC]?)(\d+)|" + _NAME, words.get("category") or "", re.IGNORECASE)
+    codes = (
+        f"{match[1].upper() or 'S'}{match[2]}" if match[2] else _code(match[0]) for match in found
+    )
     word = words["verdict"]
-    return Reading(word, word, None, tuple(f"S{number}" for number in named))
+    return Reading(word, word, None, tuple(dict.fromkeys(codes)))
+
+
+def _code(name: str) -> str:
+    return f"S{[known.lower() for known in _CATEGORIES].index(name.lower()) + 1}"
 
 
 FORMAT = GuardFormat(
@@ -36,7 +53,10 @@ FORMAT = GuardFormat(
     unsafe=frozenset({"unsafe"}),
     guess=lambda exchange: {"verdict": "unsafe"},  # the category is then read in the same pass
     read=_read,
+    # As the model card shows it, and as servers and fine-tunes write it: other white space, codes
+    # of Llama-Guard 1 (O3) and of other taxonomies (C1), the name behind a code or instead of it.
+    # All of these have one reading. "safe" has nothing behind it, and neither word another case.
     pattern=re.compile(
-        r"\s*(?P<verdict>unsafe|safe(?!\nS))(?:\n(?P<category>S\d+(?:, ?S\d+)*))?\s*"
+        rf"\s*(?P<verdict>unsafe|safe(?!\s*\S))(?:\s+(?P<category>{_ITEM}(?:[\s,;]+{_ITEM})*)[\s,;]*)?\s*"
     ),
 )

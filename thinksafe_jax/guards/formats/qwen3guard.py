@@ -21,7 +21,7 @@ _VERDICTS = (" Safe", " Unsafe", " Controversial")
 def _read(words: Mapping[str, str]) -> Reading:
     word = words["verdict"].strip()
     refusal = words["refusal"].strip() == "Yes" if words.get("refusal") else None
-    named = [c.strip() for c in (words.get("category") or "").split(",")]
+    named = [c.strip() for c in re.split("[,;]", words.get("category") or "")]
     categories = tuple(c for c in named if c and c != "None")
     return Reading("safe" if word == "Safe" else "unsafe", word, refusal, categories)
 
@@ -38,7 +38,7 @@ FORMAT = GuardFormat(
     guess=lambda exchange: {"verdict": " Safe", "category": " None", "refusal": " No"},
     read=_read,
     pattern=re.compile(
-        r"\s*Safety: (?P<verdict>Safe|Unsafe|Controversial)\nCategories: (?P<category>[^\n]+)"
-        r"\nRefusal: (?P<refusal>Yes|No)\s*"
+        r"\s*Safety:\s*(?P<verdict>Safe|Unsafe|Controversial)\s+Categories:[^\S\n]*"
+        r"(?P<category>[^\n]+?)\s+Refusal:\s*(?P<refusal>Yes|No)\s*"
     ),
 )

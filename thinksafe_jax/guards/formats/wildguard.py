@@ -43,7 +43,7 @@ FORMAT = GuardFormat(
     guess=_guess,
     read=_read,
     pattern=re.compile(
-        r"\s*Harmful request: (?P<request>yes|no)\nResponse refusal: (?P<refusal>yes|no)\n"
-        r"Harmful response: (?P<verdict>yes|no)\s*"
+        r"\s*Harmful request:\s*(?P<request>yes|no)\s+Response refusal:\s*(?P<refusal>yes|no)\s+"
+        r"Harmful response:\s*(?P<verdict>yes|no)\s*"
     ),
 )
