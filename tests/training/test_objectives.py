@@ -135,7 +135,8 @@ def test_opposite_weights_at_one_position_are_no_reason_to_skip_it():
         stream_names = ("pg", "kl")
 
         def streams(self, example):
-            return {"pg": Stream(-mask, mask.sum()), "kl": Stream(mask, mask.sum())}
+            count = float(mask.sum())
+            return {"pg": Stream(-mask, count), "kl": Stream(mask, count)}
 
     setup = kit.setup(config)
     vars(setup)["objective"] = Opposed(config)

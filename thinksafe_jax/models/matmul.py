@@ -6,7 +6,7 @@ memory bandwidth: any matmul that reaches it is as good as any other.
 
 import math
 import os
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ import jax.numpy as jnp
 FEW_ROWS = 64 if jax.__version_info__ < (0, 11) else 0
 
 
+@runtime_checkable
 class Matmul(Protocol):
     """`x` `[..., in...]` with `kernel` `[out..., in...]`, whose last `in_ndim` axes are `in`.
 

@@ -28,11 +28,11 @@ class Stream:
     """One kind of loss on one row.
 
     Attributes:
-        weights: f32 `[T - 1]`, of each token but the first as a target; 0 leaves it out.
+        weights: f32 `[targets]`, one for each token but the first; 0 leaves it out.
         count: what the row adds to the denominator of the stream.
     """
 
-    weights: Float[np.ndarray, " T-1"]
+    weights: Float[np.ndarray, " targets"]
     count: float
 
 
