@@ -5,8 +5,8 @@ from collections import Counter
 import pytest
 
 from tests.support import REPOSITORY
-from thinksafe_jax.config import load_recipe
-from thinksafe_jax.synthesis import SAMPLED, TEMPLATES, attempts, synthesis_prompts
+from thinksafe_jax.config import SAMPLED, load_recipe
+from thinksafe_jax.synthesis import TEMPLATES, attempts, synthesis_prompts
 
 RECIPES = sorted((REPOSITORY / "configs/recipes").glob("*.yaml"))
 # SafeChain's kinds in about its proportions: 17,888 of its 40,000 prompts are harmful

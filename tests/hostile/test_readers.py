@@ -16,18 +16,6 @@ from thinksafe_jax.errors import ThinkSafeError
 
 pytestmark = pytest.mark.slow
 
-# readers in which damage still ends in a traceback now and then: who is mending them
-MENDING = {
-    "tokenizer": "vocab",
-    "config.json": "sampling",
-    "weights": "sampling",
-    "Orbax copy": "sampling",
-    "run directory": "storage",
-    "index": "storage",
-    "adapter": "storage",
-    "dataset": "storage",
-    "report": "evaluation",
-}
 MOST_CHARACTERS = 20_000  # of a message: a value may be quoted, a file may not
 
 each_reader = pytest.mark.parametrize("bench", READERS, ids=lambda r: r.name, indirect=True)
@@ -59,8 +47,6 @@ def test_a_file_that_is_gone(bench: Workbench):
 
 @each_reader
 def test_a_damaged_file_is_read_or_refused_in_a_sentence(bench: Workbench):
-    if owner := MENDING.get(bench.reader.name):
-        pytest.skip(f"faults of {bench.reader.name} are being mended by {owner}: scripts/fuzz.py")
     examples = 12 if bench.reader.slow else 60
 
     @settings(

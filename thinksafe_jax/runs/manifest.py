@@ -84,7 +84,11 @@ class Manifest:
         try:
             content = json.loads(self.path.read_text(encoding="utf-8"))
             version, stages = content["schema_version"], content["stages"]
-        except (ValueError, KeyError, TypeError) as error:
+            for record in (content, content.get("versions", {}), content.get("models", {}), stages):
+                record.items()  # mappings, all of them
+            for stage in stages.values():
+                stage["inputs_hash"], stage.get("facts", {}).items()
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
                 f"{self.path}: not a run's manifest ({type_and_line(error)}); delete the file to "
                 "have every stage checked again (rows that exist are kept), or start over with "

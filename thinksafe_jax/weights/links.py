@@ -25,8 +25,8 @@ def is_plain_name(name: object) -> bool:
     """Whether a name that was read from a file names a file of the same folder."""
     return (
         isinstance(name, str)
+        and _is_written(name)
         and name not in ("", ".", "..")
-        and "\0" not in name
         and Path(name).name == name
     )
 
@@ -35,7 +35,18 @@ def is_within(name: object) -> bool:
     """Whether a path that was read from a file stays within the folder of that file."""
     return (
         isinstance(name, str)
-        and "\0" not in name
+        and _is_written(name)
         and not Path(name).is_absolute()
         and ".." not in Path(name).parts
     )
+
+
+def _is_written(name: str) -> bool:
+    """Whether the file system takes a name: no NUL, and no half of a surrogate pair."""
+    if "\0" in name:
+        return False
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
