@@ -183,9 +183,9 @@ def test_a_long_answer_is_refused_in_no_time(kind):
         f"{' ' * 5000}x",
         f"Safety: Safe\nCategories: {'PII ' * 2000}\n",
     ):
-        began = time.monotonic()
+        began = time.process_time()
         assert FORMATS[kind].pattern.fullmatch(text) is None
-        assert time.monotonic() - began < 1
+        assert time.process_time() - began < 1
 
 
 def test_wildguards_answer_survives_a_long_response(checkpoint):
