@@ -1,4 +1,4 @@
-"""TODO"""
+"""What the acts of the mini world are made of: families that differ in one thing."""
 
 from dataclasses import dataclass
 

@@ -84,10 +84,12 @@ class Manifest:
         try:
             content = json.loads(self.path.read_text(encoding="utf-8"))
             version, stages = content["schema_version"], content["stages"]
-            for record in (content, content.get("versions", {}), content.get("models", {}), stages):
-                record.items()  # mappings, all of them
-            for stage in stages.values():
-                stage["inputs_hash"], stage.get("facts", {}).items()
+            facts = [stage.get("facts", {}) for stage in stages.values()]
+            parts = [content.get("versions", {}), content.get("models", {}), *facts]
+            if not all(isinstance(part, dict) for part in parts):
+                raise TypeError("a part that must be a mapping is none")
+            if not all("inputs_hash" in stage for stage in stages.values()):
+                raise KeyError("inputs_hash")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
                 f"{self.path}: not a run's manifest ({type_and_line(error)}); delete the file to "
