@@ -16,7 +16,6 @@ os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(__file__).parents[1] / ".pyte
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import jax
-from jaxtyping import install_import_hook
 
 # like the Hub's folder above: what a user has set or downloaded is no part of a test
 for name in [n for n in os.environ if n.startswith("THINKSAFE_")] + ["COLUMNS", "FORCE_COLOR"]:
@@ -24,14 +23,6 @@ for name in [n for n in os.environ if n.startswith("THINKSAFE_")] + ["COLUMNS", 
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
-
-# Shapes and dtypes that a signature gives are checked at every call, while tracing as well. (All
-# modules cannot be: beartype would then hold the tests' stand-ins to the types of the real things.)
-TYPED = (
-    "analysis.likelihood models.attention models.decoder models.rope nnx sampling.kv_cache "
-    "sampling.next_token sampling.programs training.divergences training.losses training.streams"
-)
-install_import_hook([f"thinksafe_jax.{name}" for name in TYPED.split()], "beartype.beartype")
 
 
 def pytest_collection_modifyitems(items):
