@@ -4,6 +4,8 @@ The Pallas kernels cannot run on a CPU as such: the GPU kernel is run by its int
 kernel by its own, and both are lowered for their platform.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +16,7 @@ from jax.sharding import AbstractDevice, AbstractMesh
 from thinksafe_jax.errors import ConfigError
 from thinksafe_jax.models import AttentionRequest, refusals
 from thinksafe_jax.sampling import choose, table_pages
-from thinksafe_jax.sampling.attention import IMPLEMENTATIONS, TABLE_TOKENS
+from thinksafe_jax.sampling.attention import IMPLEMENTATIONS, TABLE_TOKENS, attend_queries
 from thinksafe_jax.sampling.attention._kernels import PIECE_TOKENS
 from thinksafe_jax.sampling.attention.pallas_gpu import GPU_KERNEL, gpu_paged_attention
 from thinksafe_jax.sampling.attention.pallas_tpu import tpu_paged_attention
@@ -67,6 +69,22 @@ def test_xla_equals_the_definition(page_size):
     case = inputs(page_size=page_size)
     for attend in (paged_attention, one_walk):
         np.testing.assert_allclose(attend(*case), by_definition(*case), atol=2e-6)
+
+
+@pytest.mark.parametrize("name", ["xla", "xla-one-walk", "one query at a time"])
+def test_several_queries_of_a_slot_see_what_lies_before_each(name, monkeypatch):
+    """Four queries at the ends of each slot: as four slots that have the same pages."""
+    queries = 4
+    q, pages, table, lengths = inputs()
+    several = jnp.stack([jnp.roll(q, n, axis=0) for n in range(queries)], axis=1)
+    ends = jnp.maximum(lengths[:, None] - jnp.arange(queries, dtype=jnp.int32)[None, ::-1], 1)
+    alone = dataclasses.replace(IMPLEMENTATIONS["xla"], several=None)  # as the Pallas kernels
+    table_of = {**IMPLEMENTATIONS, "one query at a time": alone}
+    monkeypatch.setattr("thinksafe_jax.sampling.attention.IMPLEMENTATIONS", table_of)
+    out = attend_queries(name, several, pages, table, ends)
+    for n in range(queries):
+        expected = by_definition(several[:, n], pages, table, ends[:, n])
+        np.testing.assert_allclose(out[:, n], expected, atol=2e-6)
 
 
 @DEPRECATED

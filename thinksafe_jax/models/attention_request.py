@@ -40,11 +40,14 @@ class Implementation(Generic[F]):
         attend: computes it.
         refuses: why it cannot run a request, or None.
         order: those of a lower number are preferred.
+        several: of decode: the same for several queries of each slot, whose keys it reads once;
+            None where it cannot mix numbers of queries.
     """
 
     attend: F
     refuses: Callable[[AttentionRequest], str | None]
     order: int
+    several: F | None = None
 
 
 def refusals(

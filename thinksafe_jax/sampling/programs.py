@@ -16,7 +16,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float32, Int, Int32, UInt32
+from jaxtyping import Array, Float, Float32, Int, Int32, UInt32
 
 from thinksafe_jax.models import (
     Matmul,
@@ -28,7 +28,7 @@ from thinksafe_jax.models import (
     rms_norm,
     rope_tables,
 )
-from thinksafe_jax.sampling.attention import IMPLEMENTATIONS
+from thinksafe_jax.sampling.attention import attend_queries
 from thinksafe_jax.sampling.kv_cache import KvCache, KvPages
 from thinksafe_jax.sampling.layout import ONE_DEVICE, Layout
 from thinksafe_jax.sampling.next_token import sample
@@ -167,25 +167,14 @@ def decode(
         cache and slots, and for the window the tokens (-1 where the slot was idle) with their
         log-probabilities.
     """
-    layout = spec.layout
-    matmul = layout.matmul(table.shape[0])
-
-    def draw_local(logits: jax.Array, slots: Slots) -> tuple[jax.Array, jax.Array]:
-        # keyed by row and position: a token depends neither on its slot nor on a restart
-        keys = jax.random.wrap_key_data(slots.key)
-        keys = jax.vmap(jax.random.fold_in)(keys, slots.position + 1)
-        return sample(logits, keys, slots.options, layout.vocab_axis)
-
-    draw = layout.shard_map(draw_local, (layout.logits, layout.rows), (layout.rows, layout.rows))
 
     def step(
         carry: tuple[KvCache, Slots], _: None
     ) -> tuple[tuple[KvCache, Slots], tuple[jax.Array, jax.Array]]:
         cache, slots = carry
         active = slots.remaining > 0
-        hidden, cache = _decode_hidden(params, cache, slots, table, spec)
-        with jax.named_scope("sample"):
-            token, logprob = draw(logits(params, spec.cfg, hidden, matmul), slots)
+        hidden, cache = decode_hidden(params, cache, slots, slots.token[:, None], table, spec)
+        token, logprob = draw(params, hidden[:, 0], slots, spec)
         new = _advance(slots, token, spec.eos_ids)
         return (cache, new), (jnp.where(active, new.token, -1), logprob)
 
@@ -195,6 +184,23 @@ def decode(
     if slot_ids is not None:
         window = jax.tree.map(lambda x, new: x.at[slot_ids].set(new), slots, window)
     return cache, window, tokens, logprobs
+
+
+def draw(
+    params: Params, hidden: Float[Array, "B D"], slots: Slots, spec: DecodeSpec
+) -> tuple[Int32[Array, " B"], Float32[Array, " B"]]:
+    """The token behind each slot's newest, drawn from its hidden state, and its log-probability."""
+    layout = spec.layout
+
+    def draw_local(logits: jax.Array, slots: Slots) -> tuple[jax.Array, jax.Array]:
+        # keyed by row and position: a token depends neither on its slot nor on a restart
+        keys = jax.random.wrap_key_data(slots.key)
+        keys = jax.vmap(jax.random.fold_in)(keys, slots.position + 1)
+        return sample(logits, keys, slots.options, layout.vocab_axis)
+
+    local = layout.shard_map(draw_local, (layout.logits, layout.rows), (layout.rows, layout.rows))
+    with jax.named_scope("sample"):
+        return local(logits(params, spec.cfg, hidden, layout.matmul(len(hidden))), slots)
 
 
 def _advance(slots: Slots, token: Int[Array, " B"], eos_ids: tuple[int, ...]) -> Slots:
@@ -207,45 +213,55 @@ def _advance(slots: Slots, token: Int[Array, " B"], eos_ids: tuple[int, ...]) ->
     return Slots(token, slots.position + moved, remaining, slots.key, slots.options)
 
 
-def _decode_hidden(
-    params: Params, cache: KvCache, slots: Slots, table: jax.Array, spec: DecodeSpec
-) -> tuple[jax.Array, KvCache]:
-    """Hidden state `[B, D]` of every slot's newest token, and the cache that now holds it."""
-    cfg, layout = spec.cfg, spec.layout
-    active = slots.remaining > 0
-    # idle slots write to page 0, which belongs to nobody, and read one token
-    index = slots.position // cache.page_size
-    page = jnp.take_along_axis(table, index[:, None], axis=1)[:, 0]
-    page = jnp.where(active, page, 0)
-    offset = slots.position % cache.page_size
-    lengths = jnp.where(active, slots.position + 1, 1)
-    paged_attention = IMPLEMENTATIONS[spec.attention].attend
+def decode_hidden(
+    params: Params,
+    cache: KvCache,
+    slots: Slots,
+    tokens: Int32[Array, "B Q"],
+    table: Int32[Array, "B N"],
+    spec: DecodeSpec,
+) -> tuple[Float[Array, "B Q D"], KvCache]:
+    """Hidden states of each slot's next tokens, and the cache that now holds them.
+
+    Args:
+        tokens: from each slot's newest on; the one at its position, and those after it.
+    """
+    cfg, layout, queries = spec.cfg, spec.layout, tokens.shape[1]
+    steps = jnp.arange(queries, dtype=jnp.int32)[None]
+    active = (slots.remaining > 0)[:, None]
+    positions = slots.position[:, None] + steps
+    # idle slots, and tokens beyond a slot's last, write to page 0, which belongs to nobody; idle
+    # slots read one token
+    page = jnp.take_along_axis(table, positions // cache.page_size, axis=1)
+    page = jnp.where(steps < slots.remaining[:, None], page, 0)
+    offset = positions % cache.page_size
+    end = (slots.position + slots.remaining)[:, None]
+    lengths = jnp.where(active, jnp.minimum(positions + 1, end), 1)
 
     def write_and_attend(
         q: jax.Array, k: jax.Array, v: jax.Array, pages: KvPages, *of_slots: jax.Array
     ) -> tuple[jax.Array, KvPages]:
         page, offset, table, lengths = of_slots
-        pages = pages.write_tokens(k, v, page, offset)
-        return paged_attention(q, pages, table, lengths), pages
+        k, v = (x.reshape(-1, *x.shape[2:]) for x in (k, v))
+        pages = pages.write_tokens(k, v, page.reshape(-1), offset.reshape(-1))
+        return attend_queries(spec.attention, q, pages, table, lengths), pages
 
     # one region for both: the write stays on the device that will read it, so no pages travel
     specs = KvPages.specs(layout)
+    heads, keys = (P(of[0], None, *of[1:]) for of in (layout.queries, layout.keys))
     local = layout.shard_map(
-        write_and_attend,
-        (layout.queries, layout.keys, layout.keys, specs, *(layout.rows,) * 4),
-        (layout.queries, specs),
+        write_and_attend, (heads, keys, keys, specs, *(layout.rows,) * 4), (heads, specs)
     )
 
     def attend(
         q: jax.Array, k: jax.Array, v: jax.Array, pages: KvPages
     ) -> tuple[jax.Array, KvPages]:
-        out, pages = local(q[:, 0], k[:, 0], v[:, 0], pages, page, offset, table, lengths)
-        return out[:, None], pages
+        return local(q, k, v, pages, page, offset, table, lengths)
 
-    rope = rope_tables(cfg, slots.position[:, None])
-    x = params["embed"][slots.token][:, None]
-    x, cache = _run_layers(params, cfg, cache, x, rope, attend, layout.matmul(table.shape[0]))
-    return rms_norm(x[:, 0], params["final_norm"], cfg.rms_norm_eps), cache
+    rope = rope_tables(cfg, positions)
+    x = params["embed"][tokens]
+    x, cache = _run_layers(params, cfg, cache, x, rope, attend, layout.matmul(tokens.size))
+    return rms_norm(x, params["final_norm"], cfg.rms_norm_eps), cache
 
 
 def _run_layers(

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 
 from thinksafe_jax.errors import ConfigError
 from thinksafe_jax.models import AttentionRequest, Implementation, first_to_run
@@ -41,3 +42,25 @@ def choose(request: AttentionRequest, wanted: str = "auto") -> str:
     if reason:
         raise ConfigError(f"engine.attention: {wanted} cannot run here: {reason}; set auto")
     return wanted
+
+
+def attend_queries(
+    name: str, q: jax.Array, pages: KvPages, table: jax.Array, lengths: jax.Array
+) -> jax.Array:
+    """Attention of Q queries of each slot by the implementation `name`: `[B, Q, N, H]`.
+
+    Where it takes one query a slot, each query is a row of its own with the slot's pages: right,
+    but keys and values are then read Q times.
+
+    Args:
+        q: `[B, Q, N, H]`.
+        lengths: i32 `[B, Q]`, of each query, not falling along Q.
+    """
+    implementation, queries = IMPLEMENTATIONS[name], q.shape[1]
+    if queries == 1:
+        return implementation.attend(q[:, 0], pages, table, lengths[:, 0])[:, None]
+    if implementation.several is not None:
+        return implementation.several(q, pages, table, lengths)
+    rows = q.reshape(-1, *q.shape[2:])
+    tables = jnp.repeat(table, queries, axis=0)
+    return implementation.attend(rows, pages, tables, lengths.reshape(-1)).reshape(q.shape)

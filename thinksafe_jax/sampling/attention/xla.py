@@ -31,9 +31,24 @@ def paged_attention(
     Returns:
         `[B, N, H]` in q's dtype.
     """
+    return several_queries(q[:, None], pages, table, lengths[:, None])[:, 0]
+
+
+def several_queries(
+    q: jax.Array, pages: KvPages, table: jax.Array, lengths: jax.Array
+) -> jax.Array:
+    """`paged_attention` of Q queries of each slot, whose keys and values are read once.
+
+    Args:
+        q: `[B, Q, N, H]`.
+        lengths: i32 `[B, Q]`, of each query, not falling along Q.
+
+    Returns:
+        `[B, Q, N, H]` in q's dtype.
+    """
     if jax.default_backend() != "cpu":
-        return one_walk(q, pages, table, lengths)
-    order = jnp.argsort(lengths)
+        return several_in_one_walk(q, pages, table, lengths)
+    order = jnp.argsort(lengths[:, -1])
     back = jnp.argsort(order)
     q, table, lengths = q[order], table[order], lengths[order]
     size = max(_CPU_GROUP, -(-len(q) // _CPU_GROUPS))
@@ -44,21 +59,35 @@ def paged_attention(
 
 def one_walk(q: jax.Array, pages: KvPages, table: jax.Array, lengths: jax.Array) -> jax.Array:
     """`paged_attention` in one loop over all slots, as accelerators run it."""
+    return several_in_one_walk(q[:, None], pages, table, lengths[:, None])[:, 0]
+
+
+def several_in_one_walk(
+    q: jax.Array, pages: KvPages, table: jax.Array, lengths: jax.Array
+) -> jax.Array:
+    """`several_queries` in one loop over all slots, as accelerators run it."""
     return _attend(q, pages, table, lengths, BLOCK_TOKENS)
 
 
 def _attend(
     q: jax.Array, pages: KvPages, table: jax.Array, lengths: jax.Array, block_tokens: int
 ) -> jax.Array:
-    """`paged_attention` of slots that all go as far as the longest of them."""
+    """`several_queries` of slots that all go as far as the longest of them.
+
+    A query is to its keys what another head of its group is, so both are rows of one matmul; what
+    differs is how far each may look.
+    """
     keys, values = pages.keys, pages.values
     kv_heads, _, page_size, head_dim = keys.shape
-    batch, heads, _ = q.shape
+    batch, queries, heads, _ = q.shape
     per_block = max(1, block_tokens // page_size)
     tokens = per_block * page_size
-    grouped = q.reshape(batch, kv_heads, heads // kv_heads, head_dim).astype(keys.dtype)
-    # [K, B, G, H]: what the matmul runs over in parallel comes first, so nothing is transposed
-    grouped = jnp.moveaxis(grouped * jnp.asarray(head_dim**-0.5, keys.dtype), 1, 0)
+    group = heads // kv_heads
+    grouped = q.reshape(batch, queries, kv_heads, group, head_dim).astype(keys.dtype)
+    # [K, B, Q G, H]: what the matmul runs over in parallel comes first, so nothing is transposed
+    grouped = jnp.moveaxis(grouped * jnp.asarray(head_dim**-0.5, keys.dtype), 2, 0)
+    grouped = grouped.reshape(kv_heads, batch, queries * group, head_dim)
+    limits = jnp.repeat(lengths, group, axis=1)[None, :, :, None]  # [1, B, Q G, 1]
 
     def read(x: jax.Array, page_ids: jax.Array) -> jax.Array:  # [K, B, tokens, H]
         gathered = x.at[:, page_ids].get(mode="promise_in_bounds")
@@ -71,8 +100,8 @@ def _attend(
             "kbgh,kbsh->kbgs", grouped, read(keys, page_ids), preferred_element_type=jnp.float32
         )
         position = i * tokens + jnp.arange(tokens, dtype=jnp.int32)
-        in_length = (position[None] < lengths[:, None])[None]  # [1, B, tokens]
-        live = in_length[:, :, None]
+        in_length = (position[None] < lengths[:, -1:])[None]  # [1, B, tokens]
+        live = position[None, None, None] < limits
         scores = jnp.where(live, scores, jnp.float32(-1e30))
         new_top = jnp.maximum(top, scores.max(axis=-1))
         weights = jnp.where(live, jnp.exp(scores - new_top[..., None]), jnp.float32(0))
@@ -95,8 +124,10 @@ def _attend(
     )
     blocks = (lengths.max() + tokens - 1) // tokens
     _, total, out = jax.lax.fori_loop(0, blocks, block, start)
-    out = jnp.moveaxis(out / total[..., None], 0, 1)
-    return out.reshape(q.shape).astype(q.dtype)
+    out = (out / total[..., None]).reshape(kv_heads, batch, queries, group, head_dim)
+    return jnp.moveaxis(out, 0, 2).reshape(q.shape).astype(q.dtype)
 
 
-IMPLEMENTATION = Implementation(paged_attention, lambda request: None, order=2)
+IMPLEMENTATION = Implementation(
+    paged_attention, lambda request: None, order=2, several=several_queries
+)

@@ -5,6 +5,8 @@ would walk in several groups of slots.
 """
 
 from thinksafe_jax.models import Implementation
-from thinksafe_jax.sampling.attention.xla import one_walk
+from thinksafe_jax.sampling.attention.xla import one_walk, several_in_one_walk
 
-IMPLEMENTATION = Implementation(one_walk, lambda request: None, order=3)
+IMPLEMENTATION = Implementation(
+    one_walk, lambda request: None, order=3, several=several_in_one_walk
+)
