@@ -1,6 +1,7 @@
 """Strict by default: 8 host devices, no silent dtype or rank promotion, warnings are errors."""
 
 import os
+import re
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -23,6 +24,21 @@ for name in [n for n in os.environ if n.startswith("THINKSAFE_")] + ["COLUMNS", 
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Where `-m` only leaves markers out, a file that has one as a whole is not imported either.
+
+    Importing torch, peft and servers costs `make check` more than most of its tests.
+    """
+    if re.fullmatch(r"not \w+( and not \w+)*", config.option.markexpr) is None:
+        return None
+    if collection_path.suffix != ".py":
+        return None
+    left_out = "|".join(re.findall(r"not (\w+)", config.option.markexpr))
+    marked = rf"^pytestmark = (\[[^]]*|.*)\bpytest\.mark\.({left_out})\b"
+    text = collection_path.read_text(encoding="utf-8")
+    return True if re.search(marked, text, re.MULTILINE) else None
 
 
 def pytest_collection_modifyitems(items):

@@ -25,8 +25,13 @@ MOST_PARAMETERS = 8  # or its docstring says "Many parameters: " and the reason
 
 
 @cache
+def text_of(file: Path) -> str:
+    return file.read_text(encoding="utf-8")
+
+
+@cache
 def tree_of(file: Path) -> ast.Module:
-    return ast.parse(file.read_text(encoding="utf-8"))
+    return ast.parse(text_of(file))
 
 
 def short(file: Path) -> str:
@@ -39,17 +44,21 @@ def folder_of(file: Path) -> str:
     return parts[0] if len(parts) > 1 else ""
 
 
-def imports(file: Path) -> Iterator[tuple[str, list[str]]]:
+@cache
+def imports(file: Path) -> list[tuple[str, list[str]]]:
     """(module, names taken from it) of every import of this package in a file, at any depth."""
+    taken: list[tuple[str, list[str]]] = []
     for node in ast.walk(tree_of(file)):
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{short(file)}: relative import; write the whole path"
             if node.module and node.module.split(".")[0] == PACKAGE.name:
-                yield node.module, [alias.name for alias in node.names]
+                taken.append((node.module, [alias.name for alias in node.names]))
         elif isinstance(node, ast.Import):
-            yield from ((a.name, []) for a in node.names if a.name.startswith(f"{PACKAGE.name}."))
+            taken += [(a.name, []) for a in node.names if a.name.startswith(f"{PACKAGE.name}.")]
+    return taken
 
 
+@cache
 def is_module(dotted: str) -> bool:
     place = REPOSITORY / dotted.replace(".", "/")
     return place.with_suffix(".py").exists() or (place / "__init__.py").exists()
@@ -101,7 +110,7 @@ def test_a_door_hands_out_what_somebody_outside_takes(door: Path):
     texts = [*users, *REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md")]
     dotted = set()
     for file in texts:
-        dotted |= set(re.findall(rf"\b{folder}\.(\w+)", file.read_text(encoding="utf-8")))
+        dotted |= set(re.findall(rf"\b{folder}\.(\w+)", text_of(file)))
     assert sorted(exported - taken - dotted) == []
 
 
@@ -155,6 +164,7 @@ def test_the_documentation_lists_the_floors_that_are_checked():
     assert len(rows) == sum(map(len, checked))
 
 
+@cache
 def _exported(door: Path) -> set[str]:
     for node in tree_of(door).body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":

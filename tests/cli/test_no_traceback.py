@@ -168,6 +168,7 @@ def test_what_once_ended_in_a_traceback(only_read, monkeypatch, capsys, argument
     assert exit_code(monkeypatch, *arguments) != 0
 
 
+@pytest.mark.slow
 def test_odd_arguments(only_read, monkeypatch, capsys):
     """Some of all pairs of a command and an odd thing, drawn by a fixed seed."""
     commands = odd_commands()
@@ -196,6 +197,7 @@ def changed(lines: list[str], rng: random.Random) -> str:
     return "\n".join(lines)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("begun", [False, True], ids=["a recipe", "a run's config.yaml"])
 def test_damaged_recipes(only_read, monkeypatch, capsys, begun):
     """`run` reads whatever is in the file up to what it would sample, or refuses it."""

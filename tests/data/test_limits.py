@@ -74,6 +74,7 @@ def test_parquet_that_unpacks_to_more_than_it_may_is_refused_by_its_own_figures(
     assert len(list(read_rows(file, {"prompt"}))) == 1  # what is not needed is not unpacked
 
 
+@pytest.mark.slow
 def test_a_text_that_all_rows_share_is_kept_once(tmp_path):
     """20,000 rows of one megabyte are twenty gigabytes if each has its own copy."""
     file = tmp_path / "shared.parquet"

@@ -64,6 +64,7 @@ def by_definition(q, pages, table, lengths):
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page_size", [16, 64, 128])
 def test_xla_equals_the_definition(page_size):
     case = inputs(page_size=page_size)
@@ -71,6 +72,7 @@ def test_xla_equals_the_definition(page_size):
         np.testing.assert_allclose(attend(*case), by_definition(*case), atol=2e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["xla", "xla-one-walk", "one query at a time"])
 def test_several_queries_of_a_slot_see_what_lies_before_each(name, monkeypatch):
     """Four queries at the ends of each slot: as four slots that have the same pages."""
@@ -87,6 +89,7 @@ def test_several_queries_of_a_slot_see_what_lies_before_each(name, monkeypatch):
         np.testing.assert_allclose(out[:, n], expected, atol=2e-6)
 
 
+@pytest.mark.slow
 @DEPRECATED
 def test_gpu_kernel_equals_xla_in_the_interpreter():
     case = inputs()
@@ -94,6 +97,7 @@ def test_gpu_kernel_equals_xla_in_the_interpreter():
     np.testing.assert_allclose(out, paged_attention(*case), atol=2e-5)
 
 
+@pytest.mark.slow
 @DEPRECATED
 @pytest.mark.parametrize("heads", [16, 14, 24])
 def test_kernels_lower_for_their_platform(heads):

@@ -20,6 +20,7 @@ def sampler():
     return Engine.from_pretrained("mini:student", slots=4, window=4, pool_tokens=4096)
 
 
+@pytest.mark.slow
 def test_the_example_of_the_docstring_is_true():
     tests = doctest.DocTestFinder().find(Engine, "Engine", globs=vars(engine_module))
     runner = doctest.DocTestRunner()
@@ -28,6 +29,7 @@ def test_the_example_of_the_docstring_is_true():
     assert results[0].attempted > 5
 
 
+@pytest.mark.slow
 def test_texts_and_conversations_are_answered_in_order_with_their_text(sampler):
     chat = [{"role": "user", "content": QUESTION}]
     long = [*chat, {"role": "assistant", "content": "42."}, {"role": "user", "content": "Why?"}]
@@ -42,6 +44,7 @@ def test_texts_and_conversations_are_answered_in_order_with_their_text(sampler):
     assert chat_alone.token_ids == one.token_ids
 
 
+@pytest.mark.slow
 def test_a_text_is_sampled_as_the_request_that_it_stands_for(sampler):
     hot = SamplingConfig(3.0, 1.0, 0, 0.0, 8)
     texts = sampler.generate(["a", QUESTION], [SHORT, hot], samples=2)
@@ -61,6 +64,7 @@ def test_what_is_said_never_becomes_a_control_token(sampler):
     assert sum(t in control for t in said) == sum(t in control for t in plain) > 0
 
 
+@pytest.mark.slow
 def test_max_new_tokens_is_cut_to_what_the_context_leaves(sampler):
     (done,) = sampler.generate("word " * 300, SamplingConfig(1.5, 1.0, 0, 0.0))
     used = len(sampler.tokenizer.prompt_ids("word " * 300)) + len(done.token_ids)
@@ -107,6 +111,7 @@ def test_what_is_no_prompt_is_refused_by_number(model, sampler):
         engine(model).generate([QUESTION])
 
 
+@pytest.mark.slow
 def test_a_mesh_by_name_and_a_shape_that_cannot_be():
     split = Engine.from_pretrained("mini:student", mesh="cpu-8", slots=2, pool_tokens=1024)
     assert len(split._devices) == 2

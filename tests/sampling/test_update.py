@@ -13,6 +13,8 @@ from thinksafe_jax.models import LoraConfig, init_adapter, merge_adapter, unstac
 from thinksafe_jax.sampling import Engine
 from thinksafe_jax.sharding import ModelMesh
 
+pytestmark = pytest.mark.slow
+
 SHAPE = EngineConfig(slots=4, window=4, page_size=16, pool_tokens=2048, max_length=256)
 LORA = LoraConfig(r=4, alpha=64.0)
 

@@ -40,6 +40,7 @@ def test_prompts_have_transformers_ids(family):
         assert family.prompt_ids(text) == theirs(family, text)
 
 
+@pytest.mark.usefixtures("rendered_here")
 @pytest.mark.parametrize("scheme", ["prepend", "first", "always"])
 @pytest.mark.parametrize("template", ["mistral", "llama-2", "zephyr"])
 def test_sentencepiece_students_have_transformers_ids(tmp_path, scheme, template):
@@ -110,6 +111,7 @@ def test_runs_of_spaces_are_text_though_they_were_added(tmp_path):
     assert ours.encode_text("a    b[INST]")[1] == tokenizer.token_to_id("    ")
 
 
+@pytest.mark.usefixtures("rendered_here")
 def test_added_tokens_that_take_spaces_along(tmp_path):
     """Phi's and Llava's: `rstrip` eats the line break behind `<|user|>`, the user's own too."""
     from tokenizers import AddedToken
@@ -139,6 +141,7 @@ def test_truncation_and_padding_of_the_file_are_left_out(tmp_path):
 # beyond the embedding
 
 
+@pytest.mark.usefixtures("rendered_here")
 def test_a_token_of_the_template_beyond_the_embedding_is_refused(tmp_path):
     """Issue 15 B4: the token, its id and the rows of the embedding are named."""
     template = "<|user|>\n{{ messages[0]['content'] }}<|im_end|>\n<|im_start|>assistant\n"

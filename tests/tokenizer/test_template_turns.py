@@ -11,6 +11,7 @@ TURN = "<|im_start|>user\n{{ %s }}<|im_end|>\n<|im_start|>assistant\n"
 CONTENT = "messages[0]['content']"
 
 
+@pytest.mark.usefixtures("rendered_here")
 @pytest.mark.parametrize(
     ("filter", "kept"),
     [
@@ -32,6 +33,7 @@ def test_a_template_that_trims_trims_here(tmp_path, filter, kept):
     assert ids == theirs
 
 
+@pytest.mark.usefixtures("rendered_here")
 @pytest.mark.parametrize(
     "filter",
     [
@@ -48,6 +50,7 @@ def test_a_template_that_changes_a_turn_is_refused(tmp_path, filter):
         tokenizer.prompt_ids("hi")
 
 
+@pytest.mark.usefixtures("rendered_here")
 @pytest.mark.parametrize("shown", ["'nothing'", f"{CONTENT} + {CONTENT}", f"{CONTENT} | reverse"])
 def test_a_turn_stands_there_once(tmp_path, shown):
     tokenizer = ChatTokenizer(student(tmp_path / "m", chat_template=TURN % shown))

@@ -104,6 +104,7 @@ def split(tmp_path):
     return folder
 
 
+@pytest.mark.usefixtures("rendered_here")
 @pytest.mark.parametrize(
     ("file", "content"),
     [
@@ -172,6 +173,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.usefixtures("rendered_here")
 @pytest.mark.parametrize("broken", sorted(BROKEN))
 @pytest.mark.parametrize("name", [
     "tokenizer.json", "tokenizer_config.json", "generation_config.json", "special_tokens_map.json",
@@ -219,6 +221,7 @@ def test_a_normalizer_that_makes_a_text_grow_is_refused(tmp_path):
         ChatTokenizer(folder)
 
 
+@pytest.mark.usefixtures("rendered_here")
 @pytest.mark.parametrize("templates", [
     [{"name": "tool_use", "template": "x"}, {"name": "default", "template": CHATML}],
     {"tool_use": "x", "default": CHATML},
@@ -235,6 +238,7 @@ def test_of_several_templates_the_default_one_is_taken(tmp_path, templates):
     assert ids(folder) == expected
 
 
+@pytest.mark.usefixtures("rendered_here")
 def test_a_role_that_no_file_names_is_refused_where_its_class_would_know_it(tmp_path):
     """LlamaTokenizer's own default of bos_token is transformers' knowledge, and no file's."""
     folder = student(tmp_path / "m", chat_template="{{ bos_token }}" + CHATML)

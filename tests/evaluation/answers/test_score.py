@@ -113,6 +113,7 @@ def test_an_unknown_style_is_refused(pool):
 # bombs (fault 50)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bomb", ["9^{9^{9^9}}", "(" * 10_000 + "1" + ")" * 10_000])
 def test_a_bomb_ends_as_timeout_or_wrong_and_the_pool_survives(bomb):
     with Equality(workers=1, limit=1.5) as pool:
@@ -163,6 +164,7 @@ def test_gold_solutions_are_accepted(file, style, solution, count, pool):
     assert (len(checked), sum(c.correct for c in checked)) == (count, count)
 
 
+@pytest.mark.slow
 def test_planted_wrong_answers_are_rejected(pool):
     """Every gold answer of MATH-500 offered for the next problem; equal neighbours are right."""
     golds = [row["answer"] for row in _rows("math500_test.jsonl")]
