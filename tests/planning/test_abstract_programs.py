@@ -17,7 +17,7 @@ from thinksafe_jax.planning.abstract_programs import (
     shard_bytes,
     train_program,
 )
-from thinksafe_jax.planning.devices import compile_devices, torus
+from thinksafe_jax.planning.devices import compile_devices
 from thinksafe_jax.planning.measure import filled_arguments
 from thinksafe_jax.sharding import load_mesh
 
@@ -89,11 +89,6 @@ def test_more_chips_than_simulated_devices_are_refused():
     topology = dataclasses.replace(MESH.topology, chips=16)
     with pytest.raises(Exception, match="8 host devices, 16 are needed; set XLA_FLAGS"):
         compile_devices(topology)
-
-
-def test_the_usual_shapes_of_a_pod():
-    assert [torus(n, 2) for n in (4, 8, 16, 64, 256)] == ["2x2", "2x4", "4x4", "8x8", "16x16"]
-    assert [torus(n, 3) for n in (1, 4, 8, 64)] == ["1x1x1", "2x2x1", "2x2x2", "4x4x4"]
 
 
 def test_what_is_timed_reads_pages_of_each_slots_own():

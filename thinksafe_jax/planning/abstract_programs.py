@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.compilation_cache import compilation_cache
 
 from thinksafe_jax.config import TrainingConfig
 from thinksafe_jax.guards import score_words
@@ -126,7 +127,7 @@ def compile_program(build: Callable[[str], Program], dtype: str) -> Compiled:
     program = wanted if native else build("float32")
     scale = jnp.dtype(dtype).itemsize / 4 if not native else 1
     began = time.monotonic()
-    compiled = program.function.lower(*program.arguments, **program.statics).compile()
+    compiled = compile_only(program)
     seconds = time.monotonic() - began
     memory, costs = compiled.memory_analysis(), compiled.cost_analysis()
     branches = "least" if program.rare_branches else "all"
@@ -141,6 +142,23 @@ def compile_program(build: Callable[[str], Program], dtype: str) -> Compiled:
     )
 
 
+def compile_only(program: Program) -> Any:
+    """The compiled program (`jax.stages.Compiled`), which may be for devices that are not here."""
+    lowered = program.function.lower(*program.arguments, **program.statics)
+    if _platform(program) != "tpu":
+        return lowered.compile()
+    # JAX writes what is compiled for chips that are not here to its cache on disk, cannot read it
+    # back, and warns
+    before = jax.config.values["jax_enable_compilation_cache"]
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()
+    try:
+        return lowered.compile()
+    finally:
+        jax.config.update("jax_enable_compilation_cache", before)
+        compilation_cache.reset_cache()
+
+
 def shard_bytes(tree: Tree) -> int:
     """Bytes per device of abstract arrays with shardings."""
     return sum(
@@ -152,7 +170,7 @@ def shard_bytes(tree: Tree) -> int:
 def decode_program(
     cfg: ModelConfig, phase: Phase, devices: Sequence[Any], sampler: Sampler, dtype: str
 ) -> Program:
-    """One decode step of one replica."""
+    """One decode step of one replica, on the first of `devices`."""
     layout, params, cache = _replica(cfg, phase, devices, sampler, dtype)
     sharding = layout.sharding(layout.rows)
     slots = jax.eval_shape(lambda: empty_slots(sampler.slots))
@@ -181,7 +199,7 @@ def decode_program(
 def prefill_program(
     cfg: ModelConfig, phase: Phase, devices: Sequence[Any], sampler: Sampler, dtype: str
 ) -> Program:
-    """One prompt into one replica's cache."""
+    """One prompt into one replica's cache, on the first of `devices`."""
     layout, params, cache = _replica(cfg, phase, devices, sampler, dtype)
     sharding = layout.sharding(layout.rows)
     length = -(-sampler.prompt // sampler.page_size) * sampler.page_size
@@ -241,8 +259,8 @@ def train_program(
 def _replica(
     cfg: ModelConfig, phase: Phase, devices: Sequence[Any], sampler: Sampler, dtype: str
 ) -> tuple[Layout, Params, KvCache]:
-    """Layout, weights with layers apart, and KV cache of the first replica."""
-    mesh = ModelMesh.of_phase(phase, cfg, devices).replicas()[0]
+    """Layout, weights with layers apart, and KV cache of one replica."""
+    mesh = ModelMesh.of_phase(phase.for_model(cfg).of_replica(), cfg, devices)
     layout = Layout.of(mesh)
     stacked = abstract_params(cfg, jnp.dtype(dtype))
     layer = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), stacked["layers"])

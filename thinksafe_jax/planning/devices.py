@@ -7,6 +7,7 @@ that); elsewhere they are simulated on the host.
 import os
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
@@ -15,6 +16,12 @@ import jax
 from thinksafe_jax.errors import EnvironmentFault
 from thinksafe_jax.sharding import Topology
 
+# libtpu asks the machine which TPU it has and complains at length where it has none
+_NO_TPU_HERE = {
+    "TPU_SKIP_MDS_QUERY": "1",  # there is no metadata server to ask
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-1",  # what is compiled for is the topology's, not this
+}
 _FAMILIES = {"TPU v5e": ("v5e", 2), "TPU v5p": ("v5p", 3), "TPU v6e": ("v6e", 2)}
 
 
@@ -28,19 +35,27 @@ def is_simulated(topology: Topology) -> bool:
     return "CPU" not in topology.chip and not has_compiler(topology)
 
 
-def compile_devices(topology: Topology) -> Sequence[Any]:
-    """As many devices as the mesh has chips, or more.
+def compile_devices(topology: Topology, chips: int | None = None) -> Sequence[Any]:
+    """Devices of the whole mesh, or of a program that runs on `chips` neighbours of one host.
+
+    A part of a TPU mesh is a slice of its own, of the part's shape: the TPU compiler numbers the
+    devices of a program from 0, and knows none beyond their number.
+
+        v5e-16, hosts of 2 x 2              a program of one host
+        |  0  1 |  2  3 |
+        |  4  5 |  6  7 |      ------>      | 0 1 |
+        |  8  9 | 10 11 |                   | 2 3 |
+        | 12 13 | 14 15 |
+
+    Returns:
+        So many devices; simulated ones may be more for the whole mesh.
 
     Raises:
         EnvironmentFault: too few simulated devices, as JAX has started before.
     """
     if has_compiler(topology):
-        from jax.experimental import topologies
-
-        os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no metadata server to ask
-        family, dimensions = _FAMILIES[topology.chip]
-        name = f"{family}:{torus(topology.chips, dimensions)}"
-        return topologies.get_topology_desc(platform="tpu", topology_name=name).devices
+        chips = chips or topology.chips
+        return _slice(topology.chip, chips, min(chips, topology.chips_per_host))
     simulate(topology.chips)
     devices = jax.devices("cpu")
     if len(devices) < topology.chips:
@@ -48,7 +63,23 @@ def compile_devices(topology: Topology) -> Sequence[Any]:
             f"{len(devices)} host devices, {topology.chips} are needed; set "
             f"XLA_FLAGS=--xla_force_host_platform_device_count={topology.chips}"
         )
-    return devices
+    return devices[:chips]
+
+
+@cache
+def _slice(chip: str, chips: int, chips_per_host: int) -> Sequence[Any]:
+    """Devices of a TPU slice, in the order of its hosts."""
+    from jax.experimental import topologies
+
+    for name, value in _NO_TPU_HERE.items():
+        os.environ.setdefault(name, value)
+    family, dimensions = _FAMILIES[chip]
+    host = [int(side) for side in torus(chips_per_host, dimensions).split("x")]
+    return topologies.get_topology_desc(
+        platform="tpu",
+        topology_name=f"{family}:{torus(chips, dimensions)}",
+        chips_per_host_bounds=host + [1] * (3 - dimensions),
+    ).devices
 
 
 def simulate(devices: int) -> None:

@@ -25,7 +25,7 @@ def plan_guard(guard: GuardModel, request: PlanRequest) -> StagePlan:
     of_host = phase.of_host(topology.hosts)
     length = min(guard.max_length, cfg.max_position_embeddings)
     rows = max(1, guard.batch_tokens // length)
-    build = partial(guard_program, cfg, of_host, request.devices, rows, length)
+    build = partial(guard_program, cfg, of_host, request.devices(of_host), rows, length)
     compiled, program = compile_program(build, guard.dtype), build(guard.dtype)
     divided = of_host.for_model(cfg)
     tokens = request.assumed.prompt_tokens + request.assumed.response_tokens

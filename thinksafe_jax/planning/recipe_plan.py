@@ -8,7 +8,6 @@ from typing import Any
 from thinksafe_jax.config import GuardConfig, GuardModel, Recipe
 from thinksafe_jax.data import read_prompts
 from thinksafe_jax.errors import ThinkSafeError
-from thinksafe_jax.planning.devices import compile_devices
 from thinksafe_jax.planning.guard_plan import plan_guard
 from thinksafe_jax.planning.sample_plan import plan_sample
 from thinksafe_jax.planning.stage_plans import Assumed, PlanRequest, StagePlan, plan_load
@@ -43,8 +42,8 @@ def plan_recipe(recipe: Recipe, mesh: MeshConfig, assumed: Assumed | None = None
     """
     assumed = assumed or Assumed()
     prompts = _count_prompts(recipe)
-    devices = compile_devices(mesh.topology)
-    request = PlanRequest(recipe, mesh, prompts or assumed.prompts, assumed, devices)
+    request = PlanRequest(recipe, mesh, prompts or assumed.prompts, assumed)
+    request.devices()  # before JAX starts: how many are simulated is asked for once
     stages = [plan_load(request), _searched(plan_sample, request, _other_samplers)]
     guards = _guards(recipe.guard)
     stages += [plan_guard(guard, request) for guard in guards]

@@ -39,8 +39,9 @@ def plan_sample(request: PlanRequest) -> StagePlan:
         engine.page_size,
         is_simulated(request.mesh.topology),
     )
+    devices = request.devices(phase.for_model(cfg).of_replica())
     decode, prefill = (
-        compile_program(partial(program, cfg, phase, request.devices, sampler), dtype)
+        compile_program(partial(program, cfg, phase, devices, sampler), dtype)
         for program in (decode_program, prefill_program)
     )
     rows = min(engine.slots, max(1, filled_rows(pool, settings.mean_context)))

@@ -10,6 +10,7 @@ from typing import Any
 from thinksafe_jax.config import Recipe
 from thinksafe_jax.models import ModelConfig
 from thinksafe_jax.planning.collectives import Collectives
+from thinksafe_jax.planning.devices import compile_devices
 from thinksafe_jax.planning.find_model import find_model
 from thinksafe_jax.planning.memory import Budget, Settings, nearest_axes, phase_budget
 from thinksafe_jax.planning.roofline import Bound
@@ -83,13 +84,16 @@ class StagePlan:
 
 @dataclass(frozen=True)
 class PlanRequest:
-    """What the stages are planned from; `devices` are those to compile for."""
+    """What the stages are planned from."""
 
     recipe: Recipe
     mesh: MeshConfig
     prompts: int
     assumed: Assumed
-    devices: Sequence[Any]
+
+    def devices(self, part: Phase | None = None) -> Sequence[Any]:
+        """Those to compile for: the whole mesh's, or those of a phase that lies within a host."""
+        return compile_devices(self.mesh.topology, part and part.devices)
 
     @property
     def rows(self) -> int:

@@ -139,7 +139,7 @@ def figures_of(combination: Combination, settings: SweepSettings) -> Row:
 
 def _compiled(combination: Combination, settings: SweepSettings, pool_tokens: int) -> Row:
     sizes = settings.sizes
-    devices = _devices(combination.mesh, settings)
+    devices = _devices(combination, settings)
     if combination.phase == "train":
         candidate = _training(combination, settings, devices)
     else:
@@ -154,8 +154,11 @@ def _compiled(combination: Combination, settings: SweepSettings, pool_tokens: in
     return row | {"warnings": warnings}
 
 
-def _devices(mesh: MeshConfig, settings: SweepSettings) -> Sequence[Any]:
-    return jax.devices() if settings.measure else compile_devices(mesh.topology)
+def _devices(combination: Combination, settings: SweepSettings) -> Sequence[Any]:
+    if settings.measure:
+        return jax.devices()
+    replica = None if combination.phase == "train" else combination.divided.of_replica().devices
+    return compile_devices(combination.mesh.topology, replica)
 
 
 def _training(

@@ -24,7 +24,7 @@ def plan_train(request: PlanRequest) -> StagePlan:
     plan, budget = start_plan("train", model, cfg, phase, request, settings)
     if budget.problems:
         return plan
-    build = partial(train_program, cfg, phase, request.devices, config)
+    build = partial(train_program, cfg, phase, request.devices(), config)
     compiled, program = compile_program(build, student.dtype), build(student.dtype)
     divided = phase.for_model(cfg)
     shards = divided.num_shards("batch")

@@ -170,10 +170,7 @@ class ModelMesh:
 
         Replicas need no collective; in one program each would wait for the slowest at every step.
         """
-        batch = self.rules["batch"]
-        axes = {name: 1 if name in batch else size for name, size in self.phase.axes.items()}
-        phase = replace(self.phase, axes=axes, rules={**self.phase.rules, "batch": ()})
-        meshes = replica_meshes(self.mesh, batch)
+        phase, meshes = self.phase.of_replica(), replica_meshes(self.mesh, self.rules["batch"])
         return [replace(self, mesh=mesh, phase=phase) for mesh in meshes]
 
     def constrain(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B T D"]:

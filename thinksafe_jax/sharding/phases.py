@@ -127,6 +127,12 @@ class Phase:
             )
         return self.with_axes(axes)
 
+    def of_replica(self) -> "Phase":
+        """One replica's part: the batch's axes at size 1, rows not cut."""
+        batch = self.rules["batch"]
+        axes = {name: 1 if name in batch else size for name, size in self.axes.items()}
+        return dataclasses.replace(self, axes=axes, rules={**self.rules, "batch": ()})
+
     def shrink(self, devices: int) -> "Phase":
         """The same axes on at most `devices` devices; the largest axis gives way first."""
         axes = dict(self.axes)

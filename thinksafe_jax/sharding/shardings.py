@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import optax
+from jax.experimental.mesh_utils import create_device_mesh
 from jax.sharding import AxisType, Mesh, NamedSharding
 
 from thinksafe_jax.errors import ConfigError
@@ -32,8 +33,9 @@ def build_mesh(phase: Phase, devices: Sequence[Any] | None = None) -> Mesh:
         sizes = " x ".join(f"{axis} {size}" for axis, size in phase.axes.items())
         raise ConfigError(f"the mesh {sizes} = {need} needs more than the {len(devices)} devices")
     names, sizes = tuple(phase.axes), tuple(phase.axes.values())
-    auto = (AxisType.Auto,) * len(names)
-    return jax.make_mesh(sizes, names, axis_types=auto, devices=devices[:need])
+    # `jax.make_mesh` refuses fsdp 16 x tensor 4 on the 8 x 8 chips of a v6e-64: no side is 4 long
+    placed = create_device_mesh(sizes, devices[:need], allow_split_physical_axes=True)
+    return Mesh(placed, names, axis_types=(AxisType.Auto,) * len(names))
 
 
 def replica_meshes(mesh: Mesh, batch: Sequence[str]) -> list[Mesh]:

@@ -1,0 +1,149 @@
+"""Devices that programs are compiled for: a program of one host gets that host's block of chips."""
+
+import itertools
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+
+import pytest
+
+from tests.support import tiny_config
+from tests.training import kit
+from thinksafe_jax.planning import devices
+from thinksafe_jax.planning.abstract_programs import (
+    Sampler,
+    compile_program,
+    decode_program,
+    guard_program,
+    prefill_program,
+    train_program,
+)
+from thinksafe_jax.planning.devices import compile_devices, torus
+from thinksafe_jax.sharding import ModelMesh, load_mesh
+
+TPU_MESHES = ("v5e-8", "v5e-16", "v5e-256", "v5p-8", "v5p-128", "v6e-8", "v6e-64")
+needs_libtpu = pytest.mark.skipif(
+    find_spec("libtpu") is None, reason="needs libtpu, the TPU's own compiler"
+)
+CFG = tiny_config(vocab_size=2048, num_heads=8)
+
+
+@dataclass(frozen=True)
+class Chip:
+    """What a mesh asks of a TPU device."""
+
+    id: int
+    process_index: int
+    coords: tuple[int, ...]
+    device_kind: str
+    platform: str = "tpu"
+    core_on_chip: int = 0
+    slice_index: int = 0
+
+
+@dataclass(frozen=True)
+class Slice:
+    devices: list[Chip]
+
+
+def tpu_slice(platform, topology_name, chips_per_host_bounds):
+    """A slice as libtpu describes it: numbered along x, then y, then z; listed host by host."""
+    family, _, shape = topology_name.partition(":")
+    sides = (*map(int, shape.split("x")), 1)[:3]
+    kind = {"v5e": "TPU v5 lite", "v6e": "TPU v6 lite", "v5p": "TPU v5"}[family]
+    hosts = [side // bound for side, bound in zip(sides, chips_per_host_bounds, strict=True)]
+    chips = []
+    for number, backwards in enumerate(itertools.product(*(range(n) for n in reversed(sides)))):
+        x, y, z = coords = backwards[::-1]
+        a, b, c = (n // bound for n, bound in zip(coords, chips_per_host_bounds, strict=True))
+        host = a + hosts[0] * (b + hosts[1] * c)
+        chips.append(Chip(number, host, (x, y, z), kind))
+    return Slice(sorted(chips, key=lambda chip: (chip.process_index, chip.id)))
+
+
+@pytest.fixture
+def described(monkeypatch):
+    """As if libtpu were installed: its slices, which nothing can be compiled for."""
+    from jax.experimental import topologies
+
+    monkeypatch.setattr(topologies, "get_topology_desc", tpu_slice)
+    monkeypatch.setattr(devices, "has_compiler", lambda topology: True)
+    for name in devices._NO_TPU_HERE:
+        monkeypatch.setenv(name, os.environ.get(name, ""))
+    devices._slice.cache_clear()
+    yield
+    devices._slice.cache_clear()
+
+
+@pytest.mark.parametrize("name", TPU_MESHES)
+def test_a_program_of_one_host_gets_the_block_of_chips_that_the_host_has(name, described):
+    topology = load_mesh(name).topology
+    whole = compile_devices(topology)
+    assert len(whole) == topology.chips
+    assert len({chip.process_index for chip in whole}) == topology.hosts
+    block = sorted(chip.coords for chip in whole if chip.process_index == 0)
+    part = compile_devices(topology, topology.chips_per_host)
+    assert sorted(chip.coords for chip in part) == block
+    # the compiler of a program on n devices knows the numbers below n, and no others
+    assert sorted(chip.id for chip in part) == list(range(topology.chips_per_host))
+
+
+@pytest.mark.parametrize("name", TPU_MESHES)
+def test_every_phase_of_a_shipped_mesh_is_laid_on_the_chips(name, described):
+    """Also fsdp 16 x tensor 4 on 8 x 8 chips, where no side of the torus is 4 or 16 long."""
+    mesh = load_mesh(name)
+    of_host = mesh.generate.of_host(mesh.topology.hosts)
+    replica = mesh.generate.for_model(CFG).of_replica()
+    for phase, part in ((mesh.train, None), (of_host, of_host), (replica, replica)):
+        chips = compile_devices(mesh.topology, part and part.devices)
+        placed = ModelMesh.of_phase(phase, CFG, chips).mesh.devices.flat
+        assert {chip.id for chip in placed} == set(range(phase.devices))
+
+
+def test_a_part_of_a_simulated_mesh_is_its_first_devices():
+    topology = load_mesh("cpu-8").topology
+    assert [d.id for d in compile_devices(topology, 4)] == [0, 1, 2, 3]
+
+
+def test_the_usual_shapes_of_a_pod():
+    assert [torus(n, 2) for n in (4, 8, 16, 64, 256)] == ["2x2", "2x4", "4x4", "8x8", "16x16"]
+    assert [torus(n, 3) for n in (1, 4, 8, 64)] == ["1x1x1", "2x2x1", "2x2x2", "4x4x4"]
+
+
+@needs_libtpu
+def test_the_compiler_says_nothing_of_the_tpu_that_is_not_here():
+    code = (
+        "from thinksafe_jax.planning.devices import compile_devices\n"
+        "from thinksafe_jax.sharding import load_mesh\n"
+        "print(len(compile_devices(load_mesh('v5e-16').topology)))"
+    )
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("TPU_")}
+    run = [sys.executable, "-c", code]
+    said = subprocess.run(run, env=environment, capture_output=True, text=True, check=True)
+    assert (said.stdout, said.stderr) == ("16\n", "")
+
+
+@needs_libtpu
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["v5e-16", "v5p-8", "v6e-8"])
+def test_every_program_of_a_run_is_compiled_by_the_compiler_of_the_chips(name):
+    mesh = load_mesh(name)
+    topology, generate = mesh.topology, mesh.generate.for_model(CFG)
+    of_host, replica = generate.of_host(topology.hosts), generate.of_replica()
+    sampler = Sampler(slots=8, pool_tokens=2048, longest=512, prompt=64)
+    config = kit.settings(max_length=256, micro_batch_size=1)
+    on_replica = compile_devices(topology, replica.devices)
+    builds = [
+        partial(decode_program, CFG, generate, on_replica, sampler),
+        partial(prefill_program, CFG, generate, on_replica, sampler),
+        partial(guard_program, CFG, of_host, compile_devices(topology, of_host.devices), 1, 256),
+        partial(train_program, CFG, mesh.train, compile_devices(topology), config),
+    ]
+    for build in (builds[2], *builds):  # the second time JAX's cache on disk warned
+        compiled = compile_program(build, "bfloat16")
+        assert compiled.compiler.startswith("TPU v")
+        assert 0 < compiled.arguments <= compiled.peak < topology.hbm_bytes
+        assert "all-reduce" in compiled.collectives
