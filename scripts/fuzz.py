@@ -54,8 +54,8 @@ def place_of(error: BaseException) -> str:
     """Type of an error and the package's innermost line in its traceback."""
     frames = traceback.extract_tb(error.__traceback__)
     ours = [f for f in frames if "thinksafe_jax" in f.filename] or frames
-    where = f"{Path(ours[-1].filename).name}:{ours[-1].lineno}" if ours else "?"
-    return f"{type(error).__name__} at {where}"
+    line = f"{Path(ours[-1].filename).name}:{ours[-1].lineno}" if ours else "?"
+    return f"{type(error).__name__} at {line}"
 
 
 def _too_long(*_: object) -> None:

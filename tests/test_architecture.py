@@ -126,6 +126,18 @@ def test_the_name_of_a_file_occurs_once():
     assert [stem for stem, count in stems.items() if count > 1] == []
 
 
+def test_names_say_what_they_name():
+    """A variable called `found` or `one` is called after nothing; `where` is a key of recipes."""
+    vague = {"found", "own", "one", "where"}
+    problems = [
+        f"{short(file)}:{line}: {name}"
+        for file in FILES
+        for name, line in _bound_names(tree_of(file))
+        if name.strip("_") in vague and (short(file), name) != ("config/recipe.py", "where")
+    ]
+    assert sorted(problems) == []
+
+
 def test_files_are_short():
     lengths = {short(file): len(file.read_text().splitlines()) for file in FILES}
     problems = [f"{name}: {lines} lines" for name, lines in lengths.items() if lines > MOST_LINES]
@@ -170,6 +182,20 @@ def _exported(door: Path) -> set[str]:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
             return set(ast.literal_eval(node.value))
     return set()
+
+
+def _bound_names(tree: ast.Module) -> Iterator[tuple[str, int]]:
+    """(name, line) of variables, attributes, parameters, functions and classes."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Name(id=name, ctx=ast.Store()) | ast.Attribute(attr=name, ctx=ast.Store()):
+                yield name, node.lineno
+            case ast.arg(arg=name):
+                yield name, node.lineno
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
+                yield name, node.lineno
+            case ast.ClassDef(name=name):
+                yield name, node.lineno
 
 
 def _lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:

@@ -41,10 +41,10 @@ def output(width: int) -> Console:
     Args:
         width: columns where stdout is no terminal; a file has none, and 80 would break intervals.
     """
-    found = Console(highlight=False)
-    if not found.is_terminal:
-        found.width = width
-    return found
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = width
+    return console
 
 
 def print_line(text: object, style: str | None = None) -> None:

@@ -139,7 +139,7 @@ def padded(model, inputs: list, size: int) -> list[np.ndarray]:
     """transformers: left-padded batches in the given order; logits of each last position."""
     import torch
 
-    found = []
+    last_logits = []
     for start in range(0, len(inputs), size):
         batch = inputs[start : start + size]
         width = max(map(len, batch))
@@ -153,8 +153,8 @@ def padded(model, inputs: list, size: int) -> list[np.ndarray]:
             out = model(
                 ids, attention_mask=mask, position_ids=positions, logits_to_keep=1, use_cache=False
             )
-        found += list(out.logits[:, -1].numpy())
-    return found
+        last_logits += list(out.logits[:, -1].numpy())
+    return last_logits
 
 
 def compare(guard, encode, exchanges, answer, reference, longest) -> float:

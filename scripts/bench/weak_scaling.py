@@ -44,12 +44,12 @@ REPLICAS = (1, 2, 4, 8, 16, 32, 64)
 
 def run_replica(part: Part, lengths: np.ndarray, folder: Path) -> dict:
     """Samples the rows of one part; (tokens, steps, steps with an empty queue)."""
-    own = [n for n in range(len(lengths)) if name(n) in part]
+    rows_of_part = [n for n in range(len(lengths)) if name(n) in part]
     queued = 0
 
     def requests():
         nonlocal queued
-        for n in own:
+        for n in rows_of_part:
             queued += 1
             sampling = SamplingConfig(max_new_tokens=int(lengths[n]))
             yield Request(name(n), range(PROMPT), sampling)
@@ -64,7 +64,7 @@ def run_replica(part: Part, lengths: np.ndarray, folder: Path) -> dict:
         while True:
             for done in run.step():
                 rows.add({"id": done.id, "tokens": len(done.token_ids)})
-            if queued == len(own) and drained is None:
+            if queued == len(rows_of_part) and drained is None:
                 drained = stats.windows
             if run.idle:
                 break
@@ -81,18 +81,18 @@ def scale(replicas: int) -> dict:
     lengths = chain_of_thought_lengths(PER_REPLICA * replicas)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        found = [run_replica(Part(n, replicas), lengths, folder) for n in range(replicas)]
+        results = [run_replica(Part(n, replicas), lengths, folder) for n in range(replicas)]
         store = RowStore(folder / "samples")
         present = store.keys()
         twice = store.duplicates
-    tokens, steps = (np.array([one[key] for one in found]) for key in ("tokens", "steps"))
+    tokens, steps = (np.array([result[key] for result in results]) for key in ("tokens", "steps"))
     return {
         "replicas": replicas,
         "prompts": len(lengths),
         "imbalance": round(float(tokens.max() / tokens.mean()), 4),
         "slowest": round(float(steps.max() / steps.mean()), 4),
         "efficiency": round(float(tokens.sum() / (SLOTS * steps.max() * replicas)), 4),
-        "tail": round(float(np.mean([one["tail"] for one in found])), 4),
+        "tail": round(float(np.mean([result["tail"] for result in results])), 4),
         "missing": len(lengths) - len(present),
         "twice": twice,
         "peak_rss_bytes": host_memory(replicas),
@@ -113,10 +113,10 @@ def split_40k(replicas: int) -> dict[str, float]:
     ratios: dict[str, list[float]] = {cut: [] for cut in cuts}
     for seed in range(20):
         lengths = chain_of_thought_lengths(40_000, seed)
-        for cut, where in cuts.items():
-            tokens = np.bincount(where, lengths, minlength=replicas)
+        for cut, part_of in cuts.items():
+            tokens = np.bincount(part_of, lengths, minlength=replicas)
             ratios[cut].append(tokens.max() / tokens.mean())
-    return {cut: round(float(np.mean(found)), 4) for cut, found in ratios.items()}
+    return {cut: round(float(np.mean(seeds)), 4) for cut, seeds in ratios.items()}
 
 
 def main() -> None:

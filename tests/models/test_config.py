@@ -24,7 +24,7 @@ def raw(family="qwen3", **changes):
 
 def refusal(family="qwen3", **changes) -> str:
     with pytest.raises(InputError) as caught:
-        parse_config(raw(family, **changes), where="here/config.json")
+        parse_config(raw(family, **changes), source="here/config.json")
     assert str(caught.value).startswith("here/config.json: ")
     return str(caught.value)
 
@@ -153,7 +153,7 @@ def test_a_llama_of_before_the_biases_is_read_as_transformers_reads_it(caplog):
     facts = raw("llama")
     del facts["mlp_bias"], facts["attention_bias"]
     with caplog.at_level(logging.INFO, logger="thinksafe_jax"):
-        config = parse_config(facts, where="old/config.json")
+        config = parse_config(facts, source="old/config.json")
     theirs = transformers_config(facts)
     assert (config.mlp_bias, config.qkv_bias) == (theirs.mlp_bias, theirs.attention_bias)
     (line,) = [record.getMessage() for record in caplog.records]

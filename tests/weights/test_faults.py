@@ -291,7 +291,7 @@ def test_no_weights_at_all(tmp_path):
 
 def config_refusal(**facts) -> str:
     with pytest.raises(InputError) as caught:
-        parse_config({**CONFIG, **facts}, where="here/config.json")
+        parse_config({**CONFIG, **facts}, source="here/config.json")
     assert str(caught.value).startswith("here/config.json")
     return str(caught.value)
 

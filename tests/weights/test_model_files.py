@@ -20,7 +20,7 @@ STUDENTS = [
 
 def real_config(name):
     file = shared_asset("configs", f"{name}.json")
-    return parse_config(json.loads(file.read_text()), where=str(file))
+    return parse_config(json.loads(file.read_text()), source=str(file))
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -160,7 +160,7 @@ def test_real_shapes_as_abstract_trees():
     mesh_file = load_mesh("cpu-8")
     before = len(live_arrays())
     for file in sorted(shared_asset("configs").glob("*.json")):
-        cfg = parse_config(json.loads(file.read_text()), where=str(file))
+        cfg = parse_config(json.loads(file.read_text()), source=str(file))
         tree = abstract_params(cfg, jnp.bfloat16)
         assert sum(x.size for x in jax.tree.leaves(tree)) == PUBLISHED[file.stem]
         for phase in (mesh_file.train, mesh_file.generate):

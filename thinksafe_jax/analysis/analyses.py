@@ -134,12 +134,12 @@ def _projection(of: Target) -> Analysis:
     table = [("quantity", *result["labels"])]
     rates = ("alpha_ref", "alpha_source", "omega", "minus_log_alpha_ref", "cost_ratio", "excess_kl")
     by_label = result["labels"].values()
-    table += [(name, *(shown(found[name]) for found in by_label)) for name in rates]
+    table += [(name, *(shown(facts[name]) for facts in by_label)) for name in rates]
     for name in ("cost_ratio_of_tilt", "variance_ratio_of_tilt"):
-        values = (found.get(name) for found in result["labels"].values())
+        values = (facts.get(name) for facts in result["labels"].values())
         table.append((name, *("–" if v is None else f"{v:.3g}" for v in values)))
     for name in ("prompts", "no_estimate"):
-        counts = (str(found[name]) for found in result["labels"].values())
+        counts = (str(facts[name]) for facts in result["labels"].values())
         table += [(name, *counts)]
     return Analysis(result, table, acceptance_plot(result["prompts"], result["labels"]))
 
@@ -154,7 +154,7 @@ def _shift(of: Target) -> Analysis:
     responses = {}
     for step in ("before", "after"):
         suites = read_evaluation(f"{of.path}:{step}").suites
-        rows = [r for found in suites.values() for r in found if r["kind"] == REASONING]
+        rows = [r for suite in suites.values() for r in suite if r["kind"] == REASONING]
         if not rows:
             raise InputError(f"{of.path}: no reasoning rows were evaluated {step}")
         responses[step] = rows[: of.limit]
@@ -187,8 +187,8 @@ def _lengths(of: Target) -> Analysis:
     return Analysis(result, table, interval_plot(rates, "tokens: median, 5 to 95 %"))
 
 
-def _spread(found: Mapping) -> str:
-    q = found["quantiles"]
+def _spread(lengths: Mapping) -> str:
+    q = lengths["quantiles"]
     return f"{q['0.5']:,.0f} ({q['0.05']:,.0f}-{q['0.95']:,.0f})" if q else "–"
 
 

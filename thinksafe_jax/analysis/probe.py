@@ -129,9 +129,9 @@ def _measured(
 def _require_probe_folder(out: Path) -> None:
     """Refuses a folder with content that no probe has left: a run, or all of them."""
     known = not out.is_dir() or (out / ROWS).is_dir()
-    found = [] if known else sorted(p.name for p in out.iterdir() if not p.name.startswith("."))
-    if found:
-        names = ", ".join(found[:3]) + ", …" * (len(found) > 3)
+    others = [] if known else sorted(p.name for p in out.iterdir() if not p.name.startswith("."))
+    if others:
+        names = ", ".join(others[:3]) + ", …" * (len(others) > 3)
         raise ConfigError(
             f"--out {out}: holds {names} and no {ROWS} of an earlier probe; name a new folder"
         )
@@ -147,7 +147,7 @@ def _question(recipe: Recipe, asked: Mapping[str, Sequence[Prompt]], samples: in
     return content_hash(recipe.student, recipe.guard, cfg, recipe.seed, questions)[:16]
 
 
-def recommend(arms: Sequence[Arm], found: Mapping[str, Outcomes]) -> tuple[str | None, str]:
+def recommend(arms: Sequence[Arm], outcomes_of: Mapping[str, Outcomes]) -> tuple[str | None, str]:
     """(template, reason): the cheapest accepted row among the templates that accept the most.
 
     All answered the same prompts, so each is compared with the best prompt by prompt; it counts as
@@ -155,7 +155,7 @@ def recommend(arms: Sequence[Arm], found: Mapping[str, Outcomes]) -> tuple[str |
 
     Args:
         arms: of the harmful prompts.
-        found: outcomes of each arm's template.
+        outcomes_of: outcomes of each arm's template.
 
     Returns:
         None for the template where nothing was accepted.
@@ -165,7 +165,9 @@ def recommend(arms: Sequence[Arm], found: Mapping[str, Outcomes]) -> tuple[str |
         reasons = sum((Counter(arm.reasons) for arm in arms), Counter())
         why = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
         return None, f"nothing was accepted under any template ({why})"
-    ratios = {a.template: odds_ratio(found[best.template], found[a.template]) for a in arms}
+    ratios = {
+        a.template: odds_ratio(outcomes_of[best.template], outcomes_of[a.template]) for a in arms
+    }
     alike = [arm for arm in arms if (ratios[arm.template].low or 0.0) <= 1]
     cheapest = min(alike, key=_cost)
     fewest = f"{_cost(cheapest):,.0f} tokens for an accepted row"

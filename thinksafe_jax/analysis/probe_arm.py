@@ -98,8 +98,8 @@ def _timed(engine: Sampler, folder: Path) -> Iterator[None]:
 def _speed(folder: Path) -> tuple[int, float]:
     """(tokens, seconds) of all starts that sampled an arm."""
     file = folder / "speed.json"
-    found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    return found.get("tokens", 0), found.get("seconds", 0.0)
+    speed = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return speed.get("tokens", 0), speed.get("seconds", 0.0)
 
 
 def outcomes(ledger: Ledger) -> Outcomes:
@@ -124,10 +124,10 @@ def measure(
         plain: outcomes without steering, of harmful prompts that were steered.
         run_prompts: prompts of this label in the whole run.
     """
-    found = outcomes(ledger)
-    alpha = acceptance(found)
+    accepted_of = outcomes(ledger)
+    alpha = acceptance(accepted_of)
     tokens = sum(row["tokens"] for row in rows.rows())
-    accepted = sum(map(sum, found.values()))
+    accepted = sum(map(sum, accepted_of.values()))
     mean = tokens / max(1, alpha.n)
     reasons = Counter(reason for reason in ledger.reasons.values() if reason)
     measured, seconds = _speed(rows.folder.parent)
@@ -136,7 +136,7 @@ def measure(
         label=label,
         responses=alpha.n,
         acceptance=alpha,
-        odds_ratio=None if plain is None else odds_ratio(found, plain),
+        odds_ratio=None if plain is None else odds_ratio(accepted_of, plain),
         tokens_per_response=mean,
         tokens_per_accepted=tokens / accepted if accepted else None,
         reasons=dict(reasons.most_common()),

@@ -89,7 +89,7 @@ def _label(draws: Sequence[Draws]) -> dict:
     resampled = _resampled_alphas(draws)
     steered, plain = ({str(n): flags for n, flags in enumerate(of)} for of in _sides(draws))
     omega = odds_ratio(steered, plain)
-    found = {
+    facts = {
         "alpha_ref": base,
         "alpha_source": source,
         "omega": omega.as_dict(),
@@ -101,8 +101,8 @@ def _label(draws: Sequence[Draws]) -> dict:
     }
     if omega.value:
         cost, variance = tilt_ratios(base["value"], omega.value)
-        found |= {"cost_ratio_of_tilt": cost, "variance_ratio_of_tilt": variance}
-    return found
+        facts |= {"cost_ratio_of_tilt": cost, "variance_ratio_of_tilt": variance}
+    return facts
 
 
 def _sides(draws: Sequence[Draws]) -> tuple[list[Sequence[bool]], list[Sequence[bool]]]:
@@ -161,11 +161,11 @@ def _excess(draw: Draws) -> float | None:
 
 def _mean_excess(draws: Sequence[Draws]) -> dict:
     """Mean over prompts, by bootstrap over prompts and over the draws of each."""
-    found = [(d, estimate) for d in draws if (estimate := _excess(d)) is not None]
-    usable = [d for d, _ in found]
-    if not found:
+    estimates = [(d, estimate) for d in draws if (estimate := _excess(d)) is not None]
+    usable = [d for d, _ in estimates]
+    if not estimates:
         return {"value": None, "low": None, "high": None, "n": 0}
-    value = float(np.mean([estimate for _, estimate in found]))
+    value = float(np.mean([estimate for _, estimate in estimates]))
     rng = np.random.default_rng(0)
     columns = np.stack([_resampled_excess(d, rng) for d in usable])  # [prompts, resamples]
     if len(usable) > 1:

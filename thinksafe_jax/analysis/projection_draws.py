@@ -63,13 +63,13 @@ def _of_prompt(
     done: Sequence[Completion],
     accepted: Sequence[bool],
 ) -> Draws:
-    own = {
+    drawn = {
         kind: [
             (c, ok) for c, ok in zip(done, accepted, strict=True) if c.id == f"{kind}/{prompt.id}"
         ]
         for kind in ("base", "source")
     }
-    kept = [c for c, ok in own["source"] if ok]
+    kept = [c for c, ok in drawn["source"] if ok]
     source, base = (
         [scored(session, heads[kind, prompt.id], c) for c in kept] for kind in ("source", "base")
     )
@@ -77,7 +77,7 @@ def _of_prompt(
         [float(v.sum()) for v in log_probabilities(session.params, session.cfg, rows)]
         for rows in (source, base)
     ]
-    flags = ([ok for _, ok in own[kind]] for kind in ("base", "source"))
+    flags = ([ok for _, ok in drawn[kind]] for kind in ("base", "source"))
     return Draws(prompt.id, prompt.label, *flags, *sums)
 
 

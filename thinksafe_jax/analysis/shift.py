@@ -36,7 +36,7 @@ def shift(
             for r in rows
         ]
         fit = [s for s in built if s.start < len(s.ids) <= cfg.max_position_embeddings]
-        found = token_divergence(tuned, base, cfg, fit)
-        means, tokens = [float(v.mean()) for v in found], [len(v) for v in found]
+        divergences = token_divergence(tuned, base, cfg, fit)
+        means, tokens = [float(v.mean()) for v in divergences], [len(v) for v in divergences]
         groups[step] = {"kl_per_token": mean_interval(means, tokens), "tokens": sum(tokens)}
     return {"groups": groups}

@@ -26,8 +26,8 @@ def grouped(function: Callable[..., None]) -> Callable[..., None]:
 
     def command(**values: Any) -> None:
         for name, group in groups.items():
-            own = {field.name: values.pop(field.name) for field in fields(group)}
-            values[name] = group(**own)
+            options = {field.name: values.pop(field.name) for field in fields(group)}
+            values[name] = group(**options)
         function(**values)
 
     shown = [

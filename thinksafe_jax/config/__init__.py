@@ -29,7 +29,7 @@ from thinksafe_jax.config.shipped import (
     named_configs,
     shipped_configs,
 )
-from thinksafe_jax.config.strict import build, nearest
+from thinksafe_jax.config.strict import build
 from thinksafe_jax.config.yaml_files import read_yaml
 
 __all__ = [
@@ -56,7 +56,6 @@ __all__ = [
     "flat",
     "load_recipe",
     "named_configs",
-    "nearest",
     "paper_differences",
     "read_yaml",
     "sampling_problems",

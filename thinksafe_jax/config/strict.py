@@ -42,7 +42,7 @@ def dotted_keys(cls: type, prefix: str = "") -> Iterator[str]:
             yield from dotted_keys(get_args(hint)[0], f"{key}[0].")
 
 
-def nearest(key: str, known: list[str]) -> str:
+def _nearest(key: str, known: list[str]) -> str:
     """The valid key a misspelt one most likely means.
 
     A key of the same name further inside the section wins, then a sibling that looks alike, then a
@@ -70,7 +70,7 @@ def _section(cls: type, value: Any, key: str, known: list[str], problems: list[s
     for name, item in value.items():
         item_key = f"{key}.{name}" if key else str(name)
         if name not in hints:
-            problems.append(f"{item_key}: unknown key; did you mean {nearest(item_key, known)}?")
+            problems.append(f"{item_key}: unknown key; did you mean {_nearest(item_key, known)}?")
             continue
         converted = _value(hints[name], item, item_key, known, problems)
         if converted is not _UNUSABLE:

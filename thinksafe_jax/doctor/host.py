@@ -69,11 +69,11 @@ class Finding:
 
 def examine(run_dir: Path | None = None) -> list[Finding]:
     """Look at everything; never raises for what it finds."""
-    found = [*_versions(), *_devices(), *_extras(), *_memory(), *_caches()]
-    found += _writable("current directory", Path.cwd())
+    findings = [*_versions(), *_devices(), *_extras(), *_memory(), *_caches()]
+    findings += _writable("current directory", Path.cwd())
     if run_dir is not None:
-        found += _run_directory(run_dir)
-    return found
+        findings += _run_directory(run_dir)
+    return findings
 
 
 def print_findings(findings: list[Finding]) -> None:
@@ -123,13 +123,13 @@ def _devices() -> Iterator[Finding]:
 
 def _users(*files: Path) -> list[str]:
     """Processes that have one of the files open, as far as this user may see."""
-    wanted, found = {str(file) for file in files}, []
+    wanted, users = {str(file) for file in files}, []
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # another user's, or just gone
             if wanted & set(_open_files(process)):
                 name = (process / "comm").read_text().strip()
-                found.append(f"pid {process.name} ({name})")
-    return found
+                users.append(f"pid {process.name} ({name})")
+    return users
 
 
 def _open_files(process: Path) -> Iterator[str]:

@@ -67,7 +67,7 @@ def examine_pod(
     group.beat("doctor: run directory")
     shared = "" if run_dir is None else _shared_directory(group, run_dir)
     group.beat("doctor: models")
-    own = HostReport(
+    mine = HostReport(
         host=socket.gethostname(),
         chips=chips,
         kind=kind,
@@ -76,7 +76,7 @@ def examine_pod(
         run_dir=shared,
         models={} if recipe is None else {n: _access(n, r) for n, r in hub_models(recipe)},
     )
-    hosts = [HostReport(**found) for found in group.gather("doctor", asdict(own))]
+    hosts = [HostReport(**facts) for facts in group.gather("doctor", asdict(mine))]
     skews = _skews(group)
     problems = _problems(group, hosts, skews)
     bandwidth = None
@@ -176,21 +176,23 @@ def _problems(group: Group, hosts: Sequence[HostReport], skews: Sequence[float])
     usual_chips = majority([(host.chips, host.kind) for host in hosts])
     usual = {name: majority([host.versions.get(name, "absent") for host in hosts])
              for name in sorted({name for host in hosts for name in host.versions})}  # fmt: skip
-    found = []
+    problems = []
     for index, (host, skew) in enumerate(zip(hosts, skews, strict=True)):
         who = group.describe(index)
         if not host.chips:
-            found.append(f"{who}: no devices: {host.kind}")
+            problems.append(f"{who}: no devices: {host.kind}")
         elif (host.chips, host.kind) != usual_chips:
             expected = "{} x {}".format(*usual_chips)
-            found.append(f"{who}: {host.chips} x {host.kind}, {expected} on the others")
+            problems.append(f"{who}: {host.chips} x {host.kind}, {expected} on the others")
         for name, version in usual.items():
-            if (own := host.versions.get(name, "absent")) != version:
-                found.append(f"{who}: {name} {own}, {version} on the others")
+            if (installed := host.versions.get(name, "absent")) != version:
+                problems.append(f"{who}: {name} {installed}, {version} on the others")
         if abs(skew) > MOST_SKEW:
-            found.append(f"{who}: its clock is {skew:+.1f} s off; start its time service")
+            problems.append(f"{who}: its clock is {skew:+.1f} s off; start its time service")
         if host.free_disk < LITTLE_SPACE:
-            found.append(f"{who}: {host.free_disk / 2**30:.1f} GiB free for THINKSAFE_CACHE, "
-                         f"under {LITTLE_SPACE / 2**30:.0f}; set it to a larger disk")  # fmt: skip
-        found += [f"{who}: {fault}" for fault in (host.run_dir, *host.models.values()) if fault]
-    return found
+            problems.append(
+                f"{who}: {host.free_disk / 2**30:.1f} GiB free for THINKSAFE_CACHE, under "
+                f"{LITTLE_SPACE / 2**30:.0f}; set it to a larger disk"
+            )
+        problems += [f"{who}: {fault}" for fault in (host.run_dir, *host.models.values()) if fault]
+    return problems

@@ -16,10 +16,10 @@ def print_report(report: PodReport) -> None:
         table.add_row(str(index), *(Text(clean(cell)) for cell in _cells(host, skew)))
     console.print(table)
     if report.bandwidth is not None:
-        found = report.bandwidth
+        bandwidth = report.bandwidth
         console.print(
-            f"all-reduce of {found.megabytes} MiB over {found.devices} devices: "
-            f"{1e3 * found.seconds:.2f} ms, {found.gb_per_second:.1f} GB/s through each"
+            f"all-reduce of {bandwidth.megabytes} MiB over {bandwidth.devices} devices: "
+            f"{1e3 * bandwidth.seconds:.2f} ms, {bandwidth.gb_per_second:.1f} GB/s through each"
         )
     for problem in report.problems:
         console.print(Text(clean(problem), "red"), soft_wrap=True)

@@ -8,7 +8,7 @@ from thinksafe_jax.data import HARMFUL, OVER_REFUSAL, REASONING
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.evaluation.asking import ROW_KEY
 from thinksafe_jax.evaluation.journal import Journal
-from thinksafe_jax.guards import Exchange, Guard, Verdict, answer_part, check_unparsed
+from thinksafe_jax.guards import Exchange, Guard, Verdict, answer_part, check_unparsed, verdict_of
 from thinksafe_jax.runs import RowStore
 from thinksafe_jax.tokenizer import THINK_CLOSE, THINK_OPEN
 
@@ -111,10 +111,7 @@ def _verdicts(exchanges: Sequence[Exchange], by: Judge, unparsed: Unparsed) -> I
     guard = by.guard
     for exchange in exchanges:
         if not exchange.response.strip():
-            yield Verdict(
-                exchange.id, "unparsed", None, exchange.scope, False, guard.name,
-                template=guard.template,
-            )  # fmt: skip
+            yield verdict_of(guard, exchange, None)
     for verdict in guard.judge(e for e in exchanges if e.response.strip()):
         yield verdict
         unparsed.count(verdict.verdict)

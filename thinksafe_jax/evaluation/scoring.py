@@ -150,8 +150,8 @@ def summarise(rows: Sequence[dict]) -> dict:
     for row in rows:
         by_suite.setdefault(row["suite"], []).append(row)
     suites = {
-        name: suite_facts(found, found[0]["kind"] if found else name)
-        for name, found in by_suite.items()
+        name: suite_facts(members, members[0]["kind"] if members else name)
+        for name, members in by_suite.items()
     }
     lists = {name: suites[name] for name in LISTS}
     result: dict = {RATES[name]: facts.rate.as_dict() for name, facts in lists.items()}

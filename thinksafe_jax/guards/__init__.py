@@ -2,6 +2,7 @@
 
 from thinksafe_jax.guards.batching import bucket_lengths, make_batches
 from thinksafe_jax.guards.from_recipe import load_guard
+from thinksafe_jax.guards.guard_format import verdict_of
 from thinksafe_jax.guards.matchers.refusal_match import answer_part, is_refusal
 from thinksafe_jax.guards.native import score_words
 from thinksafe_jax.guards.protocol import (
@@ -24,4 +25,5 @@ __all__ = [
     "load_guard",
     "make_batches",
     "score_words",
+    "verdict_of",
 ]

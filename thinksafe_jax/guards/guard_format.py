@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from thinksafe_jax.guards.protocol import Exchange
+from thinksafe_jax.guards.protocol import Exchange, Guard, Verdict
 from thinksafe_jax.guards.template import GuardTemplate
 from thinksafe_jax.tokenizer import ChatTokenizer
 
@@ -43,6 +43,33 @@ class Reading:
     word: str  # the guard's own for it
     refusal: bool | None = None
     categories: tuple[str, ...] = ()
+
+
+def verdict_of(
+    guard: Guard,
+    exchange: Exchange,
+    reading: Reading | None,
+    p_unsafe: float | None = None,
+    other_mass: float | None = None,
+) -> Verdict:
+    """The verdict that an answer comes to: unparsed, without P(unsafe), where it has no reading.
+
+    Args:
+        p_unsafe, other_mass: as in `Verdict`.
+    """
+    return Verdict(
+        exchange.id,
+        reading.verdict if reading else "unparsed",
+        p_unsafe if reading else None,
+        exchange.scope,
+        False,
+        guard.name,
+        other_mass,
+        word=reading.word if reading else "",
+        categories=reading.categories if reading else (),
+        refusal=reading.refusal if reading else None,
+        template=guard.template,
+    )
 
 
 @dataclass(frozen=True)

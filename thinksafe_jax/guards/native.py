@@ -29,6 +29,7 @@ from thinksafe_jax.guards.answer_form import (
 )
 from thinksafe_jax.guards.batching import bucket_lengths, make_batches
 from thinksafe_jax.guards.formats import FORMATS
+from thinksafe_jax.guards.guard_format import verdict_of
 from thinksafe_jax.guards.protocol import Exchange, Verdict
 from thinksafe_jax.guards.template import GuardInput
 from thinksafe_jax.models import ModelConfig, Params, forward, load_config, logits
@@ -225,20 +226,8 @@ class NativeGuard:
         self.stats.truncated += item.truncated
         self.stats.marked += item.marked
         self.stats.unparsed += reading is None
-        return Verdict(
-            exchange.id,
-            reading.verdict if reading else "unparsed",
-            form.p_unsafe if reading else None,
-            exchange.scope,
-            item.truncated,
-            self.name,
-            form.other_mass,
-            word=reading.word if reading else "",
-            categories=reading.categories if reading else (),
-            refusal=reading.refusal if reading else None,
-            marked=item.marked,
-            template=self.template,
-        )
+        verdict = verdict_of(self, exchange, reading, form.p_unsafe, form.other_mass)
+        return replace(verdict, truncated=item.truncated, marked=item.marked)
 
 
 def _blanks(lengths: np.ndarray, answers: Sequence[Answer]) -> tuple[np.ndarray, np.ndarray]:

@@ -13,7 +13,7 @@ where the server gives them, do not bear out.
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -24,7 +24,7 @@ from thinksafe_jax.errors import EnvironmentFault
 from thinksafe_jax.guards.answer_form import AnswerForm, read_slot, template_hash
 from thinksafe_jax.guards.control_tokens import COMMON
 from thinksafe_jax.guards.formats import FORMATS
-from thinksafe_jax.guards.guard_format import Reading, Slot
+from thinksafe_jax.guards.guard_format import Reading, Slot, verdict_of
 from thinksafe_jax.guards.http_client import Refused, Server, Step, read_reply, step_at
 from thinksafe_jax.guards.protocol import Exchange, Verdict
 from thinksafe_jax.guards.template import GuardTemplate
@@ -130,21 +130,8 @@ class HttpGuard:
                 answer = self._answer(*read_reply(reply))
             except Refused as refused:  # of this text: too long, as a rule
                 _log.warning("guard %s refuses %s (%s)", self.name, exchange.id, refused)
-        reading = answer.reading
-        return Verdict(
-            exchange.id,
-            reading.verdict if reading else "unparsed",
-            answer.p_unsafe,
-            exchange.scope,
-            question.truncated,
-            self.name,
-            answer.other_mass,
-            word=reading.word if reading else "",
-            categories=reading.categories if reading else (),
-            refusal=reading.refusal if reading else None,
-            marked=question.marked,
-            template=self.template,
-        )
+        verdict = verdict_of(self, exchange, answer.reading, answer.p_unsafe, answer.other_mass)
+        return replace(verdict, truncated=question.truncated, marked=question.marked)
 
     def _answer(self, text: str, steps: Sequence[Step]) -> _Answer:
         """The whole text in the guard's form, borne out by the probabilities of its verdict."""

@@ -20,10 +20,10 @@ def compare_hosts(group: Group, what: str, facts: Mapping[str, str]) -> None:
         ConfigError: they differ; the same message on every process, naming host, fact and values.
     """
     every = group.gather(f"compare {what}", dict(facts))
-    names = sorted({name for own in every for name in own})
+    names = sorted({name for values_of in every for name in values_of})
     lines = []
     for name in names:
-        values = [own.get(name, "absent") for own in every]
+        values = [values_of.get(name, "absent") for values_of in every]
         usual = majority(values)
         lines += [
             f"{name} is {value} on {group.describe(index)}, {usual} on {_others(group, values)}"

@@ -101,25 +101,25 @@ def load_config(directory: str | Path) -> ModelConfig:
     """
     file = Path(directory) / "config.json"
     raw = read_json_object(file, f"is {directory} a Hugging Face checkpoint?")
-    return parse_config(raw, where=str(file))
+    return parse_config(raw, source=str(file))
 
 
-def parse_config(raw: dict[str, Any], where: str = "config.json") -> ModelConfig:
+def parse_config(raw: dict[str, Any], source: str = "config.json") -> ModelConfig:
     """ModelConfig from a config.json dictionary.
 
     Args:
-        where: the file, for messages.
+        source: the file, for messages.
 
     Raises:
         InputError: with every problem of the file, each with key and value.
     """
     if not isinstance(raw, dict):
-        raise InputError(f"{where}: a JSON object was expected, not {type(raw).__name__}")
+        raise InputError(f"{source}: a JSON object was expected, not {type(raw).__name__}")
     family = _FAMILIES.get(str(raw.get("model_type")))
     if family is None or raw.get("architectures") != [family.architecture]:
         known = ", ".join(f.architecture for f in _FAMILIES.values())
         raise InputError(
-            f"{where}: model_type {_shown(raw.get('model_type'))} with architectures "
+            f"{source}: model_type {_shown(raw.get('model_type'))} with architectures "
             f"{_shown(raw.get('architectures'))} is not supported; supported: {known}"
         )
     facts = _Facts(raw)
@@ -127,11 +127,11 @@ def parse_config(raw: dict[str, Any], where: str = "config.json") -> ModelConfig
     if not facts.problems:
         facts.problems += _conflicts(config, raw)
     if facts.problems:
-        raise InputError(f"{where}: " + "; ".join(facts.problems))
+        raise InputError(f"{source}: " + "; ".join(facts.problems))
     if facts.taken:
         _log.info(
             "%s: has no %s, as older ones do not; taken as transformers takes it: %s",
-            where,
+            source,
             " and no ".join(facts.taken),
             ", ".join(f"{key} {str(value).lower()}" for key, value in facts.taken.items()),
         )

@@ -38,7 +38,7 @@ def find_model(name: str) -> tuple[str, ModelConfig]:
     if facts.get("config") is None:
         config = _read(download_config(repository, facts.get("revision")))
     else:
-        config = parse_config(facts["config"], where=f"{file}: config")
+        config = parse_config(facts["config"], source=f"{file}: config")
     return Path(repository).name, config
 
 
@@ -77,4 +77,4 @@ def _read_facts(file: Path) -> dict[str, Any]:
 def _read(file: Path) -> ModelConfig:
     if not file.exists():
         raise ConfigError(f"no config.json at {file}")
-    return parse_config(read_json_object(file), where=str(file))
+    return parse_config(read_json_object(file), source=str(file))

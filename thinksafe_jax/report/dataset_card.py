@@ -113,12 +113,12 @@ def _counts_table(counts: "Counts") -> str:
 
 
 def _verdicts(counts: "Counts") -> str:
-    found = "; ".join(
+    verdicts = "; ".join(
         f"{escape(label)} {n['judged']} ({n['marked']} marked, {n['truncated']} cut)"
         for label, n in ((label, count.verdicts) for label, count in counts.items())
     )
     return (
-        f"Verdicts over all attempts: {found}. Marked: a text spells control tokens or lines of "
+        f"Verdicts over all attempts: {verdicts}. Marked: a text spells control tokens or lines of "
         "the guard's template, which reach the guard as plain text. Cut: the beginning of the "
         "response did not fit the guard."
     )

@@ -40,10 +40,10 @@ def coverage_rows(summary: dict) -> list[dict]:
     return [
         {
             "label": label,
-            "attempts": ", ".join(f"attempt {k}: {n:,}" for k, n in found["attempts"].items()),
-            "never": f"{found['never']:,}",
+            "attempts": ", ".join(f"attempt {k}: {n:,}" for k, n in facts["attempts"].items()),
+            "never": f"{facts['never']:,}",
         }
-        for label, found in (summary["coverage"] or {}).items()
+        for label, facts in (summary["coverage"] or {}).items()
     ]
 
 

@@ -139,20 +139,20 @@ def _model_index(facts: CardFacts) -> dict[str, Any]:
     after = facts.evaluation.get("after", {})
     from huggingface_hub import EvalResult
 
-    own = [
+    measured = [
         EvalResult(
             task_type="text-generation",
             dataset_type="custom",
             dataset_name="the run's held-out prompts",
             metric_type=name,
             metric_name=_RATES[name],
-            metric_value=found["value"],
+            metric_value=rate["value"],
         )
         for name in _RATES
-        if (found := _rate(after, name)) is not None
+        if (rate := _rate(after, name)) is not None
     ]
     sources = after.get("settings", {}).get("sources", {})
-    results = own + [
+    results = measured + [
         _suite_result(name, facts, sources.get(name, {})) for name, facts in _suites(after).items()
     ]
     return {"model_name": facts.name or "model", "eval_results": results} if results else {}
@@ -207,11 +207,11 @@ def _evaluation_table(evaluation: dict[str, dict[str, Any]]) -> str:
         rows[f"{escape(name)}: {facts['metric']}, {better(facts)}"] = [
             _rate(suites[step].get(name, {}), "rate") for step in _STEPS
         ]
-    measured = {title: found for title, found in rows.items() if any(found)}
+    measured = {title: rates for title, rates in rows.items() if any(rates)}
     if not measured:
         return "Not measured yet; `thinksafe evaluate` does."
     lines = ["| | before | after |", "|---|---|---|"]
-    lines += [f"| {t} | {' | '.join(map(_shown, found))} |" for t, found in measured.items()]
+    lines += [f"| {t} | {' | '.join(map(_shown, rates))} |" for t, rates in measured.items()]
     return "\n".join([*lines, "", "In brackets: 95 % interval and number of rows."])
 
 

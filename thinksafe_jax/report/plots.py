@@ -278,10 +278,10 @@ def _plane_points(summary: Mapping) -> list[tuple[str, float, float, tuple[float
             x, y = row["reasoning_average"], row["safety_average"]
             points.append((step, x, y, (x, x, y, y)))
             continue
-        found = [rates.get(name) for name in ("reasoning_accuracy", "harmful_response_rate")]
-        if all(rate and rate["n"] for rate in found):
+        measured = [rates.get(name) for name in ("reasoning_accuracy", "harmful_response_rate")]
+        if all(rate and rate["n"] for rate in measured):
             (x, left, right), (y, low, high) = (
-                [100 * rate[k] for k in ("value", "low", "high")] for rate in found if rate
+                [100 * rate[k] for k in ("value", "low", "high")] for rate in measured if rate
             )
             points.append((step, x, y, (left, right, low, high)))
     return points

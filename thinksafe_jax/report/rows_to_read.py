@@ -46,10 +46,10 @@ def evaluation_examples(run: RunFiles) -> list[Example]:
     chosen = []
     for kind, limit in PER_KIND.items():
         for key in _some((key for key, row in rows.items() if row["kind"] == kind), limit):
-            found = {step: kept[key] for step, kept in by_step.items() if key in kept}
+            row_of = {step: kept[key] for step, kept in by_step.items() if key in kept}
             answers = tuple(
                 _response(step, *_outcome(KINDS[kind], row), row["response"])
-                for step, row in found.items()
+                for step, row in row_of.items()
             )
             prompt, title = _cut(rows[key]["prompt"]), key[0].replace("_", "-")
             folded = kind in (HARMFUL, COMPLIANCE)

@@ -55,7 +55,9 @@ def read_run(path: Path) -> RunFiles:
         samples=_rows(path / "samples"),
         verdicts=_rows(path / "verdicts"),
         counts=_json(path / "dataset" / "counts.json"),
-        evaluation={s: found for s in ALL_STEPS if (found := _evaluation(folder / f"{s}.json"))},
+        evaluation={
+            s: figures for s in ALL_STEPS if (figures := _evaluation(folder / f"{s}.json"))
+        },
         rows={s: _evaluation_rows(folder / s / "rows.jsonl") for s in ALL_STEPS},
     )
 
@@ -69,12 +71,12 @@ def _rows(folder: Path) -> list[dict]:
 
 def _evaluation(file: Path) -> dict | None:
     """An evaluation's figures, with all that the report takes from them."""
-    found = _json(file)
-    if found is not None:
-        _require(file, found, (*RATES.values(), "unparsed", "truncated", "bounds", "settings"))
-        for name, facts in found.get("suites", {}).items():
+    figures = _json(file)
+    if figures is not None:
+        _require(file, figures, (*RATES.values(), "unparsed", "truncated", "bounds", "settings"))
+        for name, facts in figures.get("suites", {}).items():
             _require(file, facts, _SUITE, f" of suite {name}")
-    return found
+    return figures
 
 
 def _evaluation_rows(file: Path) -> list[dict]:
@@ -84,9 +86,9 @@ def _evaluation_rows(file: Path) -> list[dict]:
 _SUITE = ("kind", "metric", "lower_is_better", "rate", "questions", "rows", "unparsed", "truncated")
 
 
-def _require(file: Path, found: Any, names: Sequence[str], of: str = "") -> None:
+def _require(file: Path, content: Any, names: Sequence[str], of: str = "") -> None:
     """Files of other versions of this program are named, not guessed at."""
-    if missing := [name for name in names if name not in found]:
+    if missing := [name for name in names if name not in content]:
         raise InputError(
             f"{file}: no {', '.join(missing)}{of}; another version of thinksafe wrote it. Remove "
             f"{file.parent} and evaluate again"

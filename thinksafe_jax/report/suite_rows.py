@@ -101,10 +101,10 @@ def named_rows(summary: Mapping) -> list[SuiteRow]:
     suites = {step: named_suites(summary["suites"][step]) for step in steps}
     rows = []
     for name in dict.fromkeys(name for of_step in suites.values() for name in of_step):
-        found = {step: of_step.get(name) for step, of_step in suites.items()}
-        facts = next(facts for facts in found.values() if facts)
+        facts_of = {step: of_step.get(name) for step, of_step in suites.items()}
+        facts = next(facts for facts in facts_of.values() if facts)
         samples = facts["rows"] // max(1, facts["questions"])
-        cells = {step: _cell(of_step) if of_step else None for step, of_step in found.items()}
+        cells = {step: _cell(of_step) if of_step else None for step, of_step in facts_of.items()}
         n = f"{facts['questions']:,} × {samples}"
         rows.append(SuiteRow(name, name, facts["metric"], better(facts), cells, n))
     return rows

@@ -52,7 +52,7 @@ def build_summary(run: RunFiles) -> dict:
         "guard": guard,
         "judge": judge,
         **{step: _rates(run.evaluation.get(step)) for step in STEPS},
-        "suites": {step: found.get("suites", {}) for step, found in run.evaluation.items()},
+        "suites": {step: evaluated.get("suites", {}) for step, evaluated in run.evaluation.items()},
         "paper": _paper(run),
         "coverage": _coverage(run),
         "change": _change(run.evaluation),
@@ -91,10 +91,10 @@ def _coverage(run: RunFiles) -> dict | None:
     return {
         label: {
             "attempts": {
-                str(n): sum(found == n for found in by_id.values())
-                for n in sorted({found for found in by_id.values() if found})
+                str(n): sum(attempt == n for attempt in by_id.values())
+                for n in sorted({attempt for attempt in by_id.values() if attempt})
             },
-            "never": sum(found is None for found in by_id.values()),
+            "never": sum(attempt is None for attempt in by_id.values()),
         }
         for label, by_id in first.items()
     }
@@ -129,13 +129,13 @@ def _names(guards: list[dict]) -> list[str]:
 def _judge(run: RunFiles) -> dict:
     recipe, seen = run.recipe, _judging(run)
     names = _names(seen)
-    found = {"name": names[0] if names else None, "weak": any(g.get("weak") for g in seen)}
+    facts = {"name": names[0] if names else None, "weak": any(g.get("weak") for g in seen)}
     if recipe is None:
-        return {"kind": None, **found, "same_as_filter": False}
+        return {"kind": None, **facts, "same_as_filter": False}
     kind = recipe.evaluation.judge
     filtered = bool(recipe.synthesis.prompts) and recipe.synthesis.method in SAMPLED
     same = bool(_checkpoints(recipe.judging) & _checkpoints(recipe.guard))
-    return {"kind": kind, **found, "same_as_filter": kind == "guard" and filtered and same}
+    return {"kind": kind, **facts, "same_as_filter": kind == "guard" and filtered and same}
 
 
 def _checkpoints(guard: GuardConfig) -> set[tuple[str, ...]]:
@@ -148,11 +148,11 @@ def _checkpoints(guard: GuardConfig) -> set[tuple[str, ...]]:
 
 
 def _training(metrics: list[dict]) -> dict | None:
-    own = [m for m in metrics if m.get("stage") == "train" and "step" in m]
-    steps = {m["step"]: m for m in own if "heldout_loss" not in m}
+    rows = [m for m in metrics if m.get("stage") == "train" and "step" in m]
+    steps = {m["step"]: m for m in rows if "heldout_loss" not in m}
     if not steps:
         return None
-    heldout = {m["step"]: m["heldout_loss"] for m in own if "heldout_loss" in m}
+    heldout = {m["step"]: m["heldout_loss"] for m in rows if "heldout_loss" in m}
     losses = [m["loss"] for _, m in sorted(steps.items()) if m.get("loss") is not None]
     some = max(1, len(losses) // 20)
     return {

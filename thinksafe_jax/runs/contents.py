@@ -120,8 +120,8 @@ def refuse_foreign(path: Path) -> None:
         return
     known = {*CONTENTS, "lock"}
     ours = re.compile(r"\..*|lock-\d+of\d+")
-    found = (p.name for p in path.iterdir())
-    others = sorted(name for name in found if name not in known and not ours.fullmatch(name))
+    names = (p.name for p in path.iterdir())
+    others = sorted(name for name in names if name not in known and not ours.fullmatch(name))
     if others:
         raise ConfigError(
             f"{shown(path)} holds other files ({', '.join(others[:3])}) and no run; choose a new "

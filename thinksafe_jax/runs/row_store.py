@@ -186,8 +186,8 @@ class RowStore:
     def _writable_shard(self) -> Path:
         if self._shard is None:
             prepare_directory(self.folder)
-            own = re.compile(re.escape(self._prefix) + r"\d{5}\.jsonl")
-            existing = [shard for shard in self.shards() if own.fullmatch(shard.name)]
+            pattern = re.compile(re.escape(self._prefix) + r"\d{5}\.jsonl")
+            existing = [shard for shard in self.shards() if pattern.fullmatch(shard.name)]
             with storage_errors(self.folder):
                 for shard in existing:
                     drop_torn_tail(shard)
@@ -255,12 +255,12 @@ class Part:
         Raises:
             ConfigError: not of that form, or a number outside.
         """
-        found = re.fullmatch(r"(\d+)/(\d+)", text.strip())
-        if not found or int(found[1]) >= int(found[2]):
+        match = re.fullmatch(r"(\d+)/(\d+)", text.strip())
+        if not match or int(match[1]) >= int(match[2]):
             raise ConfigError(
                 f"part {text!r}: expected NUMBER/PARTS from 0/8 to 7/8, for eight hosts"
             )
-        return Part(int(found[1]), int(found[2]))
+        return Part(int(match[1]), int(match[2]))
 
     def __contains__(self, id: str) -> bool:
         digest = hashlib.blake2b(id.encode("utf-8", "surrogatepass"), digest_size=8).digest()
@@ -291,8 +291,8 @@ def wait_for_rows(
     """
     if group.count == 1:
         return
-    name, own = store.folder.name, sum(map(mine, store.keys()))
-    total = sum(group.gather(f"rows of {name}", own, poll))
+    name, written = store.folder.name, sum(map(mine, store.keys()))
+    total = sum(group.gather(f"rows of {name}", written, poll))
     refresh(store.folder)
     deadline = time.monotonic() + group.limits.lag
     while group.first and (seen := len(store.keys())) < total:

@@ -12,8 +12,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from thinksafe_jax.config import build, find_config, nearest, read_yaml
-from thinksafe_jax.errors import ConfigError
+from thinksafe_jax.config import build, find_config, read_yaml
+from thinksafe_jax.errors import ConfigError, did_you_mean
 from thinksafe_jax.sharding.phases import MeshConfig, Phase, Topology
 from thinksafe_jax.sharding.rules import LOGICAL_AXES
 
@@ -184,12 +184,12 @@ def _rule_problems(phase: Phase, name: str) -> Iterator[str]:
     mesh_axes = [*phase.axes, *(part for parts in phase.split.values() for part in parts)]
     for logical, names in phase.rules.items():
         if logical not in LOGICAL_AXES:
-            near = nearest(logical, list(LOGICAL_AXES))
-            yield f"{name}.rules.{logical}: unknown logical axis; did you mean {near}?"
+            near = did_you_mean(logical, LOGICAL_AXES, cutoff=0.0)
+            yield f"{name}.rules.{logical}: unknown logical axis{near}"
         for axis in names:
             if axis not in mesh_axes and mesh_axes:
-                near = nearest(axis, mesh_axes)
-                yield f"{name}.rules.{logical}: unknown mesh axis {axis}; did you mean {near}?"
+                near = did_you_mean(axis, mesh_axes, cutoff=0.0)
+                yield f"{name}.rules.{logical}: unknown mesh axis {axis}{near}"
         if len(set(phase.expand(names))) < len(phase.expand(names)):
             yield f"{name}.rules.{logical}: names a mesh axis twice"
     for logical in LOGICAL_AXES:

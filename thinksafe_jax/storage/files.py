@@ -67,9 +67,9 @@ def refresh(path: Path) -> None:
 
 def cache_folder() -> Path:
     """Where copies of remote things are kept: THINKSAFE_CACHE, else one in the user's cache."""
-    own = os.environ.get("THINKSAFE_CACHE")
+    chosen = os.environ.get("THINKSAFE_CACHE")
     general = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(own) if own else Path(general) / "thinksafe"
+    return Path(chosen) if chosen else Path(general) / "thinksafe"
 
 
 def atomic_write(path: Path | str, content: str | bytes) -> None:

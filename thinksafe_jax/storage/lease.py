@@ -94,22 +94,22 @@ class Lease:
             ConfigError: as soon as one of them proves alive.
         """
         began = time.monotonic()
-        first = {path: found for path in paths if (found := self._read(path)) is not None}
-        unknown = {path for path, found in first.items() if not _died_here(found)}
+        first = {path: lease for path in paths if (lease := self._read(path)) is not None}
+        unknown = {path for path, lease in first.items() if not _died_here(lease)}
         for path in unknown:
             who = describe(first[path])
             log.info("%s: is %s alive? Waiting up to %.0f s", self._url, who, DEAD)
         while unknown and time.monotonic() - began < DEAD:
             time.sleep(RENEW / 5)
             for path in sorted(unknown):
-                found = self._read(path)
-                if found is None:
+                lease = self._read(path)
+                if lease is None:
                     unknown.remove(path)
-                elif found != first[path]:
-                    raise ConfigError(_in_use(self._url, found or first[path]))
-        for path, found in first.items():
-            if self._read(path) == found:
-                log.warning("%s: taking over from %s, killed", self._url, describe(found))
+                elif lease != first[path]:
+                    raise ConfigError(_in_use(self._url, lease or first[path]))
+        for path, lease in first.items():
+            if self._read(path) == lease:
+                log.warning("%s: taking over from %s, killed", self._url, describe(lease))
                 with suppress(FileNotFoundError):  # another process has waited as well
                     self._store.rm_file(path)
         return bool(first)
@@ -121,16 +121,16 @@ class Lease:
             ConfigError: it has.
         """
         time.sleep(RENEW / 5)
-        found = self._read(self._path)
-        if not self._is_mine(found):
-            raise ConfigError(_in_use(self._url, found))
+        lease = self._read(self._path)
+        if not self._is_mine(lease):
+            raise ConfigError(_in_use(self._url, lease))
 
     def _keep(self) -> None:
         while not self._released.wait(RENEW):
             try:
-                found = self._read(self._path)
-                if not self._is_mine(found):
-                    self._lost = f"taken over by {describe(found)}"
+                lease = self._read(self._path)
+                if not self._is_mine(lease):
+                    self._lost = f"taken over by {describe(lease)}"
                     return
                 self._renewals += 1
                 began = time.monotonic()
@@ -142,18 +142,18 @@ class Lease:
     def _content(self) -> bytes:
         return json.dumps({**self._me, "renewals": self._renewals}).encode()
 
-    def _is_mine(self, found: dict[str, Any] | None) -> bool:
-        return found is not None and found.get("token") == self._me["token"]
+    def _is_mine(self, lease: dict[str, Any] | None) -> bool:
+        return lease is not None and lease.get("token") == self._me["token"]
 
     def _read(self, path: str) -> dict[str, Any] | None:
         for _ in range(2):  # where the store is a folder, what is being rewritten reads as torn
             try:
-                found = json.loads(self._store.cat_file(path))
+                lease = json.loads(self._store.cat_file(path))
             except FileNotFoundError:
                 return None
             except ValueError:  # so does what a kill left half written
                 continue
-            return found if isinstance(found, dict) else {}
+            return lease if isinstance(lease, dict) else {}
         return {}
 
 

@@ -82,10 +82,10 @@ def flock(file: IO[Any], operation: int) -> None:
 def holder(path: Path) -> dict[str, Any] | None:
     """Who wrote the lock file, alive or not; None where nobody is named."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) else None
+    return content if isinstance(content, dict) else None
 
 
 def is_held(path: Path) -> bool:

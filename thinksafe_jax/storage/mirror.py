@@ -117,35 +117,39 @@ class Mirror:
             self.folder.mkdir(parents=True, exist_ok=True)
         with self._busy, store_errors(self.url):
             index = self._index()  # before the listing: what is noted, it shows
-            found = {n: i for n, i in list_objects(self._store, self._root).items() if _travels(n)}
-            if self._begun_anew(index, found):  # before its manifest comes: a kill leaves it to do
-                self._forget(found)
-            stale = [n for n, i in found.items() if index.get(n, [""])[0] != identity(i)]
-            stale += [n for n in found if n not in stale and not (self.folder / n).exists()]
+            objects = {
+                n: i for n, i in list_objects(self._store, self._root).items() if _travels(n)
+            }
+            if self._begun_anew(
+                index, objects
+            ):  # before its manifest comes: a kill leaves it to do
+                self._forget(objects)
+            stale = [n for n, i in objects.items() if index.get(n, [""])[0] != identity(i)]
+            stale += [n for n in objects if n not in stale and not (self.folder / n).exists()]
             if stale:
-                size = sum(found[name]["size"] for name in stale)
+                size = sum(objects[name]["size"] for name in stale)
                 log.info("%s: fetching %d files, %.1f MB", self.url, len(stale), size / 1e6)
-            self._each(lambda name: self._fetch(name, identity(found[name])), stale)
-            gone = [name for name in index if name not in found]
+            self._each(lambda name: self._fetch(name, identity(objects[name])), stale)
+            gone = [name for name in index if name not in objects]
             for name in gone:
                 (self.folder / name).unlink(missing_ok=True)
             self._note(dict.fromkeys(gone))
 
-    def _begun_anew(self, index: Mapping[str, Entry], found: Mapping[str, Any]) -> bool:
+    def _begun_anew(self, index: Mapping[str, Entry], objects: Mapping[str, Any]) -> bool:
         """Whether the run in the bucket, or its verdicts, are others than this folder copied."""
-        if _MANIFEST not in found:
+        if _MANIFEST not in objects:
             return _MANIFEST in index
-        if index.get(_MANIFEST, [""])[0] == identity(found[_MANIFEST]):
+        if index.get(_MANIFEST, [""])[0] == identity(objects[_MANIFEST]):
             return False
-        own = self.folder / _MANIFEST
+        manifest = self.folder / _MANIFEST
         theirs = self._store.cat_file(f"{self._root}/{_MANIFEST}")
-        return _begun(own.read_bytes() if own.exists() else b"{}") != _begun(theirs)
+        return _begun(manifest.read_bytes() if manifest.exists() else b"{}") != _begun(theirs)
 
-    def _forget(self, found: Container[str]) -> None:
+    def _forget(self, names: Container[str]) -> None:
         """Deletes what the bucket does not hold."""
         for path in [p for p in self.folder.rglob("*") if p.is_file()]:
             name = path.relative_to(self.folder).as_posix()
-            if _travels(name) and name not in found:
+            if _travels(name) and name not in names:
                 log.warning("%s: of an earlier run, not of the one in %s; deleted", path, self.url)
                 path.unlink(missing_ok=True)
 
@@ -188,7 +192,7 @@ class Mirror:
         self._store.put_file(str(self.folder / name), f"{self._root}/{name}")
         return [identity(self._store.info(f"{self._root}/{name}")), *before]
 
-    def _fetch(self, name: str, found: str) -> Entry | None:
+    def _fetch(self, name: str, version: str) -> Entry | None:
         """None for what was deleted there after it was listed: a run prunes while others read."""
         target = self.folder / name
         partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
@@ -197,7 +201,7 @@ class Mirror:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 self._store.get_file(f"{self._root}/{name}", str(partial))
             partial.replace(target)
-            return [found, *self._stat(name)]
+            return [version, *self._stat(name)]
         except FileNotFoundError:
             target.unlink(missing_ok=True)
             return None
@@ -220,8 +224,8 @@ class Mirror:
             self._note(_results(futures))
 
     def _stat(self, name: str) -> list[int]:
-        found = (self.folder / name).stat()
-        return [found.st_size, found.st_mtime_ns]
+        status = (self.folder / name).stat()
+        return [status.st_size, status.st_mtime_ns]
 
     def _index(self) -> dict[str, Entry]:
         try:

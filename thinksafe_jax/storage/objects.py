@@ -40,15 +40,15 @@ def open_store(url: str) -> tuple[Any, str]:
 def list_objects(filesystem: Any, root: str) -> dict[str, dict[str, Any]]:
     """{name beneath `root`: facts} of every object, as the store has them now."""
     filesystem.invalidate_cache()
-    found = filesystem.find(root, detail=True)
+    objects = filesystem.find(root, detail=True)
     prefix = root.strip("/") + "/"
-    return {path.strip("/").removeprefix(prefix): info for path, info in found.items()}
+    return {path.strip("/").removeprefix(prefix): info for path, info in objects.items()}
 
 
 def identity(info: Mapping[str, Any]) -> str:
     """Text that changes when the content of an object does."""
-    found = next((str(info[key]) for key in _IDENTITY if info.get(key)), "")
-    return f"{info['size']} {found}"
+    version = next((str(info[key]) for key in _IDENTITY if info.get(key)), "")
+    return f"{info['size']} {version}"
 
 
 @contextmanager

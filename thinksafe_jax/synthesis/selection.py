@@ -46,8 +46,8 @@ def synthesis_prompts(recipe: Recipe, hashes: Mapping[str, str] | None = None) -
             evaluation cannot be read, so what is left out would depend on the network.
     """
     cfg = recipe.synthesis
-    found = read_prompts(cfg.prompts, require_label=True)
-    usable = found.prompts
+    read = read_prompts(cfg.prompts, require_label=True)
+    usable = read.prompts
     if cfg.method in HARMFUL_ONLY:
         usable = [prompt for prompt in usable if prompt.label == "harmful"]
     held_out, unchecked = _held_out(recipe.evaluation)
@@ -72,7 +72,7 @@ def synthesis_prompts(recipe: Recipe, hashes: Mapping[str, str] | None = None) -
         kept,
         {
             "prompts": len(kept),
-            "duplicates": found.duplicates,
+            "duplicates": read.duplicates,
             "contaminated_exact": len(exact),
             "contaminated_normalised": len(near),
             "contaminated_dropped": len(dropped),

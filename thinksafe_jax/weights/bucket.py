@@ -71,8 +71,8 @@ def cached_copy(name: str) -> Path | None:
 def _listing(url: str) -> tuple[list[tuple[str, dict[str, Any]]], Any]:
     filesystem, root = open_store(url)
     with store_errors(url):
-        found = list_objects(filesystem, root)
-    files = [(name, info) for name, info in sorted(found.items()) if _wanted(name)]
+        objects = list_objects(filesystem, root)
+    files = [(name, info) for name, info in sorted(objects.items()) if _wanted(name)]
     if not any(name == "config.json" for name, _ in files):
         raise InputError(f"{url}: no checkpoint there (no config.json)")
     return files, filesystem

@@ -53,9 +53,9 @@ def convert_checkpoint(
 
 def _compare(out: Path, params: Params, copy: Params) -> None:
     def same(a: jax.Array, b: jax.Array) -> bool:
-        one, other = np.asarray(a), np.asarray(b)
-        return one.dtype == other.dtype and np.array_equal(
-            one.reshape(-1).view(np.uint8), other.reshape(-1).view(np.uint8)
+        left, right = np.asarray(a), np.asarray(b)
+        return left.dtype == right.dtype and np.array_equal(
+            left.reshape(-1).view(np.uint8), right.reshape(-1).view(np.uint8)
         )
 
     names = jax.tree_util.tree_leaves_with_path(jax.tree.map(same, params, copy))

@@ -98,9 +98,9 @@ def _tensors(header: bytes, size: int) -> list[tuple[int, int]]:
     """
     base = 8 + len(header)
     try:
-        found = json.loads(header)
-        found.pop("__metadata__", None)
-        offsets = [tensor["data_offsets"] for tensor in found.values()]
+        tensors = json.loads(header)
+        tensors.pop("__metadata__", None)
+        offsets = [tensor["data_offsets"] for tensor in tensors.values()]
         spans = [(base + int(begin), base + int(end)) for begin, end in offsets]
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return []

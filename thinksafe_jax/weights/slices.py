@@ -214,8 +214,8 @@ def aligned_empty(shape: Sequence[int], dtype: Any) -> np.ndarray:
     host takes free memory back, because what it takes back are just the huge ones.
     """
     size = math.prod(shape) * np.dtype(dtype).itemsize
-    own = mmap.mmap(-1, max(1, size), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    return np.frombuffer(own, np.uint8, size).view(dtype).reshape(shape)
+    memory = mmap.mmap(-1, max(1, size), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return np.frombuffer(memory, np.uint8, size).view(dtype).reshape(shape)
 
 
 def all_finite(flat: np.ndarray) -> bool:

@@ -126,5 +126,5 @@ def some(names: list[str], most: int = 8) -> str:
     return ", ".join(names[:most]) + tail
 
 
-def _same(one: TensorRef, other: TensorRef) -> bool:
-    return one.shape == other.shape and bool(np.array_equal(one.array, other.array))
+def _same(left: TensorRef, right: TensorRef) -> bool:
+    return left.shape == right.shape and bool(np.array_equal(left.array, right.array))

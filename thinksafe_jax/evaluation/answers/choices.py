@@ -63,16 +63,16 @@ def extract_choice(response: str) -> str | None:
 
 def _stated(text: str) -> str | None:
     """The last choice that a sentence gives as the answer."""
-    found: dict[int, str] = {}
+    letters: dict[int, str] = {}
     for match in _STATED.finditer(text):
         line = text[match.end() : match.end() + _LONGEST].lstrip(" \n*$:").partition("\n")[0]
         if letter := _choice(line, boxed=False):
-            found[match.end()] = letter
+            letters[match.end()] = letter
     for match in _CONFIRMED.finditer(_undressed(text)):
         letter = match.group(1)
         if letter.isupper():
-            found[match.end()] = letter
-    return found[max(found)] if found else None
+            letters[match.end()] = letter
+    return letters[max(letters)] if letters else None
 
 
 def _choice(text: str, *, boxed: bool) -> str | None:

@@ -59,10 +59,10 @@ class Equality:
         if new:
             require_math_verify()
             with ThreadPoolExecutor(self.workers) as threads:
-                self._known.update(zip(new, threads.map(self._one, new), strict=True))
+                self._known.update(zip(new, threads.map(self._compare_pair, new), strict=True))
         return [self._known[pair] for pair in pairs]
 
-    def _one(self, pair: Pair) -> bool | None:
+    def _compare_pair(self, pair: Pair) -> bool | None:
         worker = self._idle.get() or _Worker()
         try:
             answer = worker.ask(pair, self.limit)

@@ -95,10 +95,10 @@ def parse_number(text: str) -> Number | None:
     if scientific := _SCIENTIFIC.fullmatch(text):
         factor, power, exponent = scientific.groups()
         return Number(Fraction(factor) * Fraction(10) ** int(power or exponent))
-    found = _NUMBER.fullmatch(text)
-    if not found:
+    match = _NUMBER.fullmatch(text)
+    if not match:
         return None
-    part = found.groupdict()
+    part = match.groupdict()
     if part["decimal"]:
         value = Fraction(part["decimal"].replace(",", ""))
     else:
@@ -111,8 +111,8 @@ def parse_number(text: str) -> Number | None:
 
 def leading_number(text: str) -> str | None:
     """The first number in a clause, as written: "18 per day and 5 more" gives "18"."""
-    found = _LEADING.search(text.replace("{,}", ",").replace("\\!", ""))
-    return found.group().strip() if found else None
+    match = _LEADING.search(text.replace("{,}", ",").replace("\\!", ""))
+    return match.group().strip() if match else None
 
 
 def _unwrapped(text: str) -> str:

@@ -65,7 +65,7 @@ def score(answers: Sequence[Answer], pool: Equality, *, compat: bool = True) -> 
     if unknown := {a.style for a in answers} - set(STYLES):
         raise ConfigError(f"answer style {', '.join(unknown)}: choose from {', '.join(STYLES)}")
     checked = [exact_outcome(answer) for answer in answers]
-    open_ = [n for n, found in enumerate(checked) if found.status == "open"]
+    open_ = [n for n, outcome in enumerate(checked) if outcome.status == "open"]
     pairs = [Pair(checked[n].extracted or "", gold_answer(answers[n].gold)) for n in open_]
     for n, equal in zip(open_, pool.compare(pairs), strict=True):
         status = "timeout" if equal is None else "correct" if equal else "wrong"
@@ -73,7 +73,7 @@ def score(answers: Sequence[Answer], pool: Equality, *, compat: bool = True) -> 
     if not compat:
         return checked
     column = _skythought(answers, pool)
-    return [replace(found, skythought=sky) for found, sky in zip(checked, column, strict=True)]
+    return [replace(outcome, skythought=sky) for outcome, sky in zip(checked, column, strict=True)]
 
 
 def exact_outcome(answer: Answer) -> Checked:
@@ -93,11 +93,11 @@ def _skythought(answers: Sequence[Answer], pool: Equality) -> list[bool]:
     def symbolic(answer: str, gold: str) -> bool:
         return pool.compare([Pair(answer, gold, "symbolic")])[0] is True
 
-    def one(answer: Answer) -> bool:
+    def correct(answer: Answer) -> bool:
         return skythought_correct(answer.response, answer.gold, answer.style, symbolic)
 
     with ThreadPoolExecutor(pool.workers) as threads:
-        return list(threads.map(one, answers))
+        return list(threads.map(correct, answers))
 
 
 def as_row(checked: Checked) -> dict[str, Any]:

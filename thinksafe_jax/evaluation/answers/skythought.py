@@ -69,8 +69,8 @@ def skythought_correct(response: str, gold: str, style: str, symbolic: Symbolic)
         return bool(letters) and letters[-1] == gold.strip()
     if style == "gsm8k":
         numbers = _GSM8K_NUMBER.findall(re.sub(r"[,$]", "", extracted(response)))
-        found = _GSM8K_GOLD.search(gold)
-        wanted = (found.group(1) if found else gold).strip().replace(",", "")
+        stated = _GSM8K_GOLD.search(gold)
+        wanted = (stated.group(1) if stated else gold).strip().replace(",", "")
         return bool(numbers) and numbers[-1].strip() == wanted
     return _equal(_stripped(extracted(response)), _stripped(gold), symbolic)
 
@@ -78,16 +78,16 @@ def skythought_correct(response: str, gold: str, style: str, symbolic: Symbolic)
 def extracted(text: str) -> str:
     """What the original takes for the answer: box, stated, else the last number."""
     if "boxed" in text:
-        found = _box(text.rpartition("boxed")[2])
+        answer = _box(text.rpartition("boxed")[2])
     elif "he answer is" in text:
-        found = text.rpartition("he answer is")[2].strip()
+        answer = text.rpartition("he answer is")[2].strip()
     elif "final answer is" in text:
-        found = text.rpartition("final answer is")[2].strip()
+        answer = text.rpartition("final answer is")[2].strip()
     else:
         numbers = _NUMBER.findall(text.replace(",", ""))
-        found = numbers[-1] if numbers else ""
-    found = re.sub(r"\n\s*", "", found).removeprefix(":").removesuffix(".").removesuffix("/")
-    return _stripped(found)
+        answer = numbers[-1] if numbers else ""
+    answer = re.sub(r"\n\s*", "", answer).removeprefix(":").removesuffix(".").removesuffix("/")
+    return _stripped(answer)
 
 
 def _box(tail: str) -> str:
@@ -124,10 +124,10 @@ def _equal(answer: str, gold: str, symbolic: Symbolic) -> bool:
         return True
     if _parts_equal(answer, gold, symbolic):
         return True
-    for one, other in ((answer, gold), (gold, answer)):  # k = 5 is 5
-        name, equals, value = one.partition("=")
+    for side, other in ((answer, gold), (gold, answer)):  # k = 5 is 5
+        name, equals, value = side.partition("=")
         if equals and "=" not in value + other and len(name.strip()) <= 2:
-            pair = (value, gold) if one is answer else (answer, value)
+            pair = (value, gold) if side is answer else (answer, value)
             return _equal(*pair, symbolic)
     return "{,}" not in answer + gold and symbolic(answer, gold)
 
@@ -148,7 +148,7 @@ def _parts_equal(answer: str, gold: str, symbolic: Symbolic) -> bool:
     matrix = r"\\begin\{pmatrix\}(.*)\\end\{pmatrix\}"
     inner = [re.fullmatch(matrix, text) for text in (answer, gold)]
     if inner[0] and inner[1]:
-        rows = [re.split(r"\\\\|&", found.group(1)) for found in inner if found]
+        rows = [re.split(r"\\\\|&", match.group(1)) for match in inner if match]
     elif all(re.fullmatch(r"[(\[].+[)\]]", text) for text in (answer, gold)):
         rows = [text[1:-1].split(",") for text in (answer, gold)]
     else:

@@ -31,7 +31,7 @@ def plain(text: str) -> str:
     return _SIGNED_MONEY.sub("-", text)
 
 
-def _ascii_digit(found: re.Match[str]) -> str:
+def _ascii_digit(match: re.Match[str]) -> str:
     """A decimal digit of any script; superscripts are exponents and stay."""
-    value = unicodedata.decimal(found.group(), None)
-    return found.group() if value is None else str(value)
+    value = unicodedata.decimal(match.group(), None)
+    return match.group() if value is None else str(value)

@@ -34,9 +34,9 @@ def _slots(template: GuardTemplate) -> tuple[Slot, ...]:
 
 def _read(words: Mapping[str, str]) -> Reading:
     # read from forward passes, the first number stands behind the form's own "S"
-    found = re.finditer(r"([SOC]?)(\d+)|" + _NAME, words.get("category") or "", re.IGNORECASE)
+    matches = re.finditer(r"([SOC]?)(\d+)|" + _NAME, words.get("category") or "", re.IGNORECASE)
     codes = (
-        f"{match[1].upper() or 'S'}{match[2]}" if match[2] else _code(match[0]) for match in found
+        f"{match[1].upper() or 'S'}{match[2]}" if match[2] else _code(match[0]) for match in matches
     )
     word = words["verdict"]
     return Reading(word, word, None, tuple(dict.fromkeys(codes)))
