@@ -12,9 +12,12 @@ from thinksafe_jax.models.decoder import block, forward, head_kernel, logits, rm
 from thinksafe_jax.models.lora import (
     Adapter,
     LoraConfig,
+    UnstackedAdapter,
+    abstract_adapter,
     init_adapter,
     merge_adapter,
     target_kernels,
+    unstack_adapter,
 )
 from thinksafe_jax.models.matmul import FEW_ROWS, Matmul, few_rows_matmul, plain_matmul
 from thinksafe_jax.models.params import (
@@ -43,6 +46,8 @@ __all__ = [
     "ModelConfig",
     "Param",
     "Params",
+    "UnstackedAdapter",
+    "abstract_adapter",
     "abstract_params",
     "block",
     "causal_attention",
@@ -66,6 +71,7 @@ __all__ = [
     "stack_layers",
     "stacked_shape",
     "target_kernels",
+    "unstack_adapter",
     "unstack_layers",
     "walk",
 ]

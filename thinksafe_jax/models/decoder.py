@@ -5,7 +5,7 @@ them is only how attention finds its keys, which the caller passes in as `attend
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Float32, Int
 from thinksafe_jax.models.attention import Attention, causal_attention
 from thinksafe_jax.models.attention_request import SAVED_NAMES
 from thinksafe_jax.models.config import ModelConfig
-from thinksafe_jax.models.lora import Adapter, LoraConfig
+from thinksafe_jax.models.lora import Adapter, LayerAdapter, LoraConfig
 from thinksafe_jax.models.matmul import Matmul, plain_matmul
 from thinksafe_jax.models.params import Params
 from thinksafe_jax.models.rope import apply_rope, rope_tables
@@ -30,33 +30,6 @@ REMAT: dict[str, Callable[..., bool] | None] = {
     "attention": jax.checkpoint_policies.save_only_these_names(*SAVED_NAMES),
     "layer": jax.checkpoint_policies.nothing_saveable,  # only its input
 }
-
-
-class LayerAdapter(NamedTuple):
-    """The adapter of one layer, and how it is applied.
-
-    Attributes:
-        weights: projection -> its low-rank arrays "a" `[r, in...]` and "b" `[out..., r]`.
-        lora: rank, scale, targets, dropout.
-        key: dropout is on when given.
-    """
-
-    weights: dict[str, dict[str, jax.Array]]
-    lora: LoraConfig
-    key: jax.Array | None = None
-
-    def delta(self, name: str, x: jax.Array, in_ndim: int) -> jax.Array | None:
-        """What the adapter adds to the projection `name` of `x`; None where it adds nothing."""
-        ab = self.weights.get(name)
-        if ab is None:
-            return None
-        lora = self.lora
-        if self.key is not None and lora.dropout > 0:
-            key = jax.random.fold_in(self.key, lora.targets.index(name))
-            keep = jax.random.bernoulli(key, 1.0 - lora.dropout, x.shape)
-            x = jnp.where(keep, x / (1.0 - lora.dropout), jnp.zeros_like(x))
-        low_rank = plain_matmul(x, ab["a"].astype(x.dtype), in_ndim)
-        return lora.scale * plain_matmul(low_rank, ab["b"].astype(x.dtype), 1)
 
 
 def rms_norm(x: Float[Array, "*B D"], weight: Float[Array, " D"], eps: float) -> jax.Array:

@@ -1,15 +1,17 @@
 """LoRA adapters (PEFT semantics): `y = W x + B A dropout(x) * scale`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isfinite, prod, sqrt
-from typing import Any
+from operator import itemgetter
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from thinksafe_jax.errors import ConfigError
 from thinksafe_jax.models.config import ModelConfig
+from thinksafe_jax.models.matmul import plain_matmul
 from thinksafe_jax.models.params import Param, Params, declare
 
 LARGEST_RANK = 16_384  # above the width of every model of today a rank says nothing more
@@ -44,6 +46,51 @@ class LoraConfig:
         return self.alpha / (sqrt(self.r) if self.rslora else self.r)
 
 
+class LayerAdapter(NamedTuple):
+    """The adapter of one layer, and how it is applied.
+
+    Attributes:
+        weights: projection -> its low-rank arrays "a" `[r, in...]` and "b" `[out..., r]`.
+        lora: rank, scale, targets, dropout.
+        key: dropout is on when given.
+    """
+
+    weights: dict[str, dict[str, jax.Array]]
+    lora: LoraConfig
+    key: jax.Array | None = None
+
+    def delta(self, name: str, x: jax.Array, in_ndim: int) -> jax.Array | None:
+        """What the adapter adds to the projection `name` of `x`; None where it adds nothing."""
+        ab = self.weights.get(name)
+        if ab is None:
+            return None
+        lora = self.lora
+        if self.key is not None and lora.dropout > 0:
+            key = jax.random.fold_in(self.key, lora.targets.index(name))
+            keep = jax.random.bernoulli(key, 1.0 - lora.dropout, x.shape)
+            x = jnp.where(keep, x / (1.0 - lora.dropout), jnp.zeros_like(x))
+        low_rank = plain_matmul(x, ab["a"].astype(x.dtype), in_ndim)
+        return lora.scale * plain_matmul(low_rank, ab["b"].astype(x.dtype), 1)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class UnstackedAdapter:
+    """An adapter with its layers apart: the form decode runs on, as `unstack_layers` of the base.
+
+    Attributes:
+        layers: one entry a layer: projection -> "a" `[r, in...]` and "b" `[out..., r]`.
+        lora: rank, scale and targets; static, so a program is compiled for them.
+    """
+
+    layers: tuple[dict[str, dict[str, jax.Array]], ...]
+    lora: LoraConfig = field(metadata={"static": True})
+
+    def layer(self, number: int) -> LayerAdapter:
+        """The adapter of one layer, without dropout."""
+        return LayerAdapter(self.layers[number], self.lora)
+
+
 def target_kernels(cfg: ModelConfig, targets: Sequence[str]) -> dict[str, Param]:
     """The declared kernels that an adapter changes.
 
@@ -58,20 +105,41 @@ def target_kernels(cfg: ModelConfig, targets: Sequence[str]) -> dict[str, Param]
     return {name: layer[name]["kernel"] for name in targets}
 
 
+def abstract_adapter(cfg: ModelConfig, lora: LoraConfig) -> Adapter:
+    """Shapes of a float32 adapter; nothing is allocated."""
+    layers = {}
+    for name, kernel in target_kernels(cfg, lora.targets).items():
+        split = len(kernel.shape) - kernel.in_ndim
+        a = (cfg.num_layers, lora.r, *kernel.shape[split:])
+        b = (cfg.num_layers, *kernel.shape[:split], lora.r)
+        layers[name] = {n: jax.ShapeDtypeStruct(s, jnp.float32) for n, s in (("a", a), ("b", b))}
+    return {"layers": layers}
+
+
 def init_adapter(cfg: ModelConfig, lora: LoraConfig, key: jax.Array) -> Adapter:
     """A fresh float32 adapter: A uniform as PEFT's kaiming_uniform(sqrt(5)), B zero.
 
     B = 0 makes step 0 exactly the base model, which the KL reference relies on.
     """
     layers = {}
-    for n, (name, kernel) in enumerate(target_kernels(cfg, lora.targets).items()):
-        split = len(kernel.shape) - kernel.in_ndim
-        outputs, inputs = kernel.shape[:split], kernel.shape[split:]
-        bound = 1.0 / sqrt(prod(inputs))
-        shape = (cfg.num_layers, lora.r, *inputs)
-        a = jax.random.uniform(jax.random.fold_in(key, n), shape, jnp.float32, -bound, bound)
-        layers[name] = {"a": a, "b": jnp.zeros((cfg.num_layers, *outputs, lora.r), jnp.float32)}
+    for n, (name, ab) in enumerate(abstract_adapter(cfg, lora)["layers"].items()):
+        a, b = ab["a"], ab["b"]
+        bound = 1.0 / sqrt(prod(a.shape[2:]))
+        values = jax.random.uniform(jax.random.fold_in(key, n), a.shape, a.dtype, -bound, bound)
+        layers[name] = {"a": values, "b": jnp.zeros(b.shape, b.dtype)}
     return {"layers": layers}
+
+
+def unstack_adapter(adapter: Adapter, lora: LoraConfig, dtype: Any) -> UnstackedAdapter:
+    """The same adapter with its layers apart.
+
+    Args:
+        adapter: arrays `[L, ...]`.
+        dtype: of the result: the activations' own, in which `LayerAdapter` multiplies anyway.
+    """
+    whole = jax.tree.map(lambda x: x.astype(dtype), adapter["layers"])
+    depth = jax.tree.leaves(whole)[0].shape[0]
+    return UnstackedAdapter(tuple(jax.tree.map(itemgetter(n), whole) for n in range(depth)), lora)
 
 
 def merge_adapter(params: Params, adapter: Adapter, lora: LoraConfig) -> Params:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from thinksafe_jax.models import Params
+from thinksafe_jax.models import Params, UnstackedAdapter
 from thinksafe_jax.sampling.kv_cache import KvCache
 from thinksafe_jax.sampling.layout import Layout
 from thinksafe_jax.sampling.programs import (
@@ -58,10 +58,12 @@ class ModelDevice:
     Attributes:
         params: may be replaced by others of the same shapes, dtypes and shardings while no request
             is in a slot; nothing is compiled anew for them.
+        adapter: beside the parameters, or None; may be replaced in the same way.
     """
 
     def __init__(self, params: Params, cache: KvCache, spec: DecodeSpec, *, slots: int, seed: int):
         self.params, self.spec = params, spec
+        self.adapter: UnstackedAdapter | None = None
         self.cache = cache
         self.window_sizes = self.layout.window_sizes(slots)
         self._count = slots
@@ -85,13 +87,30 @@ class ModelDevice:
         """
         arrays = self.layout.put((tokens, lengths, page_ids), self.layout.rows)
         cfg = self.spec.cfg
-        self.cache = prefill(self.params, self.cache, *arrays, cfg=cfg, layout=self.layout)
+        model = (self.params, self.cache, *arrays, self.adapter)
+        self.cache = prefill(*model, cfg=cfg, layout=self.layout)
 
     def insert(self, new: Insertion) -> None:
         """Puts requests into slots."""
         self.slots = insert(self.slots, self.layout.put(new), self._seed, layout=self.layout)
 
-    def warm_up_slots(self) -> None:
+    def warm_up(self, prompts: Sequence[int], table: np.ndarray) -> None:
+        """Runs every program once with nothing in it, which compiles them.
+
+        Args:
+            prompts: padded lengths of prompts.
+            table: i32 `[slots, pages]`, zeros.
+        """
+        shards, page_size = self.layout.shards, self.cache.page_size
+        for length in prompts:
+            tokens = np.zeros((shards, length), np.int32)
+            page_ids = np.zeros((shards, length // page_size), np.int32)
+            self.prefill(tokens, np.zeros(shards, np.int32), page_ids)
+        self._warm_up_slots()
+        for count in self.window_sizes:
+            self.read(self.decode(table, np.arange(count, dtype=np.int32)))
+
+    def _warm_up_slots(self) -> None:
         """Runs what `insert` and `make_idle` run, and changes nothing."""
         zeros, beyond = np.zeros(INSERT_ROWS, np.int32), np.full(INSERT_ROWS, self._count, np.int32)
         words = np.zeros((INSERT_ROWS, 3), np.uint32)
@@ -134,6 +153,7 @@ class ModelDevice:
             self.slots,
             self.layout.put(table[slot_ids], self.layout.rows),
             None if every else self.layout.put(slot_ids),
+            self.adapter,
             spec=self.spec,
         )
         for array in (tokens, logprobs):

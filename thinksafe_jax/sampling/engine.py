@@ -8,16 +8,24 @@ from typing import Any, Self, overload
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from thinksafe_jax.config import EngineConfig, SamplingConfig, check_limits
 from thinksafe_jax.errors import InputError
-from thinksafe_jax.models import AttentionRequest, ModelConfig, Params, load_config, refusals
+from thinksafe_jax.models import (
+    Adapter,
+    AttentionRequest,
+    LoraConfig,
+    ModelConfig,
+    Params,
+    load_config,
+    refusals,
+)
 from thinksafe_jax.models import unstack_layers as apart
+from thinksafe_jax.sampling.adapter_place import AdapterPlace
 from thinksafe_jax.sampling.attention import IMPLEMENTATIONS, choose, table_pages
 from thinksafe_jax.sampling.device import ModelDevice
 from thinksafe_jax.sampling.held_params import exchanged, held_params
-from thinksafe_jax.sampling.kv_cache import KvCache, tokens_that_fit
+from thinksafe_jax.sampling.kv_cache import KvCache, pool_pages
 from thinksafe_jax.sampling.layout import Layout
 from thinksafe_jax.sampling.pages import PageAllocator
 from thinksafe_jax.sampling.programs import DecodeSpec
@@ -57,6 +65,8 @@ class Engine:
         eos_ids: every id that ends a completion.
         seed: seed of the run; see `Request.random_words` for what else keys a row.
         tokenizer: turns texts into requests; without one `generate` takes requests only.
+        lora: keeps an adapter of this shape apart from the parameters, which may then be a
+            trainer's; B = 0 until `update_adapter`.
 
     Attributes:
         stats: what the last `generate` counted.
@@ -76,6 +86,7 @@ class Engine:
         eos_ids: Sequence[int],
         seed: int = 0,
         tokenizer: ChatTokenizer | None = None,
+        lora: LoraConfig | None = None,
     ):
         check_limits(config, "engine")
         self.cfg, self.config, self.eos_ids = cfg, config, tuple(eos_ids)
@@ -90,7 +101,7 @@ class Engine:
         # XLA:CPU widens a whole bfloat16 pool to float32 and back for every write
         on_cpu = jax.default_backend() == "cpu"
         kv_dtype = jnp.dtype("float32") if on_cpu else params["embed"].dtype
-        self._pages = self._pool_pages(kv_dtype, layouts)  # in what the weights leave free
+        self._pages = pool_pages(cfg, config, self.max_length, kv_dtype, layouts)
         self._devices = [
             ModelDevice(
                 params,
@@ -101,8 +112,12 @@ class Engine:
             )
             for params, layout in zip(held, layouts, strict=True)
         ]
+        dtype = params["embed"].dtype
+        self._adapters = [AdapterPlace(cfg, lora, dtype, mesh) for mesh in meshes if lora]
         self.stats = EngineStats()
         self._calls = 0  # of `generate` and `update`: the last one has the devices
+        if lora:
+            self.update_adapter(None)
 
     @classmethod
     def from_pretrained(
@@ -162,6 +177,27 @@ class Engine:
         for device, held in zip(self._devices, new, strict=True):
             device.params = held
 
+    def update_adapter(self, adapter: Adapter | None) -> None:
+        """Takes a new adapter, as after a training step; the weights stay. Nothing is compiled.
+
+        A `generate` call that has not ended is over: its rows would mix two models.
+
+        Args:
+            adapter: arrays `[L, ...]` as training has them, on any devices, of the engine's `lora`;
+                None is the model without one. Of arrays that span processes, all must call this.
+
+        Raises:
+            InputError: the engine keeps no adapter apart, or one of another shape.
+        """
+        if not self._adapters:
+            raise InputError(
+                "update_adapter: no adapter is kept apart; build the engine with lora="
+            )
+        new = [place.put(adapter) for place in self._adapters]
+        self._calls += 1
+        for device, held in zip(self._devices, new, strict=True):
+            device.adapter = held
+
     def refuses(self, request: Request) -> str | None:
         """Why a request can never run here, or None.
 
@@ -187,17 +223,9 @@ class Engine:
             longest: tokens of the longest prompt, or of what is recomputed after a preemption;
                 default the whole context.
         """
-        size = self.config.page_size
+        lengths = prefill_lengths(self.config.page_size, longest or self.max_length)
         for device in self._devices:
-            shards = device.layout.shards
-            for length in prefill_lengths(size, longest or self.max_length):
-                tokens = np.zeros((shards, length), np.int32)
-                page_ids = np.zeros((shards, length // size), np.int32)
-                device.prefill(tokens, np.zeros(shards, np.int32), page_ids)
-            device.warm_up_slots()
-            table = self._allocator(device).table
-            for count in device.window_sizes:
-                device.read(device.decode(table, np.arange(count, dtype=np.int32)))
+            device.warm_up(lengths, self._allocator(device).table)
 
     @overload
     def generate(self, prompts: Iterable[Request]) -> Iterator[Completion]: ...
@@ -319,17 +347,3 @@ class Engine:
     def _pool_tokens(self) -> int:
         """Tokens that one pool holds; its page 0 is nobody's."""
         return (self._pages - 1) * self.config.page_size
-
-    def _pool_pages(self, kv_dtype: jnp.dtype, layouts: Sequence[Layout]) -> int:
-        """Pages of one pool, page 0 included."""
-        config, layout, tokens = self.config, layouts[0], self.config.pool_tokens
-        if tokens is None:
-            mesh = layout.mesh
-            tokens = tokens_that_fit(
-                config.slots * self.max_length,
-                KvCache.bytes_per_token(self.cfg, kv_dtype),
-                jax.local_devices()[0] if mesh is None else mesh.devices.flat[0],
-                num_shards=layout.num_shards(layout.kv_heads),
-                pools=len(layouts) * layout.shards,
-            )
-        return 1 + -(-tokens // config.page_size)

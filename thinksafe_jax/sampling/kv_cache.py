@@ -16,6 +16,7 @@ the sampler, `plan` and the sweep ask `KvCache` for shapes, bytes and shardings.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
+from thinksafe_jax.config import EngineConfig
 from thinksafe_jax.machine import free_memory
 from thinksafe_jax.models import ModelConfig
 from thinksafe_jax.sampling.layout import ONE_DEVICE, Layout
@@ -168,6 +170,33 @@ def _layer_shapes(cfg: ModelConfig, pages: int, page_size: int, dtype: Any) -> K
     """What is stored for one layer: the only place that says so."""
     shape = (cfg.num_kv_heads, pages, page_size, cfg.head_dim)
     return KvPages(*(jax.ShapeDtypeStruct(shape, jnp.dtype(dtype)) for _ in range(2)))
+
+
+def pool_pages(
+    cfg: ModelConfig,
+    config: EngineConfig,
+    max_length: int,
+    dtype: jnp.dtype,
+    layouts: Sequence[Layout],
+) -> int:
+    """Pages of one pool, page 0 included: what `config` says, or what the weights leave free.
+
+    Args:
+        max_length: tokens of a slot at its full length.
+        dtype: in which keys and values are stored.
+        layouts: of all programs of this process, one for each.
+    """
+    layout, tokens = layouts[0], config.pool_tokens
+    if tokens is None:
+        mesh = layout.mesh
+        tokens = tokens_that_fit(
+            config.slots * max_length,
+            KvCache.bytes_per_token(cfg, dtype),
+            jax.local_devices()[0] if mesh is None else mesh.devices.flat[0],
+            num_shards=layout.num_shards(layout.kv_heads),
+            pools=len(layouts) * layout.shards,
+        )
+    return 1 + -(-tokens // config.page_size)
 
 
 def tokens_that_fit(

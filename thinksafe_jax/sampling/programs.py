@@ -22,6 +22,7 @@ from thinksafe_jax.models import (
     Matmul,
     ModelConfig,
     Params,
+    UnstackedAdapter,
     block,
     causal_attention,
     logits,
@@ -36,6 +37,7 @@ from thinksafe_jax.sampling.sampling_options import IDLE, Column, Options
 
 # q, k, v of one layer and its pages -> output, and the pages with k and v in them
 CachedAttention = Callable[[jax.Array, jax.Array, jax.Array, KvPages], tuple[jax.Array, KvPages]]
+_Carry = tuple[KvCache, "Slots"]
 
 
 class Slots(NamedTuple):
@@ -91,6 +93,7 @@ def prefill(
     tokens: Int32[Array, "P T"],
     lengths: Int32[Array, " P"],
     page_ids: Int32[Array, "P N"],
+    adapter: UnstackedAdapter | None = None,
     *,
     cfg: ModelConfig,
     layout: Layout = ONE_DEVICE,
@@ -104,6 +107,7 @@ def prefill(
         tokens: one padded prompt for each shard.
         lengths: tokens of each that are real.
         page_ids: pages of the row's own shard; N is T / page size.
+        adapter: beside the weights; None where there is none, or it is merged into them.
     """
     rows, length = tokens.shape
     steps = jnp.arange(length, dtype=jnp.int32)
@@ -120,8 +124,9 @@ def prefill(
         return attention(q, k, v, segments), write(pages, k, v, page_ids)
 
     x = params["embed"][tokens]
+    matmul = layout.matmul(rows * length)
     # the hidden states behind the last layer are of no use: the compiler leaves them out
-    return _run_layers(params, cfg, cache, x, rope, attend, layout.matmul(rows * length))[1]
+    return _run_layers(params, cfg, cache, x, rope, attend, matmul, adapter)[1]
 
 
 @partial(jax.jit, static_argnames="layout", donate_argnames="slots")
@@ -151,6 +156,7 @@ def decode(
     slots: Slots,
     table: Int32[Array, "W N"],
     slot_ids: Int32[Array, " W"] | None = None,
+    adapter: UnstackedAdapter | None = None,
     *,
     spec: DecodeSpec,
 ) -> tuple[KvCache, Slots, Int32[Array, "S W"], Float32[Array, "S W"]]:
@@ -159,6 +165,7 @@ def decode(
     Args:
         params: layers as a tuple (`unstack_layers`).
         table: pages of those slots.
+        adapter: beside the weights; None where there is none, or it is merged into them.
 
     A fixed number of steps without a look at who has finished: an early exit would cost a
     reduction each step and save almost nothing while the queue is not empty.
@@ -168,12 +175,10 @@ def decode(
         log-probabilities.
     """
 
-    def step(
-        carry: tuple[KvCache, Slots], _: None
-    ) -> tuple[tuple[KvCache, Slots], tuple[jax.Array, jax.Array]]:
+    def step(carry: _Carry, _: None) -> tuple[_Carry, tuple[jax.Array, jax.Array]]:
         cache, slots = carry
-        active = slots.remaining > 0
-        hidden, cache = decode_hidden(params, cache, slots, slots.token[:, None], table, spec)
+        active, newest = slots.remaining > 0, slots.token[:, None]
+        hidden, cache = decode_hidden(params, cache, slots, newest, table, adapter, spec=spec)
         token, logprob = draw(params, hidden[:, 0], slots, spec)
         new = _advance(slots, token, spec.eos_ids)
         return (cache, new), (jnp.where(active, new.token, -1), logprob)
@@ -219,6 +224,8 @@ def decode_hidden(
     slots: Slots,
     tokens: Int32[Array, "B Q"],
     table: Int32[Array, "B N"],
+    adapter: UnstackedAdapter | None = None,
+    *,
     spec: DecodeSpec,
 ) -> tuple[Float[Array, "B Q D"], KvCache]:
     """Hidden states of each slot's next tokens, and the cache that now holds them.
@@ -258,9 +265,8 @@ def decode_hidden(
     ) -> tuple[jax.Array, KvPages]:
         return local(q, k, v, pages, page, offset, table, lengths)
 
-    rope = rope_tables(cfg, positions)
-    x = params["embed"][tokens]
-    x, cache = _run_layers(params, cfg, cache, x, rope, attend, layout.matmul(tokens.size))
+    model = (params, cfg, cache, params["embed"][tokens], rope_tables(cfg, positions))
+    x, cache = _run_layers(*model, attend, layout.matmul(tokens.size), adapter)
     return rms_norm(x, params["final_norm"], cfg.rms_norm_eps), cache
 
 
@@ -272,6 +278,7 @@ def _run_layers(
     rope: tuple[jax.Array, jax.Array],
     attend: CachedAttention,
     matmul: Matmul,
+    adapter: UnstackedAdapter | None = None,
 ) -> tuple[jax.Array, KvCache]:
     """Hidden states `[B, T, D]` behind the last layer, and the cache with their keys and values.
 
@@ -279,8 +286,9 @@ def _run_layers(
     pages at every step.
     """
     written: list[KvPages] = []
-    for weights, pages in zip(params["layers"], cache.layers, strict=True):
-        x = block(weights, cfg, x, rope, _keeping(attend, pages, written), matmul=matmul)
+    for number, (weights, pages) in enumerate(zip(params["layers"], cache.layers, strict=True)):
+        of_layer = adapter and adapter.layer(number)
+        x = block(weights, cfg, x, rope, _keeping(attend, pages, written), of_layer, matmul)
     return x, KvCache(tuple(written))
 
 

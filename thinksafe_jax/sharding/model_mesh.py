@@ -22,6 +22,7 @@ from thinksafe_jax.sharding.phases import MeshConfig, Phase, Rules
 from thinksafe_jax.sharding.rules import (
     LOGICAL_AXES,
     Tensor,
+    Tensors,
     adapter_tensors,
     parameter_tensors,
     partition_spec,
@@ -131,7 +132,21 @@ class ModelMesh:
             layout: "stacked" for `[L, ...]` layers, "unstacked" for a tuple with a dict per layer
                 (`unstack_layers`), where a rule for `layers` has no effect.
         """
-        tensors = parameter_tensors(self.cfg)
+        return self._sharding_tree(parameter_tensors(self.cfg), layout)
+
+    def adapter_shardings(self, lora: LoraConfig, layout: str = "stacked") -> Tree:
+        """Shardings of the adapter's weights: a lies as its kernel's inputs, b as its outputs.
+
+        Args:
+            layout: as `param_shardings` has it.
+
+        Raises:
+            ConfigError: the rules do not fit the adapter.
+        """
+        _require_fit(self.cfg, self.phase, lora)
+        return self._sharding_tree(adapter_tensors(self.cfg, lora), layout)
+
+    def _sharding_tree(self, tensors: Tensors, layout: str) -> Tree:
         if layout == "stacked":
             return sharding_tree(tensors, self.mesh, self.rules)
         if layout != "unstacked":
@@ -140,15 +155,6 @@ class ModelMesh:
         outer = {path: tensor for path, tensor in tensors.items() if path[0] != "layers"}
         layers = (sharding_tree(layer, self.mesh, self.rules)["layers"],) * self.cfg.num_layers
         return {**sharding_tree(outer, self.mesh, self.rules), "layers": layers}
-
-    def adapter_shardings(self, lora: LoraConfig) -> Tree:
-        """Shardings of the adapter's weights: a lies as its kernel's inputs, b as its outputs.
-
-        Raises:
-            ConfigError: the rules do not fit the adapter.
-        """
-        _require_fit(self.cfg, self.phase, lora)
-        return sharding_tree(adapter_tensors(self.cfg, lora), self.mesh, self.rules)
 
     def optimizer_shardings(
         self, optimizer: optax.GradientTransformation, trainable: Tree, shardings: Tree
