@@ -54,6 +54,26 @@ def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
+def quoted(value: object, most: int = 60) -> str:
+    """A value from outside as a message shows it: spelled as in Python, and cut."""
+    try:
+        return shortened(repr(value), most)
+    except (RecursionError, ValueError):  # nested too deeply; a number of thousands of digits
+        return f"a {type(value).__name__}"
+
+
+def shortened(text: str, most: int = 60) -> str:
+    """The text, or as much of it as fits into `most` characters with an ellipsis."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def listed(names: Iterable[object], most: int = 8) -> str:
+    """The first few of many names, each cut where it is long."""
+    names = list(names)
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(shortened(str(name), 200) for name in names[:most]) + more
+
+
 def first_line(error: BaseException) -> str:
     """What an error of another library says, in one line; its type where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:_LONGEST]

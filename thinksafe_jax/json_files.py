@@ -6,6 +6,7 @@ a key that stands twice is no guess which of the two counts.
 """
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -96,15 +97,33 @@ def parse_json(text: str, name: str) -> Any:
         InputError: as `read_json`.
     """
     try:
-        return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_number)
+        return load_unique(text)
     except json.JSONDecodeError as error:
         raise InputError(
             f"{name}, line {error.lineno}, column {error.colno}: not valid JSON ({error.msg})"
         ) from None
-    except RecursionError:
-        raise InputError(f"{name}: not valid JSON (nested too deeply)") from None
-    except ValueError as error:  # of the two hooks, and whole numbers of thousands of digits
+    except ValueError as error:  # a repeated key, depth, NaN, thousands of digits
         raise InputError(f"{name}: not valid JSON ({error})") from None
+
+
+def load_unique(text: str, *, nan: bool = False) -> Any:
+    """The value of a JSON text in which no object has a key twice.
+
+    For those who say themselves what a bad text means; `read_json` says it in a sentence.
+
+    Args:
+        nan: read NaN and the infinities, which JSON does not have and Python writes.
+
+    Raises:
+        ValueError: it is no JSON, is nested too deeply, or has a key twice in one object.
+    """
+    try:
+        value = _DECODER.decode(text)
+        if not nan and ("NaN" in text or "Infinity" in text):
+            _refuse_no_numbers(value, "")
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    return value
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -116,5 +135,17 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
-def _no_number(name: str) -> None:
-    raise ValueError(f"{name} is no JSON number")
+def _refuse_no_numbers(value: Any, key: str) -> None:
+    """NaN and the infinities, by their key."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{key or 'it'} is {json.dumps(value)}, which is no JSON number")
+    if isinstance(value, dict):
+        for name, item in value.items():
+            _refuse_no_numbers(item, f"{key}.{name[:60]}" if key else name[:60])
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            _refuse_no_numbers(item, f"{key}[{index}]")
+
+
+# made once: to make a decoder costs half as much as to read a row with it
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique)

@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from thinksafe_jax.errors import ConfigError, did_you_mean
+from thinksafe_jax.errors import ConfigError, did_you_mean, quoted
 
 T = TypeVar("T")
 _PACKAGE = Path(__file__).parent
@@ -50,7 +50,7 @@ class Variants(Mapping[str, T], Generic[T]):
         """
         if name not in self._names:
             raise ConfigError(
-                f"no {self._what} {name!r}{did_you_mean(name, self._names)} "
+                f"no {self._what} {quoted(name)}{did_you_mean(name, self._names)} "
                 f"(choose from {', '.join(self._names)})"
             )
         module = import_module(f"{self._package}.{_stem(name)}")

@@ -38,7 +38,7 @@ def test_too_many_columns_are_refused_with_their_number(tmp_path, monkeypatch):
 def test_a_message_lists_some_of_many_columns(tmp_path):
     error = readers.no_column("x.csv:1", "prompt", [f"c{n}" for n in range(100_000)])
     assert len(str(error)) < 300
-    assert "c19, … 100,000 in all" in str(error)
+    assert "c19 and 99,980 more" in str(error)
 
 
 def test_a_line_without_end_is_refused_before_it_is_read(tmp_path, monkeypatch):

@@ -206,6 +206,16 @@ def test_one_prompt_with_two_labels_is_refused(tmp_path):
         ("fields.csv", "prompt,b\nx,y\nx,y,z\n", "fields.csv:3: 3 fields"),
         ("quote.csv", 'prompt,b\nx,y\n"never closed,z\n', "quote.csv:3: not valid CSV"),
         ("twice.csv", "prompt,prompt\nx,y\n", "twice.csv:1: repeated column names prompt"),
+        (
+            "twice.jsonl",
+            '{"prompt": "a"}\n{"prompt": "a", "prompt": "b"}\n',
+            "twice.jsonl:2: not valid JSON (the key 'prompt' stands there twice)",
+        ),
+        (
+            "twice.json",
+            '[{"prompt": "a", "x": {"y": 1, "y": 2}}]',
+            "the key 'y' stands there twice",
+        ),
         ("bad.parquet", "PAR1 this is not Parquet", "not a readable Parquet"),
         ("empty.csv", "", "no prompts left"),
         ("rows.txt", "hello\n", "prompts are read from .jsonl, .json, .csv, .parquet"),

@@ -173,7 +173,7 @@ FILES = {
     "list": (b"[]", "a JSON object was expected, not list"),
     "deep": (b"[" * 100_000, "not valid JSON (nested too deeply)"),
     "huge number": (b'{"a": ' + b"9" * 5000 + b"}", "not valid JSON"),
-    "nan": (b'{"rms_norm_eps": NaN}', "NaN is no JSON number"),
+    "nan": (b'{"rms_norm_eps": NaN}', "rms_norm_eps is NaN, which is no JSON number"),
     "twice": (b'{"hidden_size": 1, "hidden_size": 2}', "the key 'hidden_size' stands there twice"),
     "too large": (b" " * (2**24 + 1), "at most 16,777,216 are read"),
 }

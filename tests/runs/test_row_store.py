@@ -92,7 +92,8 @@ def test_a_store_that_is_nothing_but_a_torn_line_starts_again(store):
 
 
 @pytest.mark.parametrize(
-    "garbage", [b"garbage", b"[1, 2]", b'{"no": "key"}', b"\xff\xfe", b"[" * 9999]
+    "garbage",
+    [b"garbage", b"[1, 2]", b'{"no": "key"}', b"\xff\xfe", b"[" * 9999, b'{"id": "3", "id": "4"}'],
 )
 def test_garbage_in_the_middle_stops_with_file_and_line(store, garbage):
     store.append([row(1), row(2)])
@@ -104,6 +105,17 @@ def test_garbage_in_the_middle_stops_with_file_and_line(store, garbage):
     lenient = RowStore(store.folder, skip_bad_rows=True)
     assert lenient.read() == [row(1), row(2)]
     assert lenient.bad_rows == 1
+
+
+def test_a_last_line_with_a_key_twice_was_edited_and_is_not_torn(store):
+    """A torn line is cut off and redone; this one is somebody's, and stays until it is said."""
+    store.append([row(1)])
+    with shard(store).open("ab") as file:
+        file.write(b'{"id": "3", "id": "4"}\n')
+    with pytest.raises(
+        InputError, match=r"part-00000\.jsonl:2: not a JSON object with each key once"
+    ):
+        RowStore(store.folder).read()
 
 
 def test_of_duplicates_the_first_stands_and_the_rest_are_counted(store, caplog):

@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from tests.weights.kit import CONFIG, same_bits, small_checkpoint
-from thinksafe_jax.errors import InputError
+from thinksafe_jax.errors import InputError, quoted
 from thinksafe_jax.models import load_config, parse_config
 from thinksafe_jax.weights import (
     convert_checkpoint,
@@ -137,7 +137,9 @@ def test_duplicate_key_in_the_header(tmp_path):
     )
     file = tmp_path / "model.safetensors"
     file.write_bytes(struct.pack("<Q", len(header)) + header + b"\0" * 4)
-    assert "model.safetensors: the header names 'a' twice" in refusal(tmp_path, cfg)
+    assert "unreadable safetensors header (the key 'a' stands there twice)" in refusal(
+        tmp_path, cfg
+    )
 
 
 @pytest.mark.parametrize("offsets", [[0, 4], [8, 12]], ids=["overlap", "hole"])
@@ -186,12 +188,31 @@ def test_index_that_promises_an_absent_tensor(sharded):
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", "{}", '{"weight_map": 3}', '{"weight_map": {"a": [1]}}']
+    ("content", "said"),
+    [
+        ("", "is empty"),
+        ("[]", "a JSON object was expected, not list"),
+        ("{}", "not a safetensors index"),
+        ('{"weight_map": 3}', "not a safetensors index"),
+        ('{"weight_map": {"a": [1]}}', "not a safetensors index"),
+        ('{"weight_map": {"a": "x", "a": "y"}}', "not valid JSON (the key 'a' stands there twice)"),
+        ('{"weight_map":' * 100_000, "not valid JSON (nested too deeply)"),
+        ("version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
+    ],
 )
-def test_garbage_index(content, sharded):
+def test_garbage_index(content, said, sharded):
     folder, cfg, _, _ = sharded
     (folder / INDEX).write_text(content)
-    assert f"{INDEX}: not a safetensors index" in refusal(folder, cfg)
+    assert f"{INDEX}: {said}" in refusal(folder, cfg)
+
+
+@pytest.mark.parametrize("place", ["model.safetensors", "config.json", INDEX])
+def test_a_folder_in_the_place_of_a_file(place, tmp_path):
+    cfg, _ = small_checkpoint(tmp_path)
+    (tmp_path / place).unlink(missing_ok=True)
+    (tmp_path / place).mkdir()
+    with pytest.raises(InputError, match=f"{place}: is no regular file"):
+        load_params(tmp_path, load_config(tmp_path) if place == "config.json" else cfg)
 
 
 def test_every_misfit_is_listed_together(tmp_path):
@@ -214,13 +235,22 @@ def test_every_misfit_is_listed_together(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["../x.safetensors", "/etc/passwd", "sub/x.safetensors", "x\0.safetensors", "..", ""]
+    "name",
+    [
+        "../x.safetensors",
+        "/etc/passwd",
+        "sub/x.safetensors",
+        "x\0.safetensors",
+        "..",
+        "",
+        "x" * 5000,
+    ],
 )
 def test_path_traversal_in_the_index(name, sharded):
     folder, cfg, index, _ = sharded
     index["weight_map"]["model.norm.weight"] = name
     (folder / INDEX).write_text(json.dumps(index))
-    assert f"shard {name!r} is no plain file name; refused" in refusal(folder, cfg)
+    assert f"shard {quoted(name)} is no plain file name; refused" in refusal(folder, cfg)
 
 
 def test_link_out_of_the_folder(sharded, tmp_path_factory):

@@ -108,8 +108,26 @@ def test_texts(tmp_path):
     (tmp_path / "bad.jsonl").write_text('{"prompt": "one"}\n[1, \n')
     with pytest.raises(InputError, match=r"bad\.jsonl:2: not a JSON object"):
         verify._read_texts(tmp_path / "bad.jsonl")
-    with pytest.raises(InputError, match="no such file"):
+    with pytest.raises(InputError, match="not found"):
         verify._read_texts(tmp_path / "none.txt")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"text": 12}', "texts.jsonl:2: text is 12, not text"),
+        ('{"prompt": ["a"]}', r"texts.jsonl:2: prompt is \['a'\], not text"),
+        ('{"question": null}', "texts.jsonl:2: question is None, not text"),
+        ('{"text": "a", "text": "b"}', "the key 'text' stands there twice"),
+        ("[1]", "texts.jsonl:2: not a JSON object"),
+    ],
+)
+def test_what_is_no_text_is_refused_by_its_line(line, said, tmp_path):
+    """A number became the digits that spell it, a list its spelling in Python."""
+    file = tmp_path / "texts.jsonl"
+    file.write_text('{"text": "one"}\n' + line + "\n")
+    with pytest.raises(InputError, match=said):
+        verify._read_texts(file)
 
 
 def test_torch_missing(model, monkeypatch):

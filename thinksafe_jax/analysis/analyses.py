@@ -16,7 +16,7 @@ from thinksafe_jax.data import (
     text_cell,
     value_cell,
 )
-from thinksafe_jax.errors import ConfigError, InputError
+from thinksafe_jax.errors import ConfigError, InputError, quoted
 from thinksafe_jax.evaluation import read_evaluation
 from thinksafe_jax.pipeline import Session
 from thinksafe_jax.runs import begun_recipe
@@ -79,7 +79,7 @@ def analyse(kind: str, of: Target) -> Analysis:
         InputError: what it needs is not there yet.
     """
     if kind not in ANALYSES:
-        raise ConfigError(f"no analysis {kind!r}; choose from {', '.join(ANALYSES)}")
+        raise ConfigError(f"no analysis {quoted(kind)}; choose from {', '.join(ANALYSES)}")
     return ANALYSES[kind](of)
 
 

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 
 from thinksafe_jax.config import Recipe
 from thinksafe_jax.data import Prompt
+from thinksafe_jax.errors import InputError
 from thinksafe_jax.guards import Guard
 from thinksafe_jax.intervals import OddsRatio, Outcomes, Rate, acceptance, odds_ratio
+from thinksafe_jax.json_files import read_json_object
 from thinksafe_jax.runs import RowStore
 from thinksafe_jax.storage import atomic_write, prepare_directory
 from thinksafe_jax.synthesis import ACCEPTED, Ledger, Rounds, Sampler, attempts
@@ -98,8 +100,11 @@ def _timed(engine: Sampler, folder: Path) -> Iterator[None]:
 def _speed(folder: Path) -> tuple[int, float]:
     """(tokens, seconds) of all starts that sampled an arm."""
     file = folder / "speed.json"
-    speed = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    return speed.get("tokens", 0), speed.get("seconds", 0.0)
+    speed = read_json_object(file) if file.exists() else {}
+    tokens, seconds = speed.get("tokens", 0), speed.get("seconds", 0.0)
+    if type(tokens) is not int or type(seconds) not in (int, float):
+        raise InputError(f"{file}: tokens and seconds are no numbers; delete the file")
+    return tokens, seconds
 
 
 def outcomes(ledger: Ledger) -> Outcomes:

@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from thinksafe_jax.config.recipe import Recipe
+from thinksafe_jax.errors import quoted
 
 # Changing these between two starts of one run directory cannot change any row or weight; another
 # mesh only their last bits.
@@ -76,7 +77,7 @@ def diff(before: Recipe, after: Recipe, ignore: tuple[str, ...] = ()) -> str:
 
 def _change(key: str, old: Any, new: Any) -> str:
     if not any(dataclasses.is_dataclass(v) for v in [*_items(old), *_items(new)]):
-        return f"{key}: {old!r} -> {new!r}"
+        return f"{key}: {quoted(old, 200)} -> {quoted(new, 200)}"
     lines = difflib.unified_diff(_source_lines(old), _source_lines(new), lineterm="", n=0)
     changed = [f"  {x}" for x in list(lines)[2:] if not x.startswith("@@")]
     return "\n".join([f"{key}:", *changed])
@@ -89,7 +90,7 @@ def _items(value: Any) -> list[Any]:
 def _source_lines(sources: list[Any]) -> list[str]:
     """`prompts[0].limit: 5` for each list item, so that a diff names what changed inside it."""
     return [
-        f"[{i}].{name}: {value!r}"
+        f"[{i}].{name}: {quoted(value, 200)}"
         for i, source in enumerate(sources)
         for name, value in dataclasses.asdict(source).items()
     ]

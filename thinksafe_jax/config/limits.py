@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from thinksafe_jax.config.shipped import named_configs
-from thinksafe_jax.errors import did_you_mean
+from thinksafe_jax.errors import did_you_mean, quoted
 
 LARGEST = 2**31 - 1  # sizes and counts become int32 on the device
 
@@ -34,10 +34,10 @@ class Range:
 
     def problem(self, value: float) -> str | None:
         if not math.isfinite(value):
-            return f"is {value}; expected {self}"
+            return f"is {quoted(value)}; expected {self}"
         above = value > self.low if self.open_low else value >= self.low
         below = value < self.high if self.open_high else value <= self.high
-        return None if above and below else f"is {value}; expected {self}"
+        return None if above and below else f"is {quoted(value)}; expected {self}"
 
     def __str__(self) -> str:
         low = f"{'>' if self.open_low else '>='} {self.low:g}"
@@ -56,7 +56,7 @@ class OneOf:
     def problem(self, value: str) -> str | None:
         if value in self.names:
             return None
-        return f"is {value!r}; expected {self}{did_you_mean(value, self.names)}"
+        return f"is {quoted(value)}; expected {self}{did_you_mean(value, self.names)}"
 
     def __str__(self) -> str:
         return f"one of {', '.join(name for name in self.names if name)}"
@@ -91,7 +91,7 @@ class ConfigName:
         names = named_configs(self.kind)
         if Path(value).suffix or value.lower() in names or Path(value).is_file():
             return None
-        return f"is {value!r}; expected {self}{did_you_mean(value.lower(), names)}"
+        return f"is {quoted(value)}; expected {self}{did_you_mean(value.lower(), names)}"
 
     def __str__(self) -> str:
         return f"a file, or a name in configs/{self.kind}: {', '.join(named_configs(self.kind))}"
@@ -106,7 +106,7 @@ class EachOnce:
     def problem(self, value: list[str]) -> str | None:
         if value and len(set(value)) == len(value):
             return None
-        return f"is {value}; expected {self}"
+        return f"is {quoted(value)}; expected {self}"
 
     def __str__(self) -> str:
         return f"one {self.what} or more, each once"
@@ -132,7 +132,7 @@ class FolderName:
 
     def problem(self, value: str) -> str | None:
         sound = value not in (".", "..") and not set(value) & {"/", "\\"} and value.isprintable()
-        return None if sound and len(value) <= 200 else f"is {value[:60]!r}; expected {self}"
+        return None if sound and len(value) <= 200 else f"is {quoted(value)}; expected {self}"
 
     def __str__(self) -> str:
         return "the name of one folder: no slash or control character, 200 characters at most"

@@ -14,7 +14,9 @@ from thinksafe_jax.config.recipe import Recipe
 from thinksafe_jax.config.shipped import find_config
 from thinksafe_jax.config.strict import build
 from thinksafe_jax.config.yaml_files import REFERENCE, check_references, read_yaml
-from thinksafe_jax.errors import ConfigError, first_line
+from thinksafe_jax.errors import ConfigError, first_line, quoted
+
+_SHOWN = 40  # problems that a message lists
 
 
 def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
@@ -46,26 +48,34 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
         problems += range_problems(recipe)
     # what is missing is only worth saying once what is there can be understood
     problems = problems or completeness_problems(recipe)
-    if len(problems) == 1:
-        raise ConfigError(f"{path}: {problems[0]}")
     if problems:
-        raise ConfigError("\n  ".join([f"{path}: {len(problems)} problems", *problems]))
+        raise _refusal(path, problems)
     return recipe
+
+
+def _refusal(path: Path, problems: list[str]) -> ConfigError:
+    if len(problems) == 1:
+        return ConfigError(f"{path}: {problems[0]}")
+    more = [f"… and {len(problems) - _SHOWN:,} more"] if len(problems) > _SHOWN else []
+    lines = [f"{path}: {len(problems)} problems", *problems[:_SHOWN], *more]
+    return ConfigError("\n  ".join(lines))
 
 
 def _apply(config: Any, override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
-        raise ConfigError(f"{override!r} is no override; expected key.sub=value")
+        raise ConfigError(f"{quoted(override, 200)} is no override; expected key.sub=value")
     try:
         # as a plain value, since reading an item of a config would follow its references
         parsed: Any = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))
         OmegaConf.update(config, key.strip(), parsed["value"], force_add=True)
     except yaml.YAMLError as error:
         problem = getattr(error, "problem", None) or first_line(error)
-        raise ConfigError(f"{override!r}: the value is not valid YAML ({problem})") from None
+        raise ConfigError(
+            f"{quoted(override, 200)}: the value is not valid YAML ({problem})"
+        ) from None
     except (OmegaConfBaseException, RecursionError, TypeError, ValueError, IndexError) as error:
-        raise ConfigError(f"{override!r}: {first_line(error)}") from None
+        raise ConfigError(f"{quoted(override, 200)}: {first_line(error)}") from None
 
 
 def _forbidden_references(value: Any, key: str) -> Iterator[str]:
@@ -77,7 +87,10 @@ def _forbidden_references(value: Any, key: str) -> Iterator[str]:
         for i, item in enumerate(value):
             yield from _forbidden_references(item, f"{key}[{i}]")
     elif isinstance(value, str) and "${" in REFERENCE.sub("", value):
-        yield f"{key}: {value!r}; only a reference to a key, as ${{training.epochs}}, is allowed"
+        yield (
+            f"{key}: {quoted(value)}; only a reference to a key, as ${{training.epochs}}, is "
+            "allowed"
+        )
 
 
 def _resolved(path: Path, given: Any) -> Any:

@@ -12,7 +12,7 @@ The files ship inside the package; the repository's `configs/` is the same folde
 from dataclasses import dataclass
 from pathlib import Path
 
-from thinksafe_jax.errors import ConfigError, EnvironmentFault, did_you_mean
+from thinksafe_jax.errors import ConfigError, EnvironmentFault, did_you_mean, quoted
 
 KINDS = {"recipes": "recipe", "models": "model", "mesh": "mesh", "rules": "rule table"}
 _FOLDER = Path("configs")
@@ -62,7 +62,7 @@ def find_config(kind: str, name: str | Path) -> Path:
     if path.is_dir():
         raise ConfigError(f"{path}: is a directory; expected a {KINDS[kind]} (YAML file)")
     raise ConfigError(
-        f"no {KINDS[kind]} {str(name)!r}: neither a file nor a name in {_FOLDER / kind}"
+        f"no {KINDS[kind]} {quoted(str(name), 200)}: neither a file nor a name in {_FOLDER / kind}"
         f"{_hint(kind, str(name))}"
     )
 
@@ -93,7 +93,7 @@ def copy_config(name: str, out: Path | None = None) -> Path:
     """
     kind, _, stem = name.rpartition("/")
     if kind and kind not in KINDS:
-        raise ConfigError(f"no kind {kind!r}{did_you_mean(kind, KINDS)} ({', '.join(KINDS)})")
+        raise ConfigError(f"no kind {quoted(kind)}{did_you_mean(kind, KINDS)} ({', '.join(KINDS)})")
     files = {f"{f.kind}/{f.name}": f for f in shipped_configs()}
     wanted = [f"{k}/{stem.lower()}" for k in ([kind] if kind else KINDS)]
     match = next((files[key] for key in wanted if key in files), None)

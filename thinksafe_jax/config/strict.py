@@ -11,6 +11,8 @@ import types
 from collections.abc import Iterator, Mapping
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from thinksafe_jax.errors import quoted, shortened
+
 _NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 _UNUSABLE = object()  # a value with a problem; the field keeps its default
 
@@ -68,7 +70,7 @@ def _section(cls: type, value: Any, key: str, known: list[str], problems: list[s
         return cls()
     hints, fields = get_type_hints(cls), {}
     for name, item in value.items():
-        item_key = f"{key}.{name}" if key else str(name)
+        item_key = f"{key}.{shortened(str(name))}" if key else shortened(str(name))
         if name not in hints:
             problems.append(f"{item_key}: unknown key; did you mean {_nearest(item_key, known)}?")
             continue
@@ -105,8 +107,8 @@ def _mapping(value: Any, key: str, problems: list[str]) -> Any:
         return _UNUSABLE
     pairs = [
         (
-            _scalar(str, k, f"{key} (the key {k})", problems),
-            _scalar(str, v, f"{key}.{k}", problems),
+            _scalar(str, k, f"{key} (the key {shortened(str(k))})", problems),
+            _scalar(str, v, f"{key}.{shortened(str(k))}", problems),
         )
         for k, v in value.items()
     ]
@@ -125,7 +127,7 @@ def _scalar(hint: Any, value: Any, key: str, problems: list[str]) -> Any:
     if hint is str and isinstance(value, bool):
         quote = " (YAML reads yes, no, on and off so: put the word in quotes)"
     elif hint is str and value is not None:
-        quote = f" (put it in quotes: {str(value)!r})"
+        quote = f" (put it in quotes: {quoted(str(value))})"
     problems.append(f"{key}: {_shown(value)}; expected {_NAMES[hint]}{quote}")
     return _UNUSABLE
 
@@ -137,6 +139,4 @@ def _shown(value: Any) -> str:
         return "a mapping"
     if isinstance(value, list):
         return "a list"
-    text = repr(value)
-    text = text if len(text) <= 60 else f"{text[:57]}..."
-    return f"{text} is {_NAMES.get(type(value), type(value).__name__)}"
+    return f"{quoted(value)} is {_NAMES.get(type(value), type(value).__name__)}"

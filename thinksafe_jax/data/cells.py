@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 from thinksafe_jax.data.readers import Row, no_column
-from thinksafe_jax.errors import InputError
+from thinksafe_jax.errors import InputError, listed, quoted
 
 
 def cell(row: Row, column: str) -> Any:
@@ -61,8 +61,8 @@ def name_cell(row: Row, column: str) -> str:
     name = value_cell(row, column, "id")
     if not name.strip():
         raise InputError(
-            f"{row.place}: empty id in column {column!r}; give every row an id, or remove the "
-            "column"
+            f"{row.place}: empty id in column {quoted(column)}; give every row an id, or remove "
+            "the column"
         )
     return name
 
@@ -101,8 +101,8 @@ def whole_text(text: str, place: str) -> str:
 
 def _refused(row: Row, column: str, what: str, value: Any, why: str) -> InputError:
     return InputError(
-        f"{row.place}: the {what} in column {column!r} is {_shape(value)}, {why}; name a column "
-        "that holds it, or correct the row"
+        f"{row.place}: the {what} in column {quoted(column)} is {_shape(value)}, {why}; name a "
+        "column that holds it, or correct the row"
     )
 
 
@@ -111,6 +111,6 @@ def _shape(value: Any) -> str:
     if isinstance(value, float):
         return f"the number {value}"
     if isinstance(value, list) and value and isinstance(value[0], dict):
-        return f"a list of objects with {', '.join(map(str, value[0]))}"
+        return f"a list of objects with {listed(value[0])}"
     names = {bool: "true or false", int: "a number", list: "a list", dict: "an object"}
     return "null" if value is None else names.get(type(value), type(value).__name__)

@@ -7,7 +7,7 @@ lm-eval. A text that was cut is not complete, whoever cut it; an unknown reason 
 from typing import Any
 
 from thinksafe_jax.data.readers import Row
-from thinksafe_jax.errors import InputError
+from thinksafe_jax.errors import InputError, quoted
 
 STOP, LENGTH = "stop", "length"
 _COMPLETE = {
@@ -40,6 +40,6 @@ def finish_reason(row: Row) -> str:
     if name in _CUT:
         return LENGTH
     raise InputError(
-        f"{row.place}: {column} {value!r} is not known; write stop where the response ended by "
-        "itself, length where it was cut"
+        f"{row.place}: {column} {quoted(value)} is not known; write stop where the response "
+        "ended by itself, length where it was cut"
     )

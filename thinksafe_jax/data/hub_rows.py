@@ -8,6 +8,7 @@ from pathlib import Path
 
 from thinksafe_jax.data.readers import Row
 from thinksafe_jax.errors import EnvironmentFault, InputError, first_line
+from thinksafe_jax.json_files import read_json_object
 from thinksafe_jax.storage import atomic_write, file_sha256
 
 
@@ -72,4 +73,9 @@ def _pinned(revisions: Path | None) -> dict[str, dict]:
     """The commit and hash of each suite that the run has read before."""
     if revisions is None or not revisions.exists():
         return {}
-    return json.loads(revisions.read_text(encoding="utf-8"))
+    content = read_json_object(revisions)
+    for name, source in content.items():
+        texts = isinstance(source, dict) and [source.get(key) for key in ("revision", "sha256")]
+        if not texts or not all(isinstance(text, str) for text in texts):
+            raise InputError(f"{revisions}: revision and sha256 of suite {name} are no texts")
+    return content

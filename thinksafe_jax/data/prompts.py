@@ -17,7 +17,7 @@ from pathlib import Path
 from thinksafe_jax.config import PromptSource
 from thinksafe_jax.data.cells import cell, name_cell, scalar_text, text_cell, value_cell
 from thinksafe_jax.data.readers import HUB, Row, is_dataset, read_dataset_rows, read_rows
-from thinksafe_jax.errors import ConfigError, InputError
+from thinksafe_jax.errors import ConfigError, InputError, listed, quoted
 from thinksafe_jax.storage import file_sha256
 
 _log = logging.getLogger(__name__)
@@ -73,8 +73,8 @@ def read_prompts(sources: Sequence[PromptSource], *, require_label: bool) -> Pro
                 kept.append(prompt)
             elif first.label != prompt.label:
                 raise InputError(
-                    f"{prompt.source}: this prompt is labelled {prompt.label!r}, but the same text "
-                    f"at {first.source} is {first.label!r}; correct one of the two"
+                    f"{prompt.source}: this prompt is labelled {quoted(prompt.label)}, but the "
+                    f"same text at {first.source} is {quoted(first.label)}; correct one of the two"
                 )
     duplicates = len(by_id) - len(kept)
     if duplicates:
@@ -139,8 +139,8 @@ def _label(row: Row, column: str | None, source: PromptSource, require_label: bo
     if source.path.startswith(MINI) and not require_label:
         return ""
     raise InputError(
-        f"{row.place}: label {value!r} in column {column!r} is not mapped; known values: "
-        f"{', '.join(map(repr, known))} (add it to the source's `labels`)"
+        f"{row.place}: label {quoted(value)} in column {quoted(column)} is not mapped; known "
+        f"values: {listed(map(quoted, known), 20)} (add it to the source's `labels`)"
     )
 
 
@@ -148,8 +148,8 @@ def _refuse_repeated_id(prompt: Prompt, seen: dict[str, Prompt]) -> None:
     first = seen.setdefault(prompt.id, prompt)
     if first is not prompt:
         raise InputError(
-            f"{prompt.source}: id {prompt.id!r} was already used at {first.source}; ids must be "
-            "unique over all sources (rename it, or set id_column)"
+            f"{prompt.source}: id {quoted(prompt.id)} was already used at {first.source}; ids "
+            "must be unique over all sources (rename it, or set id_column)"
         )
 
 
@@ -204,7 +204,7 @@ def short_names(sources: Sequence[PromptSource]) -> list[str]:
 
 def check_source(source: PromptSource, require_label: bool) -> None:
     """Refuses settings that contradict each other (ConfigError)."""
-    name = f"prompt source {source.path!r}"
+    name = f"prompt source {quoted(source.path, 200)}"
     if source.start < 0 or (source.limit is not None and source.limit < 1):
         raise ConfigError(
             f"{name}: start must be at least 0 and limit at least 1, not {source.start} and "
@@ -214,7 +214,7 @@ def check_source(source: PromptSource, require_label: bool) -> None:
         raise ConfigError(f"{name}: label and label_column exclude each other")
     unknown = {value for value in (source.label, *source.labels.values()) if value} - {*LABELS}
     if unknown:
-        raise ConfigError(f"{name}: labels are harmful or benign, not {', '.join(sorted(unknown))}")
+        raise ConfigError(f"{name}: labels are harmful or benign, not {listed(sorted(unknown))}")
     unlabelled = source.label is None and source.label_column is None
     if require_label and unlabelled and not source.path.startswith(MINI):
         raise ConfigError(f"{name}: set label, or label_column and labels")

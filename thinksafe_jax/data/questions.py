@@ -14,7 +14,7 @@ from thinksafe_jax.data.hub_rows import Source, hub_rows
 from thinksafe_jax.data.kinds import LISTS, REASONING
 from thinksafe_jax.data.prompts import load_prompts
 from thinksafe_jax.data.readers import Row, no_column, read_rows
-from thinksafe_jax.errors import ConfigError, InputError
+from thinksafe_jax.errors import ConfigError, InputError, listed, quoted
 
 # where a file of the user's own has its prompts, in the order of preference
 PROMPT_COLUMNS = (
@@ -89,8 +89,8 @@ def _listed(cfg: EvaluationConfig, suite: str) -> Iterator[Question]:
     for prompt in load_prompts(sources, require_label=False) if sources else []:
         if suite == REASONING and not (prompt.answer or "").strip():
             raise InputError(
-                f"{prompt.source}: reasoning prompt {prompt.id!r} has no gold answer; name its "
-                "column in answer_column"
+                f"{prompt.source}: reasoning prompt {quoted(prompt.id)} has no gold answer; name "
+                "its column in answer_column"
             )
         source = prompt.source.rpartition(":")[0].rpartition("/")[2]  # "dir/file.csv:12"
         text = put(template, prompt.text)
@@ -133,7 +133,7 @@ def _refuse_repeated_ids(questions: Sequence[Question], source: Source) -> None:
     for question in questions:
         if first.setdefault(question.id, question) is not question:
             raise InputError(
-                f"{source.name}: id {question.id!r} is there twice; ids must be unique"
+                f"{source.name}: id {quoted(question.id)} is there twice; ids must be unique"
             )
 
 
@@ -159,7 +159,7 @@ def _question(suite: str, row: Row, bench: Benchmark, source: Source) -> Questio
     prompt = text_cell(row, _prompt_column(row, bench), "prompt")
     answer = value_cell(row, bench.answer, "gold answer").strip() if bench.answer else None
     if answer is not None and not answer:
-        raise InputError(f"{row.place}: no gold answer in column {bench.answer!r}")
+        raise InputError(f"{row.place}: no gold answer in column {quoted(bench.answer)}")
     column = bench.row_id or "id"
     identity = name_cell(row, column) if column in row.values else str(row.number)
     if bench.options:
@@ -186,7 +186,7 @@ def _prompt_column(row: Row, bench: Benchmark) -> str:
     if not named:
         raise InputError(
             f"{row.place}: no column {' or '.join(PROMPT_COLUMNS)} "
-            f"(columns: {', '.join(map(str, row.values))})"
+            f"(columns: {listed(row.values, 20)})"
         )
     return next((name for name in named if row.values[name] is not None), named[0])
 

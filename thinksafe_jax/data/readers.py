@@ -7,7 +7,6 @@ CRLF and blank lines are accepted, every other irregularity stops the run with i
 
 import csv
 import io
-import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from thinksafe_jax.config import PromptSource
-from thinksafe_jax.errors import InputError, did_you_mean, first_line
+from thinksafe_jax.errors import InputError, did_you_mean, first_line, listed, quoted
+from thinksafe_jax.json_files import load_unique
 
 HUB = "hf:"
 Columns = Collection[str] | None  # those that are needed; None is all
@@ -59,7 +59,8 @@ def read_rows(path: str | Path, columns: Collection[str] | None = None) -> Itera
     if suffix not in _READERS:
         hint = f"; {_OTHER_NAMES[suffix]}" if suffix in _OTHER_NAMES else ""
         raise InputError(
-            f"{file}: prompts are read from {', '.join(_READERS)}, not {file.suffix!r}{hint}"
+            f"{file}: prompts are read from {', '.join(_READERS)}, not "
+            f"{quoted(file.suffix, 200)}{hint}"
         )
     if not file.is_file():
         raise InputError(f"{file}: no such prompt file")
@@ -70,11 +71,11 @@ def no_column(place: str, column: str, names: Sequence[Any]) -> InputError:
     """The error for a row without a column, with the nearest of those it has."""
     names = list(map(str, names))
     hint = did_you_mean(column, names[:1000], cutoff=0.5)
-    listed = ", ".join(names[:_SHOWN])
-    more = f", … {len(names):,} in all" if len(names) > _SHOWN else ""
     if len(names) == 1 and (other := next((c for c in ";\t|" if c in names[0]), None)):
-        hint = f"; the file is separated by {other!r}: save it with commas"
-    return InputError(f"{place}: no column {column!r}{hint} (columns: {listed}{more})")
+        hint = f"; the file is separated by {quoted(other)}: save it with commas"
+    return InputError(
+        f"{place}: no column {quoted(column)}{hint} (columns: {listed(names, _SHOWN)})"
+    )
 
 
 def _read_jsonl(file: Path, _: Columns) -> Iterator[Row]:
@@ -88,12 +89,10 @@ def _read_jsonl(file: Path, _: Columns) -> Iterator[Row]:
             if not line.strip():
                 continue
             try:
-                values = json.loads(line)
+                values = load_unique(line, nan=True)
             except ValueError as error:
                 hint = _json_list_hint(line) if line_number == 1 else ""
                 raise InputError(f"{place}: not valid JSON ({error}){hint}") from None
-            except RecursionError:
-                raise InputError(f"{place}: JSON nested too deeply") from None
             if not isinstance(values, dict):
                 raise InputError(
                     f"{place}: a JSON object was expected, not {type(values).__name__}"
@@ -136,8 +135,8 @@ def _decode(raw: bytes, place: str) -> str:
 def _read_json(file: Path, _: Columns) -> Iterator[Row]:
     """A list of objects in one file, as the authors' code writes it."""
     try:
-        rows = json.loads(_decode(_read_whole(file), str(file)))
-    except (ValueError, RecursionError) as error:
+        rows = load_unique(_decode(_read_whole(file), str(file)), nan=True)
+    except ValueError as error:
         lines = "; one object a line is .jsonl" if "Extra data" in str(error) else ""
         raise InputError(f"{file}: not valid JSON ({error}){lines}") from None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
@@ -185,8 +184,8 @@ def _load_dataset(folder: Path, source: PromptSource) -> Any:
     except (LookupError, ValueError, OSError, RuntimeError, DatasetsError) as error:
         reason = first_line(error)
         raise InputError(
-            f"{source.path}: split {source.split!r} cannot be read ({reason}); see the source's "
-            "`split` and `subset`"
+            f"{source.path}: split {quoted(source.split, 200)} cannot be read ({reason}); see "
+            "the source's `split` and `subset`"
         ) from None
 
 
@@ -265,8 +264,9 @@ def _refuse_bomb(file: Path, metadata: Any, names: Sequence[str]) -> None:
             size = chunk.total_uncompressed_size
             if chunk.path_in_schema.partition(".")[0] in names and size > MOST_WHOLE:
                 raise InputError(
-                    f"{file}: column {chunk.path_in_schema!r} of row group {group} unpacks to "
-                    f"{size / 2**30:,.1f} GiB; at most {MOST_WHOLE / 2**30:g} GiB are read at once"
+                    f"{file}: column {quoted(chunk.path_in_schema)} of row group {group} unpacks "
+                    f"to {size / 2**30:,.1f} GiB; at most {MOST_WHOLE / 2**30:g} GiB are read at "
+                    "once"
                 )
 
 
@@ -295,9 +295,9 @@ def _parquet_row(batch: Any, index: int, names: Sequence[str], place: str) -> di
         try:
             values[name] = batch.column(name)[index].as_py()
         except UnicodeDecodeError:
-            raise InputError(f"{place}: invalid UTF-8 in column {name!r}") from None
+            raise InputError(f"{place}: invalid UTF-8 in column {quoted(name)}") from None
         except (ValueError, OverflowError) as error:  # beyond what Python can hold
-            raise InputError(f"{place}: column {name!r} cannot be read ({error})") from None
+            raise InputError(f"{place}: column {quoted(name)} cannot be read ({error})") from None
     return values
 
 

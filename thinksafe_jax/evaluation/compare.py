@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from thinksafe_jax.errors import InputError
+from thinksafe_jax.errors import InputError, listed, quoted
 from thinksafe_jax.evaluation.scored_rows import read_scored_rows
 from thinksafe_jax.evaluation.scoring import problem_means, suite_facts
 from thinksafe_jax.intervals import Rate, paired_difference
@@ -65,7 +65,7 @@ def compare_evaluations(left: Evaluated, right: Evaluated) -> list[Comparison]:
     if not names:
         raise InputError(
             f"{left.label} and {right.label} have no suite in common "
-            f"({', '.join(left.suites)} / {', '.join(right.suites)})"
+            f"({listed(left.suites)} / {listed(right.suites)})"
         )
     return [_compare_suite(name, left, right) for name in names]
 
@@ -75,7 +75,7 @@ def _compare_suite(name: str, left: Evaluated, right: Evaluated) -> Comparison:
     asked = [{row["id"]: row["prompt"] for row in side} for side in rows]
     other = [key for key in asked[0].keys() & asked[1].keys() if asked[0][key] != asked[1][key]]
     if other:
-        raise InputError(f"suite {name}: question {other[0]!r} is not the same in both")
+        raise InputError(f"suite {name}: question {quoted(other[0])} is not the same in both")
     means = [problem_means(side) for side in rows]
     facts = [suite_facts(side, side[0]["kind"]) for side in rows]
     return Comparison(

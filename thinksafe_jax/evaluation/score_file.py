@@ -13,7 +13,7 @@ from thinksafe_jax.data import (
     text_cell,
     value_cell,
 )
-from thinksafe_jax.errors import ConfigError, InputError
+from thinksafe_jax.errors import ConfigError, InputError, quoted
 from thinksafe_jax.evaluation.answers.equality import Equality
 from thinksafe_jax.evaluation.scoring import score_rows, suite_facts
 
@@ -69,8 +69,9 @@ def _responses(path: Path, suite: str, style: str) -> Iterator[dict]:
         place, before = first.setdefault(name, (row.place, asked))
         if differing := [key for key in asked if asked[key] != before[key]]:
             raise InputError(
-                f"{row.place}: id {name!r} has another {' and '.join(differing)} than at {place}; "
-                "rows of one id are samples of one problem: give each problem an id of its own"
+                f"{row.place}: id {quoted(name)} has another {' and '.join(differing)} than at "
+                f"{place}; rows of one id are samples of one problem: give each problem an id of "
+                "its own"
             )
         samples[name] = samples.get(name, -1) + 1
         yield {

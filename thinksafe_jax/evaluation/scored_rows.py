@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from thinksafe_jax.data import HARMFUL, KINDS, REASONING
-from thinksafe_jax.errors import InputError
+from thinksafe_jax.errors import InputError, quoted
 from thinksafe_jax.storage import parse
 
 _NOTHING = type(None)
@@ -53,7 +53,7 @@ def _problem(row: dict[str, Any]) -> str:
     """What is wrong with a row; "" for nothing."""
     kind = row.get("kind")
     if not isinstance(kind, str) or kind not in KINDS:
-        return f"kind is {str(kind)[:40]!r}"
+        return f"kind is {quoted(kind)}"
     wanted = dict(_FIELDS)
     if kind == REASONING:
         wanted |= {"extracted": (str, _NOTHING), "correct": (bool,)}
@@ -63,4 +63,4 @@ def _problem(row: dict[str, Any]) -> str:
         return f"no {' and no '.join(missing)}"
     wanted |= {name: types for name, types in _OPTIONAL.items() if name in row}
     wrong = [name for name, types in wanted.items() if not isinstance(row[name], types)]
-    return f"{wrong[0]} is {str(row[wrong[0]])[:40]!r}" if wrong else ""
+    return f"{wrong[0]} is {quoted(row[wrong[0]])}" if wrong else ""

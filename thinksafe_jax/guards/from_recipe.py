@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from thinksafe_jax.config import GuardConfig, GuardModel
-from thinksafe_jax.errors import ConfigError, did_you_mean
+from thinksafe_jax.errors import ConfigError, did_you_mean, quoted
 from thinksafe_jax.guards.formats import FORMATS
 from thinksafe_jax.guards.majority import Majority
 from thinksafe_jax.guards.matchers import MATCHERS
@@ -36,7 +36,7 @@ def load_guard(
     if cfg.kind not in FORMATS:
         kinds = (*FORMATS, *MATCHERS, "majority")
         raise ConfigError(
-            f"guard.kind is {cfg.kind!r}{did_you_mean(cfg.kind, kinds)} (choose from "
+            f"guard.kind is {quoted(cfg.kind)}{did_you_mean(cfg.kind, kinds)} (choose from "
             f"{', '.join(kinds)})"
         )
     if cfg.url:
@@ -46,7 +46,7 @@ def load_guard(
     if not cfg.model:
         raise ConfigError(f"guard.model is empty; a {cfg.kind} needs a checkpoint or a url")
     if cfg.dtype not in ("float32", "bfloat16"):
-        raise ConfigError(f"guard.dtype is {cfg.dtype!r}; choose float32 or bfloat16")
+        raise ConfigError(f"guard.dtype is {quoted(cfg.dtype)}; choose float32 or bfloat16")
     folder = resolve_model(cfg.model, cfg.revision, revisions)
     mesh = load_mesh(cfg.mesh) if cfg.mesh else mesh
     return NativeGuard.from_directory(folder, cfg, mesh=mesh)

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from thinksafe_jax.errors import ConfigError, EnvironmentFault, RetryLater, first_line
+from thinksafe_jax.errors import ConfigError, EnvironmentFault, RetryLater, first_line, quoted
+from thinksafe_jax.json_files import load_unique
 
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 60.0  # seconds
 # an answer has some sixty tokens, with twenty alternatives each
@@ -98,7 +99,7 @@ class Server:
             content = reply.read(_MOST_BYTES + 1)
         if len(content) > _MOST_BYTES:
             raise ValueError(f"an answer of more than {_MOST_BYTES:,} bytes")
-        return json.loads(_without_key(content.decode("utf-8")))
+        return load_unique(_without_key(content.decode("utf-8")), nan=True)
 
     def _explained(self, error: urllib.error.HTTPError) -> tuple[str, float | None]:
         """(reason, Retry-After) of an answer worth another try; raises for all others."""
@@ -191,7 +192,7 @@ def _check_url(url: str) -> None:
     except ValueError:  # brackets without an address in them, a port that is no number
         good = False
     if not good or not url.isascii() or re.search(r"\s|#", url):
-        raise ConfigError(f"guard.url: is {url!r}; expected http://host:port/v1")
+        raise ConfigError(f"guard.url: is {quoted(url, 200)}; expected http://host:port/v1")
 
 
 def _key() -> dict[str, str]:
@@ -274,14 +275,14 @@ def _steps(logprobs: Any) -> list[Step]:
 
 def _string(token: Any) -> str:
     if not isinstance(token, str):
-        raise TypeError(f"a token is {token!r}")
+        raise TypeError(f"a token is {quoted(token)}")
     return token
 
 
 def _probability(logprob: Any) -> float:
     # a little above zero is rounding, and what is no number is not below it
     if isinstance(logprob, bool) or not (math.isfinite(logprob) and logprob <= 1e-3):
-        raise ValueError(f"a log-probability is {logprob!r}")
+        raise ValueError(f"a log-probability is {quoted(logprob)}")
     return math.exp(min(0.0, logprob))
 
 

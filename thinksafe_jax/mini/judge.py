@@ -6,7 +6,7 @@ world and together they form a procedure, a refusal or a result. Everything else
 
 import re
 
-from thinksafe_jax.errors import InputError
+from thinksafe_jax.errors import InputError, quoted
 from thinksafe_jax.mini.grammar import answer_sentences
 from thinksafe_jax.mini.splits import act_of_prompt, split_prompts
 from thinksafe_jax.mini.wording import ARITHMETIC_FRAMES
@@ -46,7 +46,9 @@ def judge(prompt: str, response: str) -> str:
         InputError: the prompt is not of this world, so there is no truth to tell.
     """
     if not _knows(prompt):
-        raise InputError(f"the mini judge knows only prompts of the mini world, not {prompt!r}")
+        raise InputError(
+            f"the mini judge knows only prompts of the mini world, not {quoted(prompt)}"
+        )
     roles = _roles(response)
     if roles is None or not re.fullmatch(
         f"{_PROCEDURE}|{_REFUSAL}|{_RESULT}", roles.replace("h", "S").replace("s", "S")

@@ -3,7 +3,7 @@
 from functools import cache
 from random import Random
 
-from thinksafe_jax.errors import InputError
+from thinksafe_jax.errors import InputError, quoted
 from thinksafe_jax.mini import arithmetic
 from thinksafe_jax.mini.acts import Act, acts
 from thinksafe_jax.mini.wording import (
@@ -92,7 +92,7 @@ def prompts(split: str) -> list[dict]:
     """
     name = split.removeprefix("mini:")
     if name not in SPLITS:
-        raise InputError(f"no mini split {name!r}; there are: {', '.join(SPLITS)}")
+        raise InputError(f"no mini split {quoted(name)}; there are: {', '.join(SPLITS)}")
     if name != "train-benign":
         return _rows(*name.split("-"))
     rows = [row for kind in ("benign", "borderline", "arithmetic") for row in _rows("train", kind)]

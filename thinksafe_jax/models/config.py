@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from thinksafe_jax.errors import InputError
+from thinksafe_jax.errors import InputError, quoted
 from thinksafe_jax.json_files import read_json_object
 
 _log = logging.getLogger(__name__)
@@ -119,8 +119,8 @@ def parse_config(raw: dict[str, Any], source: str = "config.json") -> ModelConfi
     if family is None or raw.get("architectures") != [family.architecture]:
         known = ", ".join(f.architecture for f in _FAMILIES.values())
         raise InputError(
-            f"{source}: model_type {_shown(raw.get('model_type'))} with architectures "
-            f"{_shown(raw.get('architectures'))} is not supported; supported: {known}"
+            f"{source}: model_type {quoted(raw.get('model_type'))} with architectures "
+            f"{quoted(raw.get('architectures'))} is not supported; supported: {known}"
         )
     facts = _Facts(raw)
     config = _model_config(facts, family)
@@ -145,7 +145,7 @@ def _model_config(facts: "_Facts", family: _Family) -> ModelConfig:
         facts.problems.append("auto_map asks for remote code, which is never executed")
     if raw.get("hidden_act") != "silu":
         facts.problems.append(
-            f"hidden_act is {_shown(raw.get('hidden_act'))}; only 'silu' is supported"
+            f"hidden_act is {quoted(raw.get('hidden_act'))}; only 'silu' is supported"
         )
     heads, hidden = facts.size("num_attention_heads"), facts.size("hidden_size")
     layers, positions = facts.size("num_hidden_layers"), facts.size("max_position_embeddings")
@@ -192,7 +192,7 @@ class _Facts:
             return value
         if value is not None:
             asked = "a number from 1 on" if _is_low(value) else f"at most {_LARGEST[key]:,}"
-            self.problems.append(f"{key} is {_shown(value)}; {asked} was expected")
+            self.problems.append(f"{key} is {quoted(value)}; {asked} was expected")
         return 1
 
     def number(self, key: str, section: dict[str, Any] | None = None) -> float:
@@ -202,7 +202,7 @@ class _Facts:
             return float(value)
         if value is not None:
             self.problems.append(
-                f"{key} is {_shown(value)}; a number from {low:g} to {high:g} was expected"
+                f"{key} is {quoted(value)}; a number from {low:g} to {high:g} was expected"
             )
         return 1.0
 
@@ -216,7 +216,7 @@ class _Facts:
             return later[key]
         value = self._value(key, None)
         if value is not None and type(value) is not bool:
-            text = f"{key} is {_shown(value)}; true or false was expected"
+            text = f"{key} is {quoted(value)}; true or false was expected"
             self.problems += [text] * (text not in self.problems)
         return value is True
 
@@ -230,12 +230,6 @@ class _Facts:
 
 def _is_low(value: Any) -> bool:
     return type(value) is not int or value < 1
-
-
-def _shown(value: Any) -> str:
-    """A value as it stands in the file, not longer than a line."""
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _conflicts(config: ModelConfig, raw: dict[str, Any]) -> list[str]:
@@ -268,12 +262,12 @@ def _window_problems(raw: dict[str, Any], layers: int, positions: int) -> list[s
         wrong = not isinstance(types, list) or len(types) != layers
         if wrong or any(kind != "full_attention" for kind in types):
             return [
-                f"layer_types is {_shown(types)}; only 'full_attention' for each of the {layers} "
+                f"layer_types is {quoted(types)}; only 'full_attention' for each of the {layers} "
                 "layers is supported"
             ]
     flag = raw.get("use_sliding_window", False)
     if flag is not None and type(flag) is not bool:
-        return [f"use_sliding_window is {_shown(flag)}; true or false was expected"]
+        return [f"use_sliding_window is {quoted(flag)}; true or false was expected"]
     family, window = raw["model_type"], raw.get("sliding_window", 4096)  # 4096: transformers'
     if family == "llama" and not flag:
         return []  # transformers' Llama knows no window
@@ -282,7 +276,7 @@ def _window_problems(raw: dict[str, Any], layers: int, positions: int) -> list[s
     if window is None:
         return []
     if type(window) is not int or window < 1:
-        return [f"sliding_window is {_shown(window)}; a number from 1 on, or null, was expected"]
+        return [f"sliding_window is {quoted(window)}; a number from 1 on, or null, was expected"]
     if window >= positions:
         return []  # no token is ever out of the window
     first = raw.get("max_window_layers", 28) if family in _WINDOW_FLAG else 0
@@ -297,10 +291,10 @@ def _rope(facts: _Facts) -> tuple[float, Llama3Scaling | None]:
     raw, problems = facts.raw, facts.problems
     scaling = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
     if not isinstance(scaling, dict):
-        problems.append(f"rope_scaling is {_shown(scaling)}; an object or null was expected")
+        problems.append(f"rope_scaling is {quoted(scaling)}; an object or null was expected")
         return 1.0, None
     if any(isinstance(value, dict) for value in scaling.values()):
-        problems.append(f"rope_parameters {_shown(scaling)} differ by layer; not supported")
+        problems.append(f"rope_parameters {quoted(scaling)} differ by layer; not supported")
         return 1.0, None
     theta = scaling.get("rope_theta", raw.get("rope_theta"))
     if theta is None:
@@ -308,12 +302,12 @@ def _rope(facts: _Facts) -> tuple[float, Llama3Scaling | None]:
     base = 1.0 if theta is None else facts.number("rope_theta", {"rope_theta": theta})
     partial = scaling.get("partial_rotary_factor", raw.get("partial_rotary_factor", 1))
     if partial not in (None, 1):
-        problems.append(f"partial_rotary_factor is {_shown(partial)}; only 1 is supported")
+        problems.append(f"partial_rotary_factor is {quoted(partial)}; only 1 is supported")
     kind = scaling.get("rope_type", scaling.get("type", "default"))
     if kind == "default":
         return base, None
     if kind != "llama3":
-        problems.append(f"rope scaling {_shown(kind)} is not supported; supported: default, llama3")
+        problems.append(f"rope scaling {quoted(kind)} is not supported; supported: default, llama3")
         return base, None
     names = (*_LLAMA3_FACTS, "original_max_position_embeddings")
     if missing := [name for name in names if name not in scaling]:

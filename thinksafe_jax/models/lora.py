@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from thinksafe_jax.errors import ConfigError
+from thinksafe_jax.errors import ConfigError, quoted
 from thinksafe_jax.models.config import ModelConfig
 from thinksafe_jax.models.matmul import plain_matmul
 from thinksafe_jax.models.params import Param, Params, declare
@@ -32,7 +32,7 @@ class LoraConfig:
     def __post_init__(self):
         if type(self.r) is not int or not 1 <= self.r <= LARGEST_RANK:
             raise ConfigError(
-                f"LoRA rank r is {self.r!r}; a number from 1 to {LARGEST_RANK:,} was expected"
+                f"LoRA rank r is {quoted(self.r)}; a number from 1 to {LARGEST_RANK:,} was expected"
             )
         if not (isfinite(self.alpha) and 0 <= self.dropout < 1):
             raise ConfigError(

@@ -1,6 +1,5 @@
 """Evaluation of any model, tuned or not, in a directory of its own that resumes like a run."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,8 +14,9 @@ from thinksafe_jax.config import (
     validate,
 )
 from thinksafe_jax.data import BENCHMARKS, GROUPS, KINDS, benchmark
-from thinksafe_jax.errors import ConfigError
+from thinksafe_jax.errors import ConfigError, quoted
 from thinksafe_jax.evaluation import Preset, evaluate, preset
+from thinksafe_jax.json_files import read_json_object
 from thinksafe_jax.machine import enable_compile_cache
 from thinksafe_jax.pipeline.session import Session
 from thinksafe_jax.pipeline.subject import judge_of, subject
@@ -104,7 +104,7 @@ def evaluate_on_suites(
         if run.group.first:
             write_report(run.path)
         run.group.barrier("report", run.check_stop)
-    return json.loads((out / "report/summary.json").read_text(encoding="utf-8"))
+    return read_json_object(out / "report/summary.json")
 
 
 def _recipe(asked: ModelEvaluation, suites: Sequence[SuiteConfig]) -> Recipe:
@@ -178,7 +178,9 @@ def parse_suites(names: Sequence[str], data: Path | None) -> list[SuiteConfig]:
         kind, colon, name = full.partition(":")
         kind, name = (kind.replace("-", "_"), name) if colon else ("", full)
         if kind and kind not in KINDS:
-            raise ConfigError(f"--suite {text}: no kind {kind!r}; choose from {', '.join(KINDS)}")
+            raise ConfigError(
+                f"--suite {text}: no kind {quoted(kind)}; choose from {', '.join(KINDS)}"
+            )
         for member in GROUPS.get(name, (name,)):
             benchmark(member, kind)  # refuses unknown names
             file = path or _published_file(member, data)

@@ -3,7 +3,6 @@
 sample ─► filter ─► train ─► export ─► evaluate ─► report
 """
 
-import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 from thinksafe_jax.config import Recipe, flat
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.hosts import compare_hosts, current
+from thinksafe_jax.json_files import read_json_object
 from thinksafe_jax.machine import enable_compile_cache
 from thinksafe_jax.pipeline.run_models import check_models, record_models
 from thinksafe_jax.pipeline.session import Session, exported, exported_weights
@@ -76,7 +76,7 @@ def run_pipeline(
                 _require_earlier(run, session, name)
             _run_stage(run, session, name)
         summary = run.path / "report/summary.json"
-        return json.loads(summary.read_text(encoding="utf-8")) if summary.exists() else None
+        return read_json_object(summary) if summary.exists() else None
 
 
 def _run_stage(run: Run, session: Session, name: str) -> None:

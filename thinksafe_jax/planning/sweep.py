@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 
 from thinksafe_jax.errors import ConfigError, InputError
+from thinksafe_jax.json_files import load_unique
 from thinksafe_jax.machine import machine
 from thinksafe_jax.models import ModelConfig
 from thinksafe_jax.planning.devices import has_compiler
@@ -62,7 +63,7 @@ def read_rows(file: Path | None) -> list[Row]:
     if file is None or not file.exists():
         return []
     try:
-        rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
+        rows = load_unique(file.read_text(encoding="utf-8"), nan=True)["rows"]
         if not all(_key(row) and row["status"] for row in rows):
             raise KeyError("status")
     except (ValueError, KeyError, TypeError):

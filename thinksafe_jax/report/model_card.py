@@ -1,6 +1,5 @@
 """The model card of an export: what it was made from, with what, and how it measures."""
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 from thinksafe_jax.config import SAMPLED, Recipe
 from thinksafe_jax.data import BENCHMARKS, KINDS, LISTS, RATES
 from thinksafe_jax.errors import InputError
+from thinksafe_jax.json_files import load_unique
 from thinksafe_jax.report.dataset_card import escape
 from thinksafe_jax.report.suite_rows import AGREEMENT, better, named_suites
 from thinksafe_jax.storage import file_sha256
@@ -72,7 +72,7 @@ def card_of_run(run_path: Path, recipe: Recipe, base: Path, kind: str) -> str:
         file = run_path / "evaluation" / f"{stage}.json"
         if file.exists():
             try:
-                evaluation[stage] = json.loads(file.read_text(encoding="utf-8"))
+                evaluation[stage] = load_unique(file.read_text(encoding="utf-8"), nan=True)
             except ValueError as error:
                 raise InputError(f"{file}: not valid JSON ({error})") from None
     revision = model_revision(base)

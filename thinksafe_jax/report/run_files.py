@@ -3,7 +3,6 @@
 A report can be made at any moment of a run; what is not there yet is None or empty.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from thinksafe_jax.config import Recipe
 from thinksafe_jax.data import RATES
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.evaluation import read_scored_rows
+from thinksafe_jax.json_files import load_unique
 from thinksafe_jax.runs import RowStore, begun_recipe
 from thinksafe_jax.storage import shown
 
@@ -99,7 +99,7 @@ def _json(file: Path) -> Any:
     if not file.exists():
         return None
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        return load_unique(file.read_text(encoding="utf-8"), nan=True)
     except ValueError as error:
         raise InputError(f"{file}: not readable as JSON ({error}); run its stage again") from None
 
@@ -110,7 +110,7 @@ def _metrics(file: Path) -> list[dict]:
     text = file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
     for line in text.split("\n"):
         try:
-            record = json.loads(line) if line.strip() else None
+            record = load_unique(line, nan=True) if line.strip() else None
         except ValueError:
             continue
         if isinstance(record, dict):

@@ -1,6 +1,5 @@
 """What lies in a run directory: which configuration it is of, and what to delete to begin anew."""
 
-import json
 import logging
 import re
 import shutil
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from thinksafe_jax.config import RESUMABLE_KEYS, Recipe, diff, load_recipe, to_yaml
 from thinksafe_jax.errors import ConfigError
+from thinksafe_jax.json_files import load_unique
 from thinksafe_jax.storage import atomic_write, persist, shown, storage_errors
 from thinksafe_jax.version import __version__
 
@@ -60,7 +60,7 @@ def begun_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 def _version_of(path: Path) -> str:
     """The program's version in a run's manifest."""
     try:
-        content = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+        content = load_unique((path / "manifest.json").read_text(encoding="utf-8"), nan=True)
         return str(content["versions"]["thinksafe-jax"])
     except (OSError, ValueError, KeyError, TypeError):
         return "unknown"

@@ -7,6 +7,7 @@ from typing import Any
 
 from thinksafe_jax.errors import InputError, type_and_line
 from thinksafe_jax.hosts import software_versions
+from thinksafe_jax.json_files import load_unique
 from thinksafe_jax.storage import atomic_write, now, plain
 
 log = logging.getLogger(__name__)
@@ -82,7 +83,7 @@ class Manifest:
         if not self.path.exists():
             return None
         try:
-            content = json.loads(self.path.read_text(encoding="utf-8"))
+            content = load_unique(self.path.read_text(encoding="utf-8"), nan=True)
             version, stages = content["schema_version"], content["stages"]
             facts = [stage.get("facts", {}) for stage in stages.values()]
             parts = [content.get("versions", {}), content.get("models", {}), *facts]

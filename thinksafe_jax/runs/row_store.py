@@ -14,7 +14,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from thinksafe_jax.errors import ConfigError, EnvironmentFault, InputError
+from thinksafe_jax.errors import ConfigError, EnvironmentFault, InputError, quoted
 from thinksafe_jax.hosts import Group
 from thinksafe_jax.runs import faults
 from thinksafe_jax.storage import (
@@ -137,7 +137,9 @@ class RowStore:
         for shard in self.shards():
             name = sys.intern(shard.name)
             for offset, row in _complete_lines(shard, (since or {}).get(name, 0)):
-                problem = "not a JSON object" if row is None else self._problem(row)
+                problem = (
+                    "not a JSON object with each key once" if row is None else self._problem(row)
+                )
                 if row is None or problem:
                     bad += 1
                     self._refuse(shard, offset, problem)
@@ -258,7 +260,7 @@ class Part:
         match = re.fullmatch(r"(\d+)/(\d+)", text.strip())
         if not match or int(match[1]) >= int(match[2]):
             raise ConfigError(
-                f"part {text!r}: expected NUMBER/PARTS from 0/8 to 7/8, for eight hosts"
+                f"part {quoted(text, 200)}: expected NUMBER/PARTS from 0/8 to 7/8, for eight hosts"
             )
         return Part(int(match[1]), int(match[2]))
 

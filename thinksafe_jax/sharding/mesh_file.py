@@ -13,13 +13,14 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from thinksafe_jax.config import build, find_config, read_yaml
-from thinksafe_jax.errors import ConfigError, did_you_mean
+from thinksafe_jax.errors import ConfigError, did_you_mean, quoted
 from thinksafe_jax.sharding.phases import MeshConfig, Phase, Topology
 from thinksafe_jax.sharding.rules import LOGICAL_AXES
 
 # above every machine there is: a slip of the pen is refused before anything is computed with it
 _MOST_CHIPS = 2**20
 _MOST_AXES = 8
+_LONGEST_NAME = 60  # characters of an axis
 
 
 def load_mesh(name: str | Path) -> MeshConfig:
@@ -107,7 +108,10 @@ def _take_phase(raw: dict[str, Any], name: str, problems: list[str]) -> Phase:
     parts = {key: section.get(key) or {} for key in ("axes", "split", "rules")}
     for key, value in parts.items():
         if not isinstance(value, dict):
-            problems.append(f"{name}.{key}: is {value!r}; expected lines of name: value")
+            problems.append(f"{name}.{key}: is {quoted(value)}; expected lines of name: value")
+            parts[key] = {}
+        elif not _are_names(list(value)):
+            problems.append(f"{name}.{key}: has a key that is no name")
             parts[key] = {}
     raw[name] = {key: value for key, value in section.items() if key not in parts}
     axes, split, rules = parts.values()
@@ -123,21 +127,20 @@ def _wrong_values(name: str, axes: dict, split: dict, rules: dict) -> Iterator[s
         yield f"{name}.axes: {len(axes)} axes; expected at most {_MOST_AXES}"
     for axis, size in axes.items():
         if type(size) is not int or size < 1:
-            yield f"{name}.axes.{axis}: is {size!r}; expected a whole number >= 1"
+            yield f"{name}.axes.{axis}: is {quoted(size)}; expected a whole number >= 1"
         elif size > _MOST_CHIPS:
-            yield f"{name}.axes.{axis}: is {size}; expected at most {_MOST_CHIPS:,}"
+            yield f"{name}.axes.{axis}: is {quoted(size)}; expected at most {_MOST_CHIPS:,}"
     for axis, names in split.items():
         if not isinstance(names, list) or not _are_names(names) or len(names) != 2:
-            yield f"{name}.split.{axis}: is {names!r}; expected two names, [kv, group]"
+            yield f"{name}.split.{axis}: is {quoted(names)}; expected two names, [kv, group]"
     for axis, names in rules.items():
         if names is not None and not _are_names(names):
-            yield f"{name}.rules.{axis}: is {names!r}; expected an axis, a list or null"
+            yield f"{name}.rules.{axis}: is {quoted(names)}; expected an axis, a list or null"
 
 
 def _are_names(value: Any) -> bool:
-    return isinstance(value, str) or (
-        isinstance(value, list) and all(isinstance(v, str) for v in value)
-    )
+    names = value if isinstance(value, list) else [value]
+    return all(isinstance(name, str) and len(name) <= _LONGEST_NAME for name in names)
 
 
 def _topology_problems(topology: Topology, known: list[str]) -> list[str]:
@@ -150,10 +153,10 @@ def _topology_problems(topology: Topology, known: list[str]) -> list[str]:
         if not value:
             problems.append(f"topology.{f.name}: no value given")
         elif not isinstance(value, str) and not 0 < value < math.inf:
-            problems.append(f"topology.{f.name}: is {value}; expected a number > 0")
+            problems.append(f"topology.{f.name}: is {quoted(value)}; expected a number > 0")
     chips, hosts = topology.chips, topology.hosts
     if chips > _MOST_CHIPS:
-        problems.append(f"topology.chips: is {chips}; expected at most {_MOST_CHIPS:,}")
+        problems.append(f"topology.chips: is {quoted(chips)}; expected at most {_MOST_CHIPS:,}")
     if not problems and not known and chips % hosts:
         problems.append(f"topology.chips: {chips} is no multiple of hosts {hosts}")
     return problems

@@ -16,7 +16,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int32
 
-from thinksafe_jax.errors import ConfigError
+from thinksafe_jax.errors import ConfigError, quoted
 from thinksafe_jax.models import LoraConfig, ModelConfig, causal_attention
 from thinksafe_jax.sharding.phases import MeshConfig, Phase, Rules
 from thinksafe_jax.sharding.rules import (
@@ -150,7 +150,7 @@ class ModelMesh:
         if layout == "stacked":
             return sharding_tree(tensors, self.mesh, self.rules)
         if layout != "unstacked":
-            raise ConfigError(f"layout {layout!r}: expected stacked or unstacked")
+            raise ConfigError(f"layout {quoted(layout)}: expected stacked or unstacked")
         layer = {p: Tensor(t.shape[1:], t.axes[1:]) for p, t in tensors.items() if p[0] == "layers"}
         outer = {path: tensor for path, tensor in tensors.items() if path[0] != "layers"}
         layers = (sharding_tree(layer, self.mesh, self.rules)["layers"],) * self.cfg.num_layers

@@ -7,6 +7,7 @@ from itertools import combinations
 
 from jax.sharding import PartitionSpec
 
+from thinksafe_jax.errors import listed, shortened
 from thinksafe_jax.models import (
     LoraConfig,
     ModelConfig,
@@ -126,12 +127,13 @@ def _unknown_axes(phase: Phase) -> Iterator[str]:
             yield f"no rule for the logical axis {logical}"
     for logical, names in phase.rules.items():
         if logical not in LOGICAL_AXES:
-            yield f"rule for an unknown logical axis {logical}; known: {', '.join(LOGICAL_AXES)}"
+            known = ", ".join(LOGICAL_AXES)
+            yield f"rule for an unknown logical axis {shortened(logical)}; known: {known}"
         for name in names:
             if name not in phase.axes:
                 yield (
-                    f"the rule of {logical} names an unknown mesh axis {name}; the mesh has "
-                    f"{', '.join(phase.axes)}"
+                    f"the rule of {logical} names an unknown mesh axis {shortened(name)}; the mesh "
+                    f"has {listed(phase.axes)}"
                 )
 
 

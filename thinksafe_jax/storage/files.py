@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Protocol
 
-from thinksafe_jax.errors import EnvironmentFault
+from thinksafe_jax.errors import EnvironmentFault, quoted
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM}
@@ -95,7 +95,9 @@ def atomic_writer(path: Path | str) -> Iterator[IO[bytes]]:
     """
     path = Path(path)
     if not path.name:
-        raise EnvironmentFault(f"cannot write {str(path)!r}: the name of a file is expected")
+        raise EnvironmentFault(
+            f"cannot write {quoted(str(path), 200)}: the name of a file is expected"
+        )
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with storage_errors(path):
         try:

@@ -5,12 +5,17 @@ import json
 import logging
 import math
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from thinksafe_jax.json_files import load_unique
 
 log = logging.getLogger(__name__)
 _BLOCK = 1 << 20
 _MARK = b"\xef\xbb\xbf"
+_loads = partial(load_unique, nan=True)
 _encode = json.JSONEncoder(ensure_ascii=True, allow_nan=False).encode
 
 
@@ -54,7 +59,7 @@ def sound_length(path: Path) -> int:
         start = _after_last_newline(file, end - 1) if end else 0
         file.seek(start)
         last = file.read(end - start)
-    if last.strip() and parse(last) is None:
+    if last.strip() and _object(last, json.loads) is None:
         return start
     return end
 
@@ -73,10 +78,17 @@ def drop_torn_tail(path: Path) -> int:
 
 
 def parse(line: bytes) -> dict[str, Any] | None:
-    """The object on a line, or None where there is none; a byte order mark is skipped."""
+    """The object on a line, a byte order mark skipped.
+
+    None where there is none, or where an object has a key twice.
+    """
+    return _object(line, _loads)
+
+
+def _object(line: bytes, loads: Callable[[str], Any]) -> dict[str, Any] | None:
     try:
         # the codec for a mark is slow, and marks are rare
-        row = json.loads(line.decode("utf-8-sig" if line.startswith(_MARK) else "utf-8"))
+        row = loads(line.decode("utf-8-sig" if line.startswith(_MARK) else "utf-8"))
     except (ValueError, RecursionError):  # UnicodeDecodeError is a ValueError
         return None
     return row if isinstance(row, dict) else None

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from thinksafe_jax.errors import ConfigError, EnvironmentFault
+from thinksafe_jax.json_files import load_unique
 from thinksafe_jax.storage.hashing import now
 from thinksafe_jax.storage.lock import describe
 from thinksafe_jax.storage.objects import list_objects
@@ -148,7 +149,7 @@ class Lease:
     def _read(self, path: str) -> dict[str, Any] | None:
         for _ in range(2):  # where the store is a folder, what is being rewritten reads as torn
             try:
-                lease = json.loads(self._store.cat_file(path))
+                lease = load_unique(self._store.cat_file(path).decode("utf-8"))
             except FileNotFoundError:
                 return None
             except ValueError:  # so does what a kill left half written

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from thinksafe_jax.errors import ConfigError, EnvironmentFault
+from thinksafe_jax.json_files import load_unique
 from thinksafe_jax.storage.files import shown, storage_errors
 from thinksafe_jax.storage.hashing import now
 
@@ -82,7 +83,7 @@ def flock(file: IO[Any], operation: int) -> None:
 def holder(path: Path) -> dict[str, Any] | None:
     """Who wrote the lock file, alive or not; None where nobody is named."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = load_unique(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None

@@ -27,6 +27,7 @@ from pathlib import Path
 from threading import RLock
 from typing import Any
 
+from thinksafe_jax.json_files import load_unique
 from thinksafe_jax.storage.files import (
     atomic_write,
     cache_folder,
@@ -229,7 +230,7 @@ class Mirror:
 
     def _index(self) -> dict[str, Entry]:
         try:
-            return json.loads((self.folder / _INDEX).read_text(encoding="utf-8"))
+            return load_unique((self.folder / _INDEX).read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):  # then everything is fetched again
             return {}
 
@@ -263,7 +264,7 @@ def _is_manifest(name: str) -> bool:
 def _begun(manifest: bytes) -> list[Any]:
     """When the run of a manifest, and its verdicts, were begun; empty for one that is damaged."""
     try:
-        content = json.loads(manifest)
+        content = load_unique(manifest.decode("utf-8"), nan=True)
         return [content.get(name) for name in ("created", "verdicts_since")]
     except (ValueError, AttributeError):
         return []

@@ -20,7 +20,7 @@ from typing import Any
 
 from thinksafe_jax.config import SAMPLED, Recipe
 from thinksafe_jax.data import source_hashes
-from thinksafe_jax.errors import InputError
+from thinksafe_jax.errors import InputError, quoted
 from thinksafe_jax.guards import Guard, answer_part
 from thinksafe_jax.runs import RowStore
 from thinksafe_jax.storage import (
@@ -35,6 +35,7 @@ from thinksafe_jax.synthesis.coverage import Counts, coverage, reasons_table
 from thinksafe_jax.synthesis.ladder import WAITING, Ledger, attempts, chosen_attempts
 from thinksafe_jax.synthesis.parquet import COLUMNS, ParquetWriter
 from thinksafe_jax.synthesis.sampled_rows import needed_labels
+from thinksafe_jax.weights import read_revisions
 
 Row = Mapping[str, Any]
 Lengths = dict[str, Counter[int]]  # {label: {upper end of a bin, 0 for the last: rows}}
@@ -91,8 +92,8 @@ def dataset_facts(
     guards = recipe.guard.members or [recipe.guard]
     used = {recipe.student.model, teacher, *(g.model for g in guards if sampled)}
     commits = {}
-    if revisions is not None and revisions.exists():
-        commits = json.loads(revisions.read_text(encoding="utf-8"))
+    if revisions is not None:
+        commits = read_revisions(revisions)
     return DatasetFacts(
         name=recipe.name,
         method=synthesis.method,
@@ -204,7 +205,7 @@ def _refuse_unjudged(ledger: Ledger) -> None:
     unjudged = sorted(id for (id, _), reason in ledger.reasons.items() if reason == WAITING)
     if unjudged:
         raise InputError(
-            f"{len(unjudged)} sampled rows have no verdict (first: {unjudged[0]!r}); run "
+            f"{len(unjudged)} sampled rows have no verdict (first: {quoted(unjudged[0])}); run "
             "`thinksafe filter` to the end first"
         )
 

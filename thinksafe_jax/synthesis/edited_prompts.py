@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from thinksafe_jax.data import Prompt
-from thinksafe_jax.errors import InputError
+from thinksafe_jax.errors import InputError, quoted
 
 _SHOWN = 8  # prompts named in a refusal
 
@@ -44,7 +44,7 @@ class EditedPrompts:
         """
         if not self._edits:
             return
-        named = [f"{id!r} {what}" for id, what in list(self._edits.items())[:_SHOWN]]
+        named = [f"{quoted(id)} {what}" for id, what in list(self._edits.items())[:_SHOWN]]
         more = f" and {len(self._edits) - _SHOWN} more" if len(self._edits) > _SHOWN else ""
         raise InputError(
             f"{len(self._edits)} prompts were edited since this run sampled them: "

@@ -7,7 +7,7 @@ hold exactly one closed `<think>…</think>` and an answer after it.
 from collections.abc import Mapping
 from typing import Any
 
-from thinksafe_jax.errors import ConfigError
+from thinksafe_jax.errors import ConfigError, quoted
 from thinksafe_jax.tokenizer import THINK_CLOSE, THINK_OPEN
 
 # In the order in which they are tested; the guard's own two come last.
@@ -35,7 +35,7 @@ def drop_reason(response: str, finish_reason: str, reasoning: str) -> str | None
     if reasoning == "none":
         return None if response.strip() else "empty_answer"
     if reasoning != "think":
-        raise ConfigError(f"synthesis.reasoning is {reasoning!r}; choose think or none")
+        raise ConfigError(f"synthesis.reasoning is {quoted(reasoning)}; choose think or none")
     if finish_reason != "stop":
         return "truncated"
     opened, closed = response.count(THINK_OPEN), response.count(THINK_CLOSE)

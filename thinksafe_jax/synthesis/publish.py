@@ -4,7 +4,7 @@ import json
 import logging
 from pathlib import Path
 
-from thinksafe_jax.errors import EnvironmentFault, InputError, first_line
+from thinksafe_jax.errors import EnvironmentFault, InputError, first_line, quoted
 from thinksafe_jax.storage import atomic_writer, shown
 from thinksafe_jax.synthesis.dataset import read_dataset
 
@@ -46,7 +46,7 @@ def push(run_path: Path, repository: str, *, private: bool = True) -> str:
             f"{shown(folder)}: no dataset yet; first: thinksafe filter {shown(run_path)}"
         )
     if repository.count("/") != 1:
-        raise InputError(f"{repository!r}: expected owner/name")
+        raise InputError(f"{quoted(repository, 200)}: expected owner/name")
     api = HfApi()
     try:
         address = api.create_repo(repository, repo_type="dataset", private=private, exist_ok=True)

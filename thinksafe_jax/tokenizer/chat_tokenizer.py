@@ -12,7 +12,7 @@ from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 
-from thinksafe_jax.errors import InputError
+from thinksafe_jax.errors import InputError, quoted
 from thinksafe_jax.tokenizer.chat_template import Chat, render_chats
 from thinksafe_jax.tokenizer.plain_text import PlainText, is_text
 from thinksafe_jax.tokenizer.template_turns import (
@@ -156,9 +156,9 @@ class ChatTokenizer:
     def _check_id(self, id: int, token: str, what: str) -> None:
         if self.vocab_size is not None and id >= self.vocab_size:
             raise InputError(
-                f"{self.directory}: {what} has the token {token!r} with id {id}, but vocab_size is "
-                f"{self.vocab_size} in config.json; tokens were added and the embedding was not "
-                "resized, or tokenizer and weights are of different models"
+                f"{self.directory}: {what} has the token {quoted(token)} with id {id}, but "
+                f"vocab_size is {self.vocab_size} in config.json; tokens were added and the "
+                "embedding was not resized, or tokenizer and weights are of different models"
             )
 
     # the chat

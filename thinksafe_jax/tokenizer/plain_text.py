@@ -13,7 +13,7 @@ from typing import Any
 
 import tokenizers
 
-from thinksafe_jax.errors import InputError
+from thinksafe_jax.errors import InputError, quoted
 from thinksafe_jax.tokenizer.tokenizer_files import from_backend, vocabulary
 
 _DEEPEST = 64  # letters of the longest control token, more or less: each round cuts one off
@@ -77,7 +77,8 @@ class PlainText:
                 if stop - start < 2 or depth > _DEEPEST:
                     raise InputError(
                         f"{self._file}: reads {text[start:stop]!r}, which is text, as the control "
-                        f"token {self._control[id]!r}; such a tokenizer cannot keep them apart"
+                        f"token {quoted(self._control[id])}; such a tokenizer cannot keep them "
+                        f"apart"
                     )
                 cuts.append(start + 1)
         if len(cuts) == 1:

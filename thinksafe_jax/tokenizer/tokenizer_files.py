@@ -14,7 +14,7 @@ from typing import Any
 
 import tokenizers
 
-from thinksafe_jax.errors import InputError, first_line
+from thinksafe_jax.errors import InputError, first_line, listed, quoted
 from thinksafe_jax.json_files import MEBIBYTE, read_json, read_json_object, read_text
 
 _BACKEND, _CONFIG = "tokenizer.json", "tokenizer_config.json"
@@ -81,9 +81,9 @@ class TokenizerFiles:
             if id is not None and given != id:
                 source = file if token in ids and ids[token] == id else self.directory
                 raise InputError(
-                    f"{source}: the token {token!r} is declared with id {id}, but {_BACKEND}'s "
-                    f"vocabulary gives it {given}; save the tokenizer again with the version of "
-                    "transformers that it was made with"
+                    f"{source}: the token {quoted(token)} is declared with id {id}, but "
+                    f"{_BACKEND}'s vocabulary gives it {given}; save the tokenizer again with the "
+                    "version of transformers that it was made with"
                 )
         return tokenizer
 
@@ -101,7 +101,8 @@ class TokenizerFiles:
             ids = value if isinstance(value, list) else [value]
             if not ids or not all(type(id) is int and id >= 0 for id in ids):
                 raise InputError(
-                    f"{file}: eos_token_id is {value!r}; a token id or a list of them was expected"
+                    f"{file}: eos_token_id is {quoted(value)}; a token id or a list of them was "
+                    f"expected"
                 )
             return tuple(dict.fromkeys(ids))
         raise InputError(
@@ -229,14 +230,14 @@ def _declared(
     for text, value in decoder.items():
         if not text.isdecimal() or not _content(value):
             raise InputError(
-                f"{directory / _CONFIG}: added_tokens_decoder has {text[:40]!r}: "
+                f"{directory / _CONFIG}: added_tokens_decoder has {quoted(text, 200)}: "
                 f"{str(value)[:60]}; an id and a token were expected"
             )
         yield _content(value), int(text)
     for token, id in added.items():
         if type(id) is not int:
             raise InputError(
-                f"{directory / 'added_tokens.json'}: {token[:60]!r} has the id {str(id)[:40]!r}; a "
+                f"{directory / 'added_tokens.json'}: {quoted(token)} has the id {quoted(id)}; a "
                 "whole number was expected"
             )
         yield token, id
@@ -260,12 +261,12 @@ def _template(directory: Path, config: dict[str, Any]) -> str:
     if isinstance(value, dict):
         if "default" not in value:
             raise InputError(
-                f"{directory / _CONFIG}: chat templates {', '.join(map(repr, value))}, and none is "
+                f"{directory / _CONFIG}: chat templates {listed(map(quoted, value))}, and none is "
                 "called 'default'; keep the one that is meant, as chat_template.jinja"
             )
         value = value["default"]
     if not isinstance(value, str | None):
-        raise InputError(f"{directory / _CONFIG}: chat_template is {str(value)[:40]!r}, no text")
+        raise InputError(f"{directory / _CONFIG}: chat_template is {quoted(value)}, no text")
     return value or ""
 
 

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, Protocol
 import grain
 import numpy as np
 
-from thinksafe_jax.errors import InputError
+from thinksafe_jax.errors import InputError, quoted
 from thinksafe_jax.training.examples import Example, data_hash
 from thinksafe_jax.training.packing import Layout, balanced_steps, best_fit, choose_layouts
 from thinksafe_jax.training.streams import Streams, StreamsOf
@@ -140,7 +140,7 @@ class Batches:
             raise InputError("nothing to train on: the dataset has no usable rows")
         for example in kept:
             if not example.loss_mask[1:].any():
-                raise InputError(f"row {example.id!r} has no token to train on")
+                raise InputError(f"row {quoted(example.id)} has no token to train on")
         self._examples, self._streams_of = kept, streams_of
         self._left_out = len(examples) - len(kept)
         self._batch_size, self._seed = shape.batch_size, seed % 2**32

@@ -9,7 +9,6 @@ dtype that differs. So a checkpoint counts only when every file matches its mani
 and dtypes are compared before anything is read.
 """
 
-import json
 import logging
 import shutil
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ import orbax.checkpoint as ocp
 
 from thinksafe_jax.errors import EnvironmentFault, InputError
 from thinksafe_jax.hosts import current
+from thinksafe_jax.json_files import read_json_object
 from thinksafe_jax.storage import is_mounted, persist, refresh, sync_folder
 from thinksafe_jax.weights import check_files, on_host, read_manifest, write_json, write_manifest
 
@@ -194,7 +194,7 @@ class CheckpointStore:
         return jax.tree.unflatten(jax.tree.structure(template), [restored[n] for n in arrays])
 
     def _meta(self, step: int) -> dict[str, Any]:
-        return json.loads((self.path(step) / "meta.json").read_text(encoding="utf-8"))
+        return read_json_object(self.path(step) / "meta.json")
 
     def _make_room(self, needed: int) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from thinksafe_jax.config import TrainingConfig
-from thinksafe_jax.errors import InputError
+from thinksafe_jax.errors import InputError, quoted
 from thinksafe_jax.tokenizer import THINK_CLOSE, THINK_OPEN, ChatTokenizer
 
 _log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class Example:
         object.__setattr__(self, "loss_mask", np.asarray(self.loss_mask, bool))
         if self.token_ids.ndim != 1 or self.token_ids.shape != self.loss_mask.shape:
             raise InputError(
-                f"row {self.id!r}: token_ids {self.token_ids.shape} and loss_mask "
+                f"row {quoted(self.id)}: token_ids {self.token_ids.shape} and loss_mask "
                 f"{self.loss_mask.shape} must be two lists of one length"
             )
 
@@ -82,7 +82,7 @@ def build_example(
     token_ids = prompt + tokenizer.response_ids(response, ended)
     check_prefix(prompt, token_ids, id)
     if dangling := _dangling_think(tokenizer, token_ids, ended):
-        raise InputError(f"row {id!r}: {dangling}")
+        raise InputError(f"row {quoted(id)}: {dangling}")
     mask = np.arange(len(token_ids)) >= len(prompt)
     return Example(id, np.asarray(token_ids, np.int32), mask, use_kl)
 
@@ -143,8 +143,8 @@ def _label(row: Mapping[str, Any]) -> str:
     label = row.get("prompt_label")
     if label not in ("harmful", "benign"):
         raise InputError(
-            f"row {row.get('id')!r}: prompt_label is {label!r}; training.objective ce+kl needs "
-            "harmful or benign in every row"
+            f"row {quoted(row.get('id'))}: prompt_label is {quoted(label)}; training.objective "
+            "ce+kl needs harmful or benign in every row"
         )
     return label
 
@@ -174,12 +174,12 @@ def check_prefix(prompt_ids: Sequence[int], token_ids: Sequence[int], id: str = 
     for position, (want, have) in enumerate(zip(prompt_ids, token_ids, strict=False)):
         if want != have:
             raise InputError(
-                f"row {id!r}: the prompt is no prefix of the example: token {position} is {have}, "
-                f"the prompt has {want}"
+                f"row {quoted(id)}: the prompt is no prefix of the example: token {position} is "
+                f"{have}, the prompt has {want}"
             )
     if len(token_ids) <= len(prompt_ids):
         raise InputError(
-            f"row {id!r}: {len(token_ids)} tokens hold no response after a prompt of "
+            f"row {quoted(id)}: {len(token_ids)} tokens hold no response after a prompt of "
             f"{len(prompt_ids)}"
         )
 

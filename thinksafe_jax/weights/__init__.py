@@ -9,7 +9,13 @@ from thinksafe_jax.weights.hugging_face import check_access, download_config, do
 from thinksafe_jax.weights.identity import changed_files, fingerprint
 from thinksafe_jax.weights.loading import load_params
 from thinksafe_jax.weights.peft import export_adapter, import_adapter
-from thinksafe_jax.weights.resolve import is_hub_id, local_folder, model_revision, resolve_model
+from thinksafe_jax.weights.resolve import (
+    is_hub_id,
+    local_folder,
+    model_revision,
+    read_revisions,
+    resolve_model,
+)
 from thinksafe_jax.weights.verify import BOUNDS, report_lines, verify_model, write_figures
 
 __all__ = [
@@ -30,6 +36,7 @@ __all__ = [
     "on_host",
     "read_config_json",
     "read_manifest",
+    "read_revisions",
     "report_lines",
     "resolve_model",
     "save_checkpoint",

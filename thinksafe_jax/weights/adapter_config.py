@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from thinksafe_jax.errors import InputError
+from thinksafe_jax.errors import InputError, quoted, shortened
+from thinksafe_jax.json_files import read_json_object
 from thinksafe_jax.models import LoraConfig, ModelConfig, target_kernels
 
 # [prefix].model.layers.0.self_attn.q_proj.lora_A[.name of the adapter].weight
@@ -36,21 +37,7 @@ def read_adapter_config(file: Path) -> dict[str, Any]:
     Raises:
         InputError: it is no JSON object; says what it is instead, where that is known.
     """
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise InputError(f"{file}: not found; is {file.parent} a PEFT adapter?") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file}: not UTF-8 text (byte {error.start})") from None
-    if text.startswith("version https://git-lfs"):
-        raise InputError(f"{file}: a Git LFS pointer, not the file. Run `git lfs pull` there")
-    try:
-        raw = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{file}: not valid JSON ({error})") from None
-    if not isinstance(raw, dict):
-        raise InputError(f"{file}: a JSON object was expected, not {type(raw).__name__}")
-    return raw
+    return read_json_object(file, f"is {file.parent} a PEFT adapter?")
 
 
 def parse_lora(file: Path, cfg: ModelConfig, keys: Iterable[str]) -> LoraConfig:
@@ -77,9 +64,9 @@ def parse_lora(file: Path, cfg: ModelConfig, keys: Iterable[str]) -> LoraConfig:
     targets |= {match[1].rpartition(".")[2] for key in keys if (match := KEY.fullmatch(key))}
     order = [name for name in target_kernels(cfg, TARGETS) if name in targets]
     if not order or targets - set(order):
+        unknown = sorted(targets - set(order)) or named
         raise InputError(
-            f"{file}: targets {sorted(targets - set(order)) or named}; an adapter can change "
-            f"{', '.join(TARGETS)}"
+            f"{file}: targets {quoted(unknown, 200)}; an adapter can change {', '.join(TARGETS)}"
         )
     rslora = raw.get("use_rslora") or False
     return LoraConfig(int(raw["r"]), float(raw["lora_alpha"]), float(dropout), tuple(order), rslora)
@@ -118,4 +105,4 @@ def _is_number(value: Any) -> bool:
 
 
 def _shown(value: Any) -> str:
-    return json.dumps(value)[:200]
+    return shortened(json.dumps(value), 200)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from thinksafe_jax.errors import EnvironmentFault, InputError
+from thinksafe_jax.json_files import read_json_object
 from thinksafe_jax.storage import free_bytes, storage_errors, sync_folder
 from thinksafe_jax.weights.links import refuse_link_out
 
@@ -101,4 +102,4 @@ def config_of_plain_weights(config_json: dict[str, Any]) -> dict[str, Any]:
 
 def read_config_json(directory: Path) -> dict[str, Any]:
     """DIRECTORY/config.json as it stands."""
-    return json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    return read_json_object(directory / "config.json")

@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from thinksafe_jax.errors import InputError, type_and_line
+from thinksafe_jax.errors import InputError, listed, quoted, type_and_line
+from thinksafe_jax.json_files import load_unique
 from thinksafe_jax.storage import atomic_write, file_sha256
 from thinksafe_jax.weights.links import is_within
 
@@ -33,9 +34,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     file = folder / NAME
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = load_unique(file.read_text(encoding="utf-8"), nan=True)
         if outside := [name for name in content["files"] if not is_within(name)]:
-            raise InputError(f"{file}: {outside[0]!r} lies outside of the folder; refused")
+            raise InputError(f"{file}: {quoted(outside[0])} lies outside of the folder; refused")
         complete = all({"sha256", "bytes"} <= set(facts) for facts in content["files"].values())
         if not complete:
             raise KeyError("sha256, bytes")
@@ -65,7 +66,7 @@ def check_files(folder: Path, files: dict[str, dict[str, Any]], names: Iterable[
             f"sha256 mismatch in {name}" for name, sha in digests if sha != files[name]["sha256"]
         ]
     if problems:
-        raise InputError(f"{folder}: {'; '.join(problems[:8])}")
+        raise InputError(f"{folder}: {listed(problems)}")
 
 
 def _digests(folder: Path, names: list[str]) -> list[str]:

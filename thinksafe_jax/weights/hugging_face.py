@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from thinksafe_jax.errors import EnvironmentFault, InputError, RetryLater, first_line
+from thinksafe_jax.errors import EnvironmentFault, InputError, RetryLater, first_line, quoted
 
 _log = logging.getLogger(__name__)
 # never pickles, never code
@@ -106,7 +106,7 @@ def _explained(
             "with `hf auth login` (or set HF_TOKEN)"
         )
     if isinstance(error, RevisionNotFoundError):
-        return InputError(f"{name}: has no revision {revision!r}")
+        return InputError(f"{name}: has no revision {quoted(revision)}")
     if isinstance(error, RepositoryNotFoundError) or status in (401, 404):
         return InputError(
             f"{name}: no such repository on the Hub, or it is private: log in with `hf auth login`"

@@ -4,6 +4,8 @@ from pathlib import Path
 
 from thinksafe_jax.errors import InputError
 
+_LONGEST_NAME, _LONGEST_PATH = 255, 1024  # bytes of a file's name, on Linux and macOS; of a path
+
 
 def refuse_link_out(file: Path) -> None:
     """Refuses a file that is a link out of its folder; its content would be read and copied.
@@ -42,11 +44,11 @@ def is_within(name: object) -> bool:
 
 
 def _is_written(name: str) -> bool:
-    """Whether the file system takes a name: no NUL, and no half of a surrogate pair."""
+    """Whether the file system takes a name: no NUL, no half of a surrogate pair, not too long."""
     if "\0" in name:
         return False
     try:
-        name.encode("utf-8")
+        parts = [part.encode("utf-8") for part in name.split("/")]
     except UnicodeEncodeError:
         return False
-    return True
+    return len(name) <= _LONGEST_PATH and max(map(len, parts)) <= _LONGEST_NAME

@@ -12,14 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from thinksafe_jax.errors import ConfigError, InputError
+from thinksafe_jax.errors import ConfigError, InputError, listed
 from thinksafe_jax.models import ModelConfig, Params, declare, map_params, stacked_shape, walk
 from thinksafe_jax.terminal import Progress
 from thinksafe_jax.weights.names import at, entries
 from thinksafe_jax.weights.orbax import is_orbax_copy, restore_copy
 from thinksafe_jax.weights.safetensors import TensorRef
 from thinksafe_jax.weights.slices import Block, LoadStats, Reader, aligned_empty
-from thinksafe_jax.weights.validate import check_totality, some
+from thinksafe_jax.weights.validate import check_totality
 
 log = logging.getLogger(__name__)
 _WORTH_A_BAR = 1 << 28  # bytes; smaller loads end before a bar could be read
@@ -72,7 +72,7 @@ def load_params(
             done[leaf.path] = jax.block_until_ready(_load_leaf(reader, leaf, progress))
             if reader.nonfinite and not allow_nonfinite:
                 raise InputError(
-                    f"{directory}: NaN or infinity in {some(sorted(reader.nonfinite))}; the "
+                    f"{directory}: NaN or infinity in {listed(sorted(reader.nonfinite))}; the "
                     "checkpoint is damaged. --allow-nonfinite (allow_nonfinite=True) loads it all "
                     "the same"
                 )
@@ -143,7 +143,7 @@ def _leaf_dtypes(
         if ref.dtype != tensors[0].dtype
     ]
     if mixed:
-        raise InputError(f"layers in several dtypes: {some(mixed)}. Load them with one dtype")
+        raise InputError(f"layers in several dtypes: {listed(mixed)}. Load them with one dtype")
     return {path: tensors[0].dtype for path, tensors in parts.items()}
 
 

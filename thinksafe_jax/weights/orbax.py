@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from thinksafe_jax.errors import InputError
+from thinksafe_jax.errors import InputError, listed, quoted
 from thinksafe_jax.models import ModelConfig, Params, declare, map_params, stacked_shape, walk
 from thinksafe_jax.weights.atomic_folder import (
     config_of_plain_weights,
@@ -104,7 +104,9 @@ def restore_copy(
     except InputError as error:
         raise InputError(f"{error}. Make the copy again") from None
     if manifest.get("format") != FORMAT:
-        raise InputError(f"{directory / NAME}: format {manifest.get('format')!r}, not {FORMAT}")
+        raise InputError(
+            f"{directory / NAME}: format {quoted(manifest.get('format'))}, not {FORMAT}"
+        )
     default = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     abstract = {}
     for path, param in walk(declare(cfg)):
@@ -129,7 +131,7 @@ def _check_tree(directory: Path, stored: dict[str, str], abstract: dict[str, Any
         if stored.get(name) != wanted.get(name)
     ]
     if differ:
-        raise InputError(f"{directory}: the copy does not fit config.json: {'; '.join(differ[:8])}")
+        raise InputError(f"{directory}: the copy does not fit config.json: {listed(differ)}")
 
 
 def _describe(shape: tuple[int, ...], dtype: Any) -> str:

@@ -11,14 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from thinksafe_jax.errors import InputError
+from thinksafe_jax.errors import InputError, listed
 from thinksafe_jax.models import Adapter, LoraConfig, ModelConfig, target_kernels
 from thinksafe_jax.weights.adapter_config import KEY, parse_lora, read_adapter_config
 from thinksafe_jax.weights.atomic_folder import write_json, write_text, written_aside
 from thinksafe_jax.weights.gather import on_host, written_by_first
 from thinksafe_jax.weights.safetensors import TensorRef, TensorSource, read_header, write_file
 from thinksafe_jax.weights.slices import all_finite
-from thinksafe_jax.weights.validate import some
 
 log = logging.getLogger(__name__)
 _WEIGHTS, _CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -183,5 +182,5 @@ def _check_keys(file: Path, refs: dict[str, TensorRef], wanted: dict[str, _Entry
     ]
     if problems:
         raise InputError(
-            f"{file}: {len(problems)} keys do not fit the model and {_CONFIG}: {some(problems)}"
+            f"{file}: {len(problems)} keys do not fit the model and {_CONFIG}: {listed(problems)}"
         )

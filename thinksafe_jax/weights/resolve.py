@@ -6,6 +6,7 @@ from importlib import resources
 from pathlib import Path
 
 from thinksafe_jax.errors import InputError, type_and_line
+from thinksafe_jax.json_files import load_unique
 from thinksafe_jax.storage import atomic_write
 from thinksafe_jax.weights.adapter_config import read_adapter_config
 from thinksafe_jax.weights.bucket import cached_copy, fetch
@@ -48,7 +49,7 @@ def resolve_model(name: str, revision: str | None = None, revisions: Path | None
             "directory"
         )
     if revisions is not None and begun_with is None and commit is not None:
-        content = {**_read_revisions(revisions), name: {"revision": revision, "commit": commit}}
+        content = {**read_revisions(revisions), name: {"revision": revision, "commit": commit}}
         atomic_write(revisions, json.dumps(content, indent=2) + "\n")
     return _model_folder(folder)
 
@@ -77,7 +78,7 @@ def local_folder(name: str, revisions: Path | None = None) -> Path | None:
     """
     if name.startswith("mini:") or Path(name).is_dir():
         return resolve_model(name)
-    known = {} if revisions is None else _read_revisions(revisions)
+    known = {} if revisions is None else read_revisions(revisions)
     commit = known.get(name, {}).get("commit")
     if commit is None:
         return None
@@ -99,7 +100,7 @@ def model_revision(folder: str | Path) -> str | None:
 
 def _commit_of(revisions: Path | None, name: str, revision: str | None) -> str | None:
     """The commit of a model that a run began with; None where it begins now."""
-    entry = _read_revisions(revisions).get(name) if revisions is not None else None
+    entry = read_revisions(revisions).get(name) if revisions is not None else None
     if entry is None:
         return None
     if (revision or "main") not in (entry["revision"] or "main", entry["commit"]):
@@ -111,14 +112,19 @@ def _commit_of(revisions: Path | None, name: str, revision: str | None) -> str |
     return entry["commit"]
 
 
-def _read_revisions(revisions: Path) -> dict[str, dict[str, str]]:
-    """{model: {"revision": as asked for, "commit": as found}} of a run."""
+def read_revisions(revisions: Path) -> dict[str, dict[str, str]]:
+    """{model: {"revision": as asked for, "commit": as found}} of a run.
+
+    Raises:
+        InputError: the file is damaged.
+    """
     if not revisions.exists():
         return {}
     try:
-        content = json.loads(revisions.read_text(encoding="utf-8"))
-        if not all({"revision", "commit"} <= set(entry) for entry in content.values()):
-            raise KeyError("revision, commit")
+        content = load_unique(revisions.read_text(encoding="utf-8"))
+        for name, entry in content.items():
+            if not (isinstance(entry["commit"], str) and isinstance(entry["revision"], str | None)):
+                raise TypeError(f"commit and revision of {name} are no texts")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{revisions}: damaged ({type_and_line(error)}); the run's models cannot be known"

@@ -15,7 +15,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from thinksafe_jax.errors import InputError
+from thinksafe_jax.errors import InputError, first_line, quoted, shortened
+from thinksafe_jax.json_files import load_unique
 
 _DTYPES: dict[str, Any] = {
     "BF16": ml_dtypes.bfloat16,
@@ -56,6 +57,8 @@ def read_header(file: Path) -> dict[str, TensorRef]:
     Raises:
         InputError: the file is no complete safetensors file; the message says what it is instead.
     """
+    if not file.is_file():
+        raise InputError(f"{file}: is no regular file; put the weights in its place")
     size = file.stat().st_size
     with file.open("rb") as stream:
         first = stream.read(64)
@@ -69,13 +72,11 @@ def read_header(file: Path) -> dict[str, TensorRef]:
         stream.seek(8)
         raw = stream.read(length)
     try:
-        header = json.loads(raw, object_pairs_hook=lambda pairs: _unique(pairs, file))
+        header = load_unique(raw.decode("utf-8"))
         header.pop("__metadata__", None)
         refs = {name: _ref(file, name, info, 8 + length) for name, info in header.items()}
-    except RecursionError:
-        raise InputError(f"{file}: unreadable safetensors header (nested too deeply)") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{file}: unreadable safetensors header ({error})") from None
+        raise InputError(f"{file}: unreadable safetensors header ({first_line(error)})") from None
     _check_layout(file, refs, 8 + length, size)
     return refs
 
@@ -92,30 +93,23 @@ def _refuse_impostors(file: Path, first: bytes, size: int) -> None:
         )
 
 
-def _unique(pairs: list[tuple[str, Any]], file: Path) -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in out:
-            raise InputError(f"{file}: the header names {key!r} twice")
-        out[key] = value
-    return out
-
-
 def _ref(file: Path, name: str, info: dict[str, Any], base: int) -> TensorRef:
     if info["dtype"] not in _DTYPES:
         raise InputError(
-            f"{file}: {name} has dtype {info['dtype']}; supported: {', '.join(_DTYPES)} "
-            "(quantised checkpoints must be dequantised first)"
+            f"{file}: {shortened(name, 200)} has dtype {shortened(str(info['dtype']))}; supported: "
+            f"{', '.join(_DTYPES)} (quantised checkpoints must be dequantised first)"
         )
     dtype = np.dtype(_DTYPES[info["dtype"]])
     begin, end = info["data_offsets"]
     if not all(type(size) is int for size in (begin, end, *info["shape"])):
-        raise ValueError(f"offsets and shape of {name} are whole numbers in a sound file")
+        raise ValueError(
+            f"offsets and shape of {shortened(name, 200)} are whole numbers in a sound file"
+        )
     ref = TensorRef(file, name, dtype, tuple(info["shape"]), base + begin)
     if end - begin != ref.nbytes:
         raise InputError(
-            f"{file}: {name} {list(ref.shape)} {info['dtype']} needs {ref.nbytes} bytes, the "
-            f"header gives it {end - begin}"
+            f"{file}: {shortened(name, 200)} {quoted(list(ref.shape))} {info['dtype']} needs "
+            f"{quoted(ref.nbytes)} bytes, the header gives it {quoted(end - begin)}"
         )
     return ref
 
@@ -124,7 +118,9 @@ def _check_layout(file: Path, refs: dict[str, TensorRef], base: int, size: int) 
     position = base
     for ref in sorted(refs.values(), key=lambda ref: (ref.start, ref.nbytes)):
         if ref.start != position:
-            raise InputError(f"{file}: {ref.name} overlaps its neighbour or leaves a hole")
+            raise InputError(
+                f"{file}: {shortened(ref.name, 200)} overlaps its neighbour or leaves a hole"
+            )
         position += ref.nbytes
     if position != size:
         raise InputError(

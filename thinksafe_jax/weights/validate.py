@@ -1,12 +1,12 @@
 """What a checkpoint directory holds, by its headers, and whether that fits its config.json."""
 
-import json
 import logging
 from pathlib import Path
 
 import numpy as np
 
-from thinksafe_jax.errors import InputError
+from thinksafe_jax.errors import InputError, listed, quoted
+from thinksafe_jax.json_files import MEBIBYTE, read_json_object
 from thinksafe_jax.models import ModelConfig
 from thinksafe_jax.weights.links import is_plain_name, refuse_link_out
 from thinksafe_jax.weights.names import entries
@@ -15,6 +15,7 @@ from thinksafe_jax.weights.safetensors import TensorRef, read_header
 log = logging.getLogger(__name__)
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 _DERIVED = ".rotary_emb.inv_freq"  # a buffer that old exports carry; recomputed from config.json
+_LARGEST_INDEX = 256 * MEBIBYTE  # that of DeepSeek-V3, of 91,991 tensors, has 9
 _EMBED, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
@@ -40,23 +41,24 @@ def checkpoint_tensors(directory: Path) -> dict[str, TensorRef]:
 
 
 def _read_index(directory: Path, index: Path) -> dict[str, TensorRef]:
-    try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        shards = sorted(set(weight_map.values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{index}: not a safetensors index ({error})") from None
+    weight_map = read_json_object(index, largest=_LARGEST_INDEX).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(s, str) for s in weight_map.values()):
+        raise InputError(
+            f"{index}: not a safetensors index; weight_map must name the file of each tensor"
+        )
+    shards = sorted(set(weight_map.values()))
     for shard in shards:
         if not is_plain_name(shard):
-            raise InputError(f"{index}: shard {shard!r} is no plain file name; refused")
+            raise InputError(f"{index}: shard {quoted(shard)} is no plain file name; refused")
         refuse_link_out(directory / shard)
     if (directory / SINGLE).exists() and SINGLE not in shards:
         raise InputError(
-            f"{directory}: holds {SINGLE} and, in {INDEX}, other shards ({some(shards, 2)}); other "
-            "programs take the single file. Delete what is older"
+            f"{directory}: holds {SINGLE} and, in {INDEX}, other shards ({listed(shards, 2)}); "
+            "other programs take the single file. Delete what is older"
         )
     gone = [shard for shard in shards if not (directory / shard).exists()]
     if gone:
-        raise InputError(f"{index}: missing shards: {some(gone)}. Download them again")
+        raise InputError(f"{index}: missing shards: {listed(gone)}. Download them again")
     refs: dict[str, TensorRef] = {}
     twice = []
     for shard in shards:
@@ -65,10 +67,10 @@ def _read_index(directory: Path, index: Path) -> dict[str, TensorRef]:
                 twice.append(f"{name} is in both {refs[name].file.name} and {shard}")
             refs[name] = ref
     if twice:
-        raise InputError(f"{index}: {some(twice)}. Keep one copy")
+        raise InputError(f"{index}: {listed(twice)}. Keep one copy")
     absent = sorted(name for name in weight_map if name not in refs)
     if absent:
-        raise InputError(f"{index}: promises tensors that no shard holds: {some(absent)}")
+        raise InputError(f"{index}: promises tensors that no shard holds: {listed(absent)}")
     return refs
 
 
@@ -86,7 +88,7 @@ def check_totality(directory: Path, cfg: ModelConfig) -> dict[str, TensorRef]:
     problems = []
     missing = [name for name in wanted if name not in refs]
     if missing:
-        problems.append(f"missing: {some(missing)}")
+        problems.append(f"missing: {listed(missing)}")
     if _HEAD in missing:
         problems.append(
             f"tie_word_embeddings is false in config.json, yet there is no {_HEAD}; set it to true "
@@ -101,7 +103,7 @@ def check_totality(directory: Path, cfg: ModelConfig) -> dict[str, TensorRef]:
                 "set it to false"
             )
     if extra:
-        problems.append(f"unknown: {some(sorted(extra))}")
+        problems.append(f"unknown: {listed(sorted(extra))}")
     if any(".base_layer." in name for name in extra):
         problems.append(
             "base_layer in the names says that a PEFT model was saved unmerged; merge it "
@@ -114,16 +116,10 @@ def check_totality(directory: Path, cfg: ModelConfig) -> dict[str, TensorRef]:
         if name in refs and refs[name].shape != entry.param.hf_shape
     ]
     if shapes:
-        problems.append(f"shapes: {some(shapes)}")
+        problems.append(f"shapes: {listed(shapes)}")
     if problems:
         raise InputError(f"{directory}: the weights do not fit config.json. " + "; ".join(problems))
     return refs
-
-
-def some(names: list[str], most: int = 8) -> str:
-    """The first few of many names."""
-    tail = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + tail
 
 
 def _same(left: TensorRef, right: TensorRef) -> bool:

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from thinksafe_jax.errors import EnvironmentFault, InputError
+from thinksafe_jax.errors import EnvironmentFault, InputError, quoted
+from thinksafe_jax.json_files import MEBIBYTE, load_unique, read_text
 from thinksafe_jax.models import Adapter, ModelConfig, Params, forward, load_config, logits
 from thinksafe_jax.storage import atomic_write
 from thinksafe_jax.terminal import Progress
@@ -19,6 +20,7 @@ from thinksafe_jax.weights.peft import import_adapter
 from thinksafe_jax.weights.resolve import resolve_model
 
 WINDOW = 512  # tokens in one sequence
+_LARGEST_TEXTS = 256 * MEBIBYTE
 _TEXT_KEYS = ("text", "prompt", "question", "problem", "instruction")
 _SAMPLE = """\
 The bridge had stood for two hundred years before anyone thought to measure how far it swayed.
@@ -235,19 +237,19 @@ def _tokens(directory: Path, cfg: ModelConfig, texts: Path | None) -> list[list[
 
 
 def _read_texts(file: Path) -> str:
-    try:
-        content = file.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise InputError(f"{file}: no such file") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file}: not UTF-8 text (byte {error.start})") from None
+    content = read_text(file, largest=_LARGEST_TEXTS)
     if file.suffix != ".jsonl":
         return content
     parts = []
     for number, line in enumerate(content.split("\n"), start=1):
         try:
-            row = json.loads(line) if line.strip() else {}
-            parts += [str(row[key]) for key in _TEXT_KEYS if key in row]
-        except (ValueError, TypeError) as error:
+            row = load_unique(line) if line.strip() else {}
+        except ValueError as error:
             raise InputError(f"{file}:{number}: not a JSON object ({error})") from None
+        if not isinstance(row, dict):
+            raise InputError(f"{file}:{number}: not a JSON object")
+        texts = {key: row[key] for key in _TEXT_KEYS if key in row}
+        if odd := [key for key, text in texts.items() if not isinstance(text, str)]:
+            raise InputError(f"{file}:{number}: {odd[0]} is {quoted(texts[odd[0]])}, not text")
+        parts += texts.values()
     return "\n\n".join(parts)

@@ -6,7 +6,7 @@ Prompts of the reasoning benchmarks are SkyThought's, as in the paper (appendix 
 
 from thinksafe_jax.data.benchmarks._benchmark import Benchmark, PaperColumn
 from thinksafe_jax.data.kinds import REASONING
-from thinksafe_jax.errors import ConfigError, did_you_mean
+from thinksafe_jax.errors import ConfigError, did_you_mean, quoted
 from thinksafe_jax.variants import Variants
 
 __all__ = ["BENCHMARKS", "GROUPS", "Benchmark", "PaperColumn", "benchmark"]
@@ -32,8 +32,8 @@ def benchmark(name: str, kind: str = "") -> Benchmark:
             return Benchmark(kind, answer="answer" if kind == REASONING else "")
         names = [*BENCHMARKS, *GROUPS]
         raise ConfigError(
-            f"no suite {name!r}{did_you_mean(name, names)} (known: {', '.join(names)}; a file of "
-            "your own needs a kind: reasoning:NAME=FILE)"
+            f"no suite {quoted(name)}{did_you_mean(name, names)} (known: {', '.join(names)}; a "
+            "file of your own needs a kind: reasoning:NAME=FILE)"
         )
     known = BENCHMARKS[name]
     if kind not in ("", known.kind):

@@ -5,7 +5,7 @@ Each file beside this one is a text, named after the file, with `{prompt}` in it
 
 import hashlib
 
-from thinksafe_jax.errors import ConfigError, did_you_mean
+from thinksafe_jax.errors import ConfigError, did_you_mean, quoted
 from thinksafe_jax.terminal import clean
 from thinksafe_jax.variants import Variants
 
@@ -29,8 +29,8 @@ def template_text(name: str) -> str:
             f"synthesis.steering: {HOLE} stands {name.count(HOLE)} times; once, please"
         )
     raise ConfigError(
-        f"synthesis.steering: no template {name!r}{did_you_mean(name, TEMPLATES)} (choose from "
-        f"{', '.join(TEMPLATES)}, or write a text of your own with {HOLE} in it)"
+        f"synthesis.steering: no template {quoted(name)}{did_you_mean(name, TEMPLATES)} (choose "
+        f"from {', '.join(TEMPLATES)}, or write a text of your own with {HOLE} in it)"
     )
 
 

@@ -1,8 +1,8 @@
 """Weights & Biases: a run of the project thinksafe, the same when training is resumed."""
 
-import json
 from pathlib import Path
 
+from thinksafe_jax.json_files import read_json_object
 from thinksafe_jax.storage import content_hash
 from thinksafe_jax.training.trackers import import_extra
 
@@ -30,7 +30,7 @@ class WandB:
 
 def _run_id(run_dir: Path) -> str:
     """16 hex digits that stay the same until the directory is begun anew."""
-    manifest = json.loads((run_dir / "manifest.json").read_text(encoding="utf-8"))
+    manifest = read_json_object(run_dir / "manifest.json")
     return content_hash(str(run_dir.resolve()), manifest["created"])[:16]
 
 
