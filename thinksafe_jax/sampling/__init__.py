@@ -5,11 +5,12 @@ from thinksafe_jax.sampling.engine import Engine
 from thinksafe_jax.sampling.kv_cache import KvCache
 from thinksafe_jax.sampling.layout import Layout
 from thinksafe_jax.sampling.programs import DecodeSpec, Slots, decode, empty_slots, prefill
-from thinksafe_jax.sampling.requests import Completion, Request
+from thinksafe_jax.sampling.requests import Completion, Drawn, Request
 
 __all__ = [
     "Completion",
     "DecodeSpec",
+    "Drawn",
     "Engine",
     "KvCache",
     "Layout",

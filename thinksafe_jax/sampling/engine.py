@@ -1,6 +1,5 @@
 """The public sampler: a model, its shapes and its randomness; requests in, completions out."""
 
-import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -18,11 +17,10 @@ from thinksafe_jax.models import (
     ModelConfig,
     Params,
     load_config,
-    refusals,
 )
 from thinksafe_jax.models import unstack_layers as apart
 from thinksafe_jax.sampling.adapter_place import AdapterPlace
-from thinksafe_jax.sampling.attention import IMPLEMENTATIONS, choose, table_pages
+from thinksafe_jax.sampling.attention import choose, table_pages
 from thinksafe_jax.sampling.device import ModelDevice
 from thinksafe_jax.sampling.held_params import exchanged, held_params
 from thinksafe_jax.sampling.kv_cache import KvCache, pool_pages
@@ -36,8 +34,6 @@ from thinksafe_jax.sampling.text_requests import Message, Prompt, as_prompts, te
 from thinksafe_jax.sharding import ModelMesh, load_mesh
 from thinksafe_jax.tokenizer import ChatTokenizer
 from thinksafe_jax.weights import load_params, resolve_model
-
-_log = logging.getLogger(__name__)
 
 
 class Engine:
@@ -67,6 +63,7 @@ class Engine:
         tokenizer: turns texts into requests; without one `generate` takes requests only.
         lora: keeps an adapter of this shape apart from the parameters, which may then be a
             trainer's; B = 0 until `update_adapter`.
+        sampling_logprobs: completions carry `Drawn`: what a trainer on these texts needs.
 
     Attributes:
         stats: what the last `generate` counted.
@@ -87,13 +84,16 @@ class Engine:
         seed: int = 0,
         tokenizer: ChatTokenizer | None = None,
         lora: LoraConfig | None = None,
+        sampling_logprobs: bool = False,
     ):
+        """Many parameters: what a sampler is made of is told here and nowhere else."""
         check_limits(config, "engine")
         self.cfg, self.config, self.eos_ids = cfg, config, tuple(eos_ids)
         self.tokenizer = tokenizer
         longest = cfg.max_position_embeddings
         self.max_length = min(config.max_length or longest, longest)
-        self.attention = self._choose_attention()
+        request = AttentionRequest(jax.default_backend(), cfg.head_dim, page_size=config.page_size)
+        self.attention = choose(request, config.attention)
         # one device program over all replicas, or one for each
         meshes = [mesh] if mesh is None or config.replicas == "together" else mesh.replicas()
         layouts = [Layout.of(mesh) for mesh in meshes]
@@ -102,11 +102,12 @@ class Engine:
         on_cpu = jax.default_backend() == "cpu"
         kv_dtype = jnp.dtype("float32") if on_cpu else params["embed"].dtype
         self._pages = pool_pages(cfg, config, self.max_length, kv_dtype, layouts)
+        sizes = cfg, config.window, self.eos_ids
         self._devices = [
             ModelDevice(
                 params,
                 KvCache.new(cfg, self._pages, config.page_size, kv_dtype, layout),
-                DecodeSpec(cfg, config.window, self.eos_ids, layout, self.attention),
+                DecodeSpec(*sizes, layout, self.attention, sampling_logprobs),
                 slots=config.slots * layout.shards,
                 seed=seed,
             )
@@ -334,14 +335,6 @@ class Engine:
         if reason:
             raise InputError(reason)
         return request
-
-    def _choose_attention(self) -> str:
-        request = AttentionRequest(
-            jax.default_backend(), self.cfg.head_dim, page_size=self.config.page_size
-        )
-        for name, reason in refusals(IMPLEMENTATIONS, request).items():
-            _log.debug("decode attention %s: %s", name, reason or "can run")
-        return choose(request, self.config.attention)
 
     @property
     def _pool_tokens(self) -> int:

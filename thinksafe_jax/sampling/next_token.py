@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float32, Int32, Key
 
 from thinksafe_jax.sampling.sampling_options import Options, mass_limit
-from thinksafe_jax.sampling.vocab_split import CANDIDATES, VocabSplit, draw_by_mass
+from thinksafe_jax.sampling.vocab_split import CANDIDATES, Draw, VocabSplit, draw_by_mass
 from thinksafe_jax.sampling.wide_draw import draw_wide
 
 # Of what a seed means. 2: unfiltered and wide rows sum their masses block by block, where 1 summed
@@ -32,7 +32,9 @@ def sample(
     keys: Key[Array, " B"],
     options: Options,
     axis: tuple[str, ...] | None = None,
-) -> tuple[Int32[Array, " B"], Float32[Array, " B"]]:
+    *,
+    sampling_logprobs: bool = False,
+) -> tuple[Int32[Array, " B"], Float32[Array, " B"] | Float32[Array, "B 2"]]:
     """Draws one token a row.
 
     Args:
@@ -40,9 +42,11 @@ def sample(
         keys: random keys, one for each row and position.
         options: per-row options.
         axis: mesh axes over which the vocabulary is split, in order.
+        sampling_logprobs: also gives the log-probability in the distribution that is drawn from.
 
     Returns:
-        tokens, and their log-probabilities at temperature 1, unfiltered.
+        tokens, and their log-probabilities at temperature 1, unfiltered; with `sampling_logprobs`
+        beside them those at the row's temperature among what its filters keep: 0 if it is greedy.
     """
     split = VocabSplit(axis, logits.shape[1])
     temperature = jnp.where(options.temperature > 0, options.temperature, jnp.float32(1))
@@ -50,19 +54,24 @@ def sample(
     uniform = jax.vmap(lambda key: jax.random.uniform(key, dtype=jnp.float32))(keys)
     free = _unfiltered(options, split.vocabulary)
 
-    def unfiltered() -> jax.Array:
+    def unfiltered() -> Draw:
         top = split.max(scaled)[:, None, None]
-        return draw_by_mass(scaled, lambda x: jnp.exp(x - top), uniform, split)
+        tokens = draw_by_mass(scaled, lambda x: jnp.exp(x - top), uniform, split)
+        return Draw(tokens, split.logsumexp(scaled) if sampling_logprobs else None)
 
-    def some_filtered() -> jax.Array:
-        tokens, wide = _draw_filtered(logits, scaled, uniform, options, split)
-        tokens = draw_wide(scaled, uniform, options, wide & ~free, tokens, split)
-        return jax.lax.cond(
-            free.any(), lambda: jnp.where(free, unfiltered(), tokens), lambda: tokens
-        )
+    def some_filtered() -> Draw:
+        draw, wide = _draw_filtered(logits, scaled, uniform, options, split)
+        draw = draw if sampling_logprobs else Draw(draw.tokens)
+        draw = draw_wide(scaled, uniform, options, wide & ~free, draw, split)
+        return jax.lax.cond(free.any(), lambda: draw.with_rows(free, unfiltered()), lambda: draw)
 
-    tokens = jax.lax.cond(free.all(), unfiltered, some_filtered)
-    return tokens, split.pick(logits, tokens) - split.logsumexp(logits)
+    draw = jax.lax.cond(free.all(), unfiltered, some_filtered)
+    logprobs = split.pick(logits, draw.tokens) - split.logsumexp(logits)
+    if draw.log_mass is None:
+        return draw.tokens, logprobs
+    of_draw = split.pick(scaled, draw.tokens) - draw.log_mass
+    of_draw = jnp.where(options.temperature > 0, of_draw, jnp.float32(0))
+    return draw.tokens, jnp.stack([logprobs, of_draw], axis=-1)
 
 
 def _unfiltered(options: Options, vocabulary: int) -> jax.Array:
@@ -73,11 +82,11 @@ def _unfiltered(options: Options, vocabulary: int) -> jax.Array:
 
 def _draw_filtered(
     logits: jax.Array, scaled: jax.Array, uniform: jax.Array, options: Options, split: VocabSplit
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[Draw, jax.Array]:
     """Tokens `[B]` out of the candidates, and the rows whose candidates do not hold all."""
     temperature = jnp.where(options.temperature > 0, options.temperature, jnp.float32(1))
     top_values, top_ids = split.top_candidates(logits)
-    chosen, complete = _draw_candidates(
+    chosen, log_mass, complete = _draw_candidates(
         top_values / temperature[:, None],
         split.logsumexp(scaled),
         uniform,
@@ -87,7 +96,7 @@ def _draw_filtered(
     greedy = options.temperature == 0
     chosen = jnp.where(greedy, 0, chosen)
     tokens = jnp.take_along_axis(top_ids, chosen[:, None], axis=1)[:, 0]
-    return tokens, ~(complete | greedy)
+    return Draw(tokens, log_mass), ~(complete | greedy)
 
 
 def _draw_candidates(
@@ -96,8 +105,8 @@ def _draw_candidates(
     uniform: jax.Array,
     options: Options,
     vocabulary: int,
-) -> tuple[jax.Array, jax.Array]:
-    """Index among the candidates, and whether they hold every token that may be drawn.
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Index among the candidates; log of the kept mass; whether they hold all that may be drawn.
 
     values: scaled logits `[B, C]`, descending.
     """
@@ -121,4 +130,5 @@ def _draw_candidates(
     # more than they do the mass is not known here, and so not where top-p closes it
     unknown = (options.top_k > count) & (options.top_p < 1)
     closed = ~(nucleus & above_min & allowed)[:, -1] & ~unknown | (options.top_k == count)
-    return jnp.minimum(chosen, last), closed | (count == vocabulary)
+    log_mass = total + jnp.log(cdf[:, -1])
+    return jnp.minimum(chosen, last), log_mass, closed | (count == vocabulary)

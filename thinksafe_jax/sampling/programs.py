@@ -70,6 +70,8 @@ class DecodeSpec:
         eos_ids: tokens that end a completion.
         layout: where slots, pages and heads lie.
         attention: a name in sampling/attention.
+        sampling_logprobs: beside the model's own log-probability of each token that in the
+            distribution which was drawn from: `[..., 2]` where `[...]` is said.
     """
 
     cfg: ModelConfig
@@ -77,6 +79,7 @@ class DecodeSpec:
     eos_ids: tuple[int, ...]
     layout: Layout = ONE_DEVICE
     attention: str = "xla"
+    sampling_logprobs: bool = False
 
 
 def empty_slots(slots: int) -> Slots:
@@ -201,7 +204,13 @@ def draw(
         # keyed by row and position: a token depends neither on its slot nor on a restart
         keys = jax.random.wrap_key_data(slots.key)
         keys = jax.vmap(jax.random.fold_in)(keys, slots.position + 1)
-        return sample(logits, keys, slots.options, layout.vocab_axis)
+        return sample(
+            logits,
+            keys,
+            slots.options,
+            layout.vocab_axis,
+            sampling_logprobs=spec.sampling_logprobs,
+        )
 
     local = layout.shard_map(draw_local, (layout.logits, layout.rows), (layout.rows, layout.rows))
     with jax.named_scope("sample"):

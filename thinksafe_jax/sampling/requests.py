@@ -35,6 +35,22 @@ class Request:
 
 
 @dataclass(frozen=True)
+class Drawn:
+    """All tokens of a completion as they were drawn, the end-of-sequence token among them.
+
+    Attributes:
+        token_ids: what a trainer puts behind the prompt.
+        logprobs: of each under the model itself (temperature 1, nothing filtered), in nats.
+        sampling_logprobs: of each in the distribution that it was drawn from, at the request's
+            temperature among the tokens that its filters keep, in nats; 0 where it is greedy.
+    """
+
+    token_ids: list[int]
+    logprobs: list[float]
+    sampling_logprobs: list[float]
+
+
+@dataclass(frozen=True)
 class Completion:
     """A finished completion.
 
@@ -44,6 +60,7 @@ class Completion:
             (temperature 1, nothing filtered), in nats.
         finish_reason: "stop" (an end-of-sequence token) or "length" (max_new_tokens).
         text: `token_ids` as text, where the prompt was a text; else "".
+        drawn: for training on it; of an engine that was built with `sampling_logprobs`.
     """
 
     id: str
@@ -52,3 +69,4 @@ class Completion:
     logprobs: list[float]
     finish_reason: str
     text: str = ""
+    drawn: Drawn | None = None

@@ -24,7 +24,7 @@ from thinksafe_jax.config import EngineConfig
 from thinksafe_jax.sampling.device import INSERT_ROWS, Device
 from thinksafe_jax.sampling.pages import PageAllocator
 from thinksafe_jax.sampling.programs import Insertion
-from thinksafe_jax.sampling.requests import Completion, Request
+from thinksafe_jax.sampling.requests import Completion, Drawn, Request
 from thinksafe_jax.sampling.sampling_options import Options
 from thinksafe_jax.sampling.stats import EngineStats
 
@@ -48,7 +48,7 @@ class _Running:
     order: int
     # four bytes each, where a list of Python numbers would take tens
     tokens: "array[int]" = field(default_factory=lambda: array("i"))
-    logprobs: "array[float]" = field(default_factory=lambda: array("f"))
+    logprobs: "array[float]" = field(default_factory=lambda: array("f"))  # one or two a token
     slot: int = -1
     cursor: int = 0  # tokens to prefill: all but the newest
 
@@ -289,7 +289,7 @@ class Scheduler:
         values, scores = self.device.read(window)
         self.stats.waiting_seconds += time.perf_counter() - began
         tokens = np.ascontiguousarray(values.T, np.int32)  # a row for each slot
-        logprobs = np.ascontiguousarray(scores.T, np.float32)
+        logprobs = np.ascontiguousarray(scores.swapaxes(0, 1), np.float32)
         counts = (tokens >= 0).sum(axis=1).tolist()
         finished = []
         for row, (slot, running) in enumerate(owners):
@@ -316,7 +316,10 @@ class Scheduler:
 
 def _completion(running: _Running, reason: str) -> Completion:
     count = len(running.tokens) - (reason == "stop")
-    request, tokens, logprobs = running.request, running.tokens, running.logprobs
+    request, tokens = running.request, running.tokens.tolist()
+    scores = np.asarray(running.logprobs, np.float32).reshape(len(tokens), -1)
+    logprobs, *of_draw = scores.T.tolist()
+    drawn = Drawn(tokens, logprobs, *of_draw) if of_draw else None
     return Completion(
-        request.id, request.sample, tokens[:count].tolist(), logprobs[:count].tolist(), reason
+        request.id, request.sample, tokens[:count], logprobs[:count], reason, drawn=drawn
     )

@@ -5,6 +5,7 @@ What crosses the axis is 64 candidates and a few numbers a row, never logits.
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -115,6 +116,23 @@ class VocabSplit:
         value = jnp.take_along_axis(x, jnp.clip(at, 0, self.local - 1)[:, None], axis=1)[:, 0]
         value = jnp.where(inside, value, jnp.float32(0))
         return value if self.axis is None else jax.lax.psum(value, self.axis)
+
+
+class Draw(NamedTuple):
+    """Tokens, and what their log-probabilities in the distribution drawn from are counted from.
+
+    Attributes:
+        tokens: i32 `[B]`.
+        log_mass: f32 `[B]`, log of the sum of exp(logit / temperature) over the tokens that the
+            filters keep; None where nobody asks.
+    """
+
+    tokens: jax.Array
+    log_mass: jax.Array | None = None
+
+    def with_rows(self, rows: jax.Array, other: "Draw") -> "Draw":
+        """This draw, with the other one's tokens in `rows` bool `[B]`."""
+        return jax.tree.map(lambda mine, its: jnp.where(rows, its, mine), self, other)
 
 
 def draw_by_mass(

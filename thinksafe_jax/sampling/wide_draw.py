@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from thinksafe_jax.sampling.sampling_options import Options, mass_limit
-from thinksafe_jax.sampling.vocab_split import CANDIDATES, VocabSplit, draw_by_mass
+from thinksafe_jax.sampling.vocab_split import CANDIDATES, Draw, VocabSplit, draw_by_mass
 
 _WIDE_ROWS = 2  # rows that are drawn wide at a time: seldom is there more than one in a batch
 
@@ -17,10 +17,10 @@ def draw_wide(
     uniform: jax.Array,
     options: Options,
     wide: jax.Array,
-    tokens: jax.Array,
+    draw: Draw,
     split: VocabSplit,
-) -> jax.Array:
-    """`tokens` i32 `[B]` with the rows in `wide` drawn over the vocabulary, a few at a time.
+) -> Draw:
+    """`draw` with the rows in `wide` `[B]` drawn over the vocabulary, a few at a time.
 
     What a batch pays for its wide rows is what they cost: a step that has none pays nothing.
     """
@@ -33,21 +33,24 @@ def draw_wide(
     order = jnp.argsort(~wide, stable=True)  # the wide rows first
     order = jnp.pad(order, (0, -batch % size), mode="edge").reshape(-1, size)
 
-    def some(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        number, tokens = state
+    weigh = draw.log_mass is not None
+
+    def some(state: tuple[jax.Array, Draw]) -> tuple[jax.Array, Draw]:
+        number, draw = state
         rows = order[number]
-        chosen = jax.tree.map(lambda x: x[rows], options)
-        drawn = _draw_vocabulary(scaled[rows], uniform[rows], chosen, split)
-        return number + 1, tokens.at[rows].set(jnp.where(wide[rows], drawn, tokens[rows]))
+        chosen, before = (jax.tree.map(lambda x: x[rows], tree) for tree in (options, draw))
+        drawn = _draw_vocabulary(scaled[rows], uniform[rows], chosen, split, weigh=weigh)
+        new = before.with_rows(wide[rows], drawn)
+        return number + 1, jax.tree.map(lambda x, value: x.at[rows].set(value), draw, new)
 
     batches = -(-wide.sum(dtype=jnp.int32) // size)
-    return jax.lax.while_loop(lambda s: s[0] < batches, some, (jnp.int32(0), tokens))[1]
+    return jax.lax.while_loop(lambda s: s[0] < batches, some, (jnp.int32(0), draw))[1]
 
 
 def _draw_vocabulary(
-    scaled: jax.Array, uniform: jax.Array, options: Options, split: VocabSplit
-) -> jax.Array:
-    """Exact draw of rows `[R, V]`, whatever their filters keep."""
+    scaled: jax.Array, uniform: jax.Array, options: Options, split: VocabSplit, *, weigh: bool
+) -> Draw:
+    """Exact draw of rows `[R, V]`, whatever their filters keep; `weigh` what that is."""
     top = split.max(scaled)
 
     def top_k() -> jax.Array:
@@ -69,7 +72,8 @@ def _draw_vocabulary(
     masses = mass(cut)
     kept = masses >= options.min_p[:, None] * split.max(masses)[:, None]
     masses = jnp.where(kept, masses, jnp.float32(0))
-    return draw_by_mass(masses, lambda x: jnp.maximum(x, jnp.float32(0)), uniform, split)
+    tokens = draw_by_mass(masses, lambda x: jnp.maximum(x, jnp.float32(0)), uniform, split)
+    return Draw(tokens, top + jnp.log(total * split.sum(masses)) if weigh else None)
 
 
 def _kept(

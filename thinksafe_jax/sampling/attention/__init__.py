@@ -6,6 +6,7 @@ a multiple of `TABLE_TOKENS` tokens. `xla` refuses nothing, and is what the othe
 against.
 """
 
+import logging
 import math
 from collections.abc import Callable
 
@@ -13,9 +14,11 @@ import jax
 import jax.numpy as jnp
 
 from thinksafe_jax.errors import ConfigError
-from thinksafe_jax.models import AttentionRequest, Implementation, first_to_run
+from thinksafe_jax.models import AttentionRequest, Implementation, first_to_run, refusals
 from thinksafe_jax.sampling.kv_cache import KvPages
 from thinksafe_jax.variants import Variants
+
+_log = logging.getLogger(__name__)
 
 PagedAttention = Callable[[jax.Array, KvPages, jax.Array, jax.Array], jax.Array]
 TABLE_TOKENS = 512  # what every implementation reads at a time divides it
@@ -36,6 +39,8 @@ def choose(request: AttentionRequest, wanted: str = "auto") -> str:
     Raises:
         ConfigError: the wanted one is unknown or refuses; the message says why.
     """
+    for name, reason in refusals(IMPLEMENTATIONS, request).items():
+        _log.debug("decode attention %s: %s", name, reason or "can run")
     if wanted == "auto":
         return first_to_run(IMPLEMENTATIONS, request)
     reason = IMPLEMENTATIONS[wanted].refuses(request)
