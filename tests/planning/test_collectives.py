@@ -49,7 +49,7 @@ def test_loops_conditionals_pieces_and_every_way_to_write_a_group():
     # the loop's, four of whose devices send three quarters each; the chain once; the started one
     loop, chain, started = 5 * 8 * 16 * 2, 64 * 2, 64 * 4
     assert found["all-gather"] == CollectiveTraffic(
-        5 + 1 + 1, loop + chain + started, loop * 3 / 4 + (chain + started) * 7 / 8
+        5 + 1 + 1, loop + chain + started, loop * 3 / 4 + (chain + started) * 7 / 8, asynchronous=2
     )
     assert found["all-reduce"] == CollectiveTraffic(5 + 1, 5 * 32 + 4000, 5 * 32 + 2 * 4000 * 3 / 4)
     assert found["collective-permute"] == CollectiveTraffic(1, 16, 16)

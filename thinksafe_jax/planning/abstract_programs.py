@@ -77,6 +77,7 @@ class Sampler:
         prompt: padded tokens of a prompt.
         page_size: tokens of a page.
         simulated: the devices only stand for chips.
+        window: decode steps of one call.
     """
 
     slots: int
@@ -85,6 +86,7 @@ class Sampler:
     prompt: int = 512
     page_size: int = 64
     simulated: bool = False
+    window: int = 1
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,7 @@ def shard_bytes(tree: Tree) -> int:
 def decode_program(
     cfg: ModelConfig, phase: Phase, devices: Sequence[Any], sampler: Sampler, dtype: str
 ) -> Program:
-    """One decode step of one replica, on the first of `devices`."""
+    """Decode of one replica, on the first of `devices`; rows and tokens are those of a step."""
     layout, params, cache = _replica(cfg, phase, devices, sampler, dtype)
     sharding = layout.sharding(layout.rows)
     slots = jax.eval_shape(lambda: empty_slots(sampler.slots))
@@ -186,7 +188,7 @@ def decode_program(
     return Program(
         decode,
         (params, cache, slots, table),
-        {"spec": DecodeSpec(cfg, 1, (0,), layout, attention)},
+        {"spec": DecodeSpec(cfg, sampler.window, (0,), layout, attention)},
         rows=sampler.slots,
         tokens=sampler.slots,
         devices=_size(layout),

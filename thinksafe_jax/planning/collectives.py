@@ -1,31 +1,24 @@
-"""Collectives of a compiled program, read from its text (HLO), loops counted as often as they run.
-
-%ag = bf16[36,4096] all-gather(%x), replica_groups=[4,2]<=[8], dimensions={1}
-%w = (..) while(%t), condition=%c, body=%b, backend_config={"known_trip_count":{"n":"36"}}
-"""
+"""Collectives of a compiled program, read from its text; loops count as often as they turn."""
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 from math import prod
+
+from thinksafe_jax.planning.hlo import (
+    HloModule,
+    arrays_of,
+    branches_of,
+    called_by,
+    without_metadata,
+)
 
 KINDS = (
     "all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute",
     "collective-broadcast",
 )  # fmt: skip
 
-_BYTES = {"pred": 1, "s4": 0.5, "u4": 0.5, "bf16": 2, "c64": 8, "c128": 16}
-_ARRAY = re.compile(r"\b(pred|bf16|[sufc]\d+\w*)\[([\d,]*)\]")
-_HEAD = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\) -> .*\{$")
 _OPERATION = re.compile(rf"(?:^|\s)(?:ragged-)?({'|'.join(KINDS)})(-start)?\(")
-_CALLED = re.compile(r"(?:calls|to_apply|called_computations=\{|async_computation)=?%([\w.\-]+)")
-_BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
-_TWO_BRANCHES = re.compile(r"(?:true|false)_computation=%([\w.\-]+)")
-_WHILE = re.compile(r"\swhile\(.*condition=%([\w.\-]+), body=%([\w.\-]+)")
-_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
-_CONSTANT = re.compile(r"%([\w.\-]+) = [su]\d+\[\]\S* constant\((\d+)\)")
-_LESS = re.compile(r"ROOT .* compare\(%[\w.\-]+, %([\w.\-]+)\), direction=LT")
 
 
 @dataclass(frozen=True)
@@ -37,26 +30,34 @@ class CollectiveTraffic:
         bytes: of their whole arrays: what an all-reduce sums, an all-gather makes, a
             reduce-scatter takes.
         wire_bytes: what a device sends on a ring of the collective's own devices.
+        asynchronous: how many of them start and end apart, so that other work can hide them.
     """
 
     count: int = 0
     bytes: float = 0.0
     wire_bytes: float = 0.0
+    asynchronous: int = 0
 
     def __add__(self, other: "CollectiveTraffic") -> "CollectiveTraffic":
         return CollectiveTraffic(
             self.count + other.count,
             self.bytes + other.bytes,
             self.wire_bytes + other.wire_bytes,
+            self.asynchronous + other.asynchronous,
         )
 
     def times(self, factor: int) -> "CollectiveTraffic":
         """The traffic of `factor` runs."""
-        return CollectiveTraffic(self.count * factor, self.bytes * factor, self.wire_bytes * factor)
+        return CollectiveTraffic(
+            self.count * factor,
+            self.bytes * factor,
+            self.wire_bytes * factor,
+            self.asynchronous * factor,
+        )
 
     def scaled(self, factor: float) -> "CollectiveTraffic":
         """The traffic with arrays of another dtype."""
-        return CollectiveTraffic(self.count, self.bytes * factor, self.wire_bytes * factor)
+        return replace(self, bytes=self.bytes * factor, wire_bytes=self.wire_bytes * factor)
 
 
 Collectives = dict[str, CollectiveTraffic]  # by kind
@@ -71,7 +72,7 @@ def collectives_of(text: str, *, branches: str = "all") -> Collectives:
         text: `Compiled.as_text()`.
         branches: of a conditional: "all", as if each were taken; "least", the one that sends least.
     """
-    return _Module(_computations(text), branches).total
+    return _Collectives(HloModule(text), branches).sent_by("")
 
 
 def total(collectives: Collectives) -> CollectiveTraffic:
@@ -79,37 +80,17 @@ def total(collectives: Collectives) -> CollectiveTraffic:
     return sum(collectives.values(), CollectiveTraffic())
 
 
-def _computations(text: str) -> dict[str, list[str]]:
-    """Lines of every computation by its name; the program itself is ""."""
-    computations: dict[str, list[str]] = {}
-    lines: list[str] = []
-    for line in text.splitlines():
-        head = _HEAD.match(line)
-        if head:
-            lines = computations.setdefault(head[1], [])
-            if line.startswith("ENTRY"):
-                computations[""] = lines
-        elif " = " in line:
-            lines.append(line)
-    return computations
-
-
 @dataclass
-class _Module:
-    """A compiled program; what each of its computations sends is counted once and kept.
+class _Collectives:
+    """What each computation of a program sends is counted once and kept.
 
     Attributes:
-        computations: lines of each by its name; the program itself is "".
         branches: see `collectives_of`.
     """
 
-    computations: dict[str, list[str]]
+    module: HloModule
     branches: str
     known: dict[str, Collectives] = field(default_factory=dict)
-
-    @cached_property
-    def total(self) -> Collectives:
-        return self.sent_by("")
 
     def sent_by(self, name: str) -> Collectives:
         """One run of a computation and of all that it calls."""
@@ -121,16 +102,15 @@ class _Module:
 
     def _parts(self, name: str) -> Iterator[Collectives]:
         chains: set[tuple[str, str]] = set()
-        for line in self.computations.get(name, []):
-            line = _without_metadata(line)
+        for line in map(without_metadata, self.module.lines(name)):
             yield self._sent_by_line(line, chains)
-            if loop := _WHILE.search(line):
-                turns = self._turns(line, loop[1])
-                yield {kind: t.times(turns) for kind, t in self.sent_by(loop[2]).items()}
+            if loop := self.module.loop(line):
+                body, turns = loop
+                yield {kind: t.times(turns) for kind, t in self.sent_by(body).items()}
             elif choices := self._choices(line):
                 yield from choices
             else:
-                for called in _CALLED.findall(line):
+                for called in called_by(line):
                     yield from self._called(called, chains)
 
     def _sent_by_line(self, line: str, chains: set[tuple[str, str]]) -> Collectives:
@@ -145,11 +125,13 @@ class _Module:
             chains.add((chain[1], chain[2]))
         kind, started = operation[1], bool(operation[2])
         result = line.partition(" = ")[2][: operation.start()]
-        return {kind: _traffic(kind, started, _sizes(result), line)}
+        sent = _traffic(kind, started, _sizes(result), line)
+        beside = sent.count if started or chain else 0
+        return {kind: replace(sent, asynchronous=beside)}
 
     def _called(self, name: str, chains: set[tuple[str, str]]) -> Iterator[Collectives]:
         """A fusion or a call; its collectives share the caller's chains."""
-        lines = self.computations.get(name, [])
+        lines = self.module.lines(name)
         if any("chain_id=" in line for line in lines):
             for line in lines:
                 yield self._sent_by_line(line, chains)
@@ -157,27 +139,10 @@ class _Module:
             yield self.sent_by(name)
 
     def _choices(self, line: str) -> list[Collectives]:
-        names = _TWO_BRANCHES.findall(line)
-        if listed := _BRANCHES.search(line):
-            names = [name.strip().lstrip("%") for name in listed[1].split(",")]
-        taken = [self.sent_by(name) for name in names]
+        taken = [self.sent_by(name) for name in branches_of(line)]
         if taken and self.branches == "least":
             return [min(taken, key=lambda t: (total(t).bytes, total(t).count))]
         return taken
-
-    def _turns(self, line: str, condition: str) -> int:
-        if known := _TRIPS.search(line):
-            return int(known[1])
-        lines = "\n".join(self.computations.get(condition, []))
-        bound = _LESS.search(lines)
-        constants = dict(_CONSTANT.findall(lines))
-        return int(constants.get(bound[1], 1)) if bound else 1
-
-
-def _without_metadata(line: str) -> str:
-    """Metadata quotes source names, which may look like instructions."""
-    head, _, rest = line.partition(", metadata=")
-    return f"{head} {rest[rest.find('backend_config=') :]}" if "backend_config=" in rest else head
 
 
 def _plus(first: Collectives, second: Collectives) -> Collectives:
@@ -186,14 +151,8 @@ def _plus(first: Collectives, second: Collectives) -> Collectives:
 
 def _sizes(result: str) -> list[float]:
     """Bytes of every array in a result's type; scalars of asynchronous contexts left out."""
-    arrays = _ARRAY.findall(result)
-    kept = [(kind, dims) for kind, dims in arrays if dims] or arrays
-    return [prod(int(n) for n in dims.split(",") if n) * _itemsize(kind) for kind, dims in kept]
-
-
-def _itemsize(kind: str) -> float:
-    bits = re.match(r"[suf](\d+)", kind)
-    return _BYTES[kind] if kind in _BYTES else int(bits[1]) / 8 if bits else 1
+    arrays = arrays_of(result)
+    return [array.bytes for array in arrays if array.dims] or [array.bytes for array in arrays]
 
 
 def _traffic(kind: str, started: bool, sizes: list[float], line: str) -> CollectiveTraffic:

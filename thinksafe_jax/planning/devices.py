@@ -21,6 +21,7 @@ _NO_TPU_HERE = {
     "TPU_SKIP_MDS_QUERY": "1",  # there is no metadata server to ask
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_ACCELERATOR_TYPE": "v5litepod-1",  # what is compiled for is the topology's, not this
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # chips want one process; compiling beside it is no harm
 }
 _FAMILIES = {"TPU v5e": ("v5e", 2), "TPU v5p": ("v5p", 3), "TPU v6e": ("v6e", 2)}
 

@@ -78,6 +78,11 @@ class Layout:
         """What `next_token.sample` reduces over; None where the vocabulary is whole."""
         return self.vocab if self.num_shards(self.vocab) > 1 else None
 
+    @property
+    def platform(self) -> str:
+        """What programs are compiled for, which may not be here: cpu, gpu or tpu."""
+        return jax.default_backend() if self.mesh is None else self.mesh.devices.flat[0].platform
+
     def matmul(self, rows: int) -> Matmul:
         """How that many rows are multiplied with the weights."""
         return few_rows_matmul if self._alone_on_cpu and rows <= FEW_ROWS else plain_matmul

@@ -119,7 +119,8 @@ def prefill(
     heads, keys = (P(spec[0], None, *spec[1:]) for spec in (layout.queries, layout.keys))
     specs = KvPages.specs(layout)
     write = layout.shard_map(KvPages.write_prompts, (specs, keys, keys, layout.rows), specs)
-    attention = layout.shard_map(causal_attention, (heads, keys, keys, layout.rows), heads)
+    local = partial(causal_attention, platform=layout.platform)
+    attention = layout.shard_map(local, (heads, keys, keys, layout.rows), heads)
 
     def attend(
         q: jax.Array, k: jax.Array, v: jax.Array, pages: KvPages

@@ -1,0 +1,226 @@
+# python scripts/bench/tpu_programs.py --raw RAW --json scripts/bench/results/tpu_programs.json
+"""What the TPU's own compiler makes of the programs; no chip is needed, libtpu is.
+
+    decode    a window of 32 steps of 64 slots of one replica; its figures are those of a step
+    prefill   a prompt of 512 tokens
+    guard     a pass over an exchange of 16,384 tokens for each replica of a host
+    train     a LoRA step: sequences of 16,384 tokens, two a pass at least
+
+    kernel                    which attention, and why the preferred ones are refused
+    hbm_bytes, by_operation   what a run moves to and from HBM; VMEM does not count
+    floor_bytes, over_floor   weights and live keys and values, read once; of decode
+    rare_bytes                what the draw's rare branches would move beyond the common one
+    copies                    copies and transposes in HBM of 8 MB or more: none is the aim
+    collectives               by kind; how many run beside other work; weights gathered in decode
+    peak_bytes                arguments and temporaries
+
+Compiling takes minutes, so what the compiler gave is kept in the folder RAW and not asked again.
+The slots have rows at a mean context of 5,200 tokens, as many as the cache holds.
+"""
+
+import argparse
+import gzip
+import json
+import math
+import time
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from machine import machine
+
+from thinksafe_jax.config import TrainingConfig
+from thinksafe_jax.models import AttentionRequest, ModelConfig, refusals
+from thinksafe_jax.models.attention import IMPLEMENTATIONS as FRESH
+from thinksafe_jax.planning.abstract_programs import (
+    Program,
+    Sampler,
+    compile_only,
+    decode_program,
+    guard_program,
+    prefill_program,
+    train_program,
+)
+from thinksafe_jax.planning.collectives import collectives_of
+from thinksafe_jax.planning.devices import compile_devices
+from thinksafe_jax.planning.find_model import find_model
+from thinksafe_jax.planning.hbm_traffic import HbmTraffic, hbm_traffic
+from thinksafe_jax.planning.memory import Settings, filled_rows, phase_budget
+from thinksafe_jax.planning.roofline import decode_cost
+from thinksafe_jax.sampling.attention import IMPLEMENTATIONS as PAGED
+from thinksafe_jax.sharding import MeshConfig, load_mesh
+
+MODELS = ("Qwen3-0.6B", "Qwen3-8B", "R1-Distill-Qwen-7B", "R1-Distill-Llama-8B")
+MESHES = ("v5e-8", "v6e-8", "v5p-8")
+PROGRAMS = ("decode", "guard", "train", "prefill")
+SLOTS, WINDOW, PROMPT, LENGTH, MEAN_CONTEXT, PAGE = 64, 32, 512, 16384, 5200, 64
+PIECE = 512  # tokens that the paged kernel reads at a time
+AIMS = {"Qwen3-0.6B": 1.25}  # of decode's bytes over the floor; of the others:
+AIM = 1.10
+
+
+@dataclass(frozen=True)
+class Case:
+    """A program of a model on a mesh.
+
+    Attributes:
+        sampler: of decode and prefill.
+        rows: slots that have a row.
+    """
+
+    program: str
+    model: str
+    mesh: MeshConfig
+    cfg: ModelConfig
+    sampler: Sampler
+    rows: int
+
+    @classmethod
+    def of(cls, program: str, model: str, mesh_name: str) -> "Case":
+        mesh, (_, cfg) = load_mesh(mesh_name), find_model(model)
+        settings = Settings(mean_context=MEAN_CONTEXT).capped(cfg)
+        budget = phase_budget("generate", mesh.generate, cfg, mesh.topology, settings)
+        pool = min(budget.pool_tokens, SLOTS * settings.mean_context)
+        sampler = Sampler(SLOTS, pool, settings.context, PROMPT, PAGE, window=WINDOW)
+        rows = min(SLOTS, filled_rows(pool, settings.mean_context))
+        return cls(program, model, mesh, cfg, sampler, rows)
+
+    @property
+    def name(self) -> str:
+        """Of its files."""
+        return f"{self.program}-{self.model}-{self.mesh.name}"
+
+    def build(self) -> Program:
+        """The program, in bfloat16."""
+        cfg, mesh = self.cfg, self.mesh
+        generate = mesh.generate.for_model(cfg)
+        if self.program == "train":
+            config = TrainingConfig(micro_batch_size=2, max_length=LENGTH)
+            devices = compile_devices(mesh.topology)
+            return train_program(cfg, mesh.train, devices, config, "bfloat16")
+        of_host = generate.of_host(mesh.topology.hosts)
+        if self.program == "guard":
+            devices = compile_devices(mesh.topology, of_host.devices)
+            return guard_program(cfg, of_host, devices, 1, LENGTH, "bfloat16")
+        devices = compile_devices(mesh.topology, generate.of_replica().devices)
+        make = decode_program if self.program == "decode" else prefill_program
+        return make(cfg, generate, devices, self.sampler, "bfloat16")
+
+    def kernel(self) -> dict[str, str | None]:
+        """Every attention, the preferred first, with why it is refused; None is one that can."""
+        if self.program == "decode":
+            return refusals(PAGED, AttentionRequest("tpu", self.cfg.head_dim, page_size=PAGE))
+        length = PROMPT if self.program == "prefill" else LENGTH
+        return refusals(FRESH, AttentionRequest("tpu", self.cfg.head_dim, "bfloat16", length))
+
+
+def compiled(case: Case, folder: Path) -> tuple[str, dict[str, Any]]:
+    """The program's text (HLO) and its memory, from the folder where they lie there already."""
+    text, facts = folder / f"{case.name}.hlo.gz", folder / f"{case.name}.json"
+    if not facts.exists():
+        began = time.monotonic()
+        result = compile_only(case.build())
+        memory = result.memory_analysis()
+        with gzip.open(text, "wt", encoding="utf-8") as file:
+            file.write(result.as_text())
+        sizes = {
+            "argument_bytes": memory.argument_size_in_bytes,
+            "temporary_bytes": memory.temp_size_in_bytes,
+            "compile_seconds": round(time.monotonic() - began, 1),
+        }
+        facts.write_text(json.dumps(sizes), encoding="utf-8")
+    with gzip.open(text, "rt", encoding="utf-8") as file:
+        return file.read(), json.loads(facts.read_text(encoding="utf-8"))
+
+
+def row_of(case: Case, text: str, facts: dict[str, Any]) -> dict[str, Any]:
+    """What is kept of a program."""
+    steps = WINDOW if case.program == "decode" else 1
+    traffic = hbm_traffic(text, _pool_reads(case) if case.program == "decode" else None)
+    sent = collectives_of(text, branches="least" if case.program == "decode" else "all")
+    table = case.kernel()
+    row = {
+        "program": case.program,
+        "model": case.model,
+        "mesh": case.mesh.name,
+        "chip": case.mesh.topology.chip,
+        "kernel": next(name for name, reason in table.items() if reason is None),
+        "refused": {name: reason for name, reason in table.items() if reason},
+        "hbm_bytes": round(traffic.bytes / steps),
+        "rare_bytes": round(traffic.rare / steps),
+        "by_operation": _largest(traffic, steps),
+        "copies": [asdict(copy) for copy in traffic.copies],
+        "collectives": {
+            kind: {name: round(value / steps, 2) for name, value in asdict(t).items()}
+            for kind, t in sorted(sent.items())
+        },
+        "peak_bytes": facts["argument_bytes"] + facts["temporary_bytes"],
+        **facts,
+    }
+    if case.program == "decode":
+        phase = case.mesh.generate.for_model(case.cfg)
+        floor = decode_cost(case.cfg, phase, case.rows, MEAN_CONTEXT, "bfloat16").bytes
+        row |= {"rows": case.rows, "floor_bytes": round(floor)}
+        row |= {"decode_bytes_over_floor": round(traffic.bytes / steps / floor, 4)}
+    return row
+
+
+def _pool_reads(case: Case) -> dict[str, float]:
+    """Bytes of a layer's keys, or values, that the kernel reads in a step, by the array's type.
+
+    It reads whole pieces: half a piece more than a row has, on average, and one of an idle slot.
+    """
+    leaf = case.build().arguments[1].layers[0].keys
+    shape = leaf.sharding.shard_shape(leaf.shape)
+    tokens = case.rows * (MEAN_CONTEXT + PIECE / 2) + (SLOTS - case.rows) * PIECE
+    return {f"bf16[{','.join(map(str, shape))}]": tokens * shape[0] * math.prod(shape[3:]) * 2}
+
+
+def _largest(traffic: HbmTraffic, steps: int) -> dict[str, int]:
+    """Bytes of a step by operation, the small ones together."""
+    kept = {name: round(size / steps) for name, size in traffic.by_operation.items()}
+    large = {name: size for name, size in kept.items() if size >= traffic.bytes / steps / 500}
+    return {**large, "other": sum(kept.values()) - sum(large.values())}
+
+
+def line(row: dict[str, Any]) -> str:
+    """A row for the terminal."""
+    sent = ", ".join(
+        f"{kind} {t['count']:g} ({t['asynchronous']:g} beside)"
+        for kind, t in row["collectives"].items()
+    )
+    text = f"{row['program']:8}{row['model']:21}{row['mesh']:7}{row['kernel']:11}"
+    text += f"{row['hbm_bytes'] / 1e9:9.3f} GB  peak {row['peak_bytes'] / 1e9:6.2f} GB"
+    if over := row.get("decode_bytes_over_floor"):
+        aim = AIMS.get(row["model"], AIM)
+        text += f"  {over:.3f} of the floor ({'met' if over <= aim else 'MISSED'})"
+    copies = sum(copy["bytes"] * copy["runs"] for copy in row["copies"])
+    return f"{text}  copies {copies / 1e9:.3f} GB  {sent}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", type=Path, help="where to keep the rows")
+    parser.add_argument("--raw", type=Path, required=True, help="what the compiler gave")
+    parser.add_argument("--models", nargs="+", default=MODELS)
+    parser.add_argument("--meshes", nargs="+", default=MESHES)
+    parser.add_argument("--programs", nargs="+", choices=PROGRAMS, default=PROGRAMS)
+    asked = parser.parse_args()
+    asked.raw.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for program in asked.programs:
+        for mesh in asked.meshes:
+            for model in asked.models:
+                case = Case.of(program, model, mesh)
+                rows.append(row_of(case, *compiled(case, asked.raw)))
+                print(line(rows[-1]), flush=True)
+    if asked.json:
+        kept = {"machine": machine(), "libtpu": version("libtpu"), "rows": rows}
+        asked.json.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
