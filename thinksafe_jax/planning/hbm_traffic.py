@@ -194,10 +194,7 @@ class _Reader:
     def _read_inside(self, computation: str, parameter: int) -> float:
         """Bytes of a fusion's parameter that the fusion reads."""
         body = self.module.instructions(computation)
-        names = {
-            one.name for one in body.values()
-            if one.opcode == "parameter" and f"parameter({parameter})" in one.line
-        }  # fmt: skip
+        names = {i.name for i in body.values() if f" parameter({parameter})" in i.line}
         read = 0.0
         for instruction in body.values():
             at = [n for n, name in enumerate(instruction.operands) if name in names]
@@ -222,7 +219,7 @@ class _Reader:
     def _updates(self, computation: str) -> float | None:
         """Bytes that a fusion writes into an array that stays in place; None where it has none."""
         body = self.module.instructions(computation)
-        root = next(one for one in body.values() if one.is_root)
+        root = self.module.root(computation)
         while root.opcode == "bitcast":
             root = body[root.operands[0]]
         if root.opcode in _IN_PLACE:
@@ -237,9 +234,7 @@ class _Reader:
         body = self.module.instructions(computation)
         opcode = instruction.opcode
         if opcode == "fusion":
-            inside = self.module.instructions(called_by(instruction.line)[0])
-            root = next(one for one in inside.values() if one.is_root)
-            opcode = root.opcode
+            opcode = self.module.root(called_by(instruction.line)[0]).opcode
         size = _held([a for a in arrays_of(instruction.result)[:1] if a.in_hbm])
         if opcode not in ("copy", "transpose", "copy-start") or not size:
             return None

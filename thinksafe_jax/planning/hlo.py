@@ -90,8 +90,12 @@ class HloModule:
         """Its instructions by name, in the order in which they run."""
         if computation not in self._instructions:
             read = map(_instruction, self.lines(computation))
-            self._instructions[computation] = {one.name: one for one in read}
+            self._instructions[computation] = {i.name: i for i in read}
         return self._instructions[computation]
+
+    def root(self, computation: str) -> Instruction:
+        """The instruction whose result the computation returns."""
+        return next(i for i in self.instructions(computation).values() if i.is_root)
 
     def loop(self, line: str) -> tuple[str, int] | None:
         """Body and turns of a loop; one turn where only the data decide."""
@@ -128,7 +132,7 @@ def without_metadata(line: str) -> str:
 @cache
 def arrays_of(type_text: str) -> list[HloArray]:
     """Every array of a type; a tuple has several."""
-    return [_array(*found) for found in _ARRAY.findall(type_text)]
+    return [_array(*parts) for parts in _ARRAY.findall(type_text)]
 
 
 def _array(dtype: str, dims_text: str, layout: str) -> HloArray:
