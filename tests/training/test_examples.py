@@ -113,6 +113,7 @@ def test_long_and_dangling_rows_are_dropped_and_counted_never_cut(tokenizer):
         "kept": 2,
         "too_long": 1,
         "dangling_think": 1,
+        "no_response": 0,
         "truncated": 0,
         "tokens_cut": 0,
     }
@@ -121,6 +122,24 @@ def test_long_and_dangling_rows_are_dropped_and_counted_never_cut(tokenizer):
     exact, _ = build_examples(tokenizer, rows[:1], TrainingConfig(max_length=len(whole)))
     assert len(exact) == 1
     assert build_examples(tokenizer, rows[:1], TrainingConfig(max_length=len(whole) - 1))[0] == []
+
+
+def test_causes_are_counted_apart_and_a_foreign_tokenizer_stops(tokenizer, monkeypatch):
+    """All were counted as dangling_think once, a token beyond the embedding among them."""
+    rows = [
+        {"id": "a", "instruction": PROMPT, "response": "", "finish_reason": "length"},
+        {"id": "b", "instruction": PROMPT, "response": "<think>\nnever closed"},
+    ]
+    examples, counts = build_examples(tokenizer, rows, TrainingConfig(max_length=100))
+    assert not examples
+    assert {k: n for k, n in counts.items() if n} == {"no_response": 1, "dangling_think": 1}
+
+    def beyond(text):
+        raise InputError("the token '<|user|>' with id 1536, but vocab_size is 1536")
+
+    monkeypatch.setattr(tokenizer, "prompt_ids", beyond)
+    with pytest.raises(InputError, match="vocab_size is 1536"):
+        build_examples(tokenizer, rows, TrainingConfig(max_length=100))
 
 
 def test_a_prompt_that_is_no_prefix_is_an_error():

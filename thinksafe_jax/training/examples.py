@@ -54,6 +54,17 @@ class Example:
         return len(self.token_ids)
 
 
+class UntrainableRow(InputError):
+    """One row that cannot be trained on; `cause` names the count that it goes to."""
+
+    def __init__(self, id: str, cause: str, text: str):
+        super().__init__(f"row {quoted(id)}: {text}")
+        self.cause = cause
+
+
+_CAUSES = ("dangling_think", "no_response")
+
+
 def build_example(
     tokenizer: ChatTokenizer,
     instruction: str,
@@ -73,8 +84,9 @@ def build_example(
             `custom_dataset.py` does; "keep" trains what was sampled.
 
     Raises:
-        InputError: the prompt is not a prefix of the example token by token, or a `<think>` that
-            the template or the response opens is left unclosed (or the reverse).
+        UntrainableRow: the response is empty, or a `<think>` that the template or the response
+            opens is left unclosed (or the reverse).
+        InputError: the tokenizer has no ids for it, as for a token beyond the embedding.
     """
     if think_newlines == "authors":
         response = _CLOSE_AND_ONE_NEWLINE.sub(f"{THINK_CLOSE}\n\n", response)
@@ -82,7 +94,7 @@ def build_example(
     token_ids = prompt + tokenizer.response_ids(response, ended)
     check_prefix(prompt, token_ids, id)
     if dangling := _dangling_think(tokenizer, token_ids, ended):
-        raise InputError(f"row {quoted(id)}: {dangling}")
+        raise UntrainableRow(id, "dangling_think", dangling)
     mask = np.arange(len(token_ids)) >= len(prompt)
     return Example(id, np.asarray(token_ids, np.int32), mask, use_kl)
 
@@ -92,9 +104,10 @@ def build_examples(
 ) -> tuple[list[Example], dict[str, int]]:
     """Examples of the rows of `dataset/train.jsonl`, in their order.
 
-    Rows with an unbalanced `<think>` are left out and counted. Rows longer than `max_length` tokens
-    are, too; with `too_long: truncate` their end is cut instead, and each is named in the log with
-    what it lost. Nothing is kept between runs, so no change of a template can leave stale tokens.
+    Rows with an unbalanced `<think>` and rows without a response are left out and counted apart. So
+    are rows longer than `max_length` tokens; with `too_long: truncate` their end is cut instead,
+    and each is named in the log with what it lost. Nothing is kept between runs, so no change of a
+    template can leave stale tokens.
 
     Args:
         rows: mappings with `id`, `instruction`, `response`, `finish_reason` "length" where the
@@ -103,15 +116,16 @@ def build_examples(
             `think_newlines`.
 
     Returns:
-        The examples, and how many rows were `kept`, `too_long`, `dangling_think` and, among those
-        kept, `truncated`, with the `tokens_cut` from them.
+        The examples, and how many rows were `kept`, `too_long`, `dangling_think`, `no_response`
+        and, among those kept, `truncated`, with the `tokens_cut` from them.
 
     Raises:
-        InputError: the objective tells benign rows from harmful ones, and a row does not.
+        InputError: the objective tells benign rows from harmful ones, and a row does not; or the
+            tokenizer and the model do not belong together.
     """
     examples: list[Example] = []
     counts: dict[str, int] = dict.fromkeys(
-        ("kept", "too_long", "dangling_think", "truncated", "tokens_cut"), 0
+        ("kept", "too_long", *_CAUSES, "truncated", "tokens_cut"), 0
     )
     for row in rows:
         use_kl = config.objective == "ce+kl" and _label(row) == "benign"
@@ -121,9 +135,9 @@ def build_examples(
             example = build_example(
                 tokenizer, *texts, ended, use_kl=use_kl, think_newlines=newlines
             )
-        except InputError as error:
-            _log.warning("not trained: %s", error)
-            counts["dangling_think"] += 1
+        except UntrainableRow as row_fault:
+            _log.warning("not trained: %s", row_fault)
+            counts[row_fault.cause] += 1
             continue
         if len(example) > config.max_length:
             shorter = _truncate(example, config.max_length)
@@ -170,6 +184,7 @@ def check_prefix(prompt_ids: Sequence[int], token_ids: Sequence[int], id: str = 
     Raises:
         InputError: naming the first position that differs. Masking by length alone would then put
             the loss on the wrong tokens (paper.md D23).
+        UntrainableRow: nothing comes after it.
     """
     for position, (want, have) in enumerate(zip(prompt_ids, token_ids, strict=False)):
         if want != have:
@@ -178,10 +193,8 @@ def check_prefix(prompt_ids: Sequence[int], token_ids: Sequence[int], id: str = 
                 f"{have}, the prompt has {want}"
             )
     if len(token_ids) <= len(prompt_ids):
-        raise InputError(
-            f"row {quoted(id)}: {len(token_ids)} tokens hold no response after a prompt of "
-            f"{len(prompt_ids)}"
-        )
+        text = f"{len(token_ids)} tokens hold no response after a prompt of {len(prompt_ids)}"
+        raise UntrainableRow(id, "no_response", text)
 
 
 def _dangling_think(tokenizer: ChatTokenizer, token_ids: Sequence[int], ended: bool) -> str:
