@@ -15,6 +15,7 @@ from thinksafe_jax.config import (
 )
 
 FILE = [PromptSource("p.jsonl")]
+KINDS = {"sums": "reasoning", "insults": "harmful"}
 LONG = SamplingConfig(max_new_tokens=1024)
 
 
@@ -27,7 +28,7 @@ def test_the_synthesis_samples_where_a_model_answers_prompts():
 
 def test_the_evaluation_samples_by_the_options_of_the_suites_it_has():
     def keys(**changes):
-        return sorted(evaluation_samplings(Recipe(evaluation=EvaluationConfig(**changes))))
+        return sorted(evaluation_samplings(Recipe(evaluation=EvaluationConfig(**changes)), KINDS))
 
     assert keys() == []
     assert keys(harmful=FILE) == keys(over_refusal=FILE) == ["evaluation.sampling"]
@@ -36,8 +37,12 @@ def test_the_evaluation_samples_by_the_options_of_the_suites_it_has():
     assert keys(harmful=FILE, reasoning_sampling=LONG) == ["evaluation.sampling"]
     own = SuiteConfig("mine", kind="reasoning", path="m.jsonl")
     assert keys(suites=[own], reasoning_sampling=LONG) == ["evaluation.reasoning_sampling"]
-    # a benchmark's kind is known where its questions are read
-    assert keys(suites=[SuiteConfig("gsm8k")], reasoning_sampling=LONG) == []
+    # what a benchmark measures need not stand in the recipe
+    assert keys(suites=[SuiteConfig("sums")], reasoning_sampling=LONG) == [
+        "evaluation.reasoning_sampling"
+    ]
+    assert keys(suites=[SuiteConfig("insults")]) == ["evaluation.sampling"]
+    assert keys(suites=[SuiteConfig("unknown")]) == []
 
 
 def test_a_response_must_leave_room_for_one_token_of_a_prompt():

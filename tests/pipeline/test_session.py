@@ -14,7 +14,7 @@ from tests.hosts.test_group import together
 from tests.support import REPOSITORY
 from thinksafe_jax.config import load_recipe
 from thinksafe_jax.errors import ConfigError, InputError
-from thinksafe_jax.pipeline import Session
+from thinksafe_jax.pipeline import Session, run_pipeline
 from thinksafe_jax.pipeline.session import mesh_hashes
 from thinksafe_jax.storage import files as storage
 from thinksafe_jax.weights import resolve_model
@@ -39,6 +39,19 @@ def test_a_response_that_leaves_no_room_for_a_prompt_is_refused_before_weights_a
     with pytest.raises(ConfigError, match=rf"{room}\.sampling\.max_new_tokens: 16384 .*, 1024 to"):
         session.engine()
     assert "weights" not in vars(session)
+
+
+@pytest.mark.parametrize(
+    "method", ["synthesis.teacher.model=mini:student", "synthesis.method=direct-refusal"]
+)
+def test_lengths_of_the_evaluation_are_refused_before_anything_is_sampled(method, tmp_path):
+    """Where the student does not sample, they were read after a teacher's hours, or training."""
+    options = [method, "evaluation.sampling.max_new_tokens=16384", "engine.max_length=null"]
+    options += ["synthesis.attempts=1", "synthesis.ladder=[]"]
+    recipe = load_recipe(REPOSITORY / "configs/recipes/mini.yaml", options)
+    with pytest.raises(ConfigError, match=r"evaluation\.sampling\.max_new_tokens: 16384 leaves no"):
+        run_pipeline(recipe, tmp_path / "run", stages=["sample"])
+    assert not list(tmp_path.rglob("part-*.jsonl"))
 
 
 @pytest.mark.parametrize(

@@ -135,6 +135,14 @@ def test_a_recipe_by_which_no_prompt_can_be_sampled_does_not_fit(tmp_path, optio
     assert f"does not go: {problem}" in recipe_plan_text(plan)
 
 
+def test_a_recipe_by_which_the_student_cannot_be_evaluated_does_not_fit(tmp_path):
+    """The teacher's prompts fit; the student's do not, which a run would have said at its end."""
+    options = ["synthesis.teacher.model=mini:student", "evaluation.sampling.max_new_tokens=16384"]
+    plan = mini_plan(tmp_path, overrides=[*options, "engine.max_length=null"])
+    (problem,) = plan.stages[1].problems
+    assert not plan.fits and problem.startswith("evaluation.sampling.max_new_tokens: 16384")
+
+
 def test_more_sequences_a_pass_than_rows_a_step_is_a_warning(tmp_path):
     plan = mini_plan(tmp_path, overrides=["training.batch_size=1", "training.micro_batch_size=1"])
     assert re.search(r"a pass holds \d+ sequences, .* 1 rows", plan.stages[-1].warnings[-1])

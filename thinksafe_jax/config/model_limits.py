@@ -11,15 +11,16 @@ def synthesis_samplings(recipe: Recipe) -> dict[str, SamplingConfig]:
     return {"synthesis.sampling": cfg.sampling} if cfg.prompts and cfg.method in SAMPLED else {}
 
 
-def evaluation_samplings(recipe: Recipe) -> dict[str, SamplingConfig]:
+def evaluation_samplings(recipe: Recipe, kinds: Mapping[str, str]) -> dict[str, SamplingConfig]:
     """The sampling options by which the evaluation asks the student, by their key.
 
-    Suites of data/benchmarks are left out: their kind is not known here.
+    Args:
+        kinds: of the benchmarks, by their name; a recipe's suite need not say it.
     """
     cfg = recipe.evaluation
-    kinds = {suite.kind for suite in cfg.suites}
-    asks_reasoning = bool(cfg.reasoning) or "reasoning" in kinds
-    asks_others = bool(cfg.harmful or cfg.over_refusal or kinds - {"", "reasoning"})
+    asked = {suite.kind or kinds.get(suite.name, "") for suite in cfg.suites}
+    asks_reasoning = bool(cfg.reasoning) or "reasoning" in asked
+    asks_others = bool(cfg.harmful or cfg.over_refusal or asked - {"", "reasoning"})
     samplings = {}
     if asks_others or (asks_reasoning and cfg.reasoning_sampling is None):
         samplings["evaluation.sampling"] = cfg.sampling

@@ -1,6 +1,12 @@
 """What is asked: prompt files, benchmarks by name, questions, rows of Hub datasets."""
 
-from thinksafe_jax.data.benchmarks import BENCHMARKS, GROUPS, PaperColumn, benchmark
+from thinksafe_jax.data.benchmarks import (
+    BENCHMARKS,
+    GROUPS,
+    PaperColumn,
+    benchmark,
+    benchmark_kinds,
+)
 from thinksafe_jax.data.cells import name_cell, text_cell, value_cell
 from thinksafe_jax.data.finish_reasons import finish_reason
 from thinksafe_jax.data.kinds import (
@@ -34,6 +40,7 @@ __all__ = [
     "Questions",
     "Row",
     "benchmark",
+    "benchmark_kinds",
     "fingerprint",
     "finish_reason",
     "load_prompts",

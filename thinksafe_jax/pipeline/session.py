@@ -18,7 +18,7 @@ from thinksafe_jax.config import (
     sampling_problems,
     synthesis_samplings,
 )
-from thinksafe_jax.data import source_hashes
+from thinksafe_jax.data import benchmark_kinds, source_hashes
 from thinksafe_jax.errors import ConfigError
 from thinksafe_jax.guards import Guard, load_guard
 from thinksafe_jax.hosts import Group, compare_hosts
@@ -199,7 +199,7 @@ class Session:
             ConfigError: top_k above the vocabulary, or a response that leaves no room for a prompt.
         """
         recipe, cfg = self.recipe, self.cfg
-        samplings = evaluation_samplings(recipe)
+        samplings = evaluation_samplings(recipe, benchmark_kinds())
         if not recipe.synthesis.teacher.model:  # else it is checked in the session of its own
             samplings |= synthesis_samplings(recipe)
         context = min(recipe.engine.max_length or math.inf, cfg.max_position_embeddings)

@@ -55,6 +55,7 @@ def sample(run: Run, session: Session) -> dict[str, Any]:
     With more than one attempt the guard judges between them; the last is left to `filter`.
     """
     cfg = run.recipe.synthesis
+    session.check_sampling()  # the student is asked last, be the answers a teacher's or given
     selection = synthesis_prompts(run.recipe, session.prompt_hashes)
     require_labels(run.recipe, selection.prompts)
     edited = EditedPrompts(selection.prompts, cfg.method)

@@ -3,7 +3,14 @@
 from dataclasses import replace
 from functools import partial
 
-from thinksafe_jax.config import EngineConfig, sampling_problems, synthesis_samplings
+from thinksafe_jax.config import (
+    EngineConfig,
+    Recipe,
+    evaluation_samplings,
+    sampling_problems,
+    synthesis_samplings,
+)
+from thinksafe_jax.data import benchmark_kinds
 from thinksafe_jax.models import ModelConfig
 from thinksafe_jax.planning.abstract_programs import (
     Sampler,
@@ -13,6 +20,7 @@ from thinksafe_jax.planning.abstract_programs import (
 )
 from thinksafe_jax.planning.collectives import total
 from thinksafe_jax.planning.devices import is_simulated
+from thinksafe_jax.planning.find_model import find_model
 from thinksafe_jax.planning.memory import Budget, Settings, filled_rows
 from thinksafe_jax.planning.roofline import Bound, bound_of, decode_cost, prefill_cost
 from thinksafe_jax.planning.stage_plans import PlanRequest, StagePlan, start_plan
@@ -28,6 +36,8 @@ def plan_sample(request: PlanRequest) -> StagePlan:
     if problems := list(sampling_problems(samplings, model, cfg.vocab_size, settings.context)):
         nearest = _options_that_fit(request, settings, cfg.vocab_size)
         return replace(plan, problems=problems, nearest=nearest)
+    if problems := _evaluation_problems(request.recipe):
+        return replace(plan, problems=problems)
     if budget.problems or not budget.fits:
         return replace(plan, bytes=dict(budget.bytes), problems=_no_room(budget, settings))
     pool = pool_tokens(engine, settings, budget)
@@ -68,6 +78,15 @@ def plan_sample(request: PlanRequest) -> StagePlan:
         tokens_per_second=rate,
         hours=request.rows * (tokens / rate + prefill_seconds) / 3600,
     )
+
+
+def _evaluation_problems(recipe: Recipe) -> list[str]:
+    """Why the student cannot be evaluated so: a run says it before it samples anything."""
+    model, cfg = find_model(recipe.student.model)
+    longest = cfg.max_position_embeddings
+    context = min(recipe.engine.max_length or longest, longest)
+    samplings = evaluation_samplings(recipe, benchmark_kinds())
+    return list(sampling_problems(samplings, model, cfg.vocab_size, context))
 
 
 def _options_that_fit(request: PlanRequest, settings: Settings, vocab_size: int) -> list[str]:

@@ -9,7 +9,7 @@ from thinksafe_jax.data.kinds import REASONING
 from thinksafe_jax.errors import ConfigError, did_you_mean, quoted
 from thinksafe_jax.variants import Variants
 
-__all__ = ["BENCHMARKS", "GROUPS", "Benchmark", "PaperColumn", "benchmark"]
+__all__ = ["BENCHMARKS", "GROUPS", "Benchmark", "PaperColumn", "benchmark", "benchmark_kinds"]
 
 BENCHMARKS: Variants[Benchmark] = Variants(__name__, "BENCHMARK", "suite")
 
@@ -19,6 +19,11 @@ GROUPS = {
     "safety": ("harmbench-602", "strongreject", "wildjailbreak", "xstest-safe", "xstest-unsafe"),
     "reasoning": ("aime24", "gsm8k", "math500", "gpqa"),
 }
+
+
+def benchmark_kinds() -> dict[str, str]:
+    """What each benchmark measures, by its name: `{"gsm8k": "reasoning"}`."""
+    return {name: known.kind for name, known in BENCHMARKS.items()}
 
 
 def benchmark(name: str, kind: str = "") -> Benchmark:
