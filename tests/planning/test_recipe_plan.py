@@ -165,3 +165,11 @@ def test_the_command_and_its_exit_codes(tmp_path):
     for wrong in (["plan"], ["plan", f"--config={MINI}"], ["plan", "--model=mini:student"]):
         error = CliRunner().invoke(app, wrong).exception
         assert isinstance(error, ConfigError)
+
+
+def test_prompts_longer_than_the_context_are_refused_before_they_are_compiled(tmp_path):
+    """A billion tokens were compiled, for minutes."""
+    plan = mini_plan(tmp_path, assumed=Assumed(prompt_tokens=1024))
+    assert not plan.fits
+    (problem,) = plan.stages[1].problems
+    assert problem.startswith("--prompt-tokens 1024: the context of mini:student is")

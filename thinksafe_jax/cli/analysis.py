@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from thinksafe_jax.cli.arguments import local_folder, run_directory
+from thinksafe_jax.cli.arguments import MOST, local_folder, number, run_directory
 
 
 def analyze(
@@ -24,9 +24,9 @@ def analyze(
             metavar="FOLDER",
         ),
     ] = None,
-    prompts: Annotated[int, typer.Option(help="Projection: prompts of each label.", min=1)] = 8,
-    samples: Annotated[int, typer.Option(help="Projection: draws per prompt.", min=2)] = 32,
-    limit: Annotated[int | None, typer.Option(help="Rows read.", min=1)] = None,
+    prompts: Annotated[int, number(1, 100_000, "Projection: prompts of each label.")] = 8,
+    samples: Annotated[int, number(2, 100_000, "Projection: draws per prompt.")] = 32,
+    limit: Annotated[int | None, number(1, MOST, "Rows read.")] = None,
 ) -> None:
     """Measure what the theory speaks of; writes KIND.json, KIND.svg and KIND.md, prints the table.
 

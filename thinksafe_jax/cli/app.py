@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from thinksafe_jax import hosts
+from thinksafe_jax.cli.arguments import MOST_ROWS, number
 from thinksafe_jax.version import __version__
 
 app = typer.Typer(
@@ -46,17 +47,22 @@ def _options(
     ] = None,
     processes: Annotated[
         int | None,
-        typer.Option(
+        number(
+            1,
+            MOST_ROWS,
+            "How many there are; 1 runs this one alone.",
             envvar="THINKSAFE_PROCESSES",
-            help="How many there are; 1 runs this one alone.",
-            min=1,
             rich_help_panel=SEVERAL,
         ),
     ] = None,
     process: Annotated[
         int | None,
-        typer.Option(
-            envvar="THINKSAFE_PROCESS", help="Which this is, from 0.", rich_help_panel=SEVERAL
+        number(
+            0,
+            MOST_ROWS,
+            "Which this is, from 0.",
+            envvar="THINKSAFE_PROCESS",
+            rich_help_panel=SEVERAL,
         ),
     ] = None,
 ) -> None:

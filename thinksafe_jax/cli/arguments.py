@@ -1,11 +1,32 @@
 """Arguments that several commands take."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from thinksafe_jax.errors import ConfigError
+from thinksafe_jax.errors import ConfigError, quoted
+
+MOST = 2**31 - 1  # of things that are only counted
+MOST_TOKENS = 10_000_000  # of a sequence: models' contexts end there
+MOST_ROWS = 65_536  # computed together
+
+
+def number(low: int, high: int, help: str, **more: Any) -> Any:
+    """An option that takes a whole number from `low` to `high`.
+
+    Any other is refused with itself and with both ends, before anything is computed with it.
+
+    Args:
+        more: as `typer.Option` takes it.
+    """
+
+    def within(value: int | None) -> int | None:
+        if value is not None and not low <= value <= high:
+            raise typer.BadParameter(f"{quoted(value)} is no number from {low:,} to {high:,}")
+        return value
+
+    return typer.Option(help=help, callback=within, **more)
 
 
 def run_directory(text: str) -> Path:

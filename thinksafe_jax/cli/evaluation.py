@@ -9,11 +9,15 @@ import typer
 
 from thinksafe_jax import hosts
 from thinksafe_jax.cli.arguments import (
+    MOST,
+    MOST_ROWS,
+    MOST_TOKENS,
     Config,
     JsonOut,
     NewVerdicts,
     Overrides,
     SkipBadRows,
+    number,
     run_directory,
 )
 from thinksafe_jax.cli.option_groups import given, grouped, option_names
@@ -64,11 +68,11 @@ class ModelOptions:
         typer.Option(help="Judged: full (default), answer, think; several times."),
     ] = None
     dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16 (default).")] = None
-    limit: Annotated[int | None, typer.Option(help="Questions of each suite.", min=1)] = None
-    samples: Annotated[
-        int | None, typer.Option(help="Responses per reasoning question.", min=1)
-    ] = None
-    max_new_tokens: Annotated[int | None, typer.Option(help="In place of the preset's.")] = None
+    limit: Annotated[int | None, number(1, MOST, "Questions of each suite.")] = None
+    samples: Annotated[int | None, number(1, 100_000, "Responses per reasoning question.")] = None
+    max_new_tokens: Annotated[int | None, number(1, MOST_TOKENS, "In place of the preset's.")] = (
+        None
+    )
     max_unparsed: Annotated[
         float | None,
         typer.Option(
@@ -78,9 +82,7 @@ class ModelOptions:
             max=1.0,
         ),
     ] = None
-    slots: Annotated[
-        int | None, typer.Option(help="Rows decoded together. Default: 64.", min=1)
-    ] = None
+    slots: Annotated[int | None, number(1, MOST_ROWS, "Rows decoded together. Default: 64.")] = None
     out: Annotated[
         str | None,
         typer.Option(

@@ -7,11 +7,13 @@ import typer
 
 from thinksafe_jax import hosts
 from thinksafe_jax.cli.arguments import (
+    MOST,
     Config,
     NewVerdicts,
     Overrides,
     RunDirectory,
     SkipBadRows,
+    number,
     run_directory,
 )
 from thinksafe_jax.errors import ConfigError
@@ -35,7 +37,7 @@ def run(
     skip_bad_rows: SkipBadRows = False,
     limit: Annotated[
         int | None,
-        typer.Option(help="Prompts in all, every kind in its own proportion: synthesis.limit."),
+        number(1, MOST, "Prompts in all, every kind in its own proportion: synthesis.limit."),
     ] = None,
 ) -> None:
     """Run every stage: sample, filter, train, export, evaluate, report.

@@ -7,7 +7,15 @@ from typing import Annotated
 
 import typer
 
-from thinksafe_jax.cli.arguments import Config, JsonOut, Overrides
+from thinksafe_jax.cli.arguments import (
+    MOST,
+    MOST_ROWS,
+    MOST_TOKENS,
+    Config,
+    JsonOut,
+    Overrides,
+    number,
+)
 from thinksafe_jax.cli.option_groups import grouped
 from thinksafe_jax.errors import ConfigError
 
@@ -42,12 +50,12 @@ class PlanOptions:
         typer.Option("--compile", help="With --model: compile the training step, too (a minute)."),
     ] = False
     json_out: JsonOut = None
-    prompts: Annotated[
-        int, typer.Option(help="Prompts, where the recipe's files are not here.", min=1)
-    ] = 40_000
-    prompt_tokens: Annotated[int, typer.Option(help="Tokens of a prompt, on average.", min=1)] = 300
+    prompts: Annotated[int, number(1, MOST, "Prompts, where the recipe's files are not here.")] = (
+        40_000
+    )
+    prompt_tokens: Annotated[int, number(1, MOST_TOKENS, "Tokens of a prompt, on average.")] = 300
     response_tokens: Annotated[
-        int, typer.Option(help="Tokens of a response, on average; the mean context follows.", min=1)
+        int, number(1, MOST_TOKENS, "Tokens of a response, on average; the mean context follows.")
     ] = 5_000
 
 
@@ -123,12 +131,12 @@ class SweepOptions:
         bool, typer.Option("--measure", help="Time the steps on the devices at hand.")
     ] = False
     slots: Annotated[
-        int | None, typer.Option(help="Rows of a replica. Default: what its cache holds.", min=1)
+        int | None, number(1, MOST_ROWS, "Rows of a replica. Default: what its cache holds.")
     ] = None
-    prompt: Annotated[int, typer.Option(help="Tokens of a prefill.", min=1)] = 512
-    context: Annotated[int, typer.Option(help="Tokens of the longest row.", min=64)] = 16896
-    length: Annotated[int, typer.Option(help="Tokens of a training sequence.", min=64)] = 16384
-    rows: Annotated[int, typer.Option(help="Sequences of a training pass.", min=1)] = 2
+    prompt: Annotated[int, number(1, MOST_TOKENS, "Tokens of a prefill.")] = 512
+    context: Annotated[int, number(64, MOST_TOKENS, "Tokens of the longest row.")] = 16896
+    length: Annotated[int, number(64, MOST_TOKENS, "Tokens of a training sequence.")] = 16384
+    rows: Annotated[int, number(1, MOST_ROWS, "Sequences of a training pass.")] = 2
     dtype: Annotated[str, typer.Option(help="bfloat16 or float32: weights and cache.")] = "bfloat16"
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from thinksafe_jax.cli.arguments import Config, Overrides, RunDirectory, local_folder
+from thinksafe_jax.cli.arguments import MOST, Config, Overrides, RunDirectory, local_folder, number
 from thinksafe_jax.errors import ConfigError
 from thinksafe_jax.variants import variant_names
 
@@ -26,8 +26,8 @@ def register(app: typer.Typer) -> None:
 def probe(
     overrides: Overrides = None,
     config: Config = None,
-    prompts: Annotated[int, typer.Option(help="Prompts of each label, a fair sample.", min=2)] = 64,
-    samples: Annotated[int, typer.Option(help="Responses to each prompt.", min=1)] = 1,
+    prompts: Annotated[int, number(2, MOST, "Prompts of each label, a fair sample.")] = 64,
+    samples: Annotated[int, number(1, 100_000, "Responses to each prompt.")] = 1,
     template: Annotated[
         list[str] | None,
         typer.Option(
@@ -91,7 +91,7 @@ def _print_probe(result: "Probe", folder: Path) -> None:
 @dataset.command()
 def show(
     run_dir: RunDirectory,
-    index: Annotated[int, typer.Option(help="Row of dataset/train.jsonl, from 0.", min=0)] = 0,
+    index: Annotated[int, number(0, MOST, "Row of dataset/train.jsonl, from 0.")] = 0,
 ) -> None:
     """Print a row as training sees it: what the loss is on in green, the rest dim.
 

@@ -36,6 +36,9 @@ def plan_sample(request: PlanRequest) -> StagePlan:
     if problems := list(sampling_problems(samplings, model, cfg.vocab_size, settings.context)):
         nearest = _options_that_fit(request, settings, cfg.vocab_size)
         return replace(plan, problems=problems, nearest=nearest)
+    if (assumed := request.assumed.prompt_tokens) >= cfg.max_position_embeddings:
+        most = f"the context of {model} is {cfg.max_position_embeddings} tokens"
+        return replace(plan, problems=[f"--prompt-tokens {assumed}: {most}"])
     if problems := _evaluation_problems(request.recipe):
         return replace(plan, problems=problems)
     if budget.problems or not budget.fits:
