@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Float32, Int
 from thinksafe_jax.models.attention import Attention, causal_attention
 from thinksafe_jax.models.attention_request import SAVED_NAMES
 from thinksafe_jax.models.config import ModelConfig
-from thinksafe_jax.models.lora import Adapter, LayerAdapter, LoraConfig
+from thinksafe_jax.models.lora import Adapter, LayerAdapter, LoraConfig, split_layers
 from thinksafe_jax.models.matmul import Matmul, plain_matmul
 from thinksafe_jax.models.params import Params
 from thinksafe_jax.models.rope import apply_rope, rope_tables
@@ -113,7 +113,8 @@ def forward(
     Many parameters: what differs between training, guard and scoring is told here and nowhere else.
 
     Args:
-        params: layers stacked `[L, ...]`; scanned, so compile time does not grow with depth.
+        params: layers stacked `[L, ...]`: scanned, so compile time does not grow with depth; or
+            apart (`unstack_layers`), as a sampler holds them, so that it may share them.
         tokens, positions, segment_ids: segment 0 is padding. Positions restart in each packed row;
             tokens attend within their segment only.
         adapter, lora: LoRA weights and their shape.
@@ -137,11 +138,28 @@ def forward(
             of_layer = LayerAdapter(adapter_weights, lora, key)
         return constrain(block(weights, cfg, x, rope, attend, of_layer)), None
 
-    if remat != "none":
-        body = jax.checkpoint(body, prevent_cse=False, policy=REMAT[remat])
-    layers = (params["layers"], (adapter or {}).get("layers"), jnp.arange(cfg.num_layers))
-    x, _ = jax.lax.scan(body, x, layers)
+    if remat != "none":  # in a scan the compiler sees no second computation to leave out
+        apart = isinstance(params["layers"], tuple)
+        body = jax.checkpoint(body, prevent_cse=apart, policy=REMAT[remat])
+    x = _run_layers(body, x, params["layers"], (adapter or {}).get("layers"))
     return rms_norm(x, params["final_norm"], cfg.rms_norm_eps)
+
+
+def _run_layers(body: Callable, x: jax.Array, layers: Any, adapters: Any | None) -> jax.Array:
+    """Hidden states `[B, T, D]` behind the last layer: stacked ones are scanned, others unrolled.
+
+    Args:
+        body: (states, (weights, adapter weights or None, number)) -> (states, None), of a layer.
+        layers: `[L, ...]` or a tuple of L.
+        adapters: `[L, ...]`, or None.
+    """
+    if not isinstance(layers, tuple):
+        depth = jax.tree.leaves(layers)[0].shape[0]
+        return jax.lax.scan(body, x, (layers, adapters, jnp.arange(depth)))[0]
+    apart = (None,) * len(layers) if adapters is None else split_layers(adapters)
+    for number, (weights, adapter) in enumerate(zip(layers, apart, strict=True)):
+        x, _ = body(x, (weights, adapter, jnp.int32(number)))
+    return x
 
 
 def head_kernel(params: Params, cfg: ModelConfig) -> Float[Array, "V D"]:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import isfinite, prod, sqrt
-from operator import itemgetter
 from typing import Any, NamedTuple
 
 import jax
@@ -138,8 +137,19 @@ def unstack_adapter(adapter: Adapter, lora: LoraConfig, dtype: Any) -> Unstacked
         dtype: of the result: the activations' own, in which `LayerAdapter` multiplies anyway.
     """
     whole = jax.tree.map(lambda x: x.astype(dtype), adapter["layers"])
-    depth = jax.tree.leaves(whole)[0].shape[0]
-    return UnstackedAdapter(tuple(jax.tree.map(itemgetter(n), whole) for n in range(depth)), lora)
+    return UnstackedAdapter(split_layers(whole), lora)
+
+
+def split_layers(layers: Any) -> tuple[Any, ...]:
+    """A tree of arrays `[L, ...]` as L trees, inside a program.
+
+    Its gradient puts the layers' own together at once, where that of indexing adds up L arrays
+    of all layers.
+    """
+    leaves, tree = jax.tree.flatten(layers)
+    depth = leaves[0].shape[0]
+    parts = [jax.lax.split(leaf, (1,) * depth) for leaf in leaves]
+    return tuple(tree.unflatten([part[n][0] for part in parts]) for n in range(depth))
 
 
 def merge_adapter(params: Params, adapter: Adapter, lora: LoraConfig) -> Params:

@@ -4,8 +4,10 @@ from thinksafe_jax.sampling.attention import choose, table_pages
 from thinksafe_jax.sampling.engine import Engine
 from thinksafe_jax.sampling.kv_cache import KvCache
 from thinksafe_jax.sampling.layout import Layout
+from thinksafe_jax.sampling.next_token import token_logprobs
 from thinksafe_jax.sampling.programs import DecodeSpec, Slots, decode, empty_slots, prefill
 from thinksafe_jax.sampling.requests import Completion, Drawn, Request
+from thinksafe_jax.sampling.sampling_options import Options
 
 __all__ = [
     "Completion",
@@ -14,6 +16,7 @@ __all__ = [
     "Engine",
     "KvCache",
     "Layout",
+    "Options",
     "Request",
     "Slots",
     "choose",
@@ -21,4 +24,5 @@ __all__ = [
     "empty_slots",
     "prefill",
     "table_pages",
+    "token_logprobs",
 ]

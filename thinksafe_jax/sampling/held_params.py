@@ -21,7 +21,7 @@ def held_params(params: Params, mesh: ModelMesh | None) -> Params:
     if mesh is None:
         params = ONE_DEVICE.put(params)
     else:
-        params = on_devices(params, mesh.param_shardings("unstacked" if apart else "stacked"))
+        params = on_devices(params, mesh.shardings_like(params))
     return params if apart else unstack_layers(params)
 
 

@@ -49,29 +49,62 @@ def sample(
         beside them those at the row's temperature among what its filters keep: 0 if it is greedy.
     """
     split = VocabSplit(axis, logits.shape[1])
-    temperature = jnp.where(options.temperature > 0, options.temperature, jnp.float32(1))
-    scaled = logits / temperature[:, None]
     uniform = jax.vmap(lambda key: jax.random.uniform(key, dtype=jnp.float32))(keys)
+    draw = _draw(logits, uniform, options, split, weigh=sampling_logprobs)
+    return draw.tokens, _logprobs(logits, draw, options, split)
+
+
+def token_logprobs(
+    logits: Float32[Array, "B V"],
+    tokens: Int32[Array, " B"],
+    options: Options,
+    axis: tuple[str, ...] | None = None,
+) -> Float32[Array, "B 2"]:
+    """Log-probabilities of given tokens as `sample` gives them with `sampling_logprobs`.
+
+    A token that was drawn from logits which differ in their last bits may just miss what the
+    filters keep of these; it is counted against what they keep all the same.
+    """
+    split = VocabSplit(axis, logits.shape[1])
+    none = jnp.zeros(len(tokens), jnp.float32)
+    draw = _draw(logits, none, options, split, weigh=True)
+    return _logprobs(logits, draw._replace(tokens=tokens), options, split)
+
+
+def _draw(
+    logits: jax.Array, uniform: jax.Array, options: Options, split: VocabSplit, *, weigh: bool
+) -> Draw:
+    """The token at the place `uniform` `[B]` of what may be drawn; `weigh` that, too."""
+    scaled = _scaled(logits, options)
     free = _unfiltered(options, split.vocabulary)
 
     def unfiltered() -> Draw:
         top = split.max(scaled)[:, None, None]
         tokens = draw_by_mass(scaled, lambda x: jnp.exp(x - top), uniform, split)
-        return Draw(tokens, split.logsumexp(scaled) if sampling_logprobs else None)
+        return Draw(tokens, split.logsumexp(scaled) if weigh else None)
 
     def some_filtered() -> Draw:
         draw, wide = _draw_filtered(logits, scaled, uniform, options, split)
-        draw = draw if sampling_logprobs else Draw(draw.tokens)
+        draw = draw if weigh else Draw(draw.tokens)
         draw = draw_wide(scaled, uniform, options, wide & ~free, draw, split)
         return jax.lax.cond(free.any(), lambda: draw.with_rows(free, unfiltered()), lambda: draw)
 
-    draw = jax.lax.cond(free.all(), unfiltered, some_filtered)
+    return jax.lax.cond(free.all(), unfiltered, some_filtered)
+
+
+def _logprobs(logits: jax.Array, draw: Draw, options: Options, split: VocabSplit) -> jax.Array:
+    """The model's own `[B]`, or beside it that in the distribution drawn from, `[B, 2]`."""
     logprobs = split.pick(logits, draw.tokens) - split.logsumexp(logits)
     if draw.log_mass is None:
-        return draw.tokens, logprobs
-    of_draw = split.pick(scaled, draw.tokens) - draw.log_mass
+        return logprobs
+    of_draw = split.pick(_scaled(logits, options), draw.tokens) - draw.log_mass
     of_draw = jnp.where(options.temperature > 0, of_draw, jnp.float32(0))
-    return draw.tokens, jnp.stack([logprobs, of_draw], axis=-1)
+    return jnp.stack([logprobs, of_draw], axis=-1)
+
+
+def _scaled(logits: jax.Array, options: Options) -> jax.Array:
+    temperature = jnp.where(options.temperature > 0, options.temperature, jnp.float32(1))
+    return logits / temperature[:, None]
 
 
 def _unfiltered(options: Options, vocabulary: int) -> jax.Array:

@@ -134,6 +134,12 @@ class ModelMesh:
         """
         return self._sharding_tree(parameter_tensors(self.cfg), layout)
 
+    def shardings_like(self, params: Tree) -> Tree:
+        """Shardings of these parameters, be their layers stacked or apart."""
+        return self.param_shardings(
+            "unstacked" if isinstance(params["layers"], tuple) else "stacked"
+        )
+
     def adapter_shardings(self, lora: LoraConfig, layout: str = "stacked") -> Tree:
         """Shardings of the adapter's weights: a lies as its kernel's inputs, b as its outputs.
 

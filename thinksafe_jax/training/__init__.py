@@ -9,6 +9,12 @@ from thinksafe_jax.training.heldout import heldout_loss, hold_out
 from thinksafe_jax.training.losses import default_chunk
 from thinksafe_jax.training.mesh import TrainingMesh
 from thinksafe_jax.training.optimizers import make_optimizer
+from thinksafe_jax.training.policy_logprobs import (
+    LogprobGap,
+    SampledRow,
+    logprob_gap,
+    make_row_logprobs,
+)
 from thinksafe_jax.training.setup import TrainingSetup, lora_config
 from thinksafe_jax.training.step import make_step
 from thinksafe_jax.training.trackers import track, tracking
@@ -17,6 +23,8 @@ from thinksafe_jax.training.trainer import Hooks, TrainResult, train
 __all__ = [
     "Example",
     "Hooks",
+    "LogprobGap",
+    "SampledRow",
     "TrainResult",
     "TrainingMesh",
     "TrainingSetup",
@@ -26,8 +34,10 @@ __all__ = [
     "default_chunk",
     "heldout_loss",
     "hold_out",
+    "logprob_gap",
     "lora_config",
     "make_optimizer",
+    "make_row_logprobs",
     "make_step",
     "shaped",
     "track",

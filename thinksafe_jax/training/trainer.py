@@ -82,7 +82,8 @@ def train(
     """Trains a LoRA adapter, or all parameters, on the steps of `source` (paper section 5.1).
 
     Args:
-        params: the base model; untouched. Moved to the setup's mesh unless it lies there.
+        params: the base model; untouched. Moved to the setup's mesh unless it lies there. Under an
+            adapter its layers may be apart, as a sampler has them (`unstack_layers`).
         setup: model, numbers and mesh.
         source: the steps, as `Batches` of a dataset.
         seed: of the adapter's initialisation and the dropout.
@@ -136,7 +137,7 @@ def _begin(params: Tree, setup: TrainingSetup, seed: int) -> _Start:
     init = jax.jit(
         lambda tree: init_state(tree, setup), donate_argnums=0, out_shardings=state_shardings(setup)
     )
-    frozen = frozen and mesh.put(frozen, mesh.param_shardings())
+    frozen = frozen and mesh.put(frozen, mesh.shardings_like(frozen))
     return _Start(init(trainable), frozen, mesh.put(key, mesh.replicated))
 
 
