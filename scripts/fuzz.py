@@ -4,8 +4,8 @@
     python scripts/fuzz.py --reader recipe --reproduce 123456   # one of them, with its traceback
 
 Every reader of tests/hostile/readers.py gets sound files with one of them damaged (tests/hostile/
-mutations.py). It may read them, or refuse them with a ThinkSafeError. All else is a fault, and so
-is what takes over `--limit` seconds or `--memory` GB. Exit code 1: faults were seen.
+mutations.py). It may read them, or refuse them with a ThinkSafeError of a few lines. All else is a
+fault, and so is what takes over `--limit` seconds or `--memory` GB. Exit code 1: faults were seen.
 """
 
 import argparse
@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from tests.hostile.readers import READERS, Workbench
+from tests.hostile.readers import MOST_CHARACTERS, READERS, Workbench
 from thinksafe_jax.errors import ThinkSafeError
 
 
@@ -34,13 +34,17 @@ class TooLong(BaseException):
     """The reader is not done within its limit; no `except Exception` catches this."""
 
 
+class LongMessage(Exception):
+    """A sentence that holds half a file."""
+
+
 def fault_of(bench: Workbench, seed: int, limit: int) -> BaseException | None:
     """What a reader says of the mutant, where it is neither success nor a sentence."""
     signal.alarm(limit)
     try:
         bench.read(bench.mutant(seed))
-    except ThinkSafeError:
-        return None
+    except ThinkSafeError as error:
+        return None if len(str(error)) <= MOST_CHARACTERS else LongMessage(*error.args)
     except KeyboardInterrupt:
         raise
     except BaseException as error:

@@ -16,6 +16,7 @@ from thinksafe_jax.config import PromptSource, load_recipe
 from thinksafe_jax.data import load_prompts, load_questions, read_rows
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+MOST_CHARACTERS = 3_000  # of a message: a few values may be quoted, each of them cut
 MINI = REPOSITORY / "thinksafe_jax/mini/assets"
 CONFIGS = REPOSITORY / "configs"
 RECIPE = """\

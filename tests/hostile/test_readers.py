@@ -11,12 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.hostile.mutations import mutate
-from tests.hostile.readers import READERS, Workbench
+from tests.hostile.readers import MOST_CHARACTERS, READERS, Workbench
 from thinksafe_jax.errors import ThinkSafeError
 
 pytestmark = pytest.mark.slow
-
-MOST_CHARACTERS = 3_000  # of a message: a few values may be quoted, each of them cut
 
 each_reader = pytest.mark.parametrize("bench", READERS, ids=lambda r: r.name, indirect=True)
 
