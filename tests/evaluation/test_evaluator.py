@@ -230,6 +230,22 @@ def test_rows_of_another_model_are_set_aside_and_taken_up_again(stage):
     assert stage.rows() == scored
 
 
+@pytest.mark.parametrize("stop_after", [2, 8])  # among the responses, among the verdicts
+def test_an_unfinished_evaluation_of_another_model_is_kept_and_goes_on(stage, stop_after):
+    with pytest.raises(Terminated):
+        stage.run(stop_after, fingerprint="first")
+    done = {file.relative_to(stage.folder): file.read_bytes() for file in stage.parts()}
+    first = set(stage.engine.generated[:stop_after])
+    stage.run(fingerprint="second")
+    assert len(stage.engine.generated) == 6
+    stage.run(fingerprint="first")
+    assert first.isdisjoint(stage.engine.generated) and len(stage.engine.generated) == max(
+        0, 6 - stop_after
+    )
+    for name, content in done.items():
+        assert (stage.folder / name).read_bytes().startswith(content)
+
+
 @pytest.mark.parametrize(("share", "stops"), [(0.4, True), (0.5, False)])
 def test_a_guard_that_cannot_be_read_stops_the_evaluation(stage, monkeypatch, share, stops):
     """Half of its verdicts are unparsed; a second start stops as well, and asks nothing again."""

@@ -170,6 +170,22 @@ def test_new_verdicts_are_those_of_who_changed(tmp_path, changes, kept):
         assert left(tmp_path) == KEPT | kept
 
 
+def test_new_verdicts_take_up_none_that_were_set_aside_and_delete_none(tmp_path):
+    """Those of the same guard lie in `earlier/` under its hash; they would count as new."""
+    earlier = tmp_path / "evaluation/before/earlier"
+    for content in ("first", "second"):
+        with Run.open(RECIPE, tmp_path):
+            evaluated(tmp_path, "evaluation/before/earlier/responses-1f3a/part-00000.jsonl")
+            (earlier / "verdicts-1f3a").mkdir()
+            (earlier / "verdicts-1f3a/part-00000.jsonl").write_text(content)
+        with Run.open(RECIPE, tmp_path, new_verdicts=True):
+            assert not list(earlier.glob("verdicts-*")) and (earlier / "responses-1f3a").exists()
+    assert {p.parent.name: p.read_text() for p in earlier.rglob("*verdicts*/*")} == {
+        "replaced-verdicts-1f3a": "first",
+        "replaced-verdicts-1f3a.2": "second",
+    }
+
+
 def test_new_run_deletes_the_earlier_run_and_nothing_else(tmp_path):
     with Run.open(RECIPE, tmp_path) as run:
         run.store("samples").append([{"id": "a"}])

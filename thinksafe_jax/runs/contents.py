@@ -5,6 +5,7 @@ import re
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 from thinksafe_jax.config import RESUMABLE_KEYS, Recipe, diff, load_recipe, to_yaml
@@ -94,7 +95,8 @@ def clear(path: Path) -> None:
 def clear_verdicts(path: Path, recipe: Recipe) -> None:
     """Delete the verdicts that `recipe` has made anew, and what was made of them.
 
-    Where it names another judge but no other guard, that is the evaluation's alone.
+    Where it names another judge but no other guard, that is the evaluation's alone. Verdicts that
+    an evaluation has set aside stay in `earlier/`, by a name under which none is taken up again.
     """
     file = path / "config.yaml"
     begun = begun_recipe(path) if file.exists() else recipe
@@ -104,7 +106,15 @@ def clear_verdicts(path: Path, recipe: Recipe) -> None:
     if begun.judging == recipe.judging or not same_guard:
         made += [path / name for name in _OF_GUARD]
     made += [step / name for step in evaluated for name in ("rows.jsonl", "verdicts")]
+    for folder in (path / "evaluation").glob("*/earlier/verdicts-*"):
+        folder.rename(_unused(folder.with_name(f"replaced-{folder.name}")))
     _delete(path, [item for item in made if item.exists()])
+
+
+def _unused(path: Path) -> Path:
+    """The path, or one beside it where something lies there."""
+    numbered = (path.with_name(f"{path.name}.{number}") for number in count(2))
+    return path if not path.exists() else next(p for p in numbered if not p.exists())
 
 
 def _delete(path: Path, items: Iterable[Path]) -> None:
