@@ -9,6 +9,7 @@ from huggingface_hub import ModelCard
 
 from thinksafe_jax.config import ModelSource, Recipe, SynthesisConfig, TrainingConfig
 from thinksafe_jax.errors import InputError
+from thinksafe_jax.evaluation.scoring import summarise
 from thinksafe_jax.report import card_of_run
 from thinksafe_jax.report.model_card import CardFacts, model_card
 
@@ -58,10 +59,10 @@ def test_a_card_says_who_wrote_what_was_trained_on(run, synthesis, origin):
 def test_merged_card_with_an_evaluation(run):
     path, recipe, base = run
     (path / "evaluation").mkdir()
-    before = {"harmful_response_rate": RATE, "reasoning_accuracy": {"value": None}}
-    (path / "evaluation" / "before.json").write_text(json.dumps(before))
-    after = {"harmful_response_rate": {**RATE, "value": 0.05}}
-    (path / "evaluation" / "after.json").write_text(json.dumps(after))
+    for step, value in (("before", 0.25), ("after", 0.05)):
+        rates = {"harmful_response_rate": {**RATE, "value": value}}
+        measured = json.dumps(summarise([]) | rates | {"settings": {}})
+        (path / "evaluation" / f"{step}.json").write_text(measured)
     card = ModelCard(card_of_run(path, recipe, base, "merged"))
     assert card.data.library_name == "transformers"
     assert (
@@ -87,7 +88,7 @@ def test_damaged_evaluation(run):
     path, recipe, base = run
     (path / "evaluation").mkdir()
     (path / "evaluation" / "before.json").write_text("{")
-    with pytest.raises(InputError, match=r"before\.json: not valid JSON"):
+    with pytest.raises(InputError, match=r"before\.json: not readable as JSON"):
         card_of_run(path, recipe, base, "adapter")
 
 

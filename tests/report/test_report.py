@@ -174,8 +174,54 @@ def test_an_evaluation_of_another_version_is_named_with_the_way_out(tmp_path):
         write_report(path)
     found["bounds"], found["suites"] = {}, {"gsm8k": {"kind": "reasoning", "accuracy": 0.5}}
     file.write_text(json.dumps(found))
-    with pytest.raises(InputError, match=r"no metric, .*of suite gsm8k.* evaluate again"):
+    with pytest.raises(InputError, match=r"no metric, .*in suites\.gsm8k.* evaluate again"):
         write_report(path)
+
+
+RATE = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 9}
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value", "said"),
+    [
+        ("evaluation/after.json", "harmful_response_rate", {"n": 3}, "harmful_.*no value, low"),
+        (
+            "evaluation/after.json",
+            "over_refusal_rate",
+            RATE | {"low": None},
+            "over_.*n is 9, a null",
+        ),
+        (
+            "evaluation/after.json",
+            "reasoning_accuracy",
+            RATE | {"value": "0.5"},
+            "reas.*value is '0.5'",
+        ),
+        ("evaluation/after.json", "unparsed", {"harmful": -1}, "unparsed.harmful: -1 is no count"),
+        ("evaluation/after.json", "suites", [], r"suites is \[\], not an object"),
+        ("evaluation/after.json", "settings", {"guard": {"name": 3}}, "settings.guard.name is 3"),
+        ("dataset/counts.json", "benign", {"sampled": 1, "accepted": 1}, "no dropped in benign"),
+        ("dataset/counts.json", "benign", None, "benign is None, not an object"),
+        ("manifest.json", "stages", {"train": 1}, "stages.train is 1, not an object"),
+        ("manifest.json", "versions", 3, "versions is 3, not an object"),
+    ],
+)
+def test_figures_of_another_form_are_refused_by_their_key(tmp_path, name, key, value, said):
+    """Fuzzing ended in a traceback at a rate without its value and at counts without `dropped`."""
+    path = write_run(tmp_path / "run", rows=4)
+    content = json.loads((path / name).read_text())
+    (path / name).write_text(json.dumps(content | {key: value}))
+    with pytest.raises(InputError, match=f"{name}: {said}"):
+        write_report(path)
+
+
+def test_lines_of_the_log_that_are_no_measurements_are_left_out(tmp_path):
+    path = write_run(tmp_path / "run", rows=4)
+    whole, _ = page(path)
+    with (path / "metrics.jsonl").open("a") as file:
+        file.write('{"stage": "train", "step": "seven", "loss": 1.0}\n[1]\n{"stage": "train", ')
+        file.write('"step": 9, "loss": {}}\n{"step": 9, "seconds": 3}\n')
+    assert page(path)[0] == whole
 
 
 def test_a_kill_while_writing_leaves_the_old_report(tmp_path, monkeypatch):

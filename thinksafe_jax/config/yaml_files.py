@@ -34,7 +34,10 @@ def read_yaml(path: Path) -> Any:
     except InputError as error:
         raise ConfigError(str(error)) from None
     try:
-        values = _count(yaml.compose(text, Loader=yaml.SafeLoader), {})
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        if isinstance(root, yaml.ScalarNode) and not root.tag.endswith(":null"):
+            raise ConfigError(f"{path}: is one value; expected sections of key: value lines")
+        values = _count(root, {})
         if values > _MOST_VALUES:
             raise ConfigError(
                 f"{path}: has {values:,} values, with every alias written out; at most "

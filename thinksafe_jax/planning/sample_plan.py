@@ -36,13 +36,10 @@ def plan_sample(request: PlanRequest) -> StagePlan:
     if problems := list(sampling_problems(samplings, model, cfg.vocab_size, settings.context)):
         nearest = _options_that_fit(request, settings, cfg.vocab_size)
         return replace(plan, problems=problems, nearest=nearest)
-    if (assumed := request.assumed.prompt_tokens) >= cfg.max_position_embeddings:
-        most = f"the context of {model} is {cfg.max_position_embeddings} tokens"
-        return replace(plan, problems=[f"--prompt-tokens {assumed}: {most}"])
-    if problems := _evaluation_problems(request.recipe):
-        return replace(plan, problems=problems)
-    if budget.problems or not budget.fits:
-        return replace(plan, bytes=dict(budget.bytes), problems=_no_room(budget, settings))
+    problems = _problems_of_lengths(request, model, cfg)
+    if problems or budget.problems or not budget.fits:
+        problems = problems or _no_room(budget, settings)
+        return replace(plan, bytes=dict(budget.bytes), problems=problems)
     pool = pool_tokens(engine, settings, budget)
     sampler = Sampler(
         engine.slots,
@@ -81,6 +78,14 @@ def plan_sample(request: PlanRequest) -> StagePlan:
         tokens_per_second=rate,
         hours=request.rows * (tokens / rate + prefill_seconds) / 3600,
     )
+
+
+def _problems_of_lengths(request: PlanRequest, model: str, cfg: ModelConfig) -> list[str]:
+    """Why a prompt as it is assumed has no room, or the evaluation has none for any."""
+    if (assumed := request.assumed.prompt_tokens) >= cfg.max_position_embeddings:
+        most = f"the context of {model} is {cfg.max_position_embeddings} tokens"
+        return [f"--prompt-tokens {assumed}: {most}"]
+    return _evaluation_problems(request.recipe)
 
 
 def _evaluation_problems(recipe: Recipe) -> list[str]:

@@ -7,15 +7,13 @@ from typing import Any
 
 from thinksafe_jax.config import SAMPLED, Recipe
 from thinksafe_jax.data import BENCHMARKS, KINDS, LISTS, RATES
-from thinksafe_jax.errors import InputError
-from thinksafe_jax.json_files import load_unique
 from thinksafe_jax.report.dataset_card import escape
+from thinksafe_jax.report.run_files import STEPS, read_evaluations
 from thinksafe_jax.report.suite_rows import AGREEMENT, better, named_suites
 from thinksafe_jax.storage import file_sha256
 from thinksafe_jax.weights import model_revision
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+", re.ASCII)
-_STEPS = ("before", "after")
 _RELATION = {"adapter": "adapter", "merged": "finetune"}
 _ROWS = {
     "thinksafe": "responses that it wrote itself and a guard accepted",
@@ -67,14 +65,7 @@ def card_of_run(run_path: Path, recipe: Recipe, base: Path, kind: str) -> str:
     """
     dataset = run_path / "dataset" / "train.jsonl"
     digest = file_sha256(dataset) if dataset.exists() else None
-    evaluation = {}
-    for stage in _STEPS:
-        file = run_path / "evaluation" / f"{stage}.json"
-        if file.exists():
-            try:
-                evaluation[stage] = load_unique(file.read_text(encoding="utf-8"), nan=True)
-            except ValueError as error:
-                raise InputError(f"{file}: not valid JSON ({error})") from None
+    evaluation = read_evaluations(run_path, STEPS)
     revision = model_revision(base)
     student, settings = recipe.student.model, _settings(recipe)
     method = recipe.synthesis.method
@@ -200,12 +191,12 @@ def _facts_table(facts: CardFacts) -> str:
 
 def _evaluation_table(evaluation: dict[str, dict[str, Any]]) -> str:
     rows = {
-        _RATES[name]: [_rate(evaluation.get(step, {}), name) for step in _STEPS] for name in _RATES
+        _RATES[name]: [_rate(evaluation.get(step, {}), name) for step in STEPS] for name in _RATES
     }
-    suites = {step: _suites(evaluation.get(step, {})) for step in _STEPS}
+    suites = {step: _suites(evaluation.get(step, {})) for step in STEPS}
     for name, facts in {**suites["before"], **suites["after"]}.items():
         rows[f"{escape(name)}: {facts['metric']}, {better(facts)}"] = [
-            _rate(suites[step].get(name, {}), "rate") for step in _STEPS
+            _rate(suites[step].get(name, {}), "rate") for step in STEPS
         ]
     measured = {title: rates for title, rates in rows.items() if any(rates)}
     if not measured:

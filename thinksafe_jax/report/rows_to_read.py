@@ -67,7 +67,7 @@ def sample_examples(run: RunFiles) -> list[Example]:
         for key in _some((k for k, r in samples.items() if r["label"] == label), PER_LABEL):
             row = samples[key]
             verdict = verdicts.get(key, "not judged")
-            heading = "steered" if row["steering"] != "none" else "not steered"
+            heading = "steered" if row.get("steering", "none") != "none" else "not steered"
             good = verdict in ("safe", "accepted")
             answers = (_response(heading, verdict, good, row["response"]),)
             chosen.append(

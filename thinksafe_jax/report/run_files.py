@@ -3,18 +3,25 @@
 A report can be made at any moment of a run; what is not there yet is None or empty.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from thinksafe_jax.config import Recipe
-from thinksafe_jax.data import RATES
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.evaluation import read_scored_rows
 from thinksafe_jax.json_files import load_unique
+from thinksafe_jax.report.file_forms import (
+    COUNTS,
+    EVALUATION,
+    MANIFEST,
+    METRICS,
+    form_problem,
+    read_figures,
+)
 from thinksafe_jax.runs import RowStore, begun_recipe
 from thinksafe_jax.storage import shown
+from thinksafe_jax.synthesis import SAMPLE_FIELDS
 
 # of a run; a model that was evaluated by itself has the one step "model"
 STEPS = ("before", "after")
@@ -50,58 +57,38 @@ def read_run(path: Path) -> RunFiles:
     return RunFiles(
         path=path,
         recipe=begun_recipe(path) if config.exists() else None,
-        manifest=_json(path / "manifest.json") or {},
+        manifest=read_figures(path / "manifest.json", MANIFEST, "delete the file") or {},
         metrics=_metrics(path / "metrics.jsonl"),
-        samples=_rows(path / "samples"),
-        verdicts=_rows(path / "verdicts"),
-        counts=_json(path / "dataset" / "counts.json"),
-        evaluation={
-            s: figures for s in ALL_STEPS if (figures := _evaluation(folder / f"{s}.json"))
-        },
+        samples=_rows(path / "samples", SAMPLE_FIELDS),
+        verdicts=_rows(path / "verdicts", {"verdict": str, "guard": str}),
+        counts=read_figures(path / "dataset/counts.json", COUNTS, "run `filter` again"),
+        evaluation=read_evaluations(path, ALL_STEPS),
         rows={s: _evaluation_rows(folder / s / "rows.jsonl") for s in ALL_STEPS},
     )
+
+
+def read_evaluations(path: Path, steps: Sequence[str]) -> dict[str, dict]:
+    """{step: its figures} of the evaluations that a run directory holds.
+
+    Raises:
+        InputError: a file is damaged, or of another version.
+    """
+    folder = path / "evaluation"
+    way_out = f"remove {shown(folder)} and evaluate again"
+    files = {step: read_figures(folder / f"{step}.json", EVALUATION, way_out) for step in steps}
+    return {step: figures for step, figures in files.items() if figures}
 
 
 _MARKS = ("config.yaml", "manifest.json", "samples", "evaluation")
 
 
-def _rows(folder: Path) -> list[dict]:
-    return RowStore(folder, key=("id", "attempt")).read() if folder.is_dir() else []
-
-
-def _evaluation(file: Path) -> dict | None:
-    """An evaluation's figures, with all that the report takes from them."""
-    figures = _json(file)
-    if figures is not None:
-        _require(file, figures, (*RATES.values(), "unparsed", "truncated", "bounds", "settings"))
-        for name, facts in figures.get("suites", {}).items():
-            _require(file, facts, _SUITE, f" of suite {name}")
-    return figures
+def _rows(folder: Path, fields: Mapping[str, type]) -> list[dict]:
+    store = RowStore(folder, key=("id", "attempt"), fields=fields)
+    return store.read() if folder.is_dir() else []
 
 
 def _evaluation_rows(file: Path) -> list[dict]:
     return list(read_scored_rows(file)) if file.exists() else []
-
-
-_SUITE = ("kind", "metric", "lower_is_better", "rate", "questions", "rows", "unparsed", "truncated")
-
-
-def _require(file: Path, content: Any, names: Sequence[str], of: str = "") -> None:
-    """Files of other versions of this program are named, not guessed at."""
-    if missing := [name for name in names if name not in content]:
-        raise InputError(
-            f"{file}: no {', '.join(missing)}{of}; another version of thinksafe wrote it. Remove "
-            f"{file.parent} and evaluate again"
-        )
-
-
-def _json(file: Path) -> Any:
-    if not file.exists():
-        return None
-    try:
-        return load_unique(file.read_text(encoding="utf-8"), nan=True)
-    except ValueError as error:
-        raise InputError(f"{file}: not readable as JSON ({error}); run its stage again") from None
 
 
 def _metrics(file: Path) -> list[dict]:
@@ -113,6 +100,6 @@ def _metrics(file: Path) -> list[dict]:
             record = load_unique(line, nan=True) if line.strip() else None
         except ValueError:
             continue
-        if isinstance(record, dict):
+        if not form_problem(record, METRICS):
             records.append(record)
     return records

@@ -105,8 +105,12 @@ def _change(evaluation: dict[str, dict]) -> dict | None:
         return None
     before, after = (evaluation[step] for step in STEPS)
     return {
-        name: difference(Rate(**before[name]), Rate(**after[name])).as_dict() for name in RATE_NAMES
+        name: difference(_rate(before[name]), _rate(after[name])).as_dict() for name in RATE_NAMES
     }
+
+
+def _rate(figures: dict) -> Rate:
+    return Rate(*(figures[name] for name in ("value", "low", "high", "n")))
 
 
 def _guard(run: RunFiles) -> dict:

@@ -62,7 +62,7 @@ class UntrainableRow(InputError):
         self.cause = cause
 
 
-_CAUSES = ("dangling_think", "no_response")
+_COUNTS = ("kept", "too_long", "dangling_think", "no_response", "truncated", "tokens_cut")
 
 
 def build_example(
@@ -124,9 +124,7 @@ def build_examples(
             tokenizer and the model do not belong together.
     """
     examples: list[Example] = []
-    counts: dict[str, int] = dict.fromkeys(
-        ("kept", "too_long", *_CAUSES, "truncated", "tokens_cut"), 0
-    )
+    counts: dict[str, int] = dict.fromkeys(_COUNTS, 0)
     for row in rows:
         use_kl = config.objective == "ce+kl" and _label(row) == "benign"
         texts = (row["instruction"], row["response"], str(row["id"]))
