@@ -117,15 +117,11 @@ _BY_BYTES: tuple[Callable[[bytes, Random], bytes], ...] = (
 def _structured(content: bytes, rng: Random) -> bytes:
     """A change of what the file says, in the first form in which it can be read."""
     header = _safetensors_header(content)
-    if header is not None:
+    if header is not None and is_json(header):
         changed = _json_changed(header, rng)
         length = len(changed) if rng.random() < 0.8 else rng.choice((0, 1, 2**40, 2**64 - 1))
         return length.to_bytes(8, "little") + changed + content[8 + len(header) :]
-    try:
-        json.loads(content)
-    except (ValueError, RecursionError):
-        pass
-    else:
+    if is_json(content):
         return _json_changed(content, rng)
     lines = content.splitlines(keepends=True)
     if not lines:
@@ -136,6 +132,15 @@ def _structured(content: bytes, rng: Random) -> bytes:
     except (ValueError, RecursionError):
         lines[at] = _scalar_changed(lines[at], rng)
     return b"".join(lines)
+
+
+def is_json(content: bytes) -> bool:
+    """Whether the bytes spell a JSON value."""
+    try:
+        json.loads(content)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _safetensors_header(content: bytes) -> bytes | None:

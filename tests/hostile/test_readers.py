@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.hostile.mutations import mutate
+from tests.hostile.mutations import is_json, mutate
 from tests.hostile.readers import MOST_CHARACTERS, READERS, Workbench
 from thinksafe_jax.errors import ThinkSafeError
 
@@ -66,13 +66,5 @@ def test_mutations_change_files_in_many_ways():
     content = json.dumps({"a": [1, 2, {"b": "c"}], "d": 1.5, "e": None}).encode()
     mutants = {mutate(content, Random(seed)) for seed in range(300)}
     assert len(mutants - {content}) > 150
-    assert sum(_is_json(mutant) for mutant in mutants) > 60
+    assert sum(is_json(mutant) for mutant in mutants) > 60
     assert mutate(content, Random(7)) == mutate(content, Random(7))
-
-
-def _is_json(content: bytes) -> bool:
-    try:
-        json.loads(content)
-    except (ValueError, RecursionError):
-        return False
-    return True
