@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from jaxtyping import Float, Float32
 
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.guards.guard_format import Slot
@@ -71,12 +72,15 @@ class AnswerForm:
         return self._answers[words]
 
     def read(
-        self, scores: np.ndarray, guess: Mapping[str, str], unsafe: frozenset[str]
+        self,
+        scores: Float32[np.ndarray, "S W_and_rest"],
+        guess: Mapping[str, str],
+        unsafe: frozenset[str],
     ) -> FormReading:
         """The blanks of one row in order, as far as the guess behind which they stand was right.
 
         Args:
-            scores: f32 `[S, W + 1]`, the probabilities of a pass.
+            scores: the probabilities of a pass: W words of each of S blanks, then all else.
             guess: the words that this pass was filled in with, see `answer`.
             unsafe: the words that mean unsafe.
         """
@@ -182,7 +186,7 @@ def template_hash(prompt: GuardTemplate, form: AnswerForm) -> str:
 
 
 def read_slot(
-    slot: Slot, scores: np.ndarray, unsafe: frozenset[str]
+    slot: Slot, scores: Float[np.ndarray, " W_and_rest"], unsafe: frozenset[str]
 ) -> tuple[str | None, float | None, float | None]:
     """(word or None, P(unsafe) among the words, mass of everything else) of one blank.
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Float32, Int
 
 from thinksafe_jax.models.attention import Attention, causal_attention
@@ -32,7 +33,9 @@ REMAT: dict[str, Callable[..., bool] | None] = {
 }
 
 
-def rms_norm(x: Float[Array, "*B D"], weight: Float[Array, " D"], eps: float) -> jax.Array:
+def rms_norm(
+    x: Float[Array, "*B D"], weight: Float[Array, " D"], eps: float
+) -> Float[Array, "*B D"]:
     """Root-mean-square norm over the last axis, computed in float32 (HF `LlamaRMSNorm`)."""
     wide = x.astype(jnp.float32)
     wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + eps)
@@ -97,9 +100,9 @@ def block(
 def forward(
     params: Params,
     cfg: ModelConfig,
-    tokens: Int[Array, "B T"],
-    positions: Int[Array, "B T"],
-    segment_ids: Int[Array, "B T"],
+    tokens: Int[Array | np.ndarray, "B T"],
+    positions: Int[Array | np.ndarray, "B T"],
+    segment_ids: Int[Array | np.ndarray, "B T"],
     *,
     adapter: Adapter | None = None,
     lora: LoraConfig | None = None,
@@ -127,7 +130,7 @@ def forward(
     rope = rope_tables(cfg, positions)
 
     def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-        return attention(q, k, v, segment_ids)
+        return attention(q, k, v, jnp.asarray(segment_ids))
 
     def body(x: jax.Array, layer: tuple[Params, Any, jax.Array]) -> tuple[jax.Array, None]:
         weights, adapter_weights, index = layer

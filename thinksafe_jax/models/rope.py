@@ -24,7 +24,7 @@ def inverse_frequencies(cfg: ModelConfig) -> np.ndarray:
 
 
 def rope_tables(
-    cfg: ModelConfig, positions: Int[Array, "B T"]
+    cfg: ModelConfig, positions: Int[Array | np.ndarray, "B T"]
 ) -> tuple[Float32[Array, "B T H_half"], Float32[Array, "B T H_half"]]:
     """cos and sin of every position's angles; H_half is head_dim / 2."""
     frequencies = jnp.asarray(inverse_frequencies(cfg))

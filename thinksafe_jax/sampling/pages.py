@@ -6,6 +6,7 @@
 """
 
 import numpy as np
+from jaxtyping import Int, Int32
 
 
 class PageAllocator:
@@ -41,8 +42,8 @@ class PageAllocator:
         """Pages that hold so many tokens."""
         return -(-tokens // self.page_size)
 
-    def lacking(self, tokens: np.ndarray) -> list[int]:
-        """The slots that need more pages for `tokens` i64 `[slots]` tokens in all."""
+    def lacking(self, tokens: Int[np.ndarray, " slots"]) -> list[int]:
+        """The slots that need more pages for `tokens` tokens in all."""
         return np.flatnonzero(-(-tokens // self.page_size) > self._owned).tolist()
 
     def reserve(self, slot: int, tokens: int) -> bool:
@@ -65,8 +66,8 @@ class PageAllocator:
         self.table[slot] = 0
         self._owned[slot] = 0
 
-    def pages_of(self, slot: int, width: int) -> np.ndarray:
-        """The first `width` pages of a slot, i32 `[width]`; 0 where it has none."""
+    def pages_of(self, slot: int, width: int) -> Int32[np.ndarray, " width"]:
+        """The first `width` pages of a slot; 0 where it has none."""
         out = np.zeros(width, np.int32)
         columns = min(width, self.table.shape[1])
         out[:columns] = self.table[slot, :columns]

@@ -25,7 +25,8 @@ def top_candidates(
     batch, vocabulary = logits.shape
     size = _block_size(vocabulary)
     if vocabulary <= CANDIDATES * size:
-        return jax.lax.top_k(logits, min(CANDIDATES, vocabulary))
+        values, ids = jax.lax.top_k(logits, min(CANDIDATES, vocabulary))
+        return values, ids
     padded = jnp.pad(logits, ((0, 0), (0, -vocabulary % size)), constant_values=-jnp.inf)
     blocks = padded.reshape(batch, -1, size)
     _, best = jax.lax.top_k(blocks.max(axis=-1), CANDIDATES)
@@ -136,11 +137,11 @@ class Draw(NamedTuple):
 
 
 def draw_by_mass(
-    scores: jax.Array,
+    scores: Float32[Array, "B V"],
     mass: Callable[[jax.Array], jax.Array],
-    uniform: jax.Array,
+    uniform: Float32[Array, " B"],
     split: VocabSplit,
-) -> jax.Array:
+) -> Int32[Array, " B"]:
     """Inverts the cumulative mass, in the order of the vocabulary, in two sweeps.
 
         blocks   | 0.1 | 0.4 | 0.3 | 0.2 |    1. the mass of every block
@@ -150,12 +151,11 @@ def draw_by_mass(
     blocks stay in the cache.
 
     Args:
-        scores: `[B, V]`.
         mass: of scores in blocks `[B, blocks, size]`; 0 for -inf.
-        uniform: `[B]` in [0, 1).
+        uniform: in [0, 1).
 
     Returns:
-        ids i32 `[B]`, each of a token with mass.
+        ids, each of a token with mass.
     """
     batch, vocabulary = scores.shape
     size = 1 << max(3, round(math.log2(vocabulary) / 2))

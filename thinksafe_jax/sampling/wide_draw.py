@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float32
 
 from thinksafe_jax.sampling.sampling_options import Options, mass_limit
 from thinksafe_jax.sampling.vocab_split import CANDIDATES, Draw, VocabSplit, draw_by_mass
@@ -13,14 +14,14 @@ _WIDE_ROWS = 2  # rows that are drawn wide at a time: seldom is there more than 
 
 
 def draw_wide(
-    scaled: jax.Array,
-    uniform: jax.Array,
+    scaled: Float32[Array, "B V"],
+    uniform: Float32[Array, " B"],
     options: Options,
-    wide: jax.Array,
+    wide: Bool[Array, " B"],
     draw: Draw,
     split: VocabSplit,
 ) -> Draw:
-    """`draw` with the rows in `wide` `[B]` drawn over the vocabulary, a few at a time.
+    """`draw` with the rows in `wide` drawn over the vocabulary, a few at a time.
 
     What a batch pays for its wide rows is what they cost: a step that has none pays nothing.
     """

@@ -9,12 +9,13 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Shaped
 
 from thinksafe_jax.errors import EnvironmentFault
 from thinksafe_jax.hosts import current
 
 
-def on_host(leaf: Any, layer: int | None = None) -> np.ndarray:
+def on_host(leaf: Any, layer: int | None = None) -> Shaped[np.ndarray, "..."]:
     """The array, or one layer of it, in this process's memory.
 
     Where the array spans processes this is a collective: all must call it, in the same order.

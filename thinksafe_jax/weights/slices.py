@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Shaped
 
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.weights.safetensors import TensorRef
@@ -206,7 +207,7 @@ class Reader:
                 self.nonfinite.add(f"{ref.name} ({ref.file.name})")
 
 
-def aligned_empty(shape: Sequence[int], dtype: Any) -> np.ndarray:
+def aligned_empty(shape: Sequence[int], dtype: Any) -> Shaped[np.ndarray, "..."]:
     """An empty array that begins on a memory page, which JAX on the CPU takes over without a copy.
 
     Mapped by itself, on small pages: huge ones halve a load where memory is at hand (0.6 s instead
@@ -218,7 +219,7 @@ def aligned_empty(shape: Sequence[int], dtype: Any) -> np.ndarray:
     return np.frombuffer(memory, np.uint8, size).view(dtype).reshape(shape)
 
 
-def all_finite(flat: np.ndarray) -> bool:
+def all_finite(flat: Float[np.ndarray, " N"]) -> bool:
     """Whether a flat float array holds neither NaN nor infinity.
 
     Bits of one sign are ordered as integers, so infinity and NaN lie above every number: at the

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Float, Int
 
 from thinksafe_jax.models.attention import ATTENTION_BLOCK
 from thinksafe_jax.models.attention_request import SAVED_NAMES, AttentionRequest, Implementation
@@ -20,13 +21,13 @@ _MASKED = -1e30
 
 
 def block_attention(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    segment_ids: jax.Array,
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B T K H"],
+    v: Float[Array, "B T K H"],
+    segment_ids: Int[Array, "B T"],
     saved_names: tuple[str, str] = ("", ""),
     block: int = ATTENTION_BLOCK,
-) -> jax.Array:
+) -> Float[Array, "B T N H"]:
     """Attention within segments (Dao et al., FlashAttention); memory linear in T.
 
     Shapes as in `causal_attention`.

@@ -4,13 +4,19 @@ Segments are a mask, which is quadratic in the length, so it takes short sequenc
 """
 
 import jax
+from jaxtyping import Array, Float, Int
 
 from thinksafe_jax.models.attention_request import AttentionRequest, Implementation
 
 _MASK_LENGTH = 8192  # the mask takes 2 T^2 bytes a sequence: 128 MiB
 
 
-def cudnn_attention(q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array) -> jax.Array:
+def cudnn_attention(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B T K H"],
+    v: Float[Array, "B T K H"],
+    segment_ids: Int[Array, "B T"],
+) -> Float[Array, "B T N H"]:
     """Attention within segments; shapes as in `causal_attention`."""
     same = segment_ids[:, None, :, None] == segment_ids[:, None, None, :]
     return jax.nn.dot_product_attention(q, k, v, mask=same, is_causal=True, implementation="cudnn")

@@ -7,13 +7,19 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 
 from thinksafe_jax.models.attention_request import SAVED_NAMES, AttentionRequest, Implementation
 
 _BLOCK = 512  # queries and keys of a kernel step
 
 
-def splash_attention(q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array) -> jax.Array:
+def splash_attention(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B T K H"],
+    v: Float[Array, "B T K H"],
+    segment_ids: Int[Array, "B T"],
+) -> Float[Array, "B T N H"]:
     """Attention within segments; shapes as in `causal_attention`."""
     from jax.experimental.pallas.ops.tpu import splash_attention as splash
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int32
 
 from thinksafe_jax.errors import ConfigError
 from thinksafe_jax.models import AttentionRequest, Implementation, first_to_run, refusals
@@ -50,8 +51,12 @@ def choose(request: AttentionRequest, wanted: str = "auto") -> str:
 
 
 def attend_queries(
-    name: str, q: jax.Array, pages: KvPages, table: jax.Array, lengths: jax.Array
-) -> jax.Array:
+    name: str,
+    q: Float[Array, "B Q N H"],
+    pages: KvPages,
+    table: Int32[Array, "B W"],
+    lengths: Int32[Array, "B Q"],
+) -> Float[Array, "B Q N H"]:
     """Attention of Q queries of each slot by the implementation `name`: `[B, Q, N, H]`.
 
     Where it takes one query a slot, each query is a row of its own with the slot's pages: right,

@@ -2,7 +2,7 @@
 
 from importlib.util import find_spec
 
-import jax
+from jaxtyping import Array, Float, Int32
 
 from thinksafe_jax.models import AttentionRequest, Implementation
 from thinksafe_jax.sampling.attention._kernels import PIECE_TOKENS, page_refusal, scaled
@@ -13,8 +13,12 @@ GPU_KERNEL = "jax.experimental.pallas.ops.gpu.paged_attention"
 
 
 def gpu_paged_attention(
-    q: jax.Array, pages: KvPages, table: jax.Array, lengths: jax.Array, interpret: bool = False
-) -> jax.Array:
+    q: Float[Array, "B N H"],
+    pages: KvPages,
+    table: Int32[Array, "B W"],
+    lengths: Int32[Array, " B"],
+    interpret: bool = False,
+) -> Float[Array, "B N H"]:
     """As `xla.paged_attention`, by `jax.experimental.pallas.ops.gpu.paged_attention`."""
     from jax.experimental.pallas.ops.gpu.paged_attention import paged_attention
 

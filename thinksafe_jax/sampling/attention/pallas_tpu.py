@@ -1,6 +1,6 @@
 """Paged decode attention by the Pallas kernel for TPU that comes with JAX."""
 
-import jax
+from jaxtyping import Array, Float, Int32
 
 from thinksafe_jax.models import AttentionRequest, Implementation
 from thinksafe_jax.sampling.attention._kernels import PIECE_TOKENS, page_refusal, scaled
@@ -8,8 +8,11 @@ from thinksafe_jax.sampling.kv_cache import KvPages
 
 
 def tpu_paged_attention(
-    q: jax.Array, pages: KvPages, table: jax.Array, lengths: jax.Array
-) -> jax.Array:
+    q: Float[Array, "B N H"],
+    pages: KvPages,
+    table: Int32[Array, "B W"],
+    lengths: Int32[Array, " B"],
+) -> Float[Array, "B N H"]:
     """As `xla.paged_attention`, by `jax.experimental.pallas.ops.tpu.paged_attention`."""
     from jax.experimental.pallas.ops.tpu.paged_attention import paged_attention
 

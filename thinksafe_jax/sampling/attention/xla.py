@@ -7,6 +7,7 @@ slot's result depends on its neighbours.
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int32
 
 from thinksafe_jax.models import Implementation
 from thinksafe_jax.sampling.kv_cache import KvPages
@@ -18,8 +19,11 @@ _CPU_GROUPS = 4  # at most: each is a loop of its own in every layer, which has 
 
 
 def paged_attention(
-    q: jax.Array, pages: KvPages, table: jax.Array, lengths: jax.Array
-) -> jax.Array:
+    q: Float[Array, "B N H"],
+    pages: KvPages,
+    table: Int32[Array, "B W"],
+    lengths: Int32[Array, " B"],
+) -> Float[Array, "B N H"]:
     """Attention of the newest token over the first `lengths` tokens of each slot.
 
     Args:
@@ -35,8 +39,11 @@ def paged_attention(
 
 
 def several_queries(
-    q: jax.Array, pages: KvPages, table: jax.Array, lengths: jax.Array
-) -> jax.Array:
+    q: Float[Array, "B Q N H"],
+    pages: KvPages,
+    table: Int32[Array, "B W"],
+    lengths: Int32[Array, "B Q"],
+) -> Float[Array, "B Q N H"]:
     """`paged_attention` of Q queries of each slot, whose keys and values are read once.
 
     Args:
@@ -57,14 +64,22 @@ def several_queries(
     return jnp.concatenate(parts)[back]
 
 
-def one_walk(q: jax.Array, pages: KvPages, table: jax.Array, lengths: jax.Array) -> jax.Array:
+def one_walk(
+    q: Float[Array, "B N H"],
+    pages: KvPages,
+    table: Int32[Array, "B W"],
+    lengths: Int32[Array, " B"],
+) -> Float[Array, "B N H"]:
     """`paged_attention` in one loop over all slots, as accelerators run it."""
     return several_in_one_walk(q[:, None], pages, table, lengths[:, None])[:, 0]
 
 
 def several_in_one_walk(
-    q: jax.Array, pages: KvPages, table: jax.Array, lengths: jax.Array
-) -> jax.Array:
+    q: Float[Array, "B Q N H"],
+    pages: KvPages,
+    table: Int32[Array, "B W"],
+    lengths: Int32[Array, "B Q"],
+) -> Float[Array, "B Q N H"]:
     """`several_queries` in one loop over all slots, as accelerators run it."""
     return _attend(q, pages, table, lengths, BLOCK_TOKENS)
 
