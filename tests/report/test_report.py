@@ -220,7 +220,9 @@ def test_lines_of_the_log_that_are_no_measurements_are_left_out(tmp_path):
     whole, _ = page(path)
     with (path / "metrics.jsonl").open("a") as file:
         file.write('{"stage": "train", "step": "seven", "loss": 1.0}\n[1]\n{"stage": "train", ')
-        file.write('"step": 9, "loss": {}}\n{"step": 9, "seconds": 3}\n')
+        file.write(
+            '"step": 9, "loss": {}}\n{"step": 9, "seconds": 3}\n{"stage": "train", "loss": 1}\n'
+        )
     assert page(path)[0] == whole
 
 

@@ -99,6 +99,23 @@ def test_an_unfinished_copy(copy):
     assert "manifest.json: damaged" in refusal(copy)
 
 
+@pytest.mark.parametrize(
+    ("tree", "said"),
+    [
+        ({"embed": "flo}at32[96, 32]"}, "embed: stored flo}at32"),
+        ({"embed": 3}, "embed: stored 3, config.json makes it"),
+        ({"embed": None}, "embed: stored None"),
+        ([], r"manifest.json: tree is \[\], not an object"),
+    ],
+)
+def test_a_manifest_that_was_edited(tree, said, copy):
+    """Fuzzing ended in a TypeError at a dtype that there is none of."""
+    manifest = json.loads((copy / "manifest.json").read_text())
+    tree = {**manifest["tree"], **tree} if isinstance(tree, dict) else tree
+    (copy / "manifest.json").write_text(json.dumps({**manifest, "tree": tree}))
+    assert re.search(said, refusal(copy))
+
+
 def test_an_empty_folder_is_no_copy(copy):
     shutil.rmtree(copy / "params")
     (copy / "params").mkdir()

@@ -133,9 +133,16 @@ COUNTS = Each(
         "accepted_at?": Each(_count),
     }
 )
-METRICS = {
+_MEASURED = {
     "stage": str,
-    **dict.fromkeys(
-        ("step?", "loss?", "heldout_loss?", "seconds?", "tokens?", "rows?"), (*NUMBER, type(None))
-    ),
+    "step?": int,
+    "heldout_loss?": NUMBER,
+    **dict.fromkeys(("loss?", "seconds?", "tokens?", "rows?"), (*NUMBER, type(None))),
 }
+
+
+def measurement_problem(value: Any) -> str:
+    """What is wrong with a line of metrics.jsonl; "" for nothing. A loss has its step."""
+    if text := form_problem(value, _MEASURED):
+        return text
+    return "no step" if value.keys() & {"loss", "heldout_loss"} and "step" not in value else ""

@@ -15,8 +15,7 @@ from thinksafe_jax.report.file_forms import (
     COUNTS,
     EVALUATION,
     MANIFEST,
-    METRICS,
-    form_problem,
+    measurement_problem,
     read_figures,
 )
 from thinksafe_jax.runs import RowStore, begun_recipe
@@ -100,6 +99,6 @@ def _metrics(file: Path) -> list[dict]:
             record = load_unique(line, nan=True) if line.strip() else None
         except ValueError:
             continue
-        if not form_problem(record, METRICS):
+        if record is not None and not measurement_problem(record):
             records.append(record)
     return records

@@ -29,6 +29,7 @@ from thinksafe_jax.weights.names import at
 
 FORMAT = "thinksafe-orbax"
 _ARRAYS = "params"
+_STORED = ("bfloat16", "float16", "float32", "float64")  # dtypes
 _CHUNK = 1 << 26  # bytes; a host that holds a slice reads the chunks it touches, not the array
 
 
@@ -107,16 +108,19 @@ def restore_copy(
         raise InputError(
             f"{directory / NAME}: format {quoted(manifest.get('format'))}, not {FORMAT}"
         )
+    tree = manifest.get("tree")
+    if not isinstance(tree, dict):
+        raise InputError(f"{directory / NAME}: tree is {quoted(tree)}, not an object")
     default = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     abstract = {}
     for path, param in walk(declare(cfg)):
         shape = stacked_shape(path, param, cfg)
         sharding = default if shardings is None else at(shardings, path)
         name = ".".join(path)
-        stored = manifest["tree"].get(name, "absent").partition("[")[0]
-        wanted = stored if stored != "absent" else "float32"
-        abstract[name] = jax.ShapeDtypeStruct(shape, np.dtype(wanted), sharding=sharding)
-    _check_tree(directory, manifest["tree"], abstract)
+        stored = str(tree.get(name)).partition("[")[0]
+        wanted = np.dtype(stored if stored in _STORED else "float32")
+        abstract[name] = jax.ShapeDtypeStruct(shape, wanted, sharding=sharding)
+    _check_tree(directory, tree, abstract)
     with ocp.StandardCheckpointer() as checkpointer:
         arrays = checkpointer.restore(directory.absolute() / _ARRAYS, abstract)
     return map_params(lambda path, _: _cast(arrays[".".join(path)], dtype), cfg)
