@@ -7,6 +7,9 @@
                 vs_tunix with --tunix: over google-tunix's own sampler, best of its batch sizes
     floor       step_over_floor_b1, _b4, _b8: a decode step of workload W over the time in which
                 this machine reads the weights and the live keys and values
+    adapter     adapter_over_merged_b1, _b8: a decode step of W with an adapter (rank 32 on q and
+                v) beside the weights over one with it merged; sampling_logprobs_over_none_b1, _b8:
+                with the log-probabilities of the draw over one without; update_adapter_ms
     programs    raggedness, temp_over_cache, alias_over_cache, sampling_share; and of the draw alone
                 sampling_share_unfiltered, sampling_ratio_unfiltered, sampling_ratio_wide_row:
                 without filters, and with one row whose top-p keeps more than 64 tokens,
@@ -31,7 +34,9 @@ from pathlib import Path
 
 from machine import machine
 
-SECTIONS = ("rivals", "floor", "programs", "host", "pool", "identical", "mesh", "occupancy")
+SECTIONS = (
+    "rivals", "floor", "adapter", "programs", "host", "pool", "identical", "mesh", "occupancy",
+)  # fmt: skip
 AIMS = {
     "vs_transformers_generate": (">=", 5.0),
     "vs_transformers_continuous": (">=", 2.5),
@@ -39,6 +44,8 @@ AIMS = {
     "step_over_floor_b1": ("<=", 1.2),
     "step_over_floor_b4": ("<=", 2.0),
     "step_over_floor_b8": ("<=", 2.2),
+    "adapter_over_merged_b1": ("<=", 1.05),
+    "adapter_over_merged_b8": ("<=", 1.05),
     "raggedness": ("<=", 1.1),
     "temp_over_cache": ("<=", 0.2),
     "alias_over_cache": (">=", 0.98),

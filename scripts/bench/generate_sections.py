@@ -15,7 +15,14 @@ from stepper import Stepper, fastest, timed
 from workloads import load_model, long_tail, save_model
 
 from thinksafe_jax.config import EngineConfig, SamplingConfig
-from thinksafe_jax.models import forward, logits
+from thinksafe_jax.models import (
+    LoraConfig,
+    forward,
+    init_adapter,
+    logits,
+    merge_adapter,
+    unstack_layers,
+)
 from thinksafe_jax.planning.collectives import collectives_of, total
 from thinksafe_jax.sampling import Engine, KvCache, Request, decode
 from thinksafe_jax.sampling.next_token import sample
@@ -105,6 +112,37 @@ def floor(scratch: Path) -> dict:
         out[f"step_ms_b{slots}"] = 1e3 * step
         out["read_gb_per_s"] = bandwidth / 1e9
     return out
+
+
+def adapter(scratch: Path) -> dict:
+    """A decode step with the paper's adapter apart over one with it merged, by turns.
+
+    And with the log-probabilities of the draw over one without.
+    """
+    cfg, params = workload("W", scratch)
+    lora = LoraConfig()
+    trained = jax.tree.map(lambda x: x + 0.01, init_adapter(cfg, lora, jax.random.key(0)))
+    merged, base = merge_adapter(params, trained, lora), unstack_layers(params)
+    out = {}
+    for slots in (1, 8):
+        shape = EngineConfig(slots=slots, window=16, page_size=16, max_length=512)
+        engines = [
+            Engine(cfg, merged, shape, eos_ids=()),
+            Engine(cfg, base, shape, eos_ids=(), lora=lora),
+            Engine(cfg, base, shape, eos_ids=(), lora=lora, sampling_logprobs=True),
+        ]
+        for engine in engines[1:]:
+            engine.update_adapter(trained)
+        inside, beside, scored = fastest(*(Stepper(e, 128).seconds for e in engines), times=15)
+        out[f"adapter_over_merged_b{slots}"] = beside / inside
+        out[f"sampling_logprobs_over_none_b{slots}"] = scored / beside
+    out["update_adapter_ms"] = 1e3 * fastest(lambda: timed(lambda: updated(engines[1], trained)))[0]
+    return out
+
+
+def updated(engine: Engine, weights: dict) -> None:
+    engine.update_adapter(weights)
+    jax.block_until_ready(engine._devices[0].adapter)
 
 
 def programs(scratch: Path) -> dict:

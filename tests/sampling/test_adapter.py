@@ -1,5 +1,6 @@
 """An adapter beside the weights: the trainer's own numbers, exchanged without a compilation."""
 
+import json
 from dataclasses import replace
 
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.sampling.kit import RANDOM, requests, run
-from tests.support import TINY, save_tiny, tiny_config
+from tests.support import TINY, run_processes, save_tiny, tiny_config
 from thinksafe_jax.config import EngineConfig
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.models import (
@@ -33,11 +34,13 @@ SHORT = replace(RANDOM, max_new_tokens=12)
 LONGEST = 80  # tokens of a prompt and its completion
 
 
-@pytest.fixture(scope="module")
-def tiny():
+def tiny_model():
     """Facts and parameters of a model whose sizes divide over two devices."""
     cfg = tiny_config(vocab_size=98)
     return cfg, init_params(cfg, jax.random.key(0), scale=0.2)
+
+
+tiny = pytest.fixture(scope="module")(tiny_model)
 
 
 def trained(cfg, lora=LORA, size=0.1):
@@ -165,3 +168,32 @@ def test_a_call_that_has_not_ended_is_over(tiny):
     sampler.update_adapter(trained(cfg))
     with pytest.raises(InputError, match="a later generate or update has taken the engine"):
         list(unfinished)
+
+
+_ON_TWO_HOSTS = """
+import json
+import jax
+from tests.sampling import test_adapter as kit
+from thinksafe_jax.sharding import load_mesh
+from thinksafe_jax.training import TrainingMesh
+cfg, params = kit.tiny_model()
+phase = load_mesh("cpu-8").train.with_axes({"data": 1, "fsdp": 4, "tensor": 1})
+mesh = TrainingMesh.of_phase(phase, cfg)
+adapter = mesh.put(kit.trained(cfg), mesh.adapter_shardings(kit.LORA))
+assert not jax.tree.leaves(adapter)[0].is_fully_addressable
+sampler = kit.Engine(cfg, params, kit.SHAPE, eos_ids=(0,), lora=kit.LORA)
+sampler.update_adapter(adapter)
+done = kit.run(sampler, kit.requests(4, kit.SHORT))
+print(json.dumps([[done[i].token_ids, done[i].logprobs] for i in sorted(done)]))
+"""
+
+
+@pytest.mark.hosts
+def test_an_adapter_that_is_cut_over_two_hosts_comes_whole_to_each(tiny):
+    cfg, params = tiny
+    sampler = Engine(cfg, params, SHAPE, eos_ids=(0,), lora=LORA)
+    sampler.update_adapter(trained(cfg))
+    alone = run(sampler, requests(4, SHORT))
+    expected = [[alone[i].token_ids, alone[i].logprobs] for i in sorted(alone)]
+    for output in run_processes(_ON_TWO_HOSTS, 2, devices=2):
+        assert json.loads(output.splitlines()[-1]) == expected

@@ -1,5 +1,6 @@
 """The log-probability of a token in the distribution that it was really drawn from."""
 
+import json
 from dataclasses import replace
 
 import jax
@@ -14,7 +15,7 @@ from tests.sampling.kit import GREEDY, RANDOM, requests, run
 from tests.support import tiny_config
 from thinksafe_jax.config import EngineConfig, SamplingConfig
 from thinksafe_jax.models import init_params
-from thinksafe_jax.sampling import Engine
+from thinksafe_jax.sampling import Drawn, Engine
 from thinksafe_jax.sampling.next_token import sample
 from thinksafe_jax.sampling.sampling_options import Options
 
@@ -119,6 +120,10 @@ def test_completions_carry_them_with_the_end_of_sequence_token():
         assert drawn.token_ids == [*completion.token_ids, *end] and set(end) <= set(ends)
         assert drawn.logprobs[: len(completion.logprobs)] == completion.logprobs
         assert len(drawn.logprobs) == len(drawn.sampling_logprobs) == len(drawn.token_ids)
+        stored = Drawn(**json.loads(json.dumps(drawn.as_json())))
+        for name in ("token_ids", "logprobs", "sampling_logprobs"):
+            wanted, kept = (np.asarray(getattr(d, name), np.float32) for d in (drawn, stored))
+            np.testing.assert_array_equal(wanted, kept)
         if request.sampling is GREEDY:
             assert set(drawn.sampling_logprobs) == {0.0}
         elif request.sampling is whole:

@@ -8,7 +8,7 @@ from thinksafe_jax.config import SamplingConfig, SynthesisConfig
 from thinksafe_jax.config.recipe import Rung
 from thinksafe_jax.data import Prompt
 from thinksafe_jax.guards import is_refusal
-from thinksafe_jax.sampling import Completion, Request
+from thinksafe_jax.sampling import Completion, Drawn, Request
 from thinksafe_jax.synthesis import attempts, drop_reason, steer
 from thinksafe_jax.synthesis.sampled_rows import fixed_rows, plan_attempt, sample_rows
 from thinksafe_jax.tokenizer import ChatTokenizer
@@ -86,9 +86,10 @@ def test_prompts_never_become_control_tokens(tokenizer, text):
 
 def test_completions_become_rows_with_the_original_prompt(tokenizer):
     ids = tokenizer.response_ids("<think>\nno\n</think>\n\nNo.")[:-1]
+    drawn = Drawn(ids[:3], [-0.1, -0.2, -0.3], [0.0, -0.5, 0.0])
     completions = [
         Completion("b1", 0, ids, [0.0] * len(ids), "stop"),
-        Completion("h1", 2, ids[:3], [0.0] * 3, "length"),
+        Completion("h1", 2, ids[:3], [0.0] * 3, "length", drawn=drawn),
     ]
     by_id = {prompt.id: prompt for prompt in PROMPTS}
     ladder = attempts(SynthesisConfig(attempts=3, ladder=[Rung(), Rung(), Rung("risk", 0.9)]))
@@ -100,6 +101,7 @@ def test_completions_become_rows_with_the_original_prompt(tokenizer):
     }  # fmt: skip
     assert (second["id"], second["steering"], second["attempt"]) == ("h1", "risk", 3)
     assert second["temperature"] == 0.9
+    assert second["drawn"] == vars(drawn)
     assert second["prompt"] == PROMPTS[0].text
 
 

@@ -49,6 +49,14 @@ class Drawn:
     logprobs: list[float]
     sampling_logprobs: list[float]
 
+    def as_json(self) -> dict[str, list]:
+        """The three lists; nine digits hold every bit of a float32."""
+        scores = {
+            name: [float(f"{x:.9g}") for x in getattr(self, name)]
+            for name in ("logprobs", "sampling_logprobs")
+        }
+        return {"token_ids": self.token_ids, **scores}
+
 
 @dataclass(frozen=True)
 class Completion:

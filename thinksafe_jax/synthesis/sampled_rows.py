@@ -75,10 +75,13 @@ def sample_rows(
     attempts: Sequence[Attempt],
     tokenizer: ChatTokenizer,
 ) -> Iterator[Row]:
-    """Rows of samples/ for completions, in the order in which they arrive."""
+    """Rows of samples/ for completions, in the order in which they arrive.
+
+    A completion that carries what was drawn has it in its row, as `drawn`.
+    """
     for done in completions:
         prompt, attempt = prompts[done.id], attempts[done.sample]
-        yield _row(
+        row = _row(
             prompt,
             steering_of(attempt.steering, prompt.label),
             response=tokenizer.decode(done.token_ids),
@@ -87,6 +90,7 @@ def sample_rows(
             attempt=attempt.number,
             temperature=attempt.sampling.temperature,
         )
+        yield row if done.drawn is None else {**row, "drawn": done.drawn.as_json()}
 
 
 def fixed_rows(
