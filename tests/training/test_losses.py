@@ -10,7 +10,7 @@ import pytest
 
 from thinksafe_jax.training import default_chunk
 from thinksafe_jax.training.divergences import DIVERGENCES, make_divergence
-from thinksafe_jax.training.losses import chunked_loss
+from thinksafe_jax.training.losses import Reference, Rollout, chunked_loss
 
 pytestmark = pytest.mark.slow
 
@@ -74,9 +74,7 @@ def test_cross_entropy_and_kl_side_by_side(inputs, reference, name, top_k):
             kernel,
             targets,
             {"ce": rest},
-            reference=states,
-            kl_weights=near,
-            divergence=make_divergence(name, top_k),
+            reference=Reference(states, near, make_divergence(name, top_k)),
             chunk=8,
         )
         return sums.loss, sums
@@ -131,8 +129,8 @@ def test_at_the_reference_itself_kl_and_its_gradient_are_zero(inputs):
 
     def kl(states):
         none = jnp.zeros_like(weights)
-        more = {"kl_weights": weights, "divergence": FORWARD, "chunk": 8}
-        return chunked_loss(states, kernel, targets, {"ce": none}, reference=hidden, **more).loss
+        more = {"reference": Reference(hidden, weights, FORWARD), "chunk": 8}
+        return chunked_loss(states, kernel, targets, {"ce": none}, **more).loss
 
     value, gradient = jax.value_and_grad(kl)(hidden)
     assert abs(value) < 1e-4 and jnp.abs(gradient).max() < 1e-5
@@ -145,12 +143,121 @@ def test_a_position_without_weight_may_hold_anything(inputs, reference):
     weights, near = weights.at[0, 0].set(0.0), near.at[0, 0].set(0.0)
 
     def loss(hidden, states):
-        more = {"reference": states, "kl_weights": near, "divergence": FORWARD}
+        more = {"reference": Reference(states, near, FORWARD)}
         return chunked_loss(hidden, kernel, targets, {"ce": weights - near}, **more, chunk=8).loss
 
     value, grad = jax.value_and_grad(loss)(broken, states.at[0, 0].set(jnp.nan))
     np.testing.assert_allclose(value, loss(hidden, states), rtol=1e-6)
     assert np.isfinite(value) and np.isfinite(grad).all()
+
+
+@pytest.mark.parametrize(
+    "name", ["forward", "reverse", "symmetric", "k3", "k3-corrected", "top-forward"]
+)
+def test_a_teacher_with_a_head_of_its_own(inputs, name):
+    """Another width, and at the temperature of the rollouts: against autodiff through [B, T, V]."""
+    hidden, kernel, targets, weights = inputs
+    keys = jax.random.split(jax.random.key(4), 3)
+    states = jax.random.normal(keys[0], (B, T, 2 * D))
+    head = 0.5 * jax.random.normal(keys[1], (V, 2 * D))
+    heat = jnp.where(jnp.arange(B)[:, None] == 0, 0.7, 1.0) * jnp.ones((B, T))
+    divergence = make_divergence(name, 9 if name == "top-forward" else 0)
+
+    def chunked(hidden, kernel):
+        return chunked_loss(
+            hidden,
+            kernel,
+            targets,
+            {},
+            reference=Reference(states, weights, divergence, head),
+            rollout=Rollout(heat, jnp.zeros((B, T))),
+            chunk=8,
+        ).loss
+
+    def whole(hidden, kernel):
+        log_p, log_ref = (
+            jax.nn.log_softmax(jnp.matmul(x, k.T, precision="highest") / heat[..., None])
+            for x, k in ((hidden, kernel), (states, head))
+        )
+        is_target = jax.nn.one_hot(targets, V, dtype=bool)
+        return jnp.sum(divergence(log_p, log_ref, is_target) * weights)
+
+    have = jax.value_and_grad(chunked, (0, 1))(hidden, kernel)
+    want = jax.value_and_grad(whole, (0, 1))(hidden, kernel)
+    for a, b in zip(jax.tree.leaves(have), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5 * float(jnp.abs(b).max()))
+
+
+def test_log_probabilities_of_a_rollout_are_those_at_its_temperature(inputs):
+    """And they come back where the targets stand, zero where nothing has a weight."""
+    hidden, kernel, targets, weights = inputs
+    heat = jnp.full((B, T), 0.7)
+
+    def run(hidden):
+        sums = chunked_loss(
+            hidden,
+            kernel,
+            targets,
+            {"pg": weights},
+            rollout=Rollout(heat, jnp.zeros((B, T))),
+            chunk=8,
+        )
+        return sums.loss, sums.log_p
+
+    want = jax.nn.log_softmax(jnp.matmul(hidden, kernel.T, precision="highest") / 0.7)
+    want = jnp.take_along_axis(want, targets[..., None], -1)[..., 0]
+    (_, log_p), _ = jax.value_and_grad(run, has_aux=True)(hidden)
+    for have in (log_p, run(hidden)[1]):
+        np.testing.assert_allclose(have, jnp.where(weights != 0, want, 0.0), rtol=1e-5, atol=1e-5)
+
+
+def test_the_importance_ratio_is_capped_and_has_no_gradient(inputs):
+    """Weights of rollouts that another program drew: min(p / q, cap) of each token."""
+    hidden, kernel, targets, weights = inputs
+    signed = weights * jnp.where(jnp.arange(T) % 3 == 0, -1.0, 1.0)[None]
+    log_p = jax.nn.log_softmax(jnp.matmul(hidden, kernel.T, precision="highest"))
+    log_p = jnp.take_along_axis(log_p, targets[..., None], -1)[..., 0]
+    drawn = log_p + jnp.linspace(-2.0, 2.0, B * T).reshape(B, T)
+    ones = jnp.ones((B, T))
+
+    def loss(hidden, weights, rollout):
+        return chunked_loss(hidden, kernel, targets, {"pg": weights}, rollout=rollout, chunk=8).loss
+
+    ratio = jnp.minimum(jnp.exp(log_p - drawn), 2.0)
+    assert (ratio == 2.0).any() and (ratio < 1.0).any()
+    have = jax.value_and_grad(loss)(hidden, signed, Rollout(ones, drawn, 2.0))
+    want = jax.value_and_grad(loss)(hidden, signed * ratio, Rollout(ones, drawn))
+    for a, b in zip(have, want, strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-4)
+
+
+def test_what_the_estimates_of_the_kl_estimate():
+    """Three words, enumerated: k3's value is the reverse KL, but its gradient is another's.
+
+    Expectations are taken over the model's own words, as on policy. k3's mean is KL(p || ref), its
+    mean gradient is that of KL(ref || p); with the importance ratio in it both are KL(p || ref)'s.
+    """
+    log_ref = jax.nn.log_softmax(jnp.array([0.3, -1.0, 0.9]))
+    logits = jnp.array([1.0, 0.2, -0.5])
+
+    def expected(name, logits, drawn_by):
+        log_p = jax.nn.log_softmax(logits)
+        values = jax.vmap(lambda word: DIVERGENCES[name](log_p, log_ref, jnp.arange(3) == word))
+        return jnp.sum(jnp.exp(jax.nn.log_softmax(drawn_by)) * values(jnp.arange(3)))
+
+    def exact(name, logits):
+        return DIVERGENCES[name](jax.nn.log_softmax(logits), log_ref)
+
+    reverse, forward = jax.grad(partial(exact, "reverse")), jax.grad(partial(exact, "forward"))
+    for name in ("k3", "k3-corrected"):
+        np.testing.assert_allclose(
+            expected(name, logits, logits), exact("reverse", logits), rtol=1e-5
+        )
+    biased = jax.grad(partial(expected, "k3"))(logits, logits)
+    np.testing.assert_allclose(biased, forward(logits), rtol=1e-4, atol=1e-6)
+    assert jnp.abs(biased - reverse(logits)).max() > 0.05
+    sound = jax.grad(partial(expected, "k3-corrected"))(logits, logits)
+    np.testing.assert_allclose(sound, reverse(logits), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("argnums", [(0,), (0, 1)])
@@ -160,7 +267,7 @@ def test_no_array_of_all_logits_exists(inputs, reference, argnums):
     states, near = reference
 
     def loss(hidden, kernel):
-        more = {"reference": states, "kl_weights": near, "divergence": FORWARD}
+        more = {"reference": Reference(states, near, FORWARD)}
         return chunked_loss(hidden, kernel, targets, {"ce": weights - near}, **more, chunk=8).loss
 
     compiled = jax.jit(jax.value_and_grad(loss, argnums)).lower(hidden, kernel).compile().as_text()

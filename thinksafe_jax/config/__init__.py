@@ -8,20 +8,20 @@ from thinksafe_jax.config.model_limits import (
     sampling_problems,
     synthesis_samplings,
 )
+from thinksafe_jax.config.on_policy_section import OnPolicyConfig, RewardTerm
 from thinksafe_jax.config.recipe import (
     SAMPLED,
     EngineConfig,
     EvaluationConfig,
     GuardConfig,
     GuardModel,
-    ModelSource,
     PromptSource,
     Recipe,
-    SamplingConfig,
     SuiteConfig,
     SynthesisConfig,
     TrainingConfig,
 )
+from thinksafe_jax.config.shared_sections import ModelSource, SamplingConfig
 from thinksafe_jax.config.shipped import (
     KINDS,
     copy_config,
@@ -41,8 +41,10 @@ __all__ = [
     "GuardConfig",
     "GuardModel",
     "ModelSource",
+    "OnPolicyConfig",
     "PromptSource",
     "Recipe",
+    "RewardTerm",
     "SamplingConfig",
     "SuiteConfig",
     "SynthesisConfig",

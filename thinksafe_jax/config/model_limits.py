@@ -6,7 +6,9 @@ from thinksafe_jax.config.recipe import SAMPLED, Recipe, SamplingConfig
 
 
 def synthesis_samplings(recipe: Recipe) -> dict[str, SamplingConfig]:
-    """The sampling options by which the synthesis asks its model, by their key."""
+    """The sampling options by which the prompts of training are answered, by their key."""
+    if recipe.on_policy.method:
+        return {"on_policy.sampling": recipe.on_policy.sampling}
     cfg = recipe.synthesis
     return {"synthesis.sampling": cfg.sampling} if cfg.prompts and cfg.method in SAMPLED else {}
 

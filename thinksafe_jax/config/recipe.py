@@ -22,25 +22,22 @@ from thinksafe_jax.config.limits import (
     VariantOrText,
     choice,
 )
+from thinksafe_jax.config.on_policy_section import OnPolicyConfig, loop_conflicts
+from thinksafe_jax.config.shared_sections import (
+    DTYPE,
+    LABEL,
+    LATER,
+    TEMPERATURE,
+    ModelSource,
+    SamplingConfig,
+)
 from thinksafe_jax.variants import variant_names
 
-_DTYPE = choice("float32", "bfloat16")
-_LABEL = choice("harmful", "benign")
 _MESH = ConfigName("mesh")
-_TEMPERATURE = NOT_NEGATIVE  # 0 is greedy
 _STEERING = VariantOrText(variant_names("synthesis/steering"))
 _FORMATS, _MATCHERS = variant_names("guards/formats"), variant_names("guards/matchers")
 _GUARD = choice(*_FORMATS, *_MATCHERS)
 _PROJECTION = choice("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-
-
-@dataclass(frozen=True)
-class ModelSource:
-    """Which checkpoint plays a role."""
-
-    model: str = ""  # a directory, a Hub id, or mini:student / mini:guard
-    revision: str | None = None
-    dtype: Annotated[str, _DTYPE] = "bfloat16"
 
 
 @dataclass(frozen=True)
@@ -50,7 +47,7 @@ class GuardModel:
     kind: Annotated[str, _GUARD] = "llama-guard"
     model: str = ""  # a directory, a Hub id or mini:guard; with `url`, whose tokenizer is used
     revision: str | None = None
-    dtype: Annotated[str, _DTYPE] = "bfloat16"
+    dtype: Annotated[str, DTYPE] = "bfloat16"
     # tokens of guard input; only the response is cut, keeping its end
     max_length: Annotated[int, COUNT] = 16384
     batch_tokens: Annotated[int, COUNT] = 16384  # padded tokens per forward pass
@@ -98,26 +95,14 @@ class PromptSource:
     prompt_column: str = "prompt"
     id_column: str | None = None  # default: "<file stem>-<row number>"
     label_column: str | None = None
-    label: Annotated[str | None, _LABEL] = None  # one label for all rows, instead of label_column
+    label: Annotated[str | None, LABEL] = None  # one label for all rows, instead of label_column
     # column value -> harmful | benign
-    labels: dict[str, Annotated[str, _LABEL]] = field(default_factory=dict)
+    labels: dict[str, Annotated[str, LABEL]] = field(default_factory=dict)
     answer_column: str | None = None  # gold answer, for reasoning suites
     response_column: str | None = None  # what to train on, with method external
     where: dict[str, str] = field(default_factory=dict)  # keep rows whose column equals the value
     start: Annotated[int, INDEX] = 0  # first row kept, counted after `where`
     limit: Annotated[int | None, COUNT] = None  # rows kept
-
-
-@dataclass(frozen=True)
-class SamplingConfig:
-    """How the next token is drawn; all of these are heeded in every draw."""
-
-    temperature: Annotated[float, _TEMPERATURE] = 0.6
-    top_p: Annotated[float, Range(0, 1, open_low=True)] = 0.95
-    # 0 switches it off (R1-Distill); the session compares it with the vocabulary
-    top_k: Annotated[int, INDEX] = 20
-    min_p: Annotated[float, SHARE] = 0.0
-    max_new_tokens: Annotated[int, COUNT] = 16384
 
 
 @dataclass(frozen=True)
@@ -149,7 +134,7 @@ class Rung:
     """One step of the retry ladder; what is left out is as in `synthesis`."""
 
     steering: Annotated[str | None, _STEERING] = None
-    temperature: Annotated[float | None, _TEMPERATURE] = None
+    temperature: Annotated[float | None, TEMPERATURE] = None
 
 
 SAMPLED = ("thinksafe", "rejection")  # methods that let a model answer, and a guard judge
@@ -213,6 +198,8 @@ class TrainingConfig:
     # forward KL over the reference's k likeliest tokens; 0 is all of them
     kl_top_k: Annotated[int, INDEX] = 0
     kl_weight: Annotated[float, POSITIVE] = 1.0
+    # of rollouts: above 0, a token's importance ratio to the policy that sampled it, cut at this
+    ratio_cap: Annotated[float, NOT_NEGATIVE] = field(default=0.0, metadata=LATER)
     # what counts alike: every target token, or (authors) every row
     weighting: Annotated[str, choice("tokens", "authors")] = "tokens"
     lora_r: Annotated[int, COUNT] = 32
@@ -245,8 +232,8 @@ class TrainingConfig:
                 f"batch_size: is {self.batch_size}; expected a multiple of micro_batch_size "
                 f"{self.micro_batch_size}"
             )
-        if self.kl_top_k and self.kl != "forward":
-            yield f"kl_top_k: goes with training.kl forward, not {self.kl}"
+        if self.kl_top_k and self.kl not in ("forward", "top-forward"):
+            yield f"kl_top_k: goes with training.kl forward and top-forward, not {self.kl}"
         if self.objective == "ce+kl" and self.full_finetune:
             yield (
                 "objective: ce+kl needs an adapter that can be switched off; set "
@@ -316,13 +303,17 @@ class Recipe:
     engine: EngineConfig = field(default_factory=EngineConfig)
     synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    # rollouts and training in one loop, instead of a dataset first
+    on_policy: OnPolicyConfig = field(default_factory=OnPolicyConfig, metadata=LATER)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def conflicts(self) -> Iterator[str]:
         """What does not go together, one sentence each, beginning with its key."""
         context, synthesis, evaluation = self.engine.max_length, self.synthesis, self.evaluation
+        asks_first = synthesis.prompts and not self.on_policy.method
         for key, sampling in (
-            ("synthesis.sampling", synthesis.sampling if synthesis.prompts else None),
+            ("synthesis.sampling", synthesis.sampling if asks_first else None),
+            ("on_policy.sampling", self.on_policy.sampling if self.on_policy.method else None),
             ("evaluation.sampling", evaluation.sampling),
             ("evaluation.reasoning_sampling", evaluation.reasoning_sampling),
         ):
@@ -332,6 +323,7 @@ class Recipe:
                     f"{key}.max_new_tokens: is {new}; expected less than engine.max_length "
                     f"({context}), which holds the prompt too"
                 )
+        yield from loop_conflicts(self.on_policy, self.training, synthesis)
 
     @property
     def judging(self) -> GuardConfig:

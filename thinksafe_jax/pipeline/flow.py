@@ -1,6 +1,10 @@
 """The whole flow, top to bottom. Each stage skips what is done and resumes what was cut short.
 
 sample ─► filter ─► train ─► export ─► evaluate ─► report
+
+An on-policy recipe has no dataset: its train stage draws, judges and trains step by step.
+
+rollouts and train ─► export ─► evaluate ─► report
 """
 
 import logging
@@ -10,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from thinksafe_jax.config import Recipe, flat
-from thinksafe_jax.errors import InputError
+from thinksafe_jax.errors import ConfigError, InputError
 from thinksafe_jax.hosts import compare_hosts, current
 from thinksafe_jax.json_files import read_json_object
 from thinksafe_jax.machine import enable_compile_cache
@@ -45,7 +49,7 @@ def run_pipeline(
     Args:
         recipe: what to do; a directory begun with another one is refused.
         run_dir: where everything goes.
-        stages: names out of STAGES; all of them by default.
+        stages: names out of `stages_of(recipe)`; all of them by default.
         new_run: delete what an earlier run left there.
         new_verdicts: delete what guard and judge said, and all that was made of it; keep what the
             models wrote.
@@ -57,6 +61,7 @@ def run_pipeline(
     Raises:
         InputError: the models have other files than those that the run began with.
     """
+    wanted = _wanted(recipe, stages)
     enable_compile_cache()
     compare_hosts(current(), "config", {key: repr(value) for key, value in flat(recipe).items()})
     with Run.open(
@@ -67,16 +72,27 @@ def run_pipeline(
         skip_bad_rows=skip_bad_rows,
     ) as run:
         session = Session(recipe, run.path / "models.json")
-        training = bool({"train", "export"} & set(stages or STAGES))
+        training = bool({"train", "export"} & set(wanted))
         session.check_hosts_agree(run.group, training=training)
-        if list(stages or STAGES) != ["report"]:  # which reads what is there
+        if wanted != ["report"]:  # which reads what is there
             check_models(run)
-        for name in stages or STAGES:
+        for name in wanted:
             if stages and run.group.first:  # all of them together come in order
                 _require_earlier(run, session, name)
             _run_stage(run, session, name)
         summary = run.path / "report/summary.json"
         return read_json_object(summary) if summary.exists() else None
+
+
+def _wanted(recipe: Recipe, stages: Sequence[str] | None) -> list[str]:
+    order = stages_of(recipe)
+    for name in stages or ():
+        if name not in order:
+            raise ConfigError(
+                f"on_policy.method {recipe.on_policy.method} has no stage {name}: it samples while "
+                f"it trains. Its stages are {', '.join(order)}"
+            )
+    return list(stages or order)
 
 
 def _run_stage(run: Run, session: Session, name: str) -> None:
@@ -103,6 +119,7 @@ def run_part(recipe: Recipe, run_dir: Path, part: Part, *, skip_bad_rows: bool =
     Raises:
         ConfigError: the same part, or the whole, is being worked on by another process.
     """
+    _wanted(recipe, ["sample"])
     enable_compile_cache()
     with Run.open(recipe, run_dir, skip_bad_rows=skip_bad_rows, part=part) as run:
         check_models(run)
@@ -152,6 +169,9 @@ def _filter_inputs(session: Session, path: Path) -> Sequence[Any]:
 
 def _train_inputs(session: Session, path: Path) -> Sequence[Any]:
     r = session.recipe
+    if r.on_policy.method:
+        asked = r.synthesis, session.prompt_hashes
+        return r.student, r.training, r.seed, r.on_policy, r.guard, *asked
     return r.student, r.training, r.seed, path / "dataset/train.jsonl"
 
 
@@ -174,6 +194,12 @@ STAGES = {
 }
 
 
+def stages_of(recipe: Recipe) -> list[str]:
+    """The names of a recipe's stages, in order."""
+    left_out = ("sample", "filter") if recipe.on_policy.method else ()
+    return [name for name in STAGES if name not in left_out]
+
+
 def _inputs(run: Run, session: Session, name: str) -> str:
     """Hash of everything that the result of a stage depends on."""
     return content_hash(*STAGES[name].inputs(session, run.path))
@@ -184,7 +210,8 @@ def _is_done(run: Run, name: str, inputs: str) -> bool:
 
 
 def _require_earlier(run: Run, session: Session, name: str) -> None:
-    for earlier in list(STAGES)[: list(STAGES).index(name)]:
+    order = stages_of(run.recipe)
+    for earlier in order[: order.index(name)]:
         if name != "report" and not _is_done(run, earlier, _inputs(run, session, earlier)):
             raise InputError(
                 f"{shown(run.path)}: {name} needs what {earlier} makes; first: "

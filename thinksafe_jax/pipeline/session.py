@@ -22,7 +22,14 @@ from thinksafe_jax.data import benchmark_kinds, source_hashes
 from thinksafe_jax.errors import ConfigError
 from thinksafe_jax.guards import Guard, load_guard
 from thinksafe_jax.hosts import Group, compare_hosts
-from thinksafe_jax.models import ModelConfig, Params, load_config, merge_adapter, unstack_layers
+from thinksafe_jax.models import (
+    LoraConfig,
+    ModelConfig,
+    Params,
+    load_config,
+    merge_adapter,
+    unstack_layers,
+)
 from thinksafe_jax.pipeline.student_weights import StudentWeights
 from thinksafe_jax.sampling import Engine
 from thinksafe_jax.sharding import MeshConfig, ModelMesh, load_mesh
@@ -190,6 +197,27 @@ class Session:
             mesh=self.generation_mesh,
             eos_ids=self.tokenizer.eos_ids,
             seed=self.recipe.seed,
+        )
+
+    def engine_apart(self, params: Params, lora: LoraConfig | None) -> Engine:
+        """A sampler of the student that keeps an adapter apart, beside a trainer.
+
+        Args:
+            params: the student as training has it; on one device the sampler's weights are these.
+            lora: the adapter's shape.
+        """
+        self.check_sampling()
+        mesh = self.generation_mesh
+        if mesh is not None:  # another layout of the same weights, held beside training's
+            params = load_params(self.directory, self.cfg, self._dtype, mesh.param_shardings())
+        return Engine(
+            self.cfg,
+            unstack_layers(params),
+            self.recipe.engine,
+            mesh=mesh,
+            eos_ids=self.tokenizer.eos_ids,
+            seed=self.recipe.seed,
+            lora=lora,
         )
 
     def check_sampling(self) -> None:

@@ -13,8 +13,10 @@ from thinksafe_jax.errors import InputError
 from thinksafe_jax.evaluation import evaluate
 from thinksafe_jax.guards import check_one_template, check_unparsed
 from thinksafe_jax.models import Params
+from thinksafe_jax.pipeline.rollout_and_train import rollout_and_train
 from thinksafe_jax.pipeline.session import Session, exported
 from thinksafe_jax.pipeline.subject import judge_of, subject
+from thinksafe_jax.pipeline.take_steps import take_steps
 from thinksafe_jax.report import card_of_dataset, card_of_run, write_report
 from thinksafe_jax.runs import RowStore, Run, wait_for_rows
 from thinksafe_jax.storage import atomic_write
@@ -32,17 +34,12 @@ from thinksafe_jax.synthesis import (
     synthesis_prompts,
     write_dataset,
 )
-from thinksafe_jax.terminal import Progress
 from thinksafe_jax.training import (
-    Hooks,
     TrainingSetup,
     TrainResult,
     build_examples,
     heldout_loss,
     hold_out,
-    track,
-    tracking,
-    train,
 )
 from thinksafe_jax.weights import export_adapter, model_revision, read_config_json, save_checkpoint
 
@@ -210,6 +207,8 @@ def report(run: Run, _: Session) -> None:
 
 def _train(run: Run, session: Session) -> TrainResult:
     """Trains from the newest checkpoint on, or from the beginning."""
+    if run.recipe.on_policy.method:
+        return rollout_and_train(run, session)
     cfg = run.recipe.training
     rows = read_dataset(run.path)
     examples, counts = build_examples(session.tokenizer, rows, cfg)
@@ -221,26 +220,6 @@ def _train(run: Run, session: Session) -> TrainResult:
     setup = TrainingSetup(session.cfg, cfg, session.training_mesh)
     evaluate_loss = heldout_loss(params, setup, held_out) if held_out else None
     batches = setup.batches(examples, run.recipe.seed)
-    with (
-        tracking(cfg.trackers if run.group.first else [], run.path) as trackers,
-        Progress("train", batches.num_steps, unit="steps") as bar,
-    ):
-
-        def note(**values: Any) -> None:
-            run.log("train", **values)
-            track(trackers, values)
-            if "loss" in values:
-                bar.done = values["step"] - 1
-                bar.advance(loss=values["loss"], tokens_per_s=values["tokens_per_second"])
-
-        result = train(
-            params,
-            setup,
-            batches,
-            seed=run.recipe.seed,
-            checkpoint_dir=run.path / "checkpoints",
-            hooks=Hooks(note, run.check_stop, evaluate_loss, cfg.evaluate_every),
-        )
-        bar.done = batches.num_steps
+    result = take_steps(run, params, setup, batches, evaluate=evaluate_loss)
     result.summary["rows_left_out"] = {k: n for k, n in counts.items() if k != "kept"}
     return result

@@ -23,6 +23,7 @@ CONTENTS = (
     "samples",
     "verdicts",
     "dataset",
+    "rollouts",
     "checkpoints",
     "adapter",
     "merged",
@@ -33,7 +34,15 @@ CONTENTS = (
     "models.json",
     "config.yaml",
 )
-_OF_GUARD = ("merged", "adapter", "checkpoints", "dataset", "verdicts")  # what was made of it first
+# what was made of the guard's word first
+_OF_GUARD = (
+    "merged",
+    "adapter",
+    "checkpoints",
+    "rollouts",
+    "dataset",
+    "verdicts",
+)
 
 
 def begun_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:

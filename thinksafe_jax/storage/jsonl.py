@@ -5,7 +5,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple | set | frozenset):
         return [plain(v) for v in value]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return plain(dataclasses.asdict(value))
+        return {f.name: plain(getattr(value, f.name)) for f in _recorded(value)}
     if value is None or isinstance(value, str | bool | int):
         return value
     if isinstance(value, float):
@@ -45,6 +45,19 @@ def plain(value: Any) -> Any:
     if callable(to_list := getattr(value, "tolist", None)):  # numpy and jax, of any shape
         return plain(to_list())
     raise TypeError(f"{type(value).__name__} cannot be written to a JSON line: {value!r}")
+
+
+def _recorded(value: Any) -> Iterator[dataclasses.Field[Any]]:
+    """The fields of a dataclass, but for those of a later version that say nothing new.
+
+    A field marked `later` whose value is its default is left out, so that the hash of a recipe is
+    the one that an earlier version, which had no such field, wrote into a run directory.
+    """
+    for item in dataclasses.fields(value):
+        factory = item.default_factory
+        default = item.default if factory is dataclasses.MISSING else factory()
+        if not (item.metadata.get("later") and getattr(value, item.name) == default):
+            yield item
 
 
 def sound_length(path: Path) -> int:

@@ -7,6 +7,7 @@ from thinksafe_jax.tokenizer.chat_tokenizer import (
     Chunk,
     any_of,
 )
+from thinksafe_jax.tokenizer.same_vocabulary import vocabulary_difference
 from thinksafe_jax.tokenizer.template_turns import Turns, probes, turns_of
 
 __all__ = [
@@ -18,4 +19,5 @@ __all__ = [
     "any_of",
     "probes",
     "turns_of",
+    "vocabulary_difference",
 ]

@@ -4,6 +4,7 @@ Objectives, divergences, optimisers and trackers are folders of variants, a file
 """
 
 from thinksafe_jax.training.abstract import abstract_arguments, shaped
+from thinksafe_jax.training.batches import Batch, Step, StepSource, pack
 from thinksafe_jax.training.examples import Example, build_example, build_examples
 from thinksafe_jax.training.heldout import heldout_loss, hold_out
 from thinksafe_jax.training.losses import default_chunk
@@ -15,16 +16,26 @@ from thinksafe_jax.training.policy_logprobs import (
     logprob_gap,
     make_row_logprobs,
 )
+from thinksafe_jax.training.packing import Layout
+from thinksafe_jax.training.row_states import RowStates
 from thinksafe_jax.training.setup import TrainingSetup, lora_config
 from thinksafe_jax.training.step import make_step
+from thinksafe_jax.training.streams import RolloutExample, Stream
 from thinksafe_jax.training.trackers import track, tracking
 from thinksafe_jax.training.trainer import Hooks, TrainResult, train
 
 __all__ = [
+    "Batch",
     "Example",
     "Hooks",
+    "Layout",
     "LogprobGap",
+    "RolloutExample",
+    "RowStates",
     "SampledRow",
+    "Step",
+    "StepSource",
+    "Stream",
     "TrainResult",
     "TrainingMesh",
     "TrainingSetup",
@@ -39,6 +50,7 @@ __all__ = [
     "make_optimizer",
     "make_row_logprobs",
     "make_step",
+    "pack",
     "shaped",
     "track",
     "tracking",

@@ -34,7 +34,8 @@ class Tokens(NamedTuple):
     """Arrays with a value for each token: `[P, S, T]` of a step, `[S, T]` of a forward pass.
 
     `targets[..., t]` is the token after t in the same row; `streams` holds, under each name, the
-    float32 weight of that target: 0.0 where it is none.
+    float32 weight of that target: 0.0 where it is none. `facts` holds what else is known of it, as
+    how likely it was when it was sampled: `[..., T]`, or `[..., T, D]`.
     """
 
     tokens: Array
@@ -42,6 +43,7 @@ class Tokens(NamedTuple):
     segments: Array
     targets: Array
     streams: dict[str, Array]
+    facts: dict[str, Array] = {}  # noqa: RUF012 - never written to
 
 
 class Batch(NamedTuple):
@@ -53,6 +55,7 @@ class Batch(NamedTuple):
     rows: Tokens
     denominator: Array  # f32
     passes: Array  # i32: forward passes in use
+    reference_head: Array | None = None  # `[V, D]`, where the reference is another model
 
 
 @dataclass(frozen=True)
@@ -205,6 +208,10 @@ def pack(examples: Sequence[Example], layout: Layout, streams_of: StreamsOf) -> 
     shape = (layout.passes * layout.sequences, layout.length)
     tokens, positions, segments, targets = (np.zeros(shape, np.int32) for _ in range(4))
     weights = {name: np.zeros(shape, np.float32) for name in streams[0]}
+    facts = {
+        name: np.zeros((*shape, *fact.shape[1:]), fact.dtype)
+        for name, fact in examples[0].facts.items()
+    }
     for row, members in enumerate(bins):
         start = 0
         for segment, index in enumerate(members, start=1):
@@ -216,14 +223,19 @@ def pack(examples: Sequence[Example], layout: Layout, streams_of: StreamsOf) -> 
             targets[row, start : end - 1] = ids[1:]
             for name, weight in streams[index].items():
                 weights[name][row, start : end - 1] = weight
+            for name, fact in examples[index].facts.items():
+                facts[name][row, start : end - 1] = fact
             start = end
 
     def deal(array: np.ndarray) -> np.ndarray:
-        return array.reshape(layout.passes, layout.sequences, layout.length)
+        return array.reshape(layout.passes, layout.sequences, *array.shape[1:])
 
-    arrays = Tokens(*map(deal, (tokens, positions, segments, targets)), streams={})
     return Batch(
-        arrays._replace(streams={name: deal(array) for name, array in weights.items()}),
+        Tokens(
+            *map(deal, (tokens, positions, segments, targets)),
+            streams={name: deal(array) for name, array in weights.items()},
+            facts={name: deal(array) for name, array in facts.items()},
+        ),
         denominator=np.float32(denominator),
         passes=np.int32(ceil(len(bins) / layout.sequences)),
     )

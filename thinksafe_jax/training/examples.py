@@ -9,7 +9,7 @@ import hashlib
 import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -34,12 +34,15 @@ class Example:
             predicts it).
         use_kl: whether the loss of the row is the divergence from the reference, instead of the
             cross-entropy of its tokens.
+        facts: what is known of each token but the first, by name: `[T - 1, ...]`, all rows of a
+            step alike. Only rollouts have any.
     """
 
     id: str
     token_ids: Int[np.ndarray, " T"]
     loss_mask: Bool[np.ndarray, " T"]
     use_kl: bool = False
+    facts: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "token_ids", np.asarray(self.token_ids, np.int32))

@@ -1,4 +1,4 @@
-"""Cross-entropy and KL over a vocabulary-sized head, a slice of the positions at a time.
+"""Losses over a vocabulary-sized head, a slice of the positions at a time.
 
 At 16,384 tokens and 151,936 words the float32 logits of one sequence are 9.3 GiB. Here only
 `chunk` positions of them exist at once, those of the reference beside them. The loss is linear in
@@ -19,16 +19,64 @@ from thinksafe_jax.training.divergences import Divergence
 
 _LOGITS_BYTES = 64 * 2**20  # default size of the float32 logits that exist at once
 
-# of positions: targets, weights by stream, and for the KL reference, kl_weights
+# of positions: targets, weights by stream; for the KL reference and kl_weights; of rollouts
+# temperature and sampled
 Facts = dict[str, Any]
 
 
-class LossSums(NamedTuple):
-    """Weighted sums over all positions, float32 scalars in nats; only `loss` carries a gradient."""
+class Reference(NamedTuple):
+    """The model to stay near to, or to learn from; no gradient goes into it.
 
-    loss: jax.Array  # everything
-    nll: dict[str, jax.Array]  # -log p of the targets, by stream
+    Attributes:
+        states: its hidden states at the same positions.
+        weights: of the divergence.
+        divergence: of the two distributions at a position.
+        kernel: its own LM head; None where it has that of the model in training.
+    """
+
+    states: Float[Array, "B T R"]
+    weights: Float[Array, "B T"]
+    divergence: Divergence
+    kernel: Float[Array, "V R"] | None = None
+
+
+class Rollout(NamedTuple):
+    """How the targets were sampled.
+
+    Attributes:
+        temperature: by which the logits of a position are divided, the reference's too.
+        sampled: the log-probability of each target when it was drawn.
+        ratio_cap: above 0, the weights of -log p are multiplied by the importance ratio
+            exp(log p - sampled), cut at this; no gradient goes through it.
+    """
+
+    temperature: Float[Array, "B T"]
+    sampled: Float[Array, "B T"]
+    ratio_cap: float = 0.0
+
+
+class LossSums(NamedTuple):
+    """Weighted sums over all positions, float32 scalars in nats; only `loss` carries a gradient.
+
+    Attributes:
+        loss: everything.
+        nll: -log p of the targets, by stream.
+        kl: the divergence from the reference.
+        log_p: no sum, but the log-probability of each target of a rollout, `[B, T]`; zero where
+            nothing has a weight. None where the targets were not sampled.
+    """
+
+    loss: jax.Array
+    nll: dict[str, jax.Array]
     kl: jax.Array
+    log_p: jax.Array | None = None
+
+
+class _Terms(NamedTuple):
+    """What a slice needs beside its arrays; static."""
+
+    divergence: Divergence | None
+    ratio_cap: float
 
 
 def default_chunk(positions: int, vocab_size: int) -> int:
@@ -42,9 +90,8 @@ def chunked_loss(
     targets: Int[Array, "B T"],
     weights: Mapping[str, Float[Array, "B T"]],
     *,
-    reference: Float[Array, "B T D"] | None = None,
-    kl_weights: Float[Array, "B T"] | None = None,
-    divergence: Divergence | None = None,
+    reference: Reference | None = None,
+    rollout: Rollout | None = None,
     chunk: int | None = None,
 ) -> LossSums:
     """Weighted -log p of the next tokens, and the divergence from a reference, in float32, summed.
@@ -58,28 +105,33 @@ def chunked_loss(
         targets: the ids predicted.
         weights: of -log p, by stream, as `ce` or a policy gradient's; of either sign, and 0 leaves
             a position out. What has a gradient is their sum.
-        reference: the states of the model to stay near to, under the same head; no gradient goes
-            into it. Given with the next two.
-        kl_weights: of the divergence.
-        divergence: of the two distributions at a position.
+        reference: what the divergence is from.
+        rollout: how the targets were sampled; None is at temperature 1, and from nowhere.
         chunk: positions whose `[chunk, V]` logits exist at once; default by `default_chunk`.
 
     Returns:
         Sums, not means: the denominator is that of the whole optimiser step.
     """
-    wide = {name: weight.astype(jnp.float32) for name, weight in weights.items()}
-    facts: Facts = {"targets": targets, "weights": wide}
+    facts: Facts = {"targets": targets}
+    facts |= {"weights": {name: weight.astype(jnp.float32) for name, weight in weights.items()}}
+    terms, head = _Terms(None, 0.0), None
     if reference is not None:
-        assert kl_weights is not None and divergence is not None
-        facts |= {"reference": jax.lax.stop_gradient(reference)}
-        facts |= {"kl_weights": kl_weights.astype(jnp.float32)}
+        facts |= {"reference": jax.lax.stop_gradient(reference.states)}
+        facts |= {"kl_weights": reference.weights.astype(jnp.float32)}
+        terms, head = terms._replace(divergence=reference.divergence), reference.kernel
+    if rollout is not None:
+        facts |= {"temperature": rollout.temperature, "sampled": rollout.sampled}
+        terms = terms._replace(ratio_cap=rollout.ratio_cap)
     chunk = chunk or default_chunk(targets.size, kernel.shape[0])
-    arrange = _slices(facts, chunk)
-    return _summed(divergence)(arrange(hidden), kernel, jax.tree.map(arrange, facts))
+    arrange, restore = _slices(facts, chunk)
+    sums = _summed(terms)(arrange(hidden), kernel, head, jax.tree.map(arrange, facts))
+    return sums if sums.log_p is None else sums._replace(log_p=restore(sums.log_p))
 
 
-def _slices(facts: Facts, chunk: int) -> Callable[[jax.Array], jax.Array]:
-    """The function that cuts an array `[B, T, ...]` into slices `[N, B, C, ...]`.
+def _slices(
+    facts: Facts, chunk: int
+) -> tuple[Callable[[jax.Array], jax.Array], Callable[[jax.Array], jax.Array]]:
+    """The function that cuts an array `[B, T, ...]` into slices `[N, B, C, ...]`, and its inverse.
 
     Each slice holds a part of T of every row. Prompts and padding go to the end of T before, where
     slices without any weight are skipped:
@@ -97,7 +149,11 @@ def _slices(facts: Facts, chunk: int) -> Callable[[jax.Array], jax.Array]:
         x = jnp.pad(x, [(0, 0), (0, count * size - length)] + [(0, 0)] * (x.ndim - 2))
         return jnp.moveaxis(x.reshape(batch, count, size, *x.shape[2:]), 1, 0)
 
-    return arrange
+    def restore(x: jax.Array) -> jax.Array:  # [N, B, C] -> [B, T]
+        flat = jnp.moveaxis(x, 0, 1).reshape(batch, count * size)[:, :length]
+        return jnp.take_along_axis(flat, jnp.argsort(order, axis=1), 1)
+
+    return arrange, restore
 
 
 def _active(facts: Facts) -> jax.Array:
@@ -121,91 +177,125 @@ def _logits(states: jax.Array, kernel: jax.Array) -> jax.Array:
     return jax.lax.dot_general(states, kernel, contract, preferred_element_type=jnp.float32)
 
 
+def _tempered(logits: jax.Array, facts: Facts) -> jax.Array:
+    """Logits of the distribution that the targets were drawn from."""
+    if "temperature" not in facts:
+        return logits
+    heat = jnp.where(_active(facts), facts["temperature"], 1.0)
+    return logits / heat[..., None]
+
+
 def _slice_sums(
-    logits: jax.Array, kernel: jax.Array, facts: Facts, divergence: Divergence | None
+    logits: jax.Array, head: jax.Array, facts: Facts, terms: _Terms
 ) -> tuple[jax.Array, LossSums]:
-    """Sums over one slice, from its float32 logits `[B, C, V]`; the loss twice, for `jax.vjp`."""
+    """Sums over one slice, from its float32 logits `[B, C, V]`; the loss twice, for `jax.vjp`.
+
+    Args:
+        head: the reference's.
+    """
+    logits = _tempered(logits, facts)
     log_z = jax.nn.logsumexp(logits, axis=-1)
     words = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 2)
     # a masked sum, not a gather, which would collect a vocabulary that lies on several devices
-    chosen = jnp.sum(jnp.where(words == facts["targets"][..., None], logits, 0.0), axis=-1)
-    nll = {name: jnp.sum((log_z - chosen) * w) for name, w in facts["weights"].items()}
+    is_target = words == facts["targets"][..., None]
+    chosen = jnp.sum(jnp.where(is_target, logits, 0.0), axis=-1)
+    weights, log_p_target = facts["weights"], None
+    if "sampled" in facts:
+        log_p_target = jnp.where(_active(facts), jax.lax.stop_gradient(chosen - log_z), 0.0)
+        if terms.ratio_cap:
+            ratio = jnp.minimum(jnp.exp(log_p_target - facts["sampled"]), terms.ratio_cap)
+            weights = {name: ratio * w for name, w in weights.items()}
+    nll = {name: jnp.sum((log_z - chosen) * w) for name, w in weights.items()}
     kl = jnp.float32(0)
-    if "reference" in facts and divergence is not None:
-        reference = _logits(_used(facts["reference"], facts), kernel)
+    if "reference" in facts and terms.divergence is not None:
+        reference = _tempered(_logits(_used(facts["reference"], facts), head), facts)
         log_p, log_ref = logits - log_z[..., None], jax.nn.log_softmax(reference, axis=-1)
-        kl = jnp.sum(divergence(log_p, log_ref) * facts["kl_weights"])
+        kl = jnp.sum(terms.divergence(log_p, log_ref, is_target) * facts["kl_weights"])
     loss = reduce(jnp.add, [*nll.values(), kl])
-    return loss, LossSums(loss, nll, kl)
+    return loss, LossSums(loss, nll, kl, log_p_target)
 
 
 def _slice_gradients(
-    states: jax.Array,
-    kernel: jax.Array,
-    facts: Facts,
-    divergence: Divergence | None,
-    of_kernel: bool,
+    states: jax.Array, heads: tuple[jax.Array, jax.Array], facts: Facts, terms: _Terms, wide: bool
 ) -> tuple[LossSums, jax.Array, jax.Array | None]:
     """Sums over one slice, and the gradients of its loss in the states and the kernel.
 
     Backwards while the logits are there: at cotangent 1, which the loss's own scales later.
+
+    Args:
+        heads: the model's, and the reference's.
+        wide: whether the gradient of the model's head is asked for.
     """
+    kernel, reference_head = heads
     used = _used(states, facts)
-    sums_of = partial(_slice_sums, kernel=kernel, facts=facts, divergence=divergence)
+    sums_of = partial(_slice_sums, head=reference_head, facts=facts, terms=terms)
     _, pull, sums = jax.vjp(sums_of, _logits(used, kernel), has_aux=True)
     d_logits = pull(jnp.float32(1))[0].astype(kernel.dtype)
     dot = partial(jax.lax.dot_general, preferred_element_type=jnp.float32)
     d_states = dot(d_logits, kernel, (((2,), (0,)), ((), ()))).astype(states.dtype)
-    d_kernel = dot(d_logits, used, (((0, 1), (0, 1)), ((), ()))) if of_kernel else None
+    d_kernel = dot(d_logits, used, (((0, 1), (0, 1)), ((), ()))) if wide else None
     return sums, d_states, d_kernel
 
 
-def _summed(divergence: Divergence | None) -> Callable[[jax.Array, jax.Array, Facts], LossSums]:
-    """The sum over slices, with its own derivative."""
+def _summed(terms: _Terms) -> Callable[..., LossSums]:
+    """The sum over slices of (states, kernel, the reference's kernel, facts), with its derivative.
 
-    def plain(hidden: jax.Array, kernel: jax.Array, all_facts: Facts) -> LossSums:
-        def body(total: LossSums, piece: tuple[jax.Array, Facts]) -> tuple[LossSums, None]:
+    No gradient goes into the reference's kernel or the facts.
+    """
+
+    def add(total: LossSums, sums: LossSums) -> tuple[LossSums, jax.Array | None]:
+        return jax.tree.map(jnp.add, total, sums._replace(log_p=None)), sums.log_p
+
+    def plain(
+        hidden: jax.Array, kernel: jax.Array, head: jax.Array | None, all_facts: Facts
+    ) -> LossSums:
+        def body(total: LossSums, piece: tuple[jax.Array, Facts]) -> tuple[LossSums, Any]:
             states, facts = piece
 
-            def run() -> LossSums:
+            def run() -> tuple[LossSums, Any]:
                 logits = _logits(_used(states, facts), kernel)
-                sums = _slice_sums(logits, kernel, facts, divergence)[1]
-                return jax.tree.map(jnp.add, total, sums)
+                reference_head = kernel if head is None else head
+                return add(total, _slice_sums(logits, reference_head, facts, terms)[1])
 
-            return jax.lax.cond(jnp.any(_active(facts)), run, lambda: total), None
+            return jax.lax.cond(jnp.any(_active(facts)), run, lambda: (total, _no_log_p(facts)))
 
-        return jax.lax.scan(body, _zeros(all_facts), (hidden, all_facts))[0]
+        total, log_p = jax.lax.scan(body, _zeros(all_facts), (hidden, all_facts))
+        return total._replace(log_p=log_p)
 
     def forward(
-        hidden: CustomVJPPrimal, kernel: CustomVJPPrimal, all_facts: Any
+        hidden: CustomVJPPrimal, kernel: CustomVJPPrimal, head: Any, all_facts: Any
     ) -> tuple[Any, Any]:
-        head = kernel.value
+        heads = kernel.value, kernel.value if head is None else head.value
 
         def body(carry: tuple[LossSums, Any], piece: tuple[jax.Array, Facts]) -> tuple[Any, Any]:
             states, facts = piece
 
             def run() -> tuple[Any, Any]:
                 total, d_head = carry
-                slice_of = (states, head, facts, divergence)
-                sums, d_states, d_kernel = _slice_gradients(*slice_of, of_kernel=kernel.perturbed)
+                sums, d_states, d_kernel = _slice_gradients(
+                    states, heads, facts, terms, wide=kernel.perturbed
+                )
                 d_head = None if d_kernel is None else d_head + d_kernel
-                return (jax.tree.map(jnp.add, total, sums), d_head), d_states
+                total, log_p = add(total, sums)
+                return (total, d_head), (d_states, log_p)
 
-            skip = lambda: (carry, jnp.zeros_like(states))  # noqa: E731
+            skip = lambda: (carry, (jnp.zeros_like(states), _no_log_p(facts)))  # noqa: E731
             return jax.lax.cond(jnp.any(_active(facts)), run, skip)
 
         values = jax.tree.map(lambda primal: primal.value, all_facts)
-        zeros = _zeros(values), jnp.zeros(head.shape, jnp.float32) if kernel.perturbed else None
-        (total, d_head), d_hidden = jax.lax.scan(body, zeros, (hidden.value, values))
+        shape = kernel.value.shape
+        zeros = _zeros(values), jnp.zeros(shape, jnp.float32) if kernel.perturbed else None
+        (total, d_head), (d_hidden, log_p) = jax.lax.scan(body, zeros, (hidden.value, values))
         # an empty array carries the head's dtype, which the float32 sum no longer has
-        return total, (d_hidden, d_head, jnp.zeros((0,), head.dtype))
+        like = jnp.zeros((0,), kernel.value.dtype)
+        return total._replace(log_p=log_p), (d_hidden, d_head, like)
 
-    def backward(residuals: Any, cotangents: LossSums) -> tuple[Any, Any, None]:
+    def backward(residuals: Any, cotangents: LossSums) -> tuple[Any, Any, None, None]:
         d_hidden, d_head, like = residuals
         scaled = (cotangents.loss * d_hidden.astype(jnp.float32)).astype(d_hidden.dtype)
         if d_head is not None:
             d_head = (cotangents.loss * d_head).astype(like.dtype)
-        return scaled, d_head, None
+        return scaled, d_head, None, None
 
     total = jax.custom_vjp(plain)
     total.defvjp(forward, backward, symbolic_zeros=True)
@@ -215,3 +305,7 @@ def _summed(divergence: Divergence | None) -> Callable[[jax.Array, jax.Array, Fa
 def _zeros(facts: Facts) -> LossSums:
     nll = jax.tree.map(lambda _: jnp.float32(0), facts["weights"])
     return LossSums(jnp.float32(0), nll, jnp.float32(0))
+
+
+def _no_log_p(facts: Facts) -> jax.Array | None:
+    return jnp.zeros_like(facts["sampled"]) if "sampled" in facts else None

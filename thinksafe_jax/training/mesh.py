@@ -72,8 +72,11 @@ class TrainingMesh(ModelMesh):
 
     def feed(self, batch: Batch) -> Batch:
         """One step's arrays; of several processes each hands over what its own devices hold."""
-        scalars = (self.put(x, self.replicated) for x in (batch.denominator, batch.passes))
-        return Batch(self.put(batch.rows, self.batch()), *scalars)
+        denominator, passes = (
+            self.put(x, self.replicated) for x in (batch.denominator, batch.passes)
+        )
+        rows = self.put(batch.rows, self.batch())
+        return batch._replace(rows=rows, denominator=denominator, passes=passes)
 
 
 def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:

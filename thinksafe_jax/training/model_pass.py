@@ -25,6 +25,7 @@ class ModelPass:
         params: the base model, or the parameters in training; embedding and head not cut.
         adapter, lora: in training, with its shape; None where `params` are.
         rows: what the model reads, `[S, T]`.
+        reference_head: of a reference that is another model, `[V, R]`.
         dropout_key: None switches the adapter's dropout off.
         remat: what the backward pass computes again.
         mesh: None on one device.
@@ -38,6 +39,7 @@ class ModelPass:
     dropout_key: jax.Array | None
     remat: str
     mesh: TrainingMesh | None
+    reference_head: jax.Array | None = None
 
     def hidden(self) -> Float[Array, "S T D"]:
         """States of the model in training, which predict the targets."""
@@ -48,8 +50,13 @@ class ModelPass:
             remat=self.remat,
         )
 
-    def reference(self, needed: Bool[Array, "S T"]) -> Float[Array, "S T D"]:
-        """States of the same weights with the adapter off; zeros where no position needs them."""
+    def reference(self, needed: Bool[Array, "S T"]) -> Float[Array, "S T R"]:
+        """States of the reference: those that the rows bring, else the model's, adapter off.
+
+        Zeros where no position of the pass needs them.
+        """
+        if (given := self.rows.facts.get("reference")) is not None:
+            return given
         shape = jax.eval_shape(self._states)
         zeros: Callable[[], jax.Array] = lambda: jnp.zeros(shape.shape, shape.dtype)  # noqa: E731
         return jax.lax.cond(jnp.any(needed), self._states, zeros)

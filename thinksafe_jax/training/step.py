@@ -27,6 +27,7 @@ class Totals(NamedTuple):
     loss: jax.Array  # f32, in nats
     tokens: jax.Array  # i32: targets with a weight
     objective: Sums  # the objective's own
+    largest: Sums  # likewise, but of these it is the maximum that is kept
 
 
 class Metrics(NamedTuple):
@@ -41,8 +42,10 @@ class Metrics(NamedTuple):
 
 
 StepFn = Callable[[TrainState, Tree, Batch, jax.Array], tuple[TrainState, Metrics]]
-# (trainable, frozen, one pass, key or None) -> (loss, totals)
-LossFn = Callable[[Tree, Tree, Tokens, jax.Array | None], tuple[jax.Array, Totals]]
+# (trainable, frozen, one pass, the reference's head or None, key or None) -> (loss, totals)
+LossFn = Callable[
+    [Tree, Tree, Tokens, jax.Array | None, jax.Array | None], tuple[jax.Array, Totals]
+]
 # (trainable, frozen, batch, key) -> (totals, sum of gradients)
 GradientFn = Callable[[Tree, Tree, Batch, jax.Array], tuple[Totals, Tree]]
 
@@ -57,7 +60,11 @@ def make_loss(setup: TrainingSetup) -> LossFn:
     lora, mesh = setup.lora, setup.mesh
 
     def loss(
-        trainable: Tree, frozen: Tree, rows: Tokens, key: jax.Array | None
+        trainable: Tree,
+        frozen: Tree,
+        rows: Tokens,
+        head: jax.Array | None,
+        key: jax.Array | None,
     ) -> tuple[jax.Array, Totals]:
         params, adapter = (trainable, None) if lora is None else (frozen, trainable)
         model = ModelPass(
@@ -69,9 +76,10 @@ def make_loss(setup: TrainingSetup) -> LossFn:
             dropout_key=key if lora is not None and lora.dropout > 0 else None,
             remat=setup.config.remat,
             mesh=mesh,
+            reference_head=head,
         )
-        value, sums = setup.objective.loss(model, rows)
-        return value, Totals(value, _targets(rows), sums)
+        value, sums, largest = setup.objective.loss(model, rows)
+        return value, Totals(value, _targets(rows), sums, largest)
 
     return loss
 
@@ -96,11 +104,14 @@ def make_gradient(setup: TrainingSetup) -> GradientFn:
         def run_pass(index: jax.Array) -> tuple[Totals, Tree]:
             dropout_key = jax.random.fold_in(key, index)
             (_, totals), grads = differentiate(
-                trainable, frozen, pass_of(batch, index), dropout_key
+                trainable, frozen, pass_of(batch, index), batch.reference_head, dropout_key
             )
             return totals, grads
 
-        return _over_passes(run_pass, batch)
+        def add(one: tuple[Totals, Tree], other: tuple[Totals, Tree]) -> tuple[Totals, Tree]:
+            return _added(one[0], other[0]), jax.tree.map(jnp.add, one[1], other[1])
+
+        return _over_passes(run_pass, batch, add)
 
     return gradient
 
@@ -111,9 +122,9 @@ def make_heldout(setup: TrainingSetup) -> Callable[[Tree, Tree, Batch], Totals]:
 
     def heldout(trainable: Tree, frozen: Tree, batch: Batch) -> Totals:
         def run_pass(index: jax.Array) -> Totals:
-            return loss(trainable, frozen, pass_of(batch, index), None)[1]
+            return loss(trainable, frozen, pass_of(batch, index), batch.reference_head, None)[1]
 
-        return _over_passes(run_pass, batch)
+        return _over_passes(run_pass, batch, _added)
 
     return jax.jit(heldout)
 
@@ -125,7 +136,15 @@ def pass_of(batch: Batch, index: jax.Array) -> Tokens:
     )
 
 
-def _over_passes(run_pass: Callable[[jax.Array], Any], batch: Batch) -> Any:
+def _added(one: Totals, other: Totals) -> Totals:
+    """Totals of both; those that only have a largest are never below 0."""
+    sums = jax.tree.map(jnp.add, one, other)
+    return sums._replace(largest=jax.tree.map(jnp.maximum, one.largest, other.largest))
+
+
+def _over_passes(
+    run_pass: Callable[[jax.Array], Any], batch: Batch, add: Callable[[Any, Any], Any]
+) -> Any:
     """The sum over the passes in use, one after the other."""
     first = jnp.int32(0)
     if batch.rows.tokens.shape[0] == 1:
@@ -134,7 +153,7 @@ def _over_passes(run_pass: Callable[[jax.Array], Any], batch: Batch) -> Any:
     return jax.lax.fori_loop(
         first,
         jnp.asarray(batch.passes),
-        lambda index, sums: jax.tree.map(jnp.add, sums, run_pass(index)),
+        lambda index, sums: add(sums, run_pass(index)),
         jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes),
     )
 
@@ -202,7 +221,7 @@ def _updated(
     )
     metrics = Metrics(
         totals.loss / denominator,
-        setup.objective.metrics(totals.objective),
+        {**setup.objective.metrics(totals.objective), **totals.largest},
         totals.tokens,
         norm,
         rate,

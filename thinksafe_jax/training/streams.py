@@ -15,7 +15,7 @@ its objective says, not as its weights happen to add up: they may be signed, or 
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float
@@ -38,6 +38,20 @@ class Stream:
 
 Streams = Mapping[str, Stream]  # by name, the same names for every row of an objective
 StreamsOf = Callable[[Example], Streams]
+
+
+@dataclass(frozen=True, eq=False)
+class RolloutExample(Example):
+    """A row that the model sampled, with what a method of on_policy asks of it.
+
+    Attributes:
+        streams: weights of its targets, by stream.
+        facts: "temperature" and "sampled" `[T - 1]`: how each target was drawn, and how likely it
+            was; "reference" `[T - 1, R]`, the states of a reference that reads another prompt or is
+            another model.
+    """
+
+    streams: Streams = field(default_factory=dict)
 
 
 def target_weights(example: Example, weighting: str) -> Stream:

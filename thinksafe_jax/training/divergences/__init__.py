@@ -1,7 +1,8 @@
 """How far two distributions over the vocabulary are apart: one file for each `training.kl`.
 
-Every file defines DIVERGENCE, a function of `(log_p, log_ref)`: the log-probabilities of the model
-in training and of its reference, float32 `[..., V]` -> `[...]` in nats.
+Every file defines DIVERGENCE, a function of `(log_p, log_ref, is_target)`: the log-probabilities of
+the model in training and of its reference, float32 `[..., V]`, and which word was sampled or is
+taught, bool `[..., V]`, which only estimates look at -> `[...]` in nats.
 """
 
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import jax
 
 from thinksafe_jax.variants import Variants
 
-Divergence = Callable[[jax.Array, jax.Array], jax.Array]
+Divergence = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 DIVERGENCES: Variants[Callable[..., jax.Array]] = Variants(__name__, "DIVERGENCE", "divergence")
 
 
@@ -20,7 +21,8 @@ def make_divergence(name: str, top_k: int = 0) -> Divergence:
 
     Args:
         name: `training.kl`.
-        top_k: `training.kl_top_k`: above 0, only the reference's k likeliest words are told apart.
+        top_k: `training.kl_top_k`: above 0, of forward divergences, how many of the reference's
+            likeliest words are told apart.
 
     Raises:
         ConfigError: no divergence of that name.

@@ -2,17 +2,21 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 
 def forward_kl(
-    log_p: Float[Array, "... V"], log_ref: Float[Array, "... V"], top_k: int = 0
+    log_p: Float[Array, "... V"],
+    log_ref: Float[Array, "... V"],
+    is_target: Bool[Array, "... V"] | None = None,
+    top_k: int = 0,
 ) -> Float[Array, "..."]:
     """The divergence in nats.
 
     Args:
         log_p: log-probabilities of the model in training.
         log_ref: those of the reference.
+        is_target: not looked at: this is no estimate from a sampled word.
         top_k: above 0, over the reference's k likeliest words, all others counted as one word: at
             most the full divergence, and zero only where the k probabilities agree.
     """

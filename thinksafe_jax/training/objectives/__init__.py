@@ -39,8 +39,8 @@ class Objective(Protocol):
         """The weights of a row's targets, by stream."""
         ...
 
-    def loss(self, model: ModelPass, rows: Tokens) -> tuple[jax.Array, Sums]:
-        """The loss of one forward pass, and what to add up beside it.
+    def loss(self, model: ModelPass, rows: Tokens) -> tuple[jax.Array, Sums, Sums]:
+        """The loss of one forward pass, what to add up beside it, and what to keep the largest of.
 
         Args:
             model: the weights in training on these rows.

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from thinksafe_jax.config import TrainingConfig
 from thinksafe_jax.training.batches import Tokens
 from thinksafe_jax.training.divergences import make_divergence
-from thinksafe_jax.training.losses import chunked_loss
+from thinksafe_jax.training.losses import LossSums, Reference, Rollout, chunked_loss
 from thinksafe_jax.training.model_pass import ModelPass
 from thinksafe_jax.training.objectives import Sums
 
@@ -28,28 +28,40 @@ class WeightedStreams:
         self._weighting, self._kl_weight = config.weighting, config.kl_weight
         self._divergence = make_divergence(config.kl, config.kl_top_k)
 
-    def loss(self, model: ModelPass, rows: Tokens) -> tuple[jax.Array, Sums]:
+    def loss(self, model: ModelPass, rows: Tokens) -> tuple[jax.Array, Sums, Sums]:
         """The weighted sums of -log p, and `kl_weight` times that of the divergence."""
-        likelihood = {name: w for name, w in rows.streams.items() if name != "kl"}
-        kl_arguments, hidden = {}, model.hidden()
-        if (kl := rows.streams.get("kl")) is not None:
-            kl_arguments = {
-                "reference": model.reference(kl != 0),
-                "kl_weights": self._kl_weight * kl,
-                "divergence": self._divergence,
-            }
-        losses = chunked_loss(
-            hidden, model.head, rows.targets, likelihood, chunk=model.chunk, **kl_arguments
-        )
-        sums = losses.nll if kl is None else {**losses.nll, "kl": losses.kl}
+        losses = self.losses(model, rows)
+        sums = losses.nll | ({"kl": losses.kl} if "kl" in rows.streams else {})
         weights = {f"{n} weight": jnp.sum(jnp.abs(w)) for n, w in rows.streams.items()}
-        return losses.loss, {**sums, **weights}
+        return losses.loss, {**sums, **weights}, {}
+
+    def losses(self, model: ModelPass, rows: Tokens, rollout: Rollout | None = None) -> LossSums:
+        """The sums over a pass; `rollout` says how its targets were sampled."""
+        likelihood = {name: w for name, w in rows.streams.items() if name != "kl"}
+        hidden, reference = model.hidden(), None
+        if (kl := rows.streams.get("kl")) is not None:
+            reference = Reference(
+                model.reference(kl != 0),
+                self._kl_weight * kl,
+                self._divergence,
+                model.reference_head,
+            )
+        return chunked_loss(
+            hidden,
+            model.head,
+            rows.targets,
+            likelihood,
+            reference=reference,
+            rollout=rollout,
+            chunk=model.chunk,
+        )
 
     def metrics(self, sums: Sums) -> dict[str, jax.Array]:
         """The mean of each stream, over its own weights."""
         means = {}
         for name in self.stream_names:
-            weight = sums[f"{name} weight"]
+            if (weight := sums.get(f"{name} weight")) is None:
+                continue
             scale = self._kl_weight * weight if name == "kl" else weight
             means[_LOGGED.get(name, name)] = sums[name] / scale
         return means

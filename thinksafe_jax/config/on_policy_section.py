@@ -1,0 +1,152 @@
+"""The section `on_policy`: a loop of rollouts and training steps instead of a dataset first.
+
+The numbers are those of the sources, which each recipe in configs/recipes names; the defaults are a
+GRPO that avoids the known traps. `qwen3-0.6b-grpo-authors` is the paper's own.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from thinksafe_jax.config.limits import (
+    COUNT,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SHARE,
+    Range,
+    choice,
+)
+from thinksafe_jax.config.shared_sections import LABEL, ModelSource, SamplingConfig
+from thinksafe_jax.variants import variant_names
+
+_OF_METHOD = {  # the keys that only some methods look at
+    "rewards": ("grpo",), "advantage": ("grpo",), "std_floor": ("grpo",),
+    "rewards_apart": ("grpo",), "flat_groups": ("grpo",), "teacher": ("opd",),
+    "guidance": ("self-distillation",), "taught": ("self-distillation",),
+    "horizons": ("self-distillation",), "horizon_prompts": ("self-distillation",),
+    "horizon_every": ("self-distillation",), "rescue_rate": ("self-distillation",),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RewardTerm:
+    """One of the rewards that are added up."""
+
+    # a file of on_policy/rewards by name, or a function of your own as package.module:function
+    name: str = "guard-safe"
+    weight: Annotated[float, POSITIVE] = 1.0
+    # only for prompts of this label; default both
+    label: Annotated[str | None, LABEL] = None
+
+
+def _default_rewards() -> list[RewardTerm]:
+    return [
+        RewardTerm("guard-safe"),
+        RewardTerm("format"),
+        # or refusing everything would win
+        RewardTerm("not-refused", label="benign"),
+    ]
+
+
+@dataclass(frozen=True)
+class OnPolicyConfig:
+    """How rollouts are drawn and what is learnt from them; prompts are those of `synthesis`."""
+
+    # "" is off: a dataset first, then training on it
+    method: Annotated[str, choice("", *variant_names("on_policy/methods"))] = ""
+    # optimiser steps; default training.epochs over the prompts. A step holds training.batch_size
+    # rollouts: of batch_size / samples prompts
+    steps: Annotated[int | None, COUNT] = None
+    samples: Annotated[int, COUNT] = 8  # rollouts of a prompt in a step, the group
+    sampling: SamplingConfig = field(
+        default_factory=lambda: SamplingConfig(1.0, 1.0, 0, max_new_tokens=4096)
+    )
+    # what every rollout counts for: a file of on_policy/normalizations
+    loss: Annotated[str, choice(*variant_names("on_policy/normalizations"))] = "grpo"
+    # rollouts that were cut at max_new_tokens: trained on, or left out
+    truncated: Annotated[str, choice("keep", "drop")] = "keep"
+    # nats between the sampler's log p of a token and training's; above it the run stops
+    max_log_p_gap: Annotated[float | None, POSITIVE] = None
+
+    # grpo
+    rewards: list[RewardTerm] = field(default_factory=_default_rewards)
+    advantage: Annotated[str, choice(*variant_names("on_policy/advantages"))] = "grpo"
+    # standard deviations of a group's rewards below it count as it: noise is not amplified
+    std_floor: Annotated[float, NOT_NEGATIVE] = 1e-3
+    # each reward becomes an advantage by itself, then they are added up
+    rewards_apart: bool = False
+    # groups without spread: keep their divergence from the reference, or leave them out
+    flat_groups: Annotated[str, choice("keep", "drop")] = "keep"
+
+    # opd
+    teacher: ModelSource = field(default_factory=ModelSource)
+
+    # self-distillation: what the teacher, who is the student untrained, reads before a prompt of
+    # the label harmful or benign; default: the texts of on_policy/methods/self_distillation.py
+    guidance: dict[str, str] = field(default_factory=dict)
+    # the tokens that are learnt from: a file of on_policy/token_rules
+    taught: Annotated[str, choice(*variant_names("on_policy/token_rules"))] = "all"
+    # longest rollouts to begin with and to grow to; default sampling.max_new_tokens alone
+    horizons: list[Annotated[int, COUNT]] = field(default_factory=list)
+    # a longer horizon is taken where the teacher still turns this share of unsafe answers around
+    rescue_rate: Annotated[float, SHARE] = 0.75
+    horizon_every: Annotated[int, COUNT] = 50  # steps between the measurements of it
+    horizon_prompts: Annotated[int, Range(1, 10_000)] = 100  # asked in a measurement
+
+    def conflicts(self) -> Iterator[str]:
+        """What does not go together, one sentence each, beginning with its key."""
+        for key, methods in _OF_METHOD.items():
+            if self.method not in methods and getattr(self, key) != getattr(_UNSET, key):
+                wanted = " or ".join(methods)
+                of = f"method is {self.method!r}" if self.method else "no method is set"
+                yield f"{key}: is read by on_policy.method {wanted} alone, and {of}"
+        if self.method == "opd" and not self.teacher.model:
+            yield "teacher.model: no value given; expected the model that opd learns from"
+        if self.method == "grpo" and self.samples < 2:
+            yield f"samples: is {self.samples}; a group of grpo needs 2 or more to compare"
+        if self.method == "grpo" and not self.rewards:
+            yield "rewards: is empty; grpo needs one reward or more"
+        if unknown := sorted(set(self.guidance) - {"harmful", "benign"}):
+            yield f"guidance: has {', '.join(unknown)}; expected the keys harmful and benign"
+        if self.horizons and sorted(set(self.horizons)) != self.horizons:
+            yield f"horizons: is {self.horizons}; expected numbers that grow"
+        if self.horizons and self.horizons[-1] > self.sampling.max_new_tokens:
+            yield (
+                f"horizons: reaches {self.horizons[-1]}, above on_policy.sampling.max_new_tokens "
+                f"{self.sampling.max_new_tokens}"
+            )
+
+
+_UNSET = OnPolicyConfig()
+
+
+def loop_conflicts(cfg: OnPolicyConfig, training: Any, synthesis: Any) -> Iterator[str]:
+    """What of the sections `training` and `synthesis` does not go with an on-policy method."""
+    if not cfg.method:
+        if training.objective == "rollouts":
+            yield "training.objective: rollouts is what on_policy.method sets, not a recipe"
+        if training.ratio_cap:
+            yield "training.ratio_cap: is for rollouts, and no on_policy.method is set"
+        return
+    if training.batch_size % cfg.samples:
+        yield (
+            f"training.batch_size: is {training.batch_size}; expected a multiple of "
+            f"on_policy.samples {cfg.samples}: a step holds whole groups"
+        )
+    for name, section, keys in (
+        ("training", training, ("objective", "weighting", "heldout_rows", "full_finetune")),
+        ("synthesis", synthesis, ("method", "teacher", "harmful_reasoning", "ladder", "attempts")),
+    ):
+        for key in keys:
+            if getattr(section, key) != getattr(type(section)(), key):
+                yield f"{name}.{key}: on_policy.method {cfg.method} does not read it; leave it out"
+    if cfg.max_log_p_gap is not None and training.lora_dropout:
+        yield (
+            f"on_policy.max_log_p_gap: cannot be held with training.lora_dropout "
+            f"{training.lora_dropout}: rollouts have no dropout; set it to 0"
+        )
+    if cfg.sampling.max_new_tokens >= training.max_length:
+        yield (
+            f"on_policy.sampling.max_new_tokens: is {cfg.sampling.max_new_tokens}; expected less "
+            f"than training.max_length ({training.max_length}), which holds the prompt too"
+        )

@@ -1,0 +1,21 @@
+"""Rollouts and training in one loop: GRPO, on-policy distillation, self-distillation.
+
+Methods, advantages, losses, rewards and token rules are folders of variants, a file each.
+"""
+
+from thinksafe_jax.on_policy.loop import OnPolicySteps, StepParts
+from thinksafe_jax.on_policy.methods import Method, make_method
+from thinksafe_jax.on_policy.references import References
+from thinksafe_jax.on_policy.rollouts import Rollout
+from thinksafe_jax.on_policy.sampler import FOLDER, RolloutSampler
+
+__all__ = [
+    "FOLDER",
+    "Method",
+    "OnPolicySteps",
+    "References",
+    "Rollout",
+    "RolloutSampler",
+    "StepParts",
+    "make_method",
+]

@@ -1,0 +1,69 @@
+"""What a reference makes of the rollouts of a step, before the step: the states of its tokens.
+
+    student    prompt             | answer            the step's own pass
+    guided     guidance + prompt  | answer            the same weights, adapter off
+    teacher    prompt             | answer            another model, with an LM head of its own
+
+The prompts may differ in length, so states are taken at the answer's tokens and put where the
+student has them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from thinksafe_jax.on_policy.methods import Method, TokenFacts
+from thinksafe_jax.on_policy.rollouts import Rollout
+from thinksafe_jax.tokenizer import ChatTokenizer
+from thinksafe_jax.training import RowStates
+
+Tree = Any
+
+
+@dataclass(frozen=True)
+class References:
+    """A reference that has to look at the rollouts itself.
+
+    Attributes:
+        model: the reference; for `guided` the student without its adapter.
+        student: the student, for methods that need its likeliest tokens.
+        method: says what the reference reads.
+        tokenizer: the student's; a teacher has the same vocabulary.
+    """
+
+    model: RowStates
+    student: RowStates
+    method: Method
+    tokenizer: ChatTokenizer
+
+    @property
+    def head(self) -> jax.Array | None:
+        """The reference's LM head; None where it is the student's."""
+        return None if self.model is self.student else self.model.head
+
+    def look_at(
+        self, rollouts: Sequence[Rollout], adapter: Tree
+    ) -> tuple[list[np.ndarray], list[TokenFacts]]:
+        """States `[n, D]` of the reference at each token of each rollout, and the likeliest tokens.
+
+        Args:
+            adapter: the student's, where its own likeliest tokens are needed.
+        """
+        rows = [(self._prompt(rollout), rollout.token_ids) for rollout in rollouts]
+        seen = self.model([([*prompt, *answer], len(prompt)) for prompt, answer in rows])
+        states = [state.states for state in seen]
+        if not self.method.needs_top:
+            return states, []
+        own = self.student(
+            [([*r.prompt_ids, *r.token_ids], len(r.prompt_ids)) for r in rollouts], adapter
+        )
+        facts = [TokenFacts(mine.top, theirs.top) for mine, theirs in zip(own, seen, strict=True)]
+        return states, facts
+
+    def _prompt(self, rollout: Rollout) -> Sequence[int]:
+        if self.method.reference == "teacher":
+            return rollout.prompt_ids
+        return self.tokenizer.prompt_ids(self.method.reference_prompt(rollout))

@@ -1,0 +1,141 @@
+"""Rollouts: answers that the model in training gives, as rows that survive a kill.
+
+A rollout is named by its prompt, the step and its number in the group; with the seed these key its
+random numbers, so a step that was cut short is finished with the same tokens.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from thinksafe_jax.config import SamplingConfig
+from thinksafe_jax.data import Prompt
+from thinksafe_jax.guards import Verdict
+from thinksafe_jax.sampling import Completion, Request
+
+KEY = ("id", "step", "sample")
+# what a row of rollouts/ needs
+ROLLOUT_FIELDS = {
+    "prompt": str, "label": str, "response": str, "finish_reason": str, "tokens": int,
+    "token_ids": list, "logprobs": list, "adapter": str,
+}  # fmt: skip
+Name = tuple[str, int, int]  # (prompt id, step, sample)
+
+
+@dataclass(frozen=True, eq=False)
+class Rollout:
+    """One answer of the model in training.
+
+    Attributes:
+        prompt: what was asked; the guard sees its text.
+        step: the optimiser step it is for, from 0.
+        sample: its number in the group of its prompt.
+        prompt_ids: what the model read.
+        token_ids: what it wrote, the end-of-sequence token included where it came to its end.
+        sampled: f32, the log-probability of each of `token_ids` in the distribution it was drawn
+            from, in nats.
+        response: `token_ids` as text, without the end-of-sequence token.
+        finish_reason: "stop", or "length" where it was cut.
+        verdict: the guard's; None where the method asks none, or before it was asked.
+    """
+
+    prompt: Prompt
+    step: int
+    sample: int
+    prompt_ids: Sequence[int]
+    token_ids: Sequence[int]
+    sampled: np.ndarray
+    response: str
+    finish_reason: str
+    verdict: Verdict | None = None
+
+    @property
+    def name(self) -> Name:
+        """What tells it from every other of the run."""
+        return self.prompt.id, self.step, self.sample
+
+    @property
+    def ended(self) -> bool:
+        """Whether it came to its end."""
+        return self.finish_reason == "stop"
+
+    def judged(self, verdict: Verdict | None) -> "Rollout":
+        """The rollout with what the guard said."""
+        return replace(self, verdict=verdict)
+
+    def row(self, adapter: str) -> dict[str, Any]:
+        """The row of rollouts/; `adapter` is the hash of the policy that wrote it."""
+        return {
+            "id": self.prompt.id,
+            "step": self.step,
+            "sample": self.sample,
+            "prompt": self.prompt.text,
+            "label": self.prompt.label,
+            "response": self.response,
+            "finish_reason": self.finish_reason,
+            "tokens": len(self.token_ids),
+            "token_ids": list(self.token_ids),
+            "logprobs": [float(x) for x in self.sampled],
+            "adapter": adapter,
+        }
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A prompt as a step asks it."""
+
+    prompt: Prompt
+    step: int
+    prompt_ids: Sequence[int]
+
+
+def rollout_of_row(row: Mapping[str, Any], asked: Asked) -> Rollout:
+    """The rollout that a row of rollouts/ holds."""
+    sampled = np.asarray(row["logprobs"], np.float32)
+    return Rollout(
+        asked.prompt,
+        row["step"],
+        row["sample"],
+        asked.prompt_ids,
+        row["token_ids"],
+        sampled,
+        row["response"],
+        row["finish_reason"],
+    )
+
+
+def request_of(asked: Asked, sample: int, sampling: SamplingConfig) -> Request:
+    """What is asked of the sampler; its id has the step in it, so every step draws anew."""
+    return Request(f"{asked.step}/{asked.prompt.id}", asked.prompt_ids, sampling, sample=sample)
+
+
+def rollout_of(done: Completion, asked: Asked, text: str) -> Rollout:
+    """The rollout of a completion.
+
+    Args:
+        asked: what it answers.
+        text: its tokens as text, without the end-of-sequence token.
+    """
+    ids, sampled = list(done.token_ids), list(done.sampled_logprobs)
+    if done.end_id is not None:  # ending is a choice of the model as every token is
+        ids.append(done.end_id)
+    return Rollout(
+        asked.prompt,
+        asked.step,
+        done.sample,
+        asked.prompt_ids,
+        ids,
+        np.asarray(sampled, np.float32),
+        text,
+        done.finish_reason,
+    )
+
+
+def groups(rollouts: Sequence[Rollout]) -> list[list[Rollout]]:
+    """The rollouts of a step by prompt, in the order of their first ones."""
+    by_prompt: dict[str, list[Rollout]] = {}
+    for rollout in rollouts:
+        by_prompt.setdefault(rollout.prompt.id, []).append(rollout)
+    return list(by_prompt.values())

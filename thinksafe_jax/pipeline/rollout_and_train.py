@@ -1,0 +1,130 @@
+"""The train stage of an on-policy recipe: the sampler, the guard and the trainer in one loop."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import jax.numpy as jnp
+
+from thinksafe_jax.errors import ConfigError, InputError
+from thinksafe_jax.models import load_config
+from thinksafe_jax.on_policy import (
+    Method,
+    OnPolicySteps,
+    References,
+    RolloutSampler,
+    StepParts,
+    make_method,
+)
+from thinksafe_jax.pipeline.session import Session
+from thinksafe_jax.pipeline.take_steps import take_steps
+from thinksafe_jax.runs import Run
+from thinksafe_jax.synthesis import require_labels, synthesis_prompts
+from thinksafe_jax.tokenizer import vocabulary_difference
+from thinksafe_jax.training import RowStates, TrainingMesh, TrainingSetup, TrainResult
+from thinksafe_jax.weights import load_params
+
+Tree = Any
+
+
+def rollout_and_train(run: Run, session: Session) -> TrainResult:
+    """Trains on the model's own answers, from the newest checkpoint on, or from the beginning.
+
+    Rollouts and verdicts lie in RUN/rollouts; what was drawn is never drawn again.
+
+    Raises:
+        InputError: the sampler's log-probabilities are further from training's than
+            `on_policy.max_log_p_gap` allows; a reward failed; no prompt fits.
+    """
+    recipe = run.recipe
+    selection = synthesis_prompts(recipe, session.prompt_hashes)
+    require_labels(recipe, selection.prompts)
+    method = make_method(recipe, session.tokenizer)
+    config = replace(recipe.training, objective="rollouts")
+    setup = TrainingSetup(session.cfg, config, session.training_mesh)
+    params = session.weights.for_training()
+    parts = StepParts(
+        RolloutSampler(
+            run,
+            session.engine_apart(params, setup.lora),
+            session.tokenizer,
+            recipe.on_policy.samples,
+            lambda: session.guard,
+        ),
+        method,
+        _references(session, method, params, setup),
+        session.training_mesh,
+        run.log,
+    )
+    steps = OnPolicySteps(recipe, selection.prompts, session.tokenizer, parts)
+
+    def shown(values: Mapping[str, Any]) -> Mapping[str, Any]:
+        _check_gap(values, recipe.on_policy.max_log_p_gap)
+        return _watched(steps.latest, values)
+
+    result = take_steps(run, params, setup, steps, shown=shown)
+    session.release_guards()
+    result.summary.update(selection.facts)
+    return result
+
+
+def _references(
+    session: Session, method: Method, params: Tree, setup: TrainingSetup
+) -> References | None:
+    """What has to look at the rollouts before a step; None where the step's own pass does."""
+    if method.reference in (None, "base"):
+        return None
+    student = RowStates(session.cfg, params, setup.lora, setup.mesh)
+    model = student if method.reference == "guided" else _teacher(session)
+    return References(model, student, method, session.tokenizer)
+
+
+def _teacher(session: Session) -> RowStates:
+    """The recipe's teacher, resident beside the student.
+
+    Raises:
+        ConfigError: it has another vocabulary, so its distributions say nothing of the student's.
+    """
+    source = session.recipe.on_policy.teacher
+    folder = session.folder(source)
+    cfg = load_config(folder)
+    if difference := vocabulary_difference(session.directory, folder):
+        raise ConfigError(
+            f"on_policy.teacher {source.model} has another vocabulary than the student "
+            f"{session.recipe.student.model}: {difference}. opd compares distributions over one "
+            "vocabulary; choose a teacher of the student's family"
+        )
+    if cfg.vocab_size < session.cfg.vocab_size:
+        raise ConfigError(
+            f"on_policy.teacher {source.model} has {cfg.vocab_size} rows in its LM head, the "
+            f"student {session.cfg.vocab_size}; choose a teacher of the student's family"
+        )
+    mesh = session.mesh and TrainingMesh.of_phase(session.mesh.train, cfg)
+    dtype = jnp.dtype(source.dtype)
+    params = load_params(folder, cfg, dtype, mesh and mesh.param_shardings())
+    return RowStates(cfg, params, mesh=mesh)
+
+
+def _check_gap(values: Mapping[str, Any], most: float | None) -> None:
+    gap = values.get("log_p_gap_max")
+    if most is not None and gap is not None and gap > most:
+        raise InputError(
+            f"step {values['step']}: the sampler's log-probability of a token is {gap:.3g} nats "
+            f"from training's, above on_policy.max_log_p_gap {most:g}. Sampler and trainer are "
+            "not the same model: a stale adapter, other dtypes, or a kernel; the last checkpoint "
+            "is from before"
+        )
+
+
+def _watched(rollouts: Mapping[str, float], values: Mapping[str, Any]) -> dict[str, Any]:
+    """What the progress line shows: rewards, lengths and refusals, for the loss says nothing."""
+    names = {
+        "reward": "reward",
+        "unsafe": "unsafe",
+        "over_refusal": "over_refusal",
+        "length": "length",
+        "truncated": "truncated",
+        "flat_groups": "flat",
+    }
+    shown = {short: rollouts[name] for name, short in names.items() if name in rollouts}
+    return shown | {k: values[k] for k in ("kl", "log_p_gap_max") if k in values}

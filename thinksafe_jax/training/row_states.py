@@ -1,0 +1,132 @@
+"""What a model makes of given rows: hidden states and likeliest tokens; nothing is trained.
+
+A reference that reads another prompt than the student, or is another model, looks at the rows of a
+step before the step, in batches of its own; the loss then takes its states as facts of the tokens.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from thinksafe_jax.models import LoraConfig, ModelConfig, forward, head_kernel, logits
+from thinksafe_jax.training.mesh import TrainingMesh
+
+Tree = Any
+_PASS_TOKENS = 8192  # of a batch on each device, at most, unless one row is longer
+_CHUNK = 128  # positions of a row whose logits exist at once
+
+
+class RowState(NamedTuple):
+    """What the model makes of the tokens of a row from its start on.
+
+    Attributes:
+        states: `[n, D]`, the states that predict them.
+        top: i32 `[n]`, the likeliest token at each.
+    """
+
+    states: Float[np.ndarray, "n D"]
+    top: Int[np.ndarray, " n"]
+
+
+@dataclass(frozen=True, eq=False)
+class RowStates:
+    """A model that looks at rows.
+
+    Attributes:
+        cfg: architecture.
+        params: layers stacked, where training has them, or on one device.
+        lora: the shape of the adapters that it may be given.
+        mesh: where the parameters lie; None on one device.
+    """
+
+    cfg: ModelConfig
+    params: Tree
+    lora: LoraConfig | None = None
+    mesh: TrainingMesh | None = None
+
+    @property
+    def head(self) -> Float[Array, "V D"]:
+        """The kernel of the LM head."""
+        return head_kernel(self.params, self.cfg)
+
+    def __call__(
+        self, rows: Sequence[tuple[Sequence[int], int]], adapter: Tree | None = None
+    ) -> list[RowState]:
+        """The states of each row.
+
+        Args:
+            rows: token ids of prompt and response, and where the response starts.
+            adapter: switched on for the pass; None is the model alone.
+        """
+        states: list[RowState | None] = [None] * len(rows)
+        by_length: dict[int, list[int]] = {}
+        for index, (ids, _) in enumerate(rows):
+            by_length.setdefault(_padded(len(ids)), []).append(index)
+        for length, members in sorted(by_length.items()):
+            count = self._rows_of_pass(length)
+            for first in range(0, len(members), count):
+                part = members[first : first + count]
+                tokens = np.zeros((count, length), np.int32)
+                lengths = np.zeros(count, np.int32)
+                for place, index in enumerate(part):
+                    ids = rows[index][0]
+                    tokens[place, : len(ids)], lengths[place] = ids, len(ids)
+                hidden, top = self._run(tokens, lengths, adapter)
+                for place, index in enumerate(part):
+                    ids, start = rows[index]
+                    window = slice(start - 1, len(ids) - 1)  # the state at t predicts t + 1
+                    states[index] = RowState(hidden[place, window], top[place, window])
+        return [state for state in states if state is not None]
+
+    def _rows_of_pass(self, length: int) -> int:
+        shards = 1 if self.mesh is None else self.mesh.num_shards
+        return shards * max(1, _PASS_TOKENS // length)
+
+    def _run(self, tokens: np.ndarray, lengths: np.ndarray, adapter: Tree | None) -> Any:
+        arrays: Any = (tokens, lengths)
+        if self.mesh is not None:
+            arrays = self.mesh.put(arrays, self.mesh.row_sharding)
+        return jax.device_get(self._compiled(self.params, adapter, *arrays))
+
+    @cached_property
+    def _compiled(self) -> Any:
+        on_mesh: dict[str, Any] = {}
+        if self.mesh is not None:
+            on_mesh = {"attention": self.mesh.attention, "constrain": self.mesh.constrain}
+
+        def run(params: Tree, adapter: Tree | None, tokens: jax.Array, lengths: jax.Array) -> Any:
+            positions = jax.lax.broadcasted_iota(jnp.int32, tokens.shape, 1)
+            segments = (positions < lengths[:, None]).astype(jnp.int32)
+            lora = None if adapter is None else self.lora
+            arrays = (tokens, positions, segments)
+            hidden = forward(params, self.cfg, *arrays, adapter=adapter, lora=lora, **on_mesh)
+            return hidden, self._top(params, hidden)
+
+        # on a mesh every process gets every row: the steps of all are made from the same numbers
+        return jax.jit(run, out_shardings=None if self.mesh is None else self.mesh.replicated)
+
+    def _top(self, params: Tree, hidden: Float[Array, "B T D"]) -> Int[Array, "B T"]:
+        """The likeliest tokens; the logits of `_CHUNK` positions of each row exist at once."""
+        batch, length, width = hidden.shape
+        padded = jnp.pad(hidden, ((0, 0), (0, -length % _CHUNK), (0, 0)))
+        pieces = jnp.moveaxis(padded.reshape(batch, -1, _CHUNK, width), 1, 0)
+
+        def top_of(states: jax.Array) -> jax.Array:
+            return jnp.argmax(logits(params, self.cfg, states), axis=-1).astype(jnp.int32)
+
+        top = jnp.moveaxis(jax.lax.map(top_of, pieces), 0, 1)
+        return top.reshape(batch, -1)[:, :length]
+
+
+def _padded(length: int) -> int:
+    """A length that few others have: 64, 96, 128, 192, 256 ..."""
+    size = 64
+    while size < length:
+        size = size * 3 // 2 if size & (size - 1) == 0 else size * 4 // 3
+    return size
