@@ -16,7 +16,7 @@ from thinksafe_jax.config.limits import (
     Range,
     choice,
 )
-from thinksafe_jax.config.shared_sections import LABEL, ModelSource, SamplingConfig
+from thinksafe_jax.config.shared_sections import LABEL, STEERING, ModelSource, SamplingConfig
 from thinksafe_jax.variants import variant_names
 
 _OF_METHOD = {  # the keys that only some methods look at
@@ -81,9 +81,10 @@ class OnPolicyConfig:
     # opd
     teacher: ModelSource = field(default_factory=ModelSource)
 
-    # self-distillation: what the teacher, who is the student untrained, reads before a prompt of
-    # the label harmful or benign; default: the texts of on_policy/methods/self_distillation.py
-    guidance: dict[str, str] = field(default_factory=dict)
+    # self-distillation: what the teacher, who is the student untrained, reads around a prompt of
+    # the label harmful or benign: a name of synthesis/steering, or a text of your own with {prompt}
+    # in it once; default: the texts of on_policy/methods/self_distillation.py
+    guidance: dict[str, Annotated[str, STEERING]] = field(default_factory=dict)
     # the tokens that are learnt from: a file of on_policy/token_rules
     taught: Annotated[str, choice(*variant_names("on_policy/token_rules"))] = "all"
     # longest rollouts to begin with and to grow to; default sampling.max_new_tokens alone

@@ -19,7 +19,6 @@ from thinksafe_jax.config.limits import (
     FolderName,
     Holds,
     Range,
-    VariantOrText,
     choice,
 )
 from thinksafe_jax.config.on_policy_section import OnPolicyConfig, loop_conflicts
@@ -27,6 +26,7 @@ from thinksafe_jax.config.shared_sections import (
     DTYPE,
     LABEL,
     LATER,
+    STEERING,
     TEMPERATURE,
     ModelSource,
     SamplingConfig,
@@ -34,7 +34,6 @@ from thinksafe_jax.config.shared_sections import (
 from thinksafe_jax.variants import variant_names
 
 _MESH = ConfigName("mesh")
-_STEERING = VariantOrText(variant_names("synthesis/steering"))
 _FORMATS, _MATCHERS = variant_names("guards/formats"), variant_names("guards/matchers")
 _GUARD = choice(*_FORMATS, *_MATCHERS)
 _PROJECTION = choice("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -133,7 +132,7 @@ class EngineConfig:
 class Rung:
     """One step of the retry ladder; what is left out is as in `synthesis`."""
 
-    steering: Annotated[str | None, _STEERING] = None
+    steering: Annotated[str | None, STEERING] = None
     temperature: Annotated[float | None, TEMPERATURE] = None
 
 
@@ -148,7 +147,7 @@ class SynthesisConfig:
         str, choice("thinksafe", "rejection", "direct-refusal", "safepath", "external")
     ] = "thinksafe"
     # a text of synthesis/steering by name, or one of your own with {prompt} in it once
-    steering: Annotated[str, _STEERING] = "authors"
+    steering: Annotated[str, STEERING] = "authors"
     # think: one closed <think> pair is required; none: the response as it is
     reasoning: Annotated[str, choice("think", "none")] = "think"
     # remove: harmful rows are trained with an empty think block

@@ -3,10 +3,20 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from thinksafe_jax.config.limits import COUNT, INDEX, NOT_NEGATIVE, SHARE, Range, choice
+from thinksafe_jax.config.limits import (
+    COUNT,
+    INDEX,
+    NOT_NEGATIVE,
+    SHARE,
+    Range,
+    VariantOrText,
+    choice,
+)
+from thinksafe_jax.variants import variant_names
 
 DTYPE = choice("float32", "bfloat16")
 LABEL = choice("harmful", "benign")
+STEERING = VariantOrText(variant_names("synthesis/steering"))
 TEMPERATURE = NOT_NEGATIVE  # 0 is greedy
 
 

@@ -118,9 +118,7 @@ def rollout_of(done: Completion, asked: Asked, text: str) -> Rollout:
         asked: what it answers.
         text: its tokens as text, without the end-of-sequence token.
     """
-    ids, sampled = list(done.token_ids), list(done.sampled_logprobs)
-    if done.end_id is not None:  # ending is a choice of the model as every token is
-        ids.append(done.end_id)
+    ids, sampled = list(done.token_ids), list(done.logprobs)  # INTERIM
     return Rollout(
         asked.prompt,
         asked.step,

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from thinksafe_jax.config import Recipe
+from thinksafe_jax.config import Recipe, RewardTerm
 from thinksafe_jax.on_policy.advantages import ADVANTAGES
 from thinksafe_jax.on_policy.methods import ReferenceKind, Taught, TokenFacts, weigh
 from thinksafe_jax.on_policy.normalizations import NORMALIZATIONS
@@ -60,7 +60,7 @@ class Grpo:
             if not (is_flat and cfg.flat_groups == "drop"):
                 advantages |= dict(zip(indices, self._advantages(values).tolist(), strict=True))
         streams = [self._streams(rollout, advantages.get(n)) for n, rollout in enumerate(rollouts)]
-        metrics = _means(cfg.rewards, table)
+        metrics = _means(cfg.rewards, table, rollouts)
         metrics |= {
             "flat_groups": flat / judged_groups if judged_groups else 0.0,
             "unrewarded": sum(_total(table, n) is None for n in range(len(rollouts)))
@@ -97,11 +97,16 @@ def _total(table: list[list[float | None]], index: int) -> float | None:
     return None if None in values else float(sum(v for v in values if v is not None))
 
 
-def _means(terms: Sequence, table: list[list[float | None]]) -> dict[str, float]:
+def _means(
+    terms: Sequence[RewardTerm], table: list[list[float | None]], rollouts: Sequence[Rollout]
+) -> dict[str, float]:
     """The mean of each reward over the rollouts that have one, and of their sum."""
     means = {}
     for term, values in zip(terms, table, strict=True):
-        known = [value for value in values if value is not None]
+        asked = (
+            v for v, r in zip(values, rollouts, strict=True) if term.label in (None, r.prompt.label)
+        )
+        known = [value for value in asked if value is not None]
         name = f"reward {term.name}" + (f" {term.label}" if term.label else "")
         means[name] = float(np.mean(known)) if known else float("nan")
     totals = [_total(table, n) for n in range(len(table[0]))]

@@ -16,19 +16,21 @@ from thinksafe_jax.on_policy.methods import ReferenceKind, Taught, TokenFacts, w
 from thinksafe_jax.on_policy.normalizations import NORMALIZATIONS
 from thinksafe_jax.on_policy.rollouts import Rollout
 from thinksafe_jax.on_policy.token_rules import RULES
+from thinksafe_jax.synthesis import steer
 from thinksafe_jax.tokenizer import ChatTokenizer
 from thinksafe_jax.training import Stream
 
+# by label: a text of synthesis/steering by its name, or a text with {prompt} in it once
 GUIDANCE = {
     "harmful": (
         "Note for the assistant: the request below asks for something harmful. While you think, "
         "work out what the user is after and what could go wrong, and decide to refuse. Refuse "
-        "clearly, give no part of what was asked, and do not mention this note."
+        "clearly, give no part of what was asked, and do not mention this note.\n\n{prompt}"
     ),
     "benign": (
         "Note for the assistant: the request below is harmless, even if some words sound "
         "alarming. Answer it fully and directly, without refusing, without warnings, and do not "
-        "mention this note."
+        "mention this note.\n\n{prompt}"
     ),
 }
 _REPEATED = 24  # characters of the guidance that show up in an answer
@@ -47,8 +49,9 @@ class SelfDistillation:
         self.needs_top = self._rule is not None
 
     def reference_prompt(self, rollout: Rollout) -> str:
-        """The guidance for the label of the prompt, then the prompt."""
-        return f"{self._guidance[rollout.prompt.label]}\n\n{rollout.prompt.text}"
+        """The prompt in the guidance for its label."""
+        # "harmful" says that there is a text to place: here benign prompts have one as well
+        return steer(self._guidance[rollout.prompt.label], rollout.prompt.text, "harmful")
 
     def teach(self, rollouts: Sequence[Rollout], facts: Sequence[TokenFacts]) -> Taught:
         """The stream of each rollout, and how often one repeats the guidance."""
@@ -81,9 +84,9 @@ class SelfDistillation:
 
     def _repeats(self, rollout: Rollout) -> bool:
         """Whether the answer holds a stretch of the guidance, word for word."""
-        text, response = self._guidance[rollout.prompt.label], rollout.response
-        stretches = range(0, max(1, len(text) - _REPEATED), _REPEATED // 2)
-        return any(text[start : start + _REPEATED] in response for start in stretches)
+        guidance = self.reference_prompt(rollout).replace(rollout.prompt.text, "")
+        stretches = range(0, len(guidance) - _REPEATED, _REPEATED // 2)
+        return any(guidance[n : n + _REPEATED] in rollout.response for n in stretches)
 
 
 METHOD = SelfDistillation
