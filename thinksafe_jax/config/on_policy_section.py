@@ -124,8 +124,8 @@ _UNSET = OnPolicyConfig()
 def loop_conflicts(cfg: OnPolicyConfig, training: Any, synthesis: Any) -> Iterator[str]:
     """What of the sections `training` and `synthesis` does not go with an on-policy method."""
     if not cfg.method:
-        if training.objective == "rollouts":
-            yield "training.objective: rollouts is what on_policy.method sets, not a recipe"
+        if training.objective == "rollout-streams":
+            yield "training.objective: rollout-streams is what on_policy.method sets, not a recipe"
         if training.ratio_cap:
             yield "training.ratio_cap: is for rollouts, and no on_policy.method is set"
         return

@@ -7,10 +7,9 @@ from thinksafe_jax.on_policy.loop import OnPolicySteps, StepParts
 from thinksafe_jax.on_policy.methods import Method, make_method
 from thinksafe_jax.on_policy.references import References
 from thinksafe_jax.on_policy.rollouts import Rollout
-from thinksafe_jax.on_policy.sampler import FOLDER, RolloutSampler
+from thinksafe_jax.on_policy.sampler import RolloutSampler
 
 __all__ = [
-    "FOLDER",
     "Method",
     "OnPolicySteps",
     "References",

@@ -57,10 +57,12 @@ class References:
         states = [state.states for state in seen]
         if not self.method.needs_top:
             return states, []
-        own = self.student(
+        students = self.student(
             [([*r.prompt_ids, *r.token_ids], len(r.prompt_ids)) for r in rollouts], adapter
         )
-        facts = [TokenFacts(mine.top, theirs.top) for mine, theirs in zip(own, seen, strict=True)]
+        facts = [
+            TokenFacts(mine.top, theirs.top) for mine, theirs in zip(students, seen, strict=True)
+        ]
         return states, facts
 
     def _prompt(self, rollout: Rollout) -> Sequence[int]:

@@ -40,7 +40,7 @@ def rollout_and_train(run: Run, session: Session) -> TrainResult:
     selection = synthesis_prompts(recipe, session.prompt_hashes)
     require_labels(recipe, selection.prompts)
     method = make_method(recipe, session.tokenizer)
-    config = replace(recipe.training, objective="rollouts")
+    config = replace(recipe.training, objective="rollout-streams")
     setup = TrainingSetup(session.cfg, config, session.training_mesh)
     params = session.weights.for_training()
     parts = StepParts(

@@ -242,64 +242,70 @@ def _summed(terms: _Terms) -> Callable[..., LossSums]:
 
     No gradient goes into the reference's kernel or the facts.
     """
-
-    def add(total: LossSums, sums: LossSums) -> tuple[LossSums, jax.Array | None]:
-        return jax.tree.map(jnp.add, total, sums._replace(log_p=None)), sums.log_p
-
-    def plain(
-        hidden: jax.Array, kernel: jax.Array, head: jax.Array | None, all_facts: Facts
-    ) -> LossSums:
-        def body(total: LossSums, piece: tuple[jax.Array, Facts]) -> tuple[LossSums, Any]:
-            states, facts = piece
-
-            def run() -> tuple[LossSums, Any]:
-                logits = _logits(_used(states, facts), kernel)
-                reference_head = kernel if head is None else head
-                return add(total, _slice_sums(logits, reference_head, facts, terms)[1])
-
-            return jax.lax.cond(jnp.any(_active(facts)), run, lambda: (total, _no_log_p(facts)))
-
-        total, log_p = jax.lax.scan(body, _zeros(all_facts), (hidden, all_facts))
-        return total._replace(log_p=log_p)
-
-    def forward(
-        hidden: CustomVJPPrimal, kernel: CustomVJPPrimal, head: Any, all_facts: Any
-    ) -> tuple[Any, Any]:
-        heads = kernel.value, kernel.value if head is None else head.value
-
-        def body(carry: tuple[LossSums, Any], piece: tuple[jax.Array, Facts]) -> tuple[Any, Any]:
-            states, facts = piece
-
-            def run() -> tuple[Any, Any]:
-                total, d_head = carry
-                sums, d_states, d_kernel = _slice_gradients(
-                    states, heads, facts, terms, wide=kernel.perturbed
-                )
-                d_head = None if d_kernel is None else d_head + d_kernel
-                total, log_p = add(total, sums)
-                return (total, d_head), (d_states, log_p)
-
-            skip = lambda: (carry, (jnp.zeros_like(states), _no_log_p(facts)))  # noqa: E731
-            return jax.lax.cond(jnp.any(_active(facts)), run, skip)
-
-        values = jax.tree.map(lambda primal: primal.value, all_facts)
-        shape = kernel.value.shape
-        zeros = _zeros(values), jnp.zeros(shape, jnp.float32) if kernel.perturbed else None
-        (total, d_head), (d_hidden, log_p) = jax.lax.scan(body, zeros, (hidden.value, values))
-        # an empty array carries the head's dtype, which the float32 sum no longer has
-        like = jnp.zeros((0,), kernel.value.dtype)
-        return total._replace(log_p=log_p), (d_hidden, d_head, like)
-
-    def backward(residuals: Any, cotangents: LossSums) -> tuple[Any, Any, None, None]:
-        d_hidden, d_head, like = residuals
-        scaled = (cotangents.loss * d_hidden.astype(jnp.float32)).astype(d_hidden.dtype)
-        if d_head is not None:
-            d_head = (cotangents.loss * d_head).astype(like.dtype)
-        return scaled, d_head, None, None
-
-    total = jax.custom_vjp(plain)
-    total.defvjp(forward, backward, symbolic_zeros=True)
+    total = jax.custom_vjp(partial(_sums, terms))
+    total.defvjp(partial(_sums_and_gradients, terms), _scaled, symbolic_zeros=True)
     return total
+
+
+def _sums(
+    terms: _Terms, hidden: jax.Array, kernel: jax.Array, head: jax.Array | None, all_facts: Facts
+) -> LossSums:
+    reference_head = kernel if head is None else head
+
+    def body(total: LossSums, piece: tuple[jax.Array, Facts]) -> tuple[LossSums, Any]:
+        states, facts = piece
+
+        def run() -> tuple[LossSums, Any]:
+            logits = _logits(_used(states, facts), kernel)
+            return _added(total, _slice_sums(logits, reference_head, facts, terms)[1])
+
+        return jax.lax.cond(jnp.any(_active(facts)), run, lambda: (total, _no_log_p(facts)))
+
+    total, log_p = jax.lax.scan(body, _zeros(all_facts), (hidden, all_facts))
+    return total._replace(log_p=log_p)
+
+
+def _sums_and_gradients(
+    terms: _Terms, hidden: CustomVJPPrimal, kernel: CustomVJPPrimal, head: Any, all_facts: Any
+) -> tuple[LossSums, Any]:
+    """The forward pass of a differentiated call; its residuals are the gradients."""
+    heads = kernel.value, kernel.value if head is None else head.value
+    values = jax.tree.map(lambda primal: primal.value, all_facts)
+
+    def body(carry: tuple[LossSums, Any], piece: tuple[jax.Array, Facts]) -> tuple[Any, Any]:
+        states, facts = piece
+
+        def run() -> tuple[Any, Any]:
+            total, d_head = carry
+            gradients = _slice_gradients(states, heads, facts, terms, wide=kernel.perturbed)
+            sums, d_states, d_kernel = gradients
+            d_head = None if d_kernel is None else d_head + d_kernel
+            total, log_p = _added(total, sums)
+            return (total, d_head), (d_states, log_p)
+
+        skip = lambda: (carry, (jnp.zeros_like(states), _no_log_p(facts)))  # noqa: E731
+        return jax.lax.cond(jnp.any(_active(facts)), run, skip)
+
+    shape = kernel.value.shape
+    zeros = _zeros(values), jnp.zeros(shape, jnp.float32) if kernel.perturbed else None
+    (total, d_head), (d_hidden, log_p) = jax.lax.scan(body, zeros, (hidden.value, values))
+    # an empty array carries the head's dtype, which the float32 sum no longer has
+    like = jnp.zeros((0,), kernel.value.dtype)
+    return total._replace(log_p=log_p), (d_hidden, d_head, like)
+
+
+def _scaled(residuals: Any, cotangents: LossSums) -> tuple[Any, Any, None, None]:
+    """The gradients, times the cotangent of the loss."""
+    d_hidden, d_head, like = residuals
+    scaled = (cotangents.loss * d_hidden.astype(jnp.float32)).astype(d_hidden.dtype)
+    if d_head is not None:
+        d_head = (cotangents.loss * d_head).astype(like.dtype)
+    return scaled, d_head, None, None
+
+
+def _added(total: LossSums, sums: LossSums) -> tuple[LossSums, jax.Array | None]:
+    """The sums so far, and the log-probabilities of the slice, which are no sum."""
+    return jax.tree.map(jnp.add, total, sums._replace(log_p=None)), sums.log_p
 
 
 def _zeros(facts: Facts) -> LossSums:

@@ -108,8 +108,8 @@ def make_gradient(setup: TrainingSetup) -> GradientFn:
             )
             return totals, grads
 
-        def add(one: tuple[Totals, Tree], other: tuple[Totals, Tree]) -> tuple[Totals, Tree]:
-            return _added(one[0], other[0]), jax.tree.map(jnp.add, one[1], other[1])
+        def add(so_far: tuple[Totals, Tree], more: tuple[Totals, Tree]) -> tuple[Totals, Tree]:
+            return _added(so_far[0], more[0]), jax.tree.map(jnp.add, so_far[1], more[1])
 
         return _over_passes(run_pass, batch, add)
 
@@ -136,10 +136,10 @@ def pass_of(batch: Batch, index: jax.Array) -> Tokens:
     )
 
 
-def _added(one: Totals, other: Totals) -> Totals:
-    """Totals of both; those that only have a largest are never below 0."""
-    sums = jax.tree.map(jnp.add, one, other)
-    return sums._replace(largest=jax.tree.map(jnp.maximum, one.largest, other.largest))
+def _added(so_far: Totals, more: Totals) -> Totals:
+    """Totals of both; what only has a largest is never below 0."""
+    sums = jax.tree.map(jnp.add, so_far, more)
+    return sums._replace(largest=jax.tree.map(jnp.maximum, so_far.largest, more.largest))
 
 
 def _over_passes(

@@ -8,7 +8,7 @@ group's statistics and of the loss. A function of one's own is named `package.mo
 import math
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, cast
 
 from thinksafe_jax.config import RewardTerm
 from thinksafe_jax.errors import ConfigError, InputError, first_line
@@ -34,9 +34,9 @@ def reward_function(name: str) -> Reward:
         raise ConfigError(
             f"on_policy.rewards: {name!r} cannot be imported: {first_line(error)}"
         ) from None
-    if not callable(function):
-        raise ConfigError(f"on_policy.rewards: {name!r} is no function")
-    return function
+    if callable(function):
+        return cast(Reward, function)
+    raise ConfigError(f"on_policy.rewards: {name!r} is no function")
 
 
 def rewards_of(

@@ -17,7 +17,7 @@ from thinksafe_jax.training.objectives._weighted_streams import WeightedStreams
 from thinksafe_jax.training.streams import RolloutExample, Streams
 
 
-class Rollouts(WeightedStreams):
+class RolloutStreams(WeightedStreams):
     """Any of three streams, on rows of `RolloutExample`."""
 
     stream_names = ("pg", "ce", "kl")
@@ -58,4 +58,4 @@ class Rollouts(WeightedStreams):
         }
 
 
-OBJECTIVE = Rollouts
+OBJECTIVE = RolloutStreams
