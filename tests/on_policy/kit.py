@@ -35,6 +35,7 @@ def rollout(
         [1, 2],
         list(range(3, 3 + tokens)),
         np.zeros(tokens, np.float32),
+        np.zeros(tokens, np.float32),
         response,
         "stop" if ended else "length",
         verdict(0.0) if of_guard is None else of_guard,

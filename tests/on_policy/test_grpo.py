@@ -88,7 +88,7 @@ def test_losses_weigh_tokens_as_their_papers_say():
 
 
 def test_an_answer_that_nobody_could_judge_is_left_out_and_is_no_zero():
-    """Its group's mean and deviation, both streams and both denominators are those of the others."""
+    """Its group's statistics, both streams and both denominators are those of the others."""
     judged = [0.1, 0.7, 0.4]
     with_hole = teach(group([*judged[:2], None, judged[2]]))
     without = teach(group(judged))

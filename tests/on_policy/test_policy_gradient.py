@@ -94,23 +94,15 @@ def test_the_mean_gradient_of_rollouts_is_that_of_the_expected_reward(heat):
         np.testing.assert_allclose(have, want, rtol=2e-4, atol=1e-6)
 
 
-def play(seed: int, shuffled: bool, steps: int = 60) -> float:
-    """A bandit: one word is drawn 16 times a step and rewarded if it is 2; the chance of it at last."""
+def play(seed: int, shuffled: bool) -> float:
+    """One word is drawn 16 times a step and rewarded if it is 2; the chance of it at the end."""
     params, _, lora = model(seed)
-    config = replace(CONFIG, batch_size=16, micro_batch_size=16)
-    setup = TrainingSetup(CFG, config)
+    setup = TrainingSetup(CFG, replace(CONFIG, batch_size=16, micro_batch_size=16))
     state = init_state(init_adapter(CFG, lora, jax.random.key(seed)), setup)
-    step, rng = make_step(setup, steps), np.random.default_rng(seed)
-    words = [(word, word) for word in range(V)]  # the second is never drawn
-
-    def chances():
-        log_p = jax.nn.log_softmax(
-            jnp.stack([_first_word(params, state.trainable, lora, w) for w, _ in words])
-        )
-        return np.exp(np.asarray(log_p, np.float64))
-
-    for _ in range(steps):
-        p = chances()
+    step, rng = make_step(setup, 80), np.random.default_rng(seed)
+    chances = jax.jit(lambda adapter: _next_word(params, adapter, lora))
+    for _ in range(80):
+        p = np.asarray(chances(state.trainable), np.float64)
         drawn = rng.choice(V, size=16, p=p / p.sum())
         rewards = (drawn == 2).astype(np.float64)
         if shuffled:
@@ -121,21 +113,15 @@ def play(seed: int, shuffled: bool, steps: int = 60) -> float:
         ]
         batch = pack(rows, Layout(1, 16, 16), setup.objective.streams)
         state, metrics = step(state, params, batch, jax.random.key(0))
-        assert float(metrics.objective["log_p_gap"]) < 1e-5 or not rewards.std()
-    return float(chances()[2])
+        assert metrics.objective["log_p_gap_max"] < 1e-5  # what was drawn is what is trained
+    return float(chances(state.trainable)[2])
 
 
-def _first_word(params, adapter, lora, word):
-    return log_p_of(params, adapter, lora, [(word, word)])[0] * 0 + _log_p_first(
-        params, adapter, lora, word
-    )
-
-
-def _log_p_first(params, adapter, lora, word):
-    tokens = jnp.zeros((1, 1), jnp.int32)
-    ones = jnp.ones((1, 1), jnp.int32)
+def _next_word(params, adapter, lora):
+    """Probability of each word behind the prompt 0."""
+    tokens, ones = jnp.zeros((1, 1), jnp.int32), jnp.ones((1, 1), jnp.int32)
     hidden = forward(params, CFG, tokens, tokens, ones, adapter=adapter, lora=lora)
-    return jax.nn.log_softmax(logits(params, CFG, hidden)[0, 0])[word]
+    return jax.nn.softmax(logits(params, CFG, hidden)[0, 0])
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -144,8 +130,8 @@ def test_a_bandit_learns_the_word_that_is_rewarded(seed):
 
 
 def test_shuffled_rewards_teach_nothing():
-    ends = [play(seed, shuffled=True, steps=30) for seed in range(3)]
-    assert max(ends) < 0.9
+    """Chance may carry a single game anywhere, the mean of five stays where it was."""
+    assert np.mean([play(seed, shuffled=True) for seed in range(5)]) < 0.6
 
 
 def test_equal_rewards_leave_the_gradient_of_the_divergence_alone():
@@ -162,4 +148,6 @@ def test_equal_rewards_leave_the_gradient_of_the_divergence_alone():
         batch = pack(rows, Layout(1, 3, 16), setup.objective.streams)
         return make_gradient(setup)(adapter, params, batch, jax.random.key(0))[1]
 
-    kit.assert_same_bits(kit.flat(gradient(with_pg=True)), kit.flat(gradient(with_pg=False)))
+    have, want = kit.flat(gradient(with_pg=True)), kit.flat(gradient(with_pg=False))
+    for name in want:  # another program, so other last bits
+        np.testing.assert_allclose(have[name], want[name], rtol=1e-5, atol=1e-8)

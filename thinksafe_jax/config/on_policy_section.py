@@ -105,6 +105,12 @@ class OnPolicyConfig:
             yield "teacher.model: no value given; expected the model that opd learns from"
         if self.method == "grpo" and self.samples < 2:
             yield f"samples: is {self.samples}; a group of grpo needs 2 or more to compare"
+        drawn = self.sampling
+        if self.method == "grpo" and (drawn.top_k or drawn.top_p < 1 or drawn.min_p):
+            yield (
+                "sampling: a policy gradient is that of the distribution that was drawn from; set "
+                "top_k 0, top_p 1 and min_p 0"
+            )
         if self.method == "grpo" and not self.rewards:
             yield "rewards: is empty; grpo needs one reward or more"
         if unknown := sorted(set(self.guidance) - {"harmful", "benign"}):

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from thinksafe_jax.config import Recipe, SamplingConfig
+from thinksafe_jax.config import Recipe
 from thinksafe_jax.data import Prompt
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.on_policy.methods import Method, Taught
@@ -147,8 +147,10 @@ class OnPolicySteps:
             states, facts = parts.references.look_at(rollouts, adapter)
         taught = parts.method.teach(rollouts, facts)
         self._note(number, rollouts, taught)
+        # a greedy rollout was drawn at no temperature: it is then that of the model itself
+        heat = (sampling.temperature or 1.0) if parts.method.tempered else None
         examples = [
-            _example(rollout, streams, sampling, state)
+            _example(rollout, streams, heat, state)
             for rollout, streams, state in zip(
                 rollouts, taught.streams, states or [None] * len(rollouts), strict=True
             )
@@ -219,10 +221,15 @@ def _layouts(recipe: Recipe, parts: StepParts) -> list[Layout]:
 def _example(
     rollout: Rollout,
     streams: Mapping[str, Stream],
-    sampling: SamplingConfig,
+    heat: float | None,
     states: np.ndarray | None,
 ) -> RolloutExample:
-    """The row of a rollout: its streams and facts stand at the targets of its response."""
+    """The row of a rollout: its streams and facts stand at the targets of its response.
+
+    Args:
+        heat: the temperature that the loss is at; None is the model itself, at temperature 1.
+        states: of the reference, at the tokens of the response.
+    """
     prompt, response = rollout.prompt_ids, rollout.token_ids
     token_ids = np.asarray([*prompt, *response], np.int32)
     mask = np.arange(len(token_ids)) >= len(prompt)
@@ -233,9 +240,9 @@ def _example(
         whole[first:] = values
         return whole
 
-    # greedy rollouts are drawn at no temperature; the loss then is that of the model itself
-    heat = np.full(len(response), sampling.temperature or 1.0, np.float32)
-    facts = {"temperature": at_response(heat, 1.0), "sampled": at_response(rollout.sampled)}
+    sampled = rollout.logprobs if heat is None else rollout.sampling_logprobs
+    temperature = np.full(len(response), heat or 1.0, np.float32)
+    facts = {"temperature": at_response(temperature, 1.0), "sampled": at_response(sampled)}
     if states is not None:
         facts["reference"] = at_response(states)
     placed = {

@@ -19,7 +19,7 @@ KEY = ("id", "step", "sample")
 # what a row of rollouts/ needs
 ROLLOUT_FIELDS = {
     "prompt": str, "label": str, "response": str, "finish_reason": str, "tokens": int,
-    "token_ids": list, "logprobs": list, "adapter": str,
+    "token_ids": list, "logprobs": list, "sampling_logprobs": list, "adapter": str,
 }  # fmt: skip
 Name = tuple[str, int, int]  # (prompt id, step, sample)
 
@@ -34,8 +34,8 @@ class Rollout:
         sample: its number in the group of its prompt.
         prompt_ids: what the model read.
         token_ids: what it wrote, the end-of-sequence token included where it came to its end.
-        sampled: f32, the log-probability of each of `token_ids` in the distribution it was drawn
-            from, in nats.
+        logprobs: f32, the log-probability of each of `token_ids` under the model itself, in nats.
+        sampling_logprobs: f32, that in the distribution it was drawn from.
         response: `token_ids` as text, without the end-of-sequence token.
         finish_reason: "stop", or "length" where it was cut.
         verdict: the guard's; None where the method asks none, or before it was asked.
@@ -46,7 +46,8 @@ class Rollout:
     sample: int
     prompt_ids: Sequence[int]
     token_ids: Sequence[int]
-    sampled: np.ndarray
+    logprobs: np.ndarray
+    sampling_logprobs: np.ndarray
     response: str
     finish_reason: str
     verdict: Verdict | None = None
@@ -77,7 +78,8 @@ class Rollout:
             "finish_reason": self.finish_reason,
             "tokens": len(self.token_ids),
             "token_ids": list(self.token_ids),
-            "logprobs": [float(x) for x in self.sampled],
+            "logprobs": [float(x) for x in self.logprobs],
+            "sampling_logprobs": [float(x) for x in self.sampling_logprobs],
             "adapter": adapter,
         }
 
@@ -93,14 +95,14 @@ class Asked:
 
 def rollout_of_row(row: Mapping[str, Any], asked: Asked) -> Rollout:
     """The rollout that a row of rollouts/ holds."""
-    sampled = np.asarray(row["logprobs"], np.float32)
     return Rollout(
         asked.prompt,
         row["step"],
         row["sample"],
         asked.prompt_ids,
         row["token_ids"],
-        sampled,
+        np.asarray(row["logprobs"], np.float32),
+        np.asarray(row["sampling_logprobs"], np.float32),
         row["response"],
         row["finish_reason"],
     )
@@ -118,14 +120,16 @@ def rollout_of(done: Completion, asked: Asked, text: str) -> Rollout:
         asked: what it answers.
         text: its tokens as text, without the end-of-sequence token.
     """
-    ids, sampled = list(done.token_ids), list(done.logprobs)  # INTERIM
+    drawn = done.drawn
+    assert drawn is not None, "the engine was built without sampling_logprobs"
     return Rollout(
         asked.prompt,
         asked.step,
         done.sample,
         asked.prompt_ids,
-        ids,
-        np.asarray(sampled, np.float32),
+        drawn.token_ids,
+        np.asarray(drawn.logprobs, np.float32),
+        np.asarray(drawn.sampling_logprobs, np.float32),
         text,
         done.finish_reason,
     )

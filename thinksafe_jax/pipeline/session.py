@@ -218,6 +218,7 @@ class Session:
             eos_ids=self.tokenizer.eos_ids,
             seed=self.recipe.seed,
             lora=lora,
+            sampling_logprobs=True,
         )
 
     def check_sampling(self) -> None:

@@ -60,11 +60,14 @@ class Method(Protocol):
         needs_verdicts: whether the guard is asked about the rollouts.
         reference: what the divergence is from; None without a `kl` stream.
         needs_top: whether the likeliest tokens must be known.
+        tempered: whether the loss is at the temperature of the rollouts, as a policy gradient's
+            must be; else it is that of the models themselves.
     """
 
     needs_verdicts: bool
     reference: ReferenceKind | None
     needs_top: bool
+    tempered: bool
 
     def reference_prompt(self, rollout: Rollout) -> str:
         """The user turn that a guided reference reads."""

@@ -27,6 +27,7 @@ class Grpo:
     """Rewards to advantages to signed weights, and the divergence from the base."""
 
     needs_top = False
+    tempered = True
     reference: ReferenceKind | None = "base"
 
     def __init__(self, recipe: Recipe, tokenizer: ChatTokenizer):

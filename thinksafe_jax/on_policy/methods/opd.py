@@ -19,6 +19,7 @@ class Opd:
 
     needs_verdicts = False
     needs_top = False
+    tempered = False
     reference: ReferenceKind | None = "teacher"
 
     def __init__(self, recipe: Recipe, tokenizer: ChatTokenizer):

@@ -40,6 +40,7 @@ class SelfDistillation:
     """One stream, `kl`, on the tokens of the rule."""
 
     needs_verdicts = False
+    tempered = False
     reference: ReferenceKind | None = "guided"
 
     def __init__(self, recipe: Recipe, tokenizer: ChatTokenizer):
