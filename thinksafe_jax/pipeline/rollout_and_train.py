@@ -42,7 +42,9 @@ def rollout_and_train(run: Run, session: Session) -> TrainResult:
     method = make_method(recipe, session.tokenizer)
     config = replace(recipe.training, objective="rollout-streams")
     setup = TrainingSetup(session.cfg, config, session.training_mesh)
-    params = session.weights.for_training()
+    # on one device sampler and trainer share the arrays of the base, layers apart
+    weights = session.weights
+    params = weights.for_sampling() if session.mesh is None else weights.for_training()
     parts = StepParts(
         RolloutSampler(
             run,

@@ -203,16 +203,17 @@ class Session:
         """A sampler of the student that keeps an adapter apart, beside a trainer.
 
         Args:
-            params: the student as training has it; on one device the sampler's weights are these.
+            params: the student as training has it; on one device the sampler holds the same arrays.
             lora: the adapter's shape.
         """
         self.check_sampling()
         mesh = self.generation_mesh
         if mesh is not None:  # another layout of the same weights, held beside training's
-            params = load_params(self.directory, self.cfg, self._dtype, mesh.param_shardings())
+            stacked = load_params(self.directory, self.cfg, self._dtype, mesh.param_shardings())
+            params = unstack_layers(stacked)
         return Engine(
             self.cfg,
-            unstack_layers(params),
+            params,
             self.recipe.engine,
             mesh=mesh,
             eos_ids=self.tokenizer.eos_ids,

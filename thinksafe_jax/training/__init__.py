@@ -10,13 +10,13 @@ from thinksafe_jax.training.heldout import heldout_loss, hold_out
 from thinksafe_jax.training.losses import default_chunk
 from thinksafe_jax.training.mesh import TrainingMesh
 from thinksafe_jax.training.optimizers import make_optimizer
+from thinksafe_jax.training.packing import Layout
 from thinksafe_jax.training.policy_logprobs import (
     LogprobGap,
     SampledRow,
     logprob_gap,
     make_row_logprobs,
 )
-from thinksafe_jax.training.packing import Layout
 from thinksafe_jax.training.row_states import RowStates
 from thinksafe_jax.training.setup import TrainingSetup, lora_config
 from thinksafe_jax.training.step import make_step
