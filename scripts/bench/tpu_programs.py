@@ -81,7 +81,7 @@ class Case:
         mesh, (_, cfg) = load_mesh(mesh_name), find_model(model)
         settings = Settings(mean_context=MEAN_CONTEXT).capped(cfg)
         budget = phase_budget("generate", mesh.generate, cfg, mesh.topology, settings)
-        pool = min(budget.pool_tokens, SLOTS * settings.mean_context)
+        pool = min(budget.pool_tokens, SLOTS * settings.context)  # as the engine has it
         sampler = Sampler(SLOTS, pool, settings.context, PROMPT, PAGE, window=WINDOW)
         rows = min(SLOTS, filled_rows(pool, settings.mean_context))
         return cls(program, model, mesh, cfg, sampler, rows)
@@ -199,6 +199,17 @@ def line(row: dict[str, Any]) -> str:
     return f"{text}  copies {copies / 1e9:.3f} GB  {sent}"
 
 
+def with_kept(file: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows, and those of other programs that the file has."""
+
+    def key(row: dict[str, Any]) -> tuple[int, int, int]:
+        program, mesh, model = row["program"], row["mesh"], row["model"]
+        return PROGRAMS.index(program), MESHES.index(mesh), MODELS.index(model)
+
+    before = json.loads(file.read_text(encoding="utf-8"))["rows"] if file.exists() else []
+    return [row for _, row in sorted({key(row): row for row in before + rows}.items())]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -218,7 +229,8 @@ def main() -> None:
                 rows.append(row_of(case, *compiled(case, asked.raw)))
                 print(line(rows[-1]), flush=True)
     if asked.json:
-        kept = {"machine": machine(), "libtpu": version("libtpu"), "rows": rows}
+        kept = {"machine": machine(), "libtpu": version("libtpu"), "rows": []}
+        kept["rows"] = with_kept(asked.json, rows)
         asked.json.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 
 

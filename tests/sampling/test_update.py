@@ -10,7 +10,7 @@ from tests.sampling.kit import engine, requests, run
 from thinksafe_jax.config import EngineConfig
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.models import LoraConfig, init_adapter, merge_adapter, unstack_layers
-from thinksafe_jax.sampling import Engine
+from thinksafe_jax.sampling import Engine, heads_first
 from thinksafe_jax.sharding import ModelMesh
 
 pytestmark = pytest.mark.slow
@@ -54,6 +54,21 @@ def test_tokens_after_an_update_are_those_of_a_fresh_engine(model, tuned, how):
     fresh = run(Engine(cfg, tuned, config, mesh=mesh, eos_ids=(0,)), batch)
     assert partly == wholly == fresh != before
     sampler.update(params)
+    assert run(sampler, batch) == before
+
+
+def test_kernels_that_are_stored_heads_first_stay_so(model, tuned):
+    """As on a TPU; shapes, and so programs and text, are those of the declared order."""
+    cfg, params, _ = model
+    sampler = Engine(cfg, params, SHAPE, eos_ids=(0,))
+    batch = requests(4)
+    before, (device,) = run(sampler, batch), sampler._devices
+    device.params = heads_first(device.params)
+    assert run(sampler, batch) == before
+    sampler.update(unstack_layers(tuned))
+    sampler.update(params)
+    kernel = device.params["layers"][0]["o_proj"]["kernel"]
+    assert kernel.format.layout.major_to_minor == (1, 0, 2)
     assert run(sampler, batch) == before
 
 

@@ -25,6 +25,7 @@ from thinksafe_jax.sampling import (
     choose,
     decode,
     empty_slots,
+    heads_first,
     prefill,
     table_pages,
 )
@@ -269,6 +270,7 @@ def _replica(
     params = shaped(
         {**stacked, "layers": (layer,) * cfg.num_layers}, mesh.param_shardings("unstacked")
     )
+    params = heads_first(params) if layout.platform == "tpu" else params
     pages = 1 + sampler.pool_tokens // sampler.page_size
     return layout, params, KvCache.abstract(cfg, pages, sampler.page_size, dtype, layout)
 

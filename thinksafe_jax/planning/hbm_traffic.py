@@ -249,6 +249,8 @@ class _Reader:
         operand: int,
     ) -> str:
         """What an operand is: a parameter by its name, else where the instruction stands."""
+        if not instruction.operands:  # a barrier's start
+            return _scope(instruction)
         source = body[instruction.operands[operand]]
         while (source.opcode in _THROUGH or _SAME_BYTES in source.line) and source.operands:
             inner = body[source.operands[0]]

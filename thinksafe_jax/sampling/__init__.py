@@ -2,6 +2,7 @@
 
 from thinksafe_jax.sampling.attention import choose, table_pages
 from thinksafe_jax.sampling.engine import Engine
+from thinksafe_jax.sampling.held_params import heads_first
 from thinksafe_jax.sampling.kv_cache import KvCache
 from thinksafe_jax.sampling.layout import Layout
 from thinksafe_jax.sampling.next_token import token_logprobs
@@ -22,6 +23,7 @@ __all__ = [
     "choose",
     "decode",
     "empty_slots",
+    "heads_first",
     "prefill",
     "table_pages",
     "token_logprobs",
