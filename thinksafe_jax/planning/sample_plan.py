@@ -42,13 +42,9 @@ def plan_sample(request: PlanRequest) -> StagePlan:
         return replace(plan, bytes=dict(budget.bytes), problems=problems)
     pool = pool_tokens(engine, settings, budget)
     sampler = Sampler(
-        engine.slots,
-        pool,
-        settings.context,
-        request.assumed.prompt_tokens,
-        engine.page_size,
+        engine.slots, pool, settings.context, request.assumed.prompt_tokens, engine.page_size,
         is_simulated(request.mesh.topology),
-    )
+    )  # fmt: skip
     devices = request.devices(phase.for_model(cfg).of_replica())
     decode, prefill = (
         compile_program(partial(program, cfg, phase, devices, sampler), dtype)
