@@ -36,9 +36,7 @@ def plan_sample(request: PlanRequest) -> StagePlan:
     if problems := list(sampling_problems(samplings, model, cfg.vocab_size, settings.context)):
         nearest = _options_that_fit(request, settings, cfg.vocab_size)
         return replace(plan, problems=problems, nearest=nearest)
-    problems = _problems_of_lengths(request, model, cfg)
-    if problems or budget.problems or not budget.fits:
-        problems = problems or _no_room(budget, settings)
+    if problems := _problems_of_lengths(request, model, cfg) or _no_room(budget, settings):
         return replace(plan, bytes=dict(budget.bytes), problems=problems)
     pool = pool_tokens(engine, settings, budget)
     sampler = Sampler(
@@ -142,7 +140,8 @@ def _slots_and_pages(
 
 
 def _no_room(budget: Budget, settings: Settings) -> list[str]:
-    if budget.problems:
+    """Why the pool cannot hold a single row; nothing where it can."""
+    if budget.problems or budget.fits:
         return budget.problems
     weights = budget.bytes["weights"]
     return [f"weights of {weights:,} bytes leave no room for a row of {settings.context:,} tokens"]
