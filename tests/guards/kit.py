@@ -1,6 +1,7 @@
 """Small guards: tokenizers, chat templates, random weights, and the real templates of all four."""
 
 import json
+import shutil
 from pathlib import Path
 
 from tokenizers import (
@@ -122,7 +123,7 @@ def save_qwen3guard(folder: Path) -> Path:
     """Qwen3Guard's real template with its real vocabulary, which is Qwen3's."""
     source = shared_asset("tokenizers", "qwen3")
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "tokenizer.json").symlink_to(source / "tokenizer.json")
+    shutil.copyfile(source / "tokenizer.json", folder / "tokenizer.json")
     settings = json.loads((source / "tokenizer_config.json").read_text(encoding="utf-8"))
     settings["chat_template"] = real_template("qwen3guard_gen")
     (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")

@@ -277,3 +277,11 @@ def test_any_value_at_any_key_is_read_or_refused(tmp_path_factory, data):
         ids(folder)
     except ThinkSafeError as error:
         assert len(str(error).splitlines()) == 1
+
+
+def test_half_a_surrogate_pair_is_no_token(tmp_path):
+    """Fuzzing ended in a UnicodeEncodeError of the tokenizers library."""
+    folder = student(tmp_path / "m")
+    (folder / "special_tokens_map.json").write_text('{"eos_token": "\\ud800"}')
+    with pytest.raises(InputError, match=r"the token '\\ud800' is damaged"):
+        ChatTokenizer(folder)

@@ -15,6 +15,7 @@ from thinksafe_jax.weights import (
     convert_checkpoint,
     load_params,
     read_manifest,
+    resolve_model,
     save_checkpoint,
 )
 
@@ -284,6 +285,18 @@ def test_a_manifest_names_files_of_its_folder_only(tmp_path, name):
     (tmp_path / "manifest.json").write_text(json.dumps({"files": {name: facts}}))
     with pytest.raises(InputError, match="lies outside of the folder; refused"):
         read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "README.md"])
+def test_a_folder_with_a_link_out_is_no_model(tmp_path, tmp_path_factory, name):
+    """Whoever names the folder reads no other place, whichever file is the link."""
+    small_checkpoint(tmp_path)
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / name
+    (tmp_path / name).touch()
+    (tmp_path / name).rename(elsewhere)
+    (tmp_path / name).symlink_to(elsewhere)
+    with pytest.raises(InputError, match=f"{name}: is a link out of its folder"):
+        resolve_model(str(tmp_path))
 
 
 def test_links_of_a_hub_cache_are_followed(tmp_path):

@@ -74,6 +74,9 @@ class TokenizerFiles:
         tokenizer = from_backend(self.backend, file)
         ids = {token["content"]: token["id"] for token in self.backend["added_tokens"]}
         for token, _ in self.declared:
+            if any("\ud800" <= letter <= "\udfff" for letter in token):
+                text = f"the token {quoted(token)} is damaged, half a surrogate pair"
+                raise InputError(f"{self.directory}: {text}")
             if token not in ids:
                 tokenizer.add_special_tokens([tokenizers.AddedToken(token, normalized=False)])
         for token, id in (*ids.items(), *self.declared):
@@ -102,7 +105,7 @@ class TokenizerFiles:
             if not ids or not all(type(id) is int and id >= 0 for id in ids):
                 raise InputError(
                     f"{file}: eos_token_id is {quoted(value)}; a token id or a list of them was "
-                    f"expected"
+                    "expected"
                 )
             return tuple(dict.fromkeys(ids))
         raise InputError(

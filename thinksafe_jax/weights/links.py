@@ -23,6 +23,17 @@ def refuse_link_out(file: Path) -> None:
         )
 
 
+def refuse_links_out(folder: Path) -> None:
+    """Refuses a folder in which any file is a link out of it.
+
+    Raises:
+        InputError: as `refuse_link_out`.
+    """
+    for file in folder.iterdir():
+        if file.is_symlink():
+            refuse_link_out(file)
+
+
 def is_plain_name(name: object) -> bool:
     """Whether a name that was read from a file names a file of the same folder."""
     return (

@@ -16,6 +16,7 @@ from thinksafe_jax.models import Adapter, LoraConfig, ModelConfig, target_kernel
 from thinksafe_jax.weights.adapter_config import KEY, parse_lora, read_adapter_config
 from thinksafe_jax.weights.atomic_folder import write_json, write_text, written_aside
 from thinksafe_jax.weights.gather import on_host, written_by_first
+from thinksafe_jax.weights.links import refuse_links_out
 from thinksafe_jax.weights.safetensors import TensorRef, TensorSource, read_header, write_file
 from thinksafe_jax.weights.slices import all_finite
 
@@ -126,6 +127,8 @@ def import_adapter(
             or of the wrong shape (all listed), or NaN and infinity.
     """
     directory = Path(directory)
+    if directory.is_dir():
+        refuse_links_out(directory)
     weights, config = directory / _WEIGHTS, directory / _CONFIG
     if not weights.exists() and (directory / "adapter_model.bin").exists():
         raise InputError(

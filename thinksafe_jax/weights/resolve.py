@@ -11,6 +11,7 @@ from thinksafe_jax.storage import atomic_write
 from thinksafe_jax.weights.adapter_config import read_adapter_config
 from thinksafe_jax.weights.bucket import cached_copy, fetch
 from thinksafe_jax.weights.hugging_face import download, downloaded
+from thinksafe_jax.weights.links import refuse_links_out
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -58,8 +59,10 @@ def _model_folder(folder: Path) -> Path:
     """The folder itself.
 
     Raises:
-        InputError: it holds an adapter and no model; names the base and what to do.
+        InputError: it holds an adapter and no model; names the base and what to do. Or a file in it
+            is a link to another place.
     """
+    refuse_links_out(folder)
     config = folder / "adapter_config.json"
     if config.exists() and not (folder / "config.json").exists():
         base = read_adapter_config(config).get("base_model_name_or_path") or "its base model"

@@ -19,7 +19,9 @@ _CATEGORIES = (
     "Code Interpreter Abuse",
 )  # fmt: skip
 _NAME = "(?:" + "|".join(sorted(map(re.escape, _CATEGORIES), key=len, reverse=True)) + r")\b"
-_ITEM = rf"(?:[SOCsoc]\d{{1,2}}(?:: ?{_NAME})?\.?|{_NAME}\.?)"
+# a code or a name, in brackets or behind a bullet too
+_ITEM = rf"(?:[-*] )?[(\[]?(?:[SOCsoc]\d{{1,2}}(?:: ?{_NAME})?\.?|{_NAME}\.?)[)\]]?"
+_BETWEEN = r"[\s,;/&]+(?:and\s+)?"
 
 
 def _slots(template: GuardTemplate) -> tuple[Slot, ...]:
@@ -54,9 +56,10 @@ FORMAT = GuardFormat(
     guess=lambda exchange: {"verdict": "unsafe"},  # the category is then read in the same pass
     read=_read,
     # As the model card shows it, and as servers and fine-tunes write it: other white space, codes
-    # of Llama-Guard 1 (O3) and of other taxonomies (C1), the name behind a code or instead of it.
+    # of Llama-Guard 1 (O3) and of other taxonomies (C1), the name behind a code or instead of it,
+    # lists in other dress.
     # All of these have one reading. "safe" has nothing behind it, and neither word another case.
     pattern=re.compile(
-        rf"\s*(?P<verdict>unsafe|safe(?!\s*\S))(?:\s+(?P<category>{_ITEM}(?:[\s,;]+{_ITEM})*)[\s,;]*)?\s*"
+        rf"\s*(?P<verdict>unsafe|safe(?!\s*\S))(?:\s+(?P<category>{_ITEM}(?:{_BETWEEN}{_ITEM})*)[\s,;]*)?\s*"
     ),
 )
