@@ -7,6 +7,7 @@ from workloads import chain_of_thought_lengths
 
 from thinksafe_jax.config import EngineConfig, SamplingConfig
 from thinksafe_jax.sampling import Request
+from thinksafe_jax.sampling.device import Window
 from thinksafe_jax.sampling.pages import PageAllocator
 from thinksafe_jax.sampling.programs import Insertion
 from thinksafe_jax.sampling.scheduler import Scheduler
@@ -41,8 +42,14 @@ class CountingDevice:
         self._remaining = np.maximum(0, self._remaining - len(self._steps))
         return tokens
 
-    def read(self, window: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return window, np.zeros(window.shape, np.float32)
+    def set_histories(self, slot_ids: np.ndarray, rows: np.ndarray) -> None:
+        """Looks nothing up: no draft is ever right."""
+
+    def decode_drafted(self, table: np.ndarray, slot_ids: np.ndarray) -> np.ndarray:
+        return self.decode(table, slot_ids)
+
+    def read(self, window: np.ndarray) -> Window:
+        return Window(window, np.zeros(window.shape, np.float32))
 
 
 def rehearse(count: int, slots: int, pool_share: float = 1.0, window: int = 32) -> EngineStats:

@@ -10,11 +10,13 @@ from thinksafe_jax.config.recipe import Recipe
 from thinksafe_jax.errors import quoted
 
 # Changing these between two starts of one run directory cannot change any row or weight; another
-# mesh only their last bits.
+# mesh or draft only their last bits.
 RESUMABLE_KEYS = (
     "name",
     "run_dir",
     "mesh",
+    "engine.draft",
+    "engine.draft_tokens",
     "guard.max_unparsed",
     "training.evaluate_every",
     "training.checkpoint_every",

@@ -118,6 +118,10 @@ class EngineConfig:
     attention: Annotated[str, choice("auto", *variant_names("sampling/attention"))] = "auto"
     # replicas on a mesh: each by itself, or together in one program, in step
     replicas: Annotated[str, choice("apart", "together")] = "apart"
+    # drafts of the next tokens, from texts that are there: off, always, or auto where they save
+    # time; the text is the same token for token, up to rounding
+    draft: Annotated[str, choice("off", "auto", "always")] = "off"
+    draft_tokens: Annotated[int, Range(1, 15)] = 3  # a pass runs over one position more
 
     def conflicts(self) -> Iterator[str]:
         """What does not go together, one sentence each, beginning with its key."""

@@ -85,7 +85,8 @@ def _requests(question: Question, cfg: EvaluationConfig, subject: Subject) -> li
     sampling: SamplingConfig = (cfg.reasoning_sampling if reasoning else None) or cfg.sampling
     ids = subject.tokenizer.prompt_ids(question.text)
     name = f"{question.suite}/{question.id}"
-    return [Request(name, ids, sampling, n) for n in range(cfg.samples if reasoning else 1)]
+    samples = range(cfg.samples if reasoning else 1)
+    return [Request(name, ids, sampling, n, kind=question.suite) for n in samples]
 
 
 def answer(asked: Mapping[Key, Asked], subject: Subject, store: RowStore, journal: Journal) -> None:

@@ -24,6 +24,8 @@ from thinksafe_jax.sampling import (
     Layout,
     choose,
     decode,
+    decode_drafted,
+    draft_shape,
     empty_slots,
     heads_first,
     prefill,
@@ -79,6 +81,7 @@ class Sampler:
         page_size: tokens of a page.
         simulated: the devices only stand for chips.
         window: decode steps of one call.
+        drafts: tokens of a draft, each step then runs over one position more; 0 is plain decoding.
     """
 
     slots: int
@@ -88,6 +91,7 @@ class Sampler:
     page_size: int = 64
     simulated: bool = False
     window: int = 1
+    drafts: int = 0
 
 
 @dataclass(frozen=True)
@@ -186,16 +190,22 @@ def decode_program(
     block = table_pages(sampler.page_size)
     width = -(-sampler.longest // (sampler.page_size * block)) * block
     table = _array((sampler.slots, width), jnp.int32, sharding)
+    function, state = decode, (cache, slots)
+    statics: dict[str, Any] = {"spec": DecodeSpec(cfg, sampler.window, (0,), layout, attention)}
+    if sampler.drafts:
+        shape = draft_shape(sampler.drafts, sampler.longest)
+        function, statics["shape"] = decode_drafted, shape
+        state += (_array((sampler.slots, shape.columns), jnp.int32, sharding),)
     return Program(
-        decode,
-        (params, cache, slots, table),
-        {"spec": DecodeSpec(cfg, sampler.window, (0,), layout, attention)},
-        rows=sampler.slots,
-        tokens=sampler.slots,
+        function,
+        (params, *state, table),
+        statics,
+        rows=sampler.slots * (1 + sampler.drafts),
+        tokens=sampler.slots * (1 + sampler.drafts),
         devices=_size(layout),
-        page_table=3,
+        page_table=1 + len(state),
         rare_branches=True,  # the filter over the whole vocabulary
-        again=lambda arguments, results: (arguments[0], *results[:2], arguments[3]),
+        again=lambda arguments, results: (arguments[0], *results[: len(state)], arguments[-1]),
     )
 
 

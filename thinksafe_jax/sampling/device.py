@@ -5,12 +5,14 @@ without a model (scripts/bench uses one).
 """
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
 
 from thinksafe_jax.models import Params, UnstackedAdapter
+from thinksafe_jax.sampling.drafted_decode import decode_drafted, replay, set_histories
+from thinksafe_jax.sampling.drafts import NOTHING, DraftShape
 from thinksafe_jax.sampling.kv_cache import KvCache
 from thinksafe_jax.sampling.layout import Layout
 from thinksafe_jax.sampling.programs import (
@@ -25,6 +27,21 @@ from thinksafe_jax.sampling.sampling_options import Options
 
 INSERT_ROWS = 32  # requests that enter slots in one call
 WORTH_COMPILING = 128  # decode steps with half of the slots idle, before fewer are decoded
+
+
+class Window(NamedTuple):
+    """What a window made, on the device or on the host.
+
+    Attributes:
+        tokens: i32 `[T, W]`, in order; -1 where a slot was idle or a draft was wrong.
+        logprobs: f32 `[T, W]`, of the tokens.
+        passes: i32 `[W]`, passes of each slot with drafts, or that it had taken with them; None
+            where drafting is off.
+    """
+
+    tokens: Any
+    logprobs: Any
+    passes: Any = None
 
 
 class Device(Protocol):
@@ -42,7 +59,11 @@ class Device(Protocol):
 
     def decode(self, table: np.ndarray, slot_ids: np.ndarray) -> Any: ...
 
-    def read(self, window: Any) -> tuple[np.ndarray, np.ndarray]: ...
+    def set_histories(self, slot_ids: np.ndarray, rows: np.ndarray) -> None: ...
+
+    def decode_drafted(self, table: np.ndarray, slot_ids: np.ndarray) -> Any: ...
+
+    def read(self, window: Any) -> Window: ...
 
 
 class ModelDevice:
@@ -54,6 +75,7 @@ class ModelDevice:
         spec: what decode is compiled for.
         slots: of all shards.
         seed: of the run.
+        drafts: sizes of drafting; None where it is off.
 
     Attributes:
         params: may be replaced by others of the same shapes, dtypes and shardings while no request
@@ -61,8 +83,17 @@ class ModelDevice:
         adapter: beside the parameters, or None; may be replaced in the same way.
     """
 
-    def __init__(self, params: Params, cache: KvCache, spec: DecodeSpec, *, slots: int, seed: int):
-        self.params, self.spec = params, spec
+    def __init__(
+        self,
+        params: Params,
+        cache: KvCache,
+        spec: DecodeSpec,
+        *,
+        slots: int,
+        seed: int,
+        drafts: DraftShape | None = None,
+    ):
+        self.params, self.spec, self.drafts = params, spec, drafts
         self.adapter: UnstackedAdapter | None = None
         self.cache = cache
         self.window_sizes = self.layout.window_sizes(slots)
@@ -79,6 +110,9 @@ class ModelDevice:
     def reset(self) -> None:
         """Makes every slot idle."""
         self.slots = self.layout.put(empty_slots(self._count), self.layout.rows)
+        if self.drafts is not None:
+            texts = np.full((self._count, self.drafts.columns), NOTHING, np.int32)
+            self.history = self.layout.put(texts, self.layout.rows)
 
     def prefill(self, tokens: np.ndarray, lengths: np.ndarray, page_ids: np.ndarray) -> None:
         """Writes the KV of `tokens` i32 `[P, T]`, `lengths` each, into `page_ids` `[P, T / ps]`.
@@ -108,7 +142,10 @@ class ModelDevice:
             self.prefill(tokens, np.zeros(shards, np.int32), page_ids)
         self._warm_up_slots()
         for count in self.window_sizes:
-            self.read(self.decode(table, np.arange(count, dtype=np.int32)))
+            slot_ids = np.arange(count, dtype=np.int32)
+            self.read(self.decode(table, slot_ids))
+            if self.drafts is not None:
+                self.read(self.decode_drafted(table, slot_ids))
 
     def _warm_up_slots(self) -> None:
         """Runs what `insert` and `make_idle` run, and changes nothing."""
@@ -116,6 +153,14 @@ class ModelDevice:
         words = np.zeros((INSERT_ROWS, 3), np.uint32)
         self.insert(Insertion(beyond, zeros, zeros, zeros, words, Options.of([], INSERT_ROWS)))
         self.make_idle([])
+        if self.drafts is not None:
+            texts = np.full((INSERT_ROWS, self.drafts.columns), NOTHING, np.int32)
+            self.set_histories(beyond, texts)
+
+    def set_histories(self, slot_ids: np.ndarray, rows: np.ndarray) -> None:
+        """Puts texts i32 `[P, columns]` into the histories of slots; see `drafts`."""
+        arrays = self.layout.put((slot_ids, rows))
+        self.history = set_histories(self.history, *arrays, layout=self.layout)
 
     def make_idle(self, slots: Sequence[int]) -> None:
         """Stops slots that were preempted."""
@@ -138,28 +183,57 @@ class ModelDevice:
             self._idle_steps = 0
         return fitting
 
-    def decode(self, table: np.ndarray, slot_ids: np.ndarray) -> tuple[jax.Array, jax.Array]:
+    def decode(self, table: np.ndarray, slot_ids: np.ndarray) -> Window:
         """Dispatches one window of decode steps for the slots `slot_ids`; returns at once.
 
         Args:
             table: i32 `[slots, pages]`, the pages of every slot.
             slot_ids: i32 `[W]`, ascending.
         """
-        self._compiled.add(len(slot_ids))
-        every = len(slot_ids) == self._count
+        pages, ids = self._of_window(table, slot_ids)
         self.cache, self.slots, tokens, logprobs = decode(
+            self.params, self.cache, self.slots, pages, ids, self.adapter, spec=self.spec
+        )
+        passes = None
+        if self.drafts is not None:
+            self.history, passes = replay(
+                self.history, self.slots, tokens, ids, layout=self.layout, shape=self.drafts
+            )
+        return _on_its_way(Window(tokens, logprobs, passes))
+
+    def decode_drafted(self, table: np.ndarray, slot_ids: np.ndarray) -> Window:
+        """As `decode`, with drafts: as many passes, each of which may make several tokens."""
+        pages, ids = self._of_window(table, slot_ids)
+        assert self.drafts is not None, "a device with drafting switched off"
+        self.cache, self.slots, self.history, made = decode_drafted(
             self.params,
             self.cache,
             self.slots,
-            self.layout.put(table[slot_ids], self.layout.rows),
-            None if every else self.layout.put(slot_ids),
+            self.history,
+            pages,
+            ids,
             self.adapter,
             spec=self.spec,
+            shape=self.drafts,
         )
-        for array in (tokens, logprobs):
-            array.copy_to_host_async()
-        return tokens, logprobs
+        return _on_its_way(Window(*made))
 
-    def read(self, window: tuple[jax.Array, jax.Array]) -> tuple[np.ndarray, np.ndarray]:
-        """Waits for a window: tokens i32 `[steps, W]` (-1 where idle) and log-probabilities."""
+    def _of_window(
+        self, table: np.ndarray, slot_ids: np.ndarray
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """The pages of a window's slots, and their numbers where they are not all."""
+        self._compiled.add(len(slot_ids))
+        every = len(slot_ids) == self._count
+        pages = self.layout.put(table[slot_ids], self.layout.rows)
+        return pages, None if every else self.layout.put(slot_ids)
+
+    def read(self, window: Window) -> Window:
+        """Waits for a window, and brings it to the host."""
         return jax.device_get(window)
+
+
+def _on_its_way(window: Window) -> Window:
+    """The window, whose arrays have set out to the host."""
+    for array in jax.tree.leaves(window):
+        array.copy_to_host_async()
+    return window

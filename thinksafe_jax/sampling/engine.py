@@ -22,13 +22,15 @@ from thinksafe_jax.models import unstack_layers as apart
 from thinksafe_jax.sampling.adapter_place import AdapterPlace
 from thinksafe_jax.sampling.attention import choose, table_pages
 from thinksafe_jax.sampling.device import ModelDevice
+from thinksafe_jax.sampling.drafting import Drafting, draft_shape
 from thinksafe_jax.sampling.held_params import exchanged, held_params
 from thinksafe_jax.sampling.kv_cache import KvCache, pool_pages
 from thinksafe_jax.sampling.layout import Layout
 from thinksafe_jax.sampling.pages import PageAllocator
 from thinksafe_jax.sampling.programs import DecodeSpec
 from thinksafe_jax.sampling.requests import Completion, Request
-from thinksafe_jax.sampling.scheduler import Scheduler, prefill_lengths
+from thinksafe_jax.sampling.running import prefill_lengths
+from thinksafe_jax.sampling.scheduler import Scheduler
 from thinksafe_jax.sampling.stats import EngineStats, compiles_so_far
 from thinksafe_jax.sampling.text_requests import Message, Prompt, as_prompts, text_requests
 from thinksafe_jax.sharding import ModelMesh, load_mesh
@@ -103,6 +105,8 @@ class Engine:
         kv_dtype = jnp.dtype("float32") if on_cpu else params["embed"].dtype
         self._pages = pool_pages(cfg, config, self.max_length, kv_dtype, layouts)
         sizes = cfg, config.window, self.eos_ids
+        drafting = config.draft != "off"
+        drafts = draft_shape(config.draft_tokens, self.max_length) if drafting else None
         self._devices = [
             ModelDevice(
                 params,
@@ -110,6 +114,7 @@ class Engine:
                 DecodeSpec(*sizes, layout, self.attention, sampling_logprobs),
                 slots=config.slots * layout.shards,
                 seed=seed,
+                drafts=drafts,
             )
             for params, layout in zip(held, layouts, strict=True)
         ]
@@ -287,7 +292,13 @@ class Engine:
         self.stats = EngineStats()
         self._calls += 1
         queue = map(self._check, requests)
-        running = [self._scheduler(device, queue) for device in self._devices]
+        shape = self._devices[0].drafts
+        drafting = None if shape is None else Drafting(self.config.draft, shape)
+        shared = self.eos_ids, queue, self.stats, drafting
+        running = [
+            Scheduler(device, self.config, self._allocator(device), device.layout.shards, *shared)
+            for device in self._devices
+        ]
         return self._drive(running, self._calls)
 
     def _drive(self, running: list[Scheduler], call: int) -> Iterator[Completion]:
@@ -309,17 +320,6 @@ class Engine:
                 yield from finished
                 if scheduler.idle:
                     running.remove(scheduler)
-
-    def _scheduler(self, device: ModelDevice, queue: Iterator[Request]) -> Scheduler:
-        return Scheduler(
-            device,
-            self.config,
-            self._allocator(device),
-            device.layout.shards,
-            self.eos_ids,
-            queue,
-            self.stats,
-        )
 
     def _allocator(self, device: ModelDevice) -> PageAllocator:
         size, shards = self.config.page_size, device.layout.shards

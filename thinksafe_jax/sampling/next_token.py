@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float32, Int32, Key
 
+from thinksafe_jax.config import SamplingConfig
 from thinksafe_jax.sampling.sampling_options import Options, mass_limit
 from thinksafe_jax.sampling.vocab_split import CANDIDATES, Draw, VocabSplit, draw_by_mass
 from thinksafe_jax.sampling.wide_draw import draw_wide
@@ -25,6 +26,16 @@ from thinksafe_jax.sampling.wide_draw import draw_wide
 # token is another one. In 1, top-p after a top-k above 64 closed too early. All other rows are
 # drawn as in 1.
 DRAW_VERSION = 2
+
+
+def draws_as_before(sampling: SamplingConfig, version: int) -> bool:
+    """Whether an earlier version of the draw gives the tokens of this one, under these options.
+
+    The rows that 2 drew otherwise than 1 could not have been told apart beforehand: those whose
+    filters may keep more than the candidates.
+    """
+    narrow = 0 < sampling.top_k <= CANDIDATES
+    return version == DRAW_VERSION or sampling.temperature == 0 or narrow
 
 
 def sample(

@@ -16,12 +16,15 @@ class Request:
         prompt_ids: token ids up to where the model speaks, at least one.
         sampling: temperature, top-k, top-p, min-p and the most new tokens.
         sample: index among several completions of one prompt.
+        kind: requests of one kind have answers that are like each other's: how long they are and
+            where drafts of them are found is guessed from them. No token depends on it.
     """
 
     id: str
     prompt_ids: Sequence[int]
     sampling: SamplingConfig
     sample: int = 0
+    kind: str = ""
 
     @property
     def random_words(self) -> tuple[int, int, int]:

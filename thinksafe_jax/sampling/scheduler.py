@@ -10,56 +10,22 @@ the row and the position alone.
 """
 
 import time
-from array import array
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from itertools import zip_longest
-from typing import Any
 
 import numpy as np
 
 from thinksafe_jax.config import EngineConfig
 from thinksafe_jax.sampling.device import INSERT_ROWS, Device
+from thinksafe_jax.sampling.drafting import Drafting
 from thinksafe_jax.sampling.pages import PageAllocator
 from thinksafe_jax.sampling.programs import Insertion
-from thinksafe_jax.sampling.requests import Completion, Drawn, Request
+from thinksafe_jax.sampling.requests import Completion, Request
+from thinksafe_jax.sampling.running import Dispatched, Running, prefill_lengths
 from thinksafe_jax.sampling.sampling_options import Options
 from thinksafe_jax.sampling.stats import EngineStats
-
-
-def prefill_lengths(page_size: int, longest: int) -> list[int]:
-    """Padded prompt lengths up to one that holds `longest` tokens: 1, 2, 3, 4, 6, 8, 12 ... pages.
-
-    A request's bucket depends on its own length only, and so do the last bits of its keys.
-    """
-    pages = [1, 2, 3]
-    while pages[-2] * page_size < longest:
-        pages += [pages[-2] * 2, pages[-1] * 2]
-    return [n * page_size for n in pages]
-
-
-@dataclass
-class _Running:
-    """A request on its way: what the host knows of it."""
-
-    request: Request
-    order: int
-    # four bytes each, where a list of Python numbers would take tens
-    tokens: "array[int]" = field(default_factory=lambda: array("i"))
-    logprobs: "array[float]" = field(default_factory=lambda: array("f"))  # one or two a token
-    slot: int = -1
-    cursor: int = 0  # tokens to prefill: all but the newest
-
-    @property
-    def ids(self) -> list[int]:
-        return [*self.request.prompt_ids, *self.tokens]
-
-    @property
-    def limit(self) -> int:
-        """Cache entries when finished: the last token's keys are never needed."""
-        return len(self.request.prompt_ids) + self.request.sampling.max_new_tokens - 1
 
 
 class Scheduler:
@@ -73,6 +39,9 @@ class Scheduler:
         eos_ids: tokens that end a completion.
         requests: the queue, which other schedulers may share; taken from as slots become free.
         stats: where to count.
+        drafting: of a device that takes drafts; None where drafting is off.
+
+    Many parameters: what `Engine` holds, and a scheduler for each device runs on.
     """
 
     def __init__(
@@ -84,16 +53,19 @@ class Scheduler:
         eos_ids: Sequence[int],
         requests: Iterator[Request],
         stats: EngineStats,
+        drafting: Drafting | None = None,
     ):
         self.device, self.config, self.pages, self.shards = device, config, pages, shards
         self.eos_ids, self.waiting, self.stats = frozenset(eos_ids), requests, stats
-        self.preempted: deque[_Running] = deque()
-        self.slots: list[_Running | None] = [None] * len(pages.table)
+        self.drafting, self._drafted = drafting, False
+        self.preempted: deque[Running] = deque()
+        self.slots: list[Running | None] = [None] * len(pages.table)
         self._busy = [0] * shards  # slots of each shard: counted anew for each row they cost much
         # Cache entries of each slot, 0 where idle: after every dispatched window at most, and when
-        # finished. Arrays, because every window looks at all of them.
+        # finished. Arrays, because every window looks at all of them. How far a window with drafts
+        # went is known when it is read.
         self._cursor, self._limit = np.zeros((2, len(self.slots)), np.int64)
-        self.in_flight: tuple[Any, list[tuple[int, _Running | None]]] | None = None
+        self.in_flight: Dispatched | None = None
         self.admitted, self._exhausted = 0, False
         longest = pages.table.shape[1] * config.page_size
         self._lengths = prefill_lengths(config.page_size, longest)
@@ -102,10 +74,11 @@ class Scheduler:
     def step(self) -> list[Completion]:
         """Fills slots, dispatches the next window, and only then reads the one before it."""
         self._admit()
+        self._drafted = self.drafting is not None and self.drafting.wanted(self.active)
         finished = self._make_room()
         # dispatched before the read: the device goes on while the host looks at the last window
         window = self._dispatch() if any(self.slots) else None
-        finished += self._read()
+        finished += self._read(later=window.most if window else 0)
         self.in_flight = window
         return finished
 
@@ -122,7 +95,7 @@ class Scheduler:
 
     # admission
 
-    def _next(self) -> _Running | None:
+    def _next(self) -> Running | None:
         if self.preempted:
             return self.preempted.popleft()
         request = next(self.waiting, None)
@@ -130,11 +103,11 @@ class Scheduler:
             self._exhausted = True
             return None
         self.admitted += 1
-        return _Running(request, self.admitted)
+        return Running(request, self.admitted)
 
     def _admit(self) -> None:
         """Fills free slots from the queue, as long as their prompts and a margin fit the pool."""
-        new: list[_Running] = []
+        new: list[Running] = []
         full: set[int] = set()
         for index in self._free_slots():
             shard = self.pages.shard_of(index)
@@ -164,19 +137,19 @@ class Scheduler:
         free = [n for n, slot in enumerate(self.slots) if slot is None]
         return sorted(free, key=lambda n: (n % per_shard, n))
 
-    def _has_room(self, running: _Running, index: int) -> bool:
+    def _has_room(self, running: Running, index: int) -> bool:
         """Room for the prompt, two windows, and a page for each of the shard's busy slots."""
         ahead = min(running.cursor + 2 * self.config.window, running.limit)
         busy = self._busy[self.pages.shard_of(index)]
         return not busy or self.pages.pages_for(ahead) + busy <= self.pages.free_pages(index)
 
-    def _prefill_calls(self, new: list[_Running]) -> Iterator[tuple[int, list[_Running]]]:
+    def _prefill_calls(self, new: list[Running]) -> Iterator[tuple[int, list[Running]]]:
         """One prompt for each shard in a call, of one padded length.
 
         The number of rows is always the same: another number is another matrix product, with
         other last bits.
         """
-        by_length: dict[int, list[list[_Running]]] = {}
+        by_length: dict[int, list[list[Running]]] = {}
         for running in new:
             if running.cursor:
                 length = self._lengths[bisect_left(self._lengths, running.cursor)]
@@ -186,7 +159,7 @@ class Scheduler:
             for rows in zip_longest(*shards):
                 yield length, [row for row in rows if row is not None]
 
-    def _prefill(self, length: int, rows: list[_Running]) -> None:
+    def _prefill(self, length: int, rows: list[Running]) -> None:
         tokens = np.zeros((self.shards, length), np.int32)
         lengths = np.zeros(self.shards, np.int32)
         pages = np.zeros((self.shards, length // self.config.page_size), np.int32)
@@ -200,7 +173,7 @@ class Scheduler:
         self.stats.prompt_tokens += int(lengths.sum())
         self.stats.padded_prompt_tokens += tokens.size
 
-    def _insert(self, group: list[_Running]) -> None:
+    def _insert(self, group: list[Running]) -> None:
         """Writes the state of slots that requests enter; rows beyond the group are ignored."""
         rows = INSERT_ROWS
         slot_ids = np.full(rows, len(self.slots), np.int32)
@@ -214,6 +187,9 @@ class Scheduler:
             key_words[row] = running.request.random_words
         options = Options.of([running.request.sampling for running in group], rows)
         self.device.insert(Insertion(slot_ids, token, position, remaining, key_words, options))
+        if self.drafting is not None:
+            texts = [(running.request, running.ids) for running in group]
+            self.device.set_histories(slot_ids, self.drafting.histories(texts, rows))
 
     # windows
 
@@ -248,78 +224,93 @@ class Scheduler:
 
     def _after_window(self) -> np.ndarray:
         """Cache entries of each slot after one more window, at most: i64 `[slots]`."""
-        return np.minimum(self._cursor + self.config.window, self._limit)
+        return np.minimum(self._cursor + self._most, self._limit)
 
-    def _preempt(self, running: _Running) -> None:
+    @property
+    def _most(self) -> int:
+        """Tokens that the next window makes of a slot at most."""
+        drafting = self.drafting if self._drafted else None
+        return self.config.window * (1 if drafting is None else drafting.shape.positions)
+
+    def _preempt(self, running: Running) -> None:
         self.stats.preemptions += 1
         self.stats.recomputed_tokens += len(running.ids)
         self._vacate(running)
         self.preempted.appendleft(running)
         self.device.make_idle([running.slot])
 
-    def _vacate(self, running: _Running) -> None:
+    def _vacate(self, running: Running) -> None:
         self.pages.release(running.slot)
         self.slots[running.slot] = None
         self._cursor[running.slot] = self._limit[running.slot] = 0
         self._busy[self.pages.shard_of(running.slot)] -= 1
 
-    def _dispatch(self) -> tuple[Any, list[tuple[int, _Running | None]]]:
-        slot_ids = self._slots_to_decode()
-        window = self.device.decode(self.pages.table, slot_ids)
+    def _dispatch(self) -> Dispatched:
+        slot_ids, drafted = self._slots_to_decode(), self._drafted
+        run = self.device.decode_drafted if drafted else self.device.decode
+        window = run(self.pages.table, slot_ids)
         self._cursor = self._after_window()
         self.stats.live_tokens += int(self._cursor.sum())
         self.stats.windows += 1
+        self.stats.drafted_windows += drafted
         self.stats.pool_tokens += self.pages.pages * self.config.page_size
         self.stats.slot_steps += self.config.window * len(slot_ids)
         # who is in them now: by the time the window is read a slot may have changed hands
-        return window, [(slot, self.slots[slot]) for slot in slot_ids.tolist()]
+        owners = [(slot, self.slots[slot]) for slot in slot_ids.tolist()]
+        return Dispatched(window, owners, self._most, drafted)
 
     def _slots_to_decode(self) -> np.ndarray:
         """The slots of the next window, i32 `[W]`: all, or fewer where half of them are idle."""
         busy_first = sorted(range(len(self.slots)), key=lambda n: self.slots[n] is None)
         return np.sort(busy_first[: self.device.active_slots(self.active)]).astype(np.int32)
 
-    def _read(self) -> list[Completion]:
-        """Takes the tokens of the window in flight; returns what it finished."""
+    def _read(self, later: int = 0) -> list[Completion]:
+        """Takes the tokens of the window in flight; returns what it finished.
+
+        Args:
+            later: tokens at most of a window that was dispatched since.
+        """
         if self.in_flight is None:
             return []
-        window, owners = self.in_flight
-        self.in_flight = None
+        dispatched, self.in_flight = self.in_flight, None
         began = time.perf_counter()
-        values, scores = self.device.read(window)
+        window = self.device.read(dispatched.window)
         self.stats.waiting_seconds += time.perf_counter() - began
-        tokens = np.ascontiguousarray(values.T, np.int32)  # a row for each slot
-        logprobs = np.ascontiguousarray(scores.swapaxes(0, 1), np.float32)
-        counts = (tokens >= 0).sum(axis=1).tolist()
-        finished = []
-        for row, (slot, running) in enumerate(owners):
+        tokens = np.ascontiguousarray(window.tokens.T, np.int32)  # a row for each slot
+        logprobs = np.ascontiguousarray(window.logprobs.swapaxes(0, 1), np.float32)
+        made = tokens >= 0
+        counts = made.sum(axis=1).tolist()
+        finished, total, passes = [], 0, 0
+        for row, (slot, running) in enumerate(dispatched.owners):
             # a slot that changed hands since then was idle in this window for its new owner
             if running is None or self.slots[slot] is not running or not counts[row]:
                 continue
-            running.tokens.frombytes(tokens[row, : counts[row]].tobytes())
-            running.logprobs.frombytes(logprobs[row, : counts[row]].tobytes())
-            self.stats.tokens += counts[row]
-            reason = self._finish_reason(running)
+            running.tokens.frombytes(tokens[row, made[row]].tobytes())
+            running.logprobs.frombytes(logprobs[row, made[row]].tobytes())
+            total += counts[row]
+            passes += 0 if window.passes is None else int(window.passes[row])
+            if dispatched.drafted:
+                entries = len(running.request.prompt_ids) + len(running.tokens) - 1
+                self._cursor[slot] = min(entries + later, running.limit)
+            reason = running.finish_reason(self.eos_ids)
             if reason:
                 self._vacate(running)
-                finished.append(_completion(running, reason))
+                finished.append(running.completion(reason))
+                if self.drafting is not None:
+                    self.drafting.finished(running.request, running.tokens)
+        self.stats.tokens += total
         self.stats.completions += len(finished)
+        self._measure(total, passes, dispatched.drafted)
         return finished
 
-    def _finish_reason(self, running: _Running) -> str | None:
-        if running.tokens[-1] in self.eos_ids:
-            return "stop"
-        if len(running.tokens) >= running.request.sampling.max_new_tokens:
-            return "length"
-        return None
-
-
-def _completion(running: _Running, reason: str) -> Completion:
-    count = len(running.tokens) - (reason == "stop")
-    request, tokens = running.request, running.tokens.tolist()
-    scores = np.asarray(running.logprobs, np.float32).reshape(len(tokens), -1)
-    logprobs, *of_draw = scores.T.tolist()
-    drawn = Drawn(tokens, logprobs, *of_draw) if of_draw else None
-    return Completion(
-        request.id, request.sample, tokens[:count], logprobs[:count], reason, drawn=drawn
-    )
+    def _measure(self, tokens: int, passes: int, drafted: bool) -> None:
+        """Counts what a window made, and in how many passes with drafts it did or had done so."""
+        if self.drafting is None:
+            return
+        self.drafting.measure(tokens, passes)
+        if drafted:
+            self.stats.drafted_passes += passes
+            self.stats.accepted += tokens - passes
+        else:
+            self.stats.replayed_passes += passes
+            self.stats.replayed_tokens += tokens

@@ -12,7 +12,12 @@ class EngineStats:
     completions: int = 0
     tokens: int = 0
     windows: int = 0
-    slot_steps: int = 0  # slots x decode steps
+    slot_steps: int = 0  # slots x decode steps, or passes with drafts
+    drafted_windows: int = 0  # of all windows
+    drafted_passes: int = 0  # of one slot each
+    accepted: int = 0  # draft tokens that were right: tokens without a pass of their own
+    replayed_tokens: int = 0  # of windows without drafts, where drafting is not off
+    replayed_passes: int = 0  # that those had taken with drafts
     prefill_calls: int = 0
     prompt_tokens: int = 0
     padded_prompt_tokens: int = 0
@@ -28,8 +33,26 @@ class EngineStats:
 
     @property
     def occupancy(self) -> float:
-        """Share of slot-steps that produced a token that was kept."""
-        return self.tokens / max(1, self.slot_steps)
+        """Share of slot-steps that produced a token that was kept, or several."""
+        return (self.tokens - self.accepted) / max(1, self.slot_steps)
+
+    @property
+    def tokens_per_pass(self) -> float:
+        """Tokens that a pass of one slot made with drafts, 1 where there was none."""
+        return 1 + self.accepted / max(1, self.drafted_passes)
+
+    @property
+    def drafts(self) -> str:
+        """What came of drafting, for people; empty where it is off."""
+        if not self.drafted_windows and not self.replayed_passes:
+            return ""
+        text = f", drafts in {self.drafted_windows} of {self.windows} windows"
+        if self.drafted_passes:
+            text += f" ({self.tokens_per_pass:.2f} tokens a pass)"
+        if self.replayed_passes:
+            would = self.replayed_tokens / self.replayed_passes
+            text += f", not worth it in the others ({would:.2f} tokens a pass)"
+        return text
 
     @property
     def pool_use(self) -> float:
@@ -48,7 +71,7 @@ class EngineStats:
             f"{self.tokens:,} tokens in {self.seconds:.0f} s ({rate:,.0f}/s), "
             f"occupancy {self.occupancy:.2f}, KV cache {self.pool_use:.0%} live, "
             f"prompt padding {self.padding:.2f}, {self.preemptions} preemptions, "
-            f"{self.compiles} programs compiled in {self.compile_seconds:.0f} s"
+            f"{self.compiles} programs compiled in {self.compile_seconds:.0f} s{self.drafts}"
         )
 
 

@@ -60,7 +60,7 @@ def plan_attempt(
             yield _row(prompt, name, attempt=number, dropped="empty_prompt")
             continue
         ids = tokenizer.prompt_ids(steer(attempt.steering, prompt.text, prompt.label))
-        request = Request(prompt.id, ids, attempt.sampling, sample=number - 1)
+        request = Request(prompt.id, ids, attempt.sampling, number - 1, kind=prompt.label)
         why = refuses(request) if refuses else None
         if why is None:
             yield request
