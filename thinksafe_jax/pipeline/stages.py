@@ -13,6 +13,7 @@ from thinksafe_jax.errors import InputError
 from thinksafe_jax.evaluation import evaluate
 from thinksafe_jax.guards import check_one_template, check_unparsed
 from thinksafe_jax.models import Params
+from thinksafe_jax.pipeline.draw_version import check_draw_version
 from thinksafe_jax.pipeline.rollout_and_train import rollout_and_train
 from thinksafe_jax.pipeline.session import Session, exported
 from thinksafe_jax.pipeline.subject import judge_of, subject
@@ -63,6 +64,7 @@ def sample(run: Run, session: Session) -> dict[str, Any]:
         rounds.fixed()
         _wait_for_all(run, rounds.samples)
         return selection.facts
+    versions = check_draw_version(run)
     engine = session.generator.engine()
     totals: Counter[str] = Counter()
     for attempt in attempts(cfg):
@@ -73,7 +75,7 @@ def sample(run: Run, session: Session) -> dict[str, Any]:
             run.log("sample", attempt=attempt.number, rows=engine.stats.completions, **stats)
             totals.update({k: v for k, v in stats.items() if k not in ("active", "occupancy")})
     _wait_for_all(run, rounds.samples)
-    return {**_over_processes(run, totals), **selection.facts}
+    return {**_over_processes(run, totals), **selection.facts, "draw_versions": versions}
 
 
 def _over_processes(run: Run, totals: Counter[str]) -> dict[str, Any]:
@@ -83,7 +85,8 @@ def _over_processes(run: Run, totals: Counter[str]) -> dict[str, Any]:
         sums.update(of_process)
     if not sums:
         return {}
-    return {**sums, "occupancy": round(sums["tokens"] / max(1, sums["slot_steps"]), 4)}
+    made = sums["tokens"] - sums["accepted"]
+    return {**sums, "occupancy": round(made / max(1, sums["slot_steps"]), 4)}
 
 
 def _wait_for_all(run: Run, store: RowStore) -> None:

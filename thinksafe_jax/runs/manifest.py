@@ -79,6 +79,16 @@ class Manifest:
         self.content["models"] = models
         self._save()
 
+    @property
+    def draw_versions(self) -> list[int]:
+        """The versions of the draw that made the rows; empty where none was kept."""
+        return self.content.get("draw_versions", [])
+
+    def keep_draw_versions(self, versions: list[int]) -> None:
+        """Record which versions of the draw make the rows, see `sampling.DRAW_VERSION`."""
+        self.content["draw_versions"] = versions
+        self._save()
+
     def _load(self) -> dict[str, Any] | None:
         if not self.path.exists():
             return None
@@ -89,6 +99,8 @@ class Manifest:
             parts = [content.get("versions", {}), content.get("models", {}), *facts]
             if not all(isinstance(part, dict) for part in parts):
                 raise TypeError("a part that must be a mapping is none")
+            if not all(type(n) is int for n in content.get("draw_versions", [])):
+                raise TypeError("draw_versions must be whole numbers")
             if not all("inputs_hash" in stage for stage in stages.values()):
                 raise KeyError("inputs_hash")
         except (ValueError, KeyError, TypeError, AttributeError) as error:

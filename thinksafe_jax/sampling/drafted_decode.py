@@ -27,6 +27,8 @@ from thinksafe_jax.sampling.kv_cache import KvCache
 from thinksafe_jax.sampling.layout import Layout
 from thinksafe_jax.sampling.programs import DecodeSpec, Slots, decode_hidden, draw
 
+_Carry = tuple[KvCache, Slots, jax.Array]
+
 
 @partial(jax.jit, static_argnames=("spec", "shape"), donate_argnames=("cache", "slots", "history"))
 def decode_drafted(
@@ -57,29 +59,9 @@ def decode_drafted(
         cache, slots and history; and of the window the tokens (-1 where a position gave none),
         their log-probabilities, and the passes in which each slot was at work.
     """
-    lookup = spec.layout.shard_map(
-        lambda history, end: propose(history, end, shape.count),
-        (spec.layout.rows, spec.layout.rows),
-        spec.layout.rows,
-    )
-    write = spec.layout.shard_map(remember, (spec.layout.rows,) * 4, spec.layout.rows)
 
-    def one_pass(
-        carry: tuple[KvCache, Slots, jax.Array], _: None
-    ) -> tuple[tuple[KvCache, Slots, jax.Array], tuple[jax.Array, jax.Array]]:
-        cache, slots, history = carry
-        first = shape.references + slots.position + 1  # column of the token that is drawn next
-        draft = lookup(history, first)
-        # no token has the number of "no draft"; it is never drawn, so any token may stand for it
-        tokens = jnp.concatenate([slots.token[:, None], jnp.maximum(draft, 0)], axis=1)
-        hidden, cache = decode_hidden(params, cache, slots, tokens, table, adapter, spec=spec)
-        rows = hidden.reshape(-1, hidden.shape[-1]), _positions_apart(slots, shape.positions)
-        made = draw(params, *rows, spec)
-        drawn, logprobs = (x.reshape(*tokens.shape, *x.shape[1:]) for x in made)
-        kept = _kept(slots, drawn, draft, spec.eos_ids)
-        history = write(history, drawn, first, kept.sum(axis=1, dtype=jnp.int32))
-        new = _advance(slots, drawn, kept, spec.eos_ids)
-        return (cache, new, history), (jnp.where(kept, drawn, -1), logprobs)
+    def one_pass(carry: _Carry, _: None) -> tuple[_Carry, tuple[jax.Array, jax.Array]]:
+        return _one_pass(params, carry, table, adapter, spec=spec, shape=shape)
 
     rows = slots, history
     if slot_ids is not None:
@@ -93,6 +75,37 @@ def decode_drafted(
     ordered = (jnp.swapaxes(x, 1, 2) for x in made)
     tokens, logprobs = (x.reshape(-1, *x.shape[2:]) for x in ordered)
     return cache, rows[0], rows[1], (tokens, logprobs, passes)
+
+
+def _one_pass(
+    params: Params,
+    carry: _Carry,
+    table: Int32[Array, "W N"],
+    adapter: UnstackedAdapter | None,
+    *,
+    spec: DecodeSpec,
+    shape: DraftShape,
+) -> tuple[_Carry, tuple[jax.Array, jax.Array]]:
+    """Cache, slots and history one pass later, with its tokens `[W, Q]` and their logprobs."""
+    lookup = spec.layout.shard_map(
+        lambda history, end: propose(history, end, shape.count),
+        (spec.layout.rows, spec.layout.rows),
+        spec.layout.rows,
+    )
+    write = spec.layout.shard_map(remember, (spec.layout.rows,) * 4, spec.layout.rows)
+    cache, slots, history = carry
+    first = shape.references + slots.position + 1  # column of the token that is drawn next
+    draft = lookup(history, first)
+    # no token has the number of "no draft"; it is never drawn, so any token may stand for it
+    tokens = jnp.concatenate([slots.token[:, None], jnp.maximum(draft, 0)], axis=1)
+    hidden, cache = decode_hidden(params, cache, slots, tokens, table, adapter, spec=spec)
+    rows = hidden.reshape(-1, hidden.shape[-1]), _positions_apart(slots, shape.positions)
+    made = draw(params, *rows, spec)
+    drawn, logprobs = (x.reshape(*tokens.shape, *x.shape[1:]) for x in made)
+    kept = _kept(slots, drawn, draft, spec.eos_ids)
+    history = write(history, drawn, first, kept.sum(axis=1, dtype=jnp.int32))
+    new = _advance(slots, drawn, kept, spec.eos_ids)
+    return (cache, new, history), (jnp.where(kept, drawn, -1), logprobs)
 
 
 def _positions_apart(slots: Slots, positions: int) -> Slots:

@@ -65,11 +65,11 @@ def propose(
         same &= (shifted == last) & (last != NOTHING)
         run += same.astype(jnp.int32)
     best = (run * columns + column).max(axis=1)[:, None]  # the longest, then the newest
-    place, found = best % columns, best >= columns
+    place, seen_before = best % columns, best >= columns
     period = jnp.maximum(end[:, None] - 1 - place, 1)
     following = place + 1 + jnp.arange(count, dtype=jnp.int32)[None] % period
     draft = jnp.take_along_axis(history, jnp.minimum(following, columns - 1), axis=1)
-    return jnp.where(found, draft, NOTHING)
+    return jnp.where(seen_before, draft, NOTHING)
 
 
 def remember(

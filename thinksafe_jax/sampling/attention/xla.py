@@ -89,8 +89,7 @@ def _attend(
 ) -> jax.Array:
     """`several_queries` of slots that all go as far as the longest of them.
 
-    A query is to its keys what another head of its group is, so both are rows of one matmul; what
-    differs is how far each may look.
+    What differs between the queries of a slot is how far each may look.
     """
     keys, values = pages.keys, pages.values
     kv_heads, _, page_size, head_dim = keys.shape
@@ -98,10 +97,7 @@ def _attend(
     per_block = max(1, block_tokens // page_size)
     tokens = per_block * page_size
     group = heads // kv_heads
-    grouped = q.reshape(batch, queries, kv_heads, group, head_dim).astype(keys.dtype)
-    # [K, B, Q G, H]: what the matmul runs over in parallel comes first, so nothing is transposed
-    grouped = jnp.moveaxis(grouped * jnp.asarray(head_dim**-0.5, keys.dtype), 2, 0)
-    grouped = grouped.reshape(kv_heads, batch, queries * group, head_dim)
+    grouped = _grouped(q, keys)
     limits = jnp.repeat(lengths, group, axis=1)[None, :, :, None]  # [1, B, Q G, 1]
 
     def read(x: jax.Array, page_ids: jax.Array) -> jax.Array:  # [K, B, tokens, H]
@@ -131,16 +127,25 @@ def _attend(
         )
         return new_top, total, out * rescale[..., None] + part
 
-    shape = grouped.shape
-    start = (
-        jnp.full(shape[:3], -1e30, jnp.float32),
-        jnp.zeros(shape[:3], jnp.float32),
-        jnp.zeros(shape, jnp.float32),
-    )
+    total, out = jnp.zeros(grouped.shape[:3], jnp.float32), jnp.zeros(grouped.shape, jnp.float32)
+    start = jnp.full(total.shape, -1e30, jnp.float32), total, out
     blocks = (lengths.max() + tokens - 1) // tokens
     _, total, out = jax.lax.fori_loop(0, blocks, block, start)
     out = (out / total[..., None]).reshape(kv_heads, batch, queries, group, head_dim)
     return jnp.moveaxis(out, 0, 2).reshape(q.shape).astype(q.dtype)
+
+
+def _grouped(q: jax.Array, keys: jax.Array) -> jax.Array:
+    """Scaled queries `[B, Q, N, H]` as `[K, B, Q G, H]`, where G query heads share a KV head.
+
+    What the matmul runs over in parallel comes first, so nothing is transposed. A query is to its
+    keys what another head of its group is, so both are rows of one matmul.
+    """
+    kv_heads, head_dim = keys.shape[0], keys.shape[-1]
+    batch, queries, heads, _ = q.shape
+    grouped = q.reshape(batch, queries, kv_heads, heads // kv_heads, head_dim).astype(keys.dtype)
+    grouped = jnp.moveaxis(grouped * jnp.asarray(head_dim**-0.5, keys.dtype), 2, 0)
+    return grouped.reshape(kv_heads, batch, -1, head_dim)
 
 
 IMPLEMENTATION = Implementation(
