@@ -23,7 +23,7 @@ import gzip
 import json
 import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,7 @@ class Case:
     Attributes:
         sampler: of decode and prefill.
         rows: slots that have a row.
+        attention: of decode, instead of the preferred one.
     """
 
     program: str
@@ -75,21 +76,24 @@ class Case:
     cfg: ModelConfig
     sampler: Sampler
     rows: int
+    attention: str = ""
 
     @classmethod
-    def of(cls, program: str, model: str, mesh_name: str) -> "Case":
+    def of(cls, program: str, model: str, mesh_name: str, attention: str = "") -> "Case":
         mesh, (_, cfg) = load_mesh(mesh_name), find_model(model)
         settings = Settings(mean_context=MEAN_CONTEXT).capped(cfg)
         budget = phase_budget("generate", mesh.generate, cfg, mesh.topology, settings)
         pool = min(budget.pool_tokens, SLOTS * settings.context)  # as the engine has it
         sampler = Sampler(SLOTS, pool, settings.context, PROMPT, PAGE, window=WINDOW)
         rows = min(SLOTS, filled_rows(pool, settings.mean_context))
-        return cls(program, model, mesh, cfg, sampler, rows)
+        attention = attention if program == "decode" else ""
+        return cls(program, model, mesh, cfg, sampler, rows, attention)
 
     @property
     def name(self) -> str:
         """Of its files."""
-        return f"{self.program}-{self.model}-{self.mesh.name}"
+        name = f"{self.program}-{self.model}-{self.mesh.name}"
+        return f"{name}-{self.attention}" if self.attention else name
 
     def build(self) -> Program:
         """The program, in bfloat16."""
@@ -105,7 +109,11 @@ class Case:
             return guard_program(cfg, of_host, devices, 1, LENGTH, "bfloat16")
         devices = compile_devices(mesh.topology, generate.of_replica().devices)
         make = decode_program if self.program == "decode" else prefill_program
-        return make(cfg, generate, devices, self.sampler, "bfloat16")
+        program = make(cfg, generate, devices, self.sampler, "bfloat16")
+        if self.attention:
+            spec = replace(program.statics["spec"], attention=self.attention)
+            program = replace(program, statics={"spec": spec})
+        return program
 
     def kernel(self) -> dict[str, str | None]:
         """Every attention, the preferred first, with why it is refused; None is one that can."""
@@ -145,7 +153,7 @@ def row_of(case: Case, text: str, facts: dict[str, Any]) -> dict[str, Any]:
         "model": case.model,
         "mesh": case.mesh.name,
         "chip": case.mesh.topology.chip,
-        "kernel": next(name for name, reason in table.items() if reason is None),
+        "kernel": case.attention or next(name for name, why in table.items() if why is None),
         "refused": {name: reason for name, reason in table.items() if reason},
         "hbm_bytes": round(traffic.bytes / steps),
         "rare_bytes": round(traffic.rare / steps),
@@ -169,11 +177,13 @@ def row_of(case: Case, text: str, facts: dict[str, Any]) -> dict[str, Any]:
 def _pool_reads(case: Case) -> dict[str, float]:
     """Bytes of a layer's keys, or values, that the kernel reads in a step, by the array's type.
 
-    It reads whole pieces: half a piece more than a row has, on average, and one of an idle slot.
+    It reads whole pieces, or whole pages: half of one more than a row has, on average, and one of
+    an idle slot.
     """
     leaf = case.build().arguments[1].layers[0].keys
     shape = leaf.sharding.shard_shape(leaf.shape)
-    tokens = case.rows * (MEAN_CONTEXT + PIECE / 2) + (SLOTS - case.rows) * PIECE
+    whole = PAGE if case.attention == "pallas-tpu-queries" else PIECE
+    tokens = case.rows * (MEAN_CONTEXT + whole / 2) + (SLOTS - case.rows) * whole
     return {f"bf16[{','.join(map(str, shape))}]": tokens * shape[0] * math.prod(shape[3:]) * 2}
 
 
@@ -190,7 +200,7 @@ def line(row: dict[str, Any]) -> str:
         f"{kind} {t['count']:g} ({t['asynchronous']:g} beside)"
         for kind, t in row["collectives"].items()
     )
-    text = f"{row['program']:8}{row['model']:21}{row['mesh']:7}{row['kernel']:11}"
+    text = f"{row['program']:8}{row['model']:21}{row['mesh']:7}{row['kernel']:19}"
     text += f"{row['hbm_bytes'] / 1e9:9.3f} GB  peak {row['peak_bytes'] / 1e9:6.2f} GB"
     if over := row.get("decode_bytes_over_floor"):
         aim = AIMS.get(row["model"], AIM)
@@ -202,9 +212,9 @@ def line(row: dict[str, Any]) -> str:
 def with_kept(file: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows, and those of other programs that the file has."""
 
-    def key(row: dict[str, Any]) -> tuple[int, int, int]:
+    def key(row: dict[str, Any]) -> tuple[int, int, int, str]:
         program, mesh, model = row["program"], row["mesh"], row["model"]
-        return PROGRAMS.index(program), MESHES.index(mesh), MODELS.index(model)
+        return PROGRAMS.index(program), MESHES.index(mesh), MODELS.index(model), row["kernel"]
 
     before = json.loads(file.read_text(encoding="utf-8"))["rows"] if file.exists() else []
     return [row for _, row in sorted({key(row): row for row in before + rows}.items())]
@@ -218,6 +228,7 @@ def main() -> None:
     parser.add_argument("--raw", type=Path, required=True, help="what the compiler gave")
     parser.add_argument("--models", nargs="+", default=MODELS)
     parser.add_argument("--meshes", nargs="+", default=MESHES)
+    parser.add_argument("--attention", default="", help="of decode, instead of the preferred one")
     parser.add_argument("--programs", nargs="+", choices=PROGRAMS, default=PROGRAMS)
     asked = parser.parse_args()
     asked.raw.mkdir(parents=True, exist_ok=True)
@@ -225,7 +236,7 @@ def main() -> None:
     for program in asked.programs:
         for mesh in asked.meshes:
             for model in asked.models:
-                case = Case.of(program, model, mesh)
+                case = Case.of(program, model, mesh, asked.attention)
                 rows.append(row_of(case, *compiled(case, asked.raw)))
                 print(line(rows[-1]), flush=True)
     if asked.json:

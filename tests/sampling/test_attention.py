@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export
+from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import AbstractDevice, AbstractMesh
 
 from thinksafe_jax.errors import ConfigError
@@ -20,6 +21,9 @@ from thinksafe_jax.sampling.attention import IMPLEMENTATIONS, TABLE_TOKENS, atte
 from thinksafe_jax.sampling.attention._kernels import PIECE_TOKENS
 from thinksafe_jax.sampling.attention.pallas_gpu import GPU_KERNEL, gpu_paged_attention
 from thinksafe_jax.sampling.attention.pallas_tpu import tpu_paged_attention
+from thinksafe_jax.sampling.attention.pallas_tpu_queries import (
+    several_queries as tpu_several_queries,
+)
 from thinksafe_jax.sampling.attention.xla import BLOCK_TOKENS, paged_attention
 from thinksafe_jax.sampling.attention.xla_one_walk import one_walk
 from thinksafe_jax.sampling.kv_cache import KvPages
@@ -29,6 +33,7 @@ DEPRECATED = pytest.mark.filterwarnings(
     f"ignore:{GPU_KERNEL} is deprecated:DeprecationWarning",
     "ignore:The Pallas Triton backend is deprecated:DeprecationWarning",
 )
+V5E = AbstractMesh((1,), ("x",), abstract_device=AbstractDevice("TPU v5 lite", 1, "tpu"))
 H200 = AbstractMesh((1,), ("x",), abstract_device=AbstractDevice("NVIDIA H200", 132, "gpu"))
 LENGTHS = [1, 16, 17, 129, 700, 512]
 
@@ -90,6 +95,20 @@ def test_several_queries_of_a_slot_see_what_lies_before_each(name, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("queries", "page_size"), [(1, 64), (3, 16)])
+def test_tpu_kernel_of_several_queries_equals_the_definition_in_the_interpreter(queries, page_size):
+    """Memory that nothing was written to is NaN there, as it may be on a chip."""
+    q, pages, table, lengths = inputs(head_dim=128, page_size=page_size)
+    several = jnp.stack([jnp.roll(q, n, axis=0) for n in range(queries)], axis=1)
+    ends = jnp.maximum(lengths[:, None] - jnp.arange(queries, dtype=jnp.int32)[None, ::-1], 1)
+    with pltpu.force_tpu_interpret_mode(pltpu.InterpretParams(uninitialized_memory="nan")):
+        out = tpu_several_queries(several, pages, table, ends)
+    for n in range(queries):
+        expected = by_definition(several[:, n], pages, table, ends[:, n])
+        np.testing.assert_allclose(out[:, n], expected, atol=2e-6)
+
+
+@pytest.mark.slow
 @DEPRECATED
 def test_gpu_kernel_equals_xla_in_the_interpreter():
     case = inputs()
@@ -109,6 +128,11 @@ def test_kernels_lower_for_their_platform(heads):
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         tpu = export.export(jax.jit(tpu_paged_attention), platforms=["tpu"])(*case)
         assert "tpu_custom_call" in tpu.mlir_module()
+        several = jax.jit(lambda q, *rest: tpu_several_queries(q[:, None], *rest))
+        with jax.sharding.use_abstract_mesh(V5E):
+            lengths = jax.ShapeDtypeStruct((len(LENGTHS), 1), jnp.int32)
+            queries = several.trace(*case[:3], lengths).lower(lowering_platforms=("tpu",))
+        assert "tpu_custom_call" in queries.as_text()
         with jax.sharding.use_abstract_mesh(H200):
             gpu = jax.jit(gpu_paged_attention).trace(*case).lower(lowering_platforms=("cuda",))
         assert "triton" in gpu.as_text()
@@ -124,6 +148,7 @@ def test_the_table_of_implementations_says_why():
     assert refusals(IMPLEMENTATIONS, request("gpu")) == {
         "pallas-gpu": None,
         "pallas-tpu": "a TPU kernel, the platform is gpu",
+        "pallas-tpu-queries": "a TPU kernel, the platform is gpu",
         "xla": None,
         "xla-one-walk": None,
     }

@@ -4,6 +4,7 @@ from jaxtyping import Array, Float, Int32
 
 from thinksafe_jax.models import AttentionRequest, Implementation
 from thinksafe_jax.sampling.attention._kernels import PIECE_TOKENS, page_refusal, scaled
+from thinksafe_jax.sampling.attention.pallas_tpu_queries import several_queries
 from thinksafe_jax.sampling.kv_cache import KvPages
 
 
@@ -36,4 +37,4 @@ def refuses(request: AttentionRequest) -> str | None:
     return page_refusal(request)
 
 
-IMPLEMENTATION = Implementation(tpu_paged_attention, refuses, order=1)
+IMPLEMENTATION = Implementation(tpu_paged_attention, refuses, order=1, several=several_queries)
