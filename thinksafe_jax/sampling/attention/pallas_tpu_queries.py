@@ -110,12 +110,8 @@ def _kernel(
         copies("wait", slot, i, buffer)
         return _attend(q, key_buffer, value_buffer, buffer, limit - i * PIECE_TOKENS, carry)
 
-    shape = q.shape[1:]
-    start = (
-        jnp.full((*shape[:2], 1), _LEAST, jnp.float32),
-        jnp.zeros((*shape[:2], 1), jnp.float32),
-        jnp.zeros(shape, jnp.float32),
-    )
+    none = jnp.zeros((*q.shape[1:3], 1), jnp.float32)
+    start = jnp.full_like(none, _LEAST), none, jnp.zeros(q.shape[1:], jnp.float32)
     _, total, summed = jax.lax.fori_loop(0, count, step, start)
     out[0] = summed / total
     done[0] = first + count
