@@ -1,0 +1,127 @@
+"""An on-policy run through the command line: killed ten times, continued, refused."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support import REPOSITORY
+
+pytestmark = pytest.mark.slow
+
+# two steps of eight rollouts: the files and the code paths are those of a whole run
+SMALL = [
+    "on_policy.steps=2",
+    "on_policy.samples=4",
+    "on_policy.sampling.max_new_tokens=24",
+    "training.batch_size=8",
+    "training.micro_batch_size=4",
+    "training.max_length=96",
+    "training.checkpoint_every=1",
+    "engine.slots=8",
+    "engine.max_length=96",
+    "evaluation.sampling.max_new_tokens=24",
+]
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """One device, and one compile cache for every process of this file."""
+    clean = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS",)}
+    return clean | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled"))}
+
+
+def train(run_dir: Path, environment, *more, recipe="mini-grpo", fault=""):
+    command = [sys.executable, "-m", "thinksafe_jax", "train", str(run_dir)]
+    command += ["--config", str(REPOSITORY / f"configs/recipes/{recipe}.yaml"), *SMALL, *more]
+    faulty = {"THINKSAFE_FAULT": fault} if fault else {}
+    return subprocess.run(command, env=environment | faulty, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, environment):
+    run_dir = tmp_path_factory.mktemp("runs") / "whole"
+    done = train(run_dir, environment)
+    assert done.returncode == 0, done.stderr
+    return run_dir
+
+
+def rows(run_dir: Path) -> list[str]:
+    """All rollouts and verdicts, sorted: the order of finishing is not part of the result."""
+    files = (run_dir / "rollouts").rglob("*.jsonl")
+    return sorted(line for file in files for line in file.read_text().split("\n") if line)
+
+
+def metrics(run_dir: Path, stage: str) -> list[dict]:
+    lines = map(json.loads, (run_dir / "metrics.jsonl").read_text().splitlines())
+    return [line for line in lines if line["stage"] == stage]
+
+
+def test_ten_kills_in_rollouts_and_verdicts_change_no_bit(whole, tmp_path, environment):
+    """Whole and torn appends by turns: each start gets one append further, or tears it."""
+    run_dir, deaths = tmp_path / "killed", 0
+    for fault in ("after_write:1", "torn_write:1") * 5:
+        done = train(run_dir, environment, fault=fault)
+        if done.returncode == 0:
+            break
+        assert done.returncode == -9, done.stderr
+        deaths += 1
+    assert train(run_dir, environment).returncode == 0
+    assert deaths >= 6
+    assert rows(run_dir) == rows(whole)
+    numbers = ("loss", "grad_norm", "kl", "policy_gradient")
+    for ours, theirs in zip(
+        {line["step"]: line for line in metrics(run_dir, "train")}.values(),
+        metrics(whole, "train"),
+        strict=True,
+    ):
+        assert {k: ours.get(k) for k in numbers} == {k: theirs.get(k) for k in numbers}
+
+
+def test_a_rollout_is_never_drawn_again(whole, environment):
+    """Without checkpoints the steps are trained anew, on the rows that are there."""
+    again = whole.with_name("again")
+    shutil.copytree(whole, again)
+    shutil.rmtree(again / "checkpoints")
+    (again / "manifest.json").unlink()
+    before = {p: p.stat().st_mtime_ns for p in (again / "rollouts").rglob("*.jsonl")}
+    assert train(again, environment).returncode == 0
+    assert {p: p.stat().st_mtime_ns for p in (again / "rollouts").rglob("*.jsonl")} == before
+    ours, theirs = metrics(again, "train"), metrics(whole, "train")
+    assert [line["loss"] for line in ours[-2:]] == [line["loss"] for line in theirs[-2:]]
+
+
+def test_rollouts_of_another_policy_are_refused(whole, environment):
+    """Rows of step 2 that step 1's weights did not lead to."""
+    other = whole.with_name("other")
+    shutil.copytree(whole, other)
+    shutil.rmtree(other / "checkpoints")
+    (other / "manifest.json").unlink()
+    file = next((other / "rollouts/step-000001/samples").glob("*.jsonl"))
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    file.write_text("".join(json.dumps(line | {"adapter": "0" * 16}) + "\n" for line in lines))
+    done = train(other, environment)
+    assert done.returncode == 3 and "was drawn with the adapter 0000000000000000" in done.stderr
+
+
+def test_sampler_and_trainer_are_one_model(whole):
+    """On every token of every step, in float32."""
+    lines = metrics(whole, "train")
+    assert len(lines) == 2 and all(line["log_p_gap_max"] <= 1e-4 for line in lines)
+
+
+def test_a_gap_above_the_recipes_bound_stops_the_run(tmp_path, environment):
+    done = train(tmp_path / "gap", environment, "on_policy.max_log_p_gap=1e-12")
+    assert done.returncode == 3
+    assert "above on_policy.max_log_p_gap 1e-12" in done.stderr
+
+
+def test_a_stage_that_the_method_has_not_is_refused(tmp_path, environment):
+    command = [sys.executable, "-m", "thinksafe_jax", "sample", str(tmp_path / "none")]
+    command += ["--config", str(REPOSITORY / "configs/recipes/mini-grpo.yaml")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2 and "grpo has no stage sample" in done.stderr
