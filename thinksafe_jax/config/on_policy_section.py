@@ -12,8 +12,6 @@ from thinksafe_jax.config.limits import (
     COUNT,
     NOT_NEGATIVE,
     POSITIVE,
-    SHARE,
-    Range,
     choice,
 )
 from thinksafe_jax.config.shared_sections import LABEL, STEERING, ModelSource, SamplingConfig
@@ -23,8 +21,6 @@ _OF_METHOD = {  # the keys that only some methods look at
     "rewards": ("grpo",), "advantage": ("grpo",), "std_floor": ("grpo",),
     "rewards_apart": ("grpo",), "flat_groups": ("grpo",), "teacher": ("opd",),
     "guidance": ("self-distillation",), "taught": ("self-distillation",),
-    "horizons": ("self-distillation",), "horizon_prompts": ("self-distillation",),
-    "horizon_every": ("self-distillation",), "rescue_rate": ("self-distillation",),
 }  # fmt: skip
 
 
@@ -87,12 +83,6 @@ class OnPolicyConfig:
     guidance: dict[str, Annotated[str, STEERING]] = field(default_factory=dict)
     # the tokens that are learnt from: a file of on_policy/token_rules
     taught: Annotated[str, choice(*variant_names("on_policy/token_rules"))] = "all"
-    # longest rollouts to begin with and to grow to; default sampling.max_new_tokens alone
-    horizons: list[Annotated[int, COUNT]] = field(default_factory=list)
-    # a longer horizon is taken where the teacher still turns this share of unsafe answers around
-    rescue_rate: Annotated[float, SHARE] = 0.75
-    horizon_every: Annotated[int, COUNT] = 50  # steps between the measurements of it
-    horizon_prompts: Annotated[int, Range(1, 10_000)] = 100  # asked in a measurement
 
     def conflicts(self) -> Iterator[str]:
         """What does not go together, one sentence each, beginning with its key."""
@@ -115,13 +105,6 @@ class OnPolicyConfig:
             yield "rewards: is empty; grpo needs one reward or more"
         if unknown := sorted(set(self.guidance) - {"harmful", "benign"}):
             yield f"guidance: has {', '.join(unknown)}; expected the keys harmful and benign"
-        if self.horizons and sorted(set(self.horizons)) != self.horizons:
-            yield f"horizons: is {self.horizons}; expected numbers that grow"
-        if self.horizons and self.horizons[-1] > self.sampling.max_new_tokens:
-            yield (
-                f"horizons: reaches {self.horizons[-1]}, above on_policy.sampling.max_new_tokens "
-                f"{self.sampling.max_new_tokens}"
-            )
 
 
 _UNSET = OnPolicyConfig()

@@ -45,6 +45,10 @@ def rollout_and_train(run: Run, session: Session) -> TrainResult:
     # on one device sampler and trainer share the arrays of the base, layers apart
     weights = session.weights
     params = weights.for_sampling() if session.mesh is None else weights.for_training()
+    # before the sampler, whose pool takes what is left of the devices
+    references = _references(session, method, params, setup)
+    if method.needs_verdicts:
+        _ = session.guard
     parts = StepParts(
         RolloutSampler(
             run,
@@ -54,7 +58,7 @@ def rollout_and_train(run: Run, session: Session) -> TrainResult:
             lambda: session.guard,
         ),
         method,
-        _references(session, method, params, setup),
+        references,
         session.training_mesh,
         run.log,
     )

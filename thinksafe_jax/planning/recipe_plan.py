@@ -9,6 +9,7 @@ from thinksafe_jax.config import GuardConfig, GuardModel, Recipe
 from thinksafe_jax.data import read_prompts
 from thinksafe_jax.errors import ThinkSafeError
 from thinksafe_jax.planning.guard_plan import plan_guard
+from thinksafe_jax.planning.loop_plan import as_dataset, plan_loop, rollouts_of
 from thinksafe_jax.planning.sample_plan import plan_sample
 from thinksafe_jax.planning.stage_plans import Assumed, PlanRequest, StagePlan, plan_load
 from thinksafe_jax.planning.train_plan import plan_train
@@ -42,13 +43,16 @@ def plan_recipe(recipe: Recipe, mesh: MeshConfig, assumed: Assumed | None = None
     """
     assumed = assumed or Assumed()
     prompts = _count_prompts(recipe)
-    request = PlanRequest(recipe, mesh, prompts or assumed.prompts, assumed)
+    asked, on_policy = prompts or assumed.prompts, bool(recipe.on_policy.method)
+    rows = rollouts_of(recipe, asked) if on_policy else asked
+    request = PlanRequest(as_dataset(recipe) if on_policy else recipe, mesh, rows, assumed)
     request.devices()  # before JAX starts: how many are simulated is asked for once
     stages = [plan_load(request), _searched(plan_sample, request, _other_samplers)]
-    guards = _guards(recipe.guard)
-    stages += [plan_guard(guard, request) for guard in guards]
+    stages += [plan_guard(guard, request) for guard in _guards_of_training(recipe)]
     stages.append(_searched(plan_train, request, _other_trainings))
-    return RecipePlan(recipe.name, mesh, request.prompts, prompts is not None, assumed, stages)
+    if on_policy:
+        stages.append(plan_loop(request, stages[1:]))
+    return RecipePlan(recipe.name, mesh, asked, prompts is not None, assumed, stages)
 
 
 def _count_prompts(recipe: Recipe) -> int | None:
@@ -57,6 +61,12 @@ def _count_prompts(recipe: Recipe) -> int | None:
     except (ThinkSafeError, OSError):  # not here, or only on the Hub
         return None
     return min(prompts, recipe.synthesis.limit or prompts)
+
+
+def _guards_of_training(recipe: Recipe) -> list[GuardModel]:
+    """Those that judge what is trained on: every sample, and of a loop what has a reward."""
+    asks = not recipe.on_policy.method or recipe.on_policy.method == "grpo"
+    return _guards(recipe.guard) if asks else []
 
 
 def _guards(cfg: GuardConfig | GuardModel) -> list[GuardModel]:

@@ -35,7 +35,9 @@ def abstract_arguments(
         jax.ShapeDtypeStruct(shape, kind, sharding=mesh.batch())
         for kind in (jnp.int32, jnp.float32)
     )
-    rows = Tokens(ids, ids, ids, ids, dict.fromkeys(setup.objective.stream_names, weight))
+    objective = setup.objective
+    streams, facts = (dict.fromkeys(x, weight) for x in (objective.stream_names, objective.facts))
+    rows = Tokens(ids, ids, ids, ids, streams, facts)
     denominator, step = (
         jax.ShapeDtypeStruct((), kind, sharding=mesh.replicated)
         for kind in (jnp.float32, jnp.int32)

@@ -31,9 +31,11 @@ class Objective(Protocol):
 
     Attributes:
         stream_names: of what `streams` returns for any row.
+        facts: what it reads of `Tokens.facts`, an array `[S, T]` each.
     """
 
     stream_names: tuple[str, ...]
+    facts: tuple[str, ...]
 
     def streams(self, example: Example) -> Streams:
         """The weights of a row's targets, by stream."""

@@ -23,6 +23,7 @@ class WeightedStreams:
     """Sums of weighted losses; a subclass says what the weights of a row are."""
 
     stream_names: tuple[str, ...]
+    facts: tuple[str, ...] = ()
 
     def __init__(self, config: TrainingConfig):
         self._weighting, self._kl_weight = config.weighting, config.kl_weight

@@ -21,6 +21,7 @@ class RolloutStreams(WeightedStreams):
     """Any of three streams, on rows of `RolloutExample`."""
 
     stream_names = ("pg", "ce", "kl")
+    facts = ("temperature", "sampled")
 
     def __init__(self, config: TrainingConfig):
         super().__init__(config)
