@@ -10,6 +10,7 @@ find their rollouts: the same adapter draws the same tokens, so it ends at the s
 """
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -75,6 +76,8 @@ class OnPolicySteps:
         InputError: no prompt fits the budget.
     """
 
+    looks_at_weights = True
+
     def __init__(
         self, recipe: Recipe, prompts: Sequence[Prompt], tokenizer: ChatTokenizer, parts: StepParts
     ):
@@ -136,6 +139,7 @@ class OnPolicySteps:
         return bool(ids) and length <= min(self._recipe.training.max_length, engine.max_length)
 
     def _step(self, number: int, adapter: Tree) -> Step:
+        began = time.perf_counter()
         parts, sampling = self._parts, self._recipe.on_policy.sampling
         parts.sampler.engine.update_adapter(adapter)
         asked = [Asked(p, number, self._prompt_ids[p.id]) for p in self._schedule[number]]
@@ -146,7 +150,7 @@ class OnPolicySteps:
         if parts.references is not None:
             states, facts = parts.references.look_at(rollouts, adapter)
         taught = parts.method.teach(rollouts, facts)
-        self._note(number, rollouts, taught)
+        self._note(number, rollouts, taught, time.perf_counter() - began)
         # a greedy rollout was drawn at no temperature: it is then that of the model itself
         heat = (sampling.temperature or 1.0) if parts.method.tempered else None
         examples = [
@@ -170,7 +174,9 @@ class OnPolicySteps:
             capacity=int(batch.passes) * layout.pass_tokens,
         )
 
-    def _note(self, number: int, rollouts: Sequence[Rollout], taught: Taught) -> None:
+    def _note(
+        self, number: int, rollouts: Sequence[Rollout], taught: Taught, seconds: float
+    ) -> None:
         """Numbers of the step's rollouts: what people watch, where a loss would say nothing."""
         lengths = [len(rollout.token_ids) for rollout in rollouts]
         benign = [r for r in rollouts if r.prompt.label == "benign" and r.response]
@@ -188,13 +194,13 @@ class OnPolicySteps:
             values["unsafe"] = verdicts.count("unsafe") / len(verdicts)
         self.latest = values
         stats = self._parts.sampler.engine.stats
-        rollout_tokens = sum(lengths)
         self._parts.log(
             "rollout",
             step=number + 1,
             **values,
-            rollouts=len(rollouts),
-            rollout_tokens=rollout_tokens,
+            rows=len(rollouts),
+            tokens=sum(lengths),
+            seconds=round(seconds, 3),
             sampling_seconds=round(stats.seconds, 3),
             occupancy=round(stats.occupancy, 4),
         )

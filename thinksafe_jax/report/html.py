@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 from thinksafe_jax.report import plots
 from thinksafe_jax.report.html_content import page
+from thinksafe_jax.report.rollout_plots import rollouts_plot
 from thinksafe_jax.report.run_files import RunFiles, read_run
 from thinksafe_jax.report.summary import build_summary
 from thinksafe_jax.storage import atomic_write
@@ -46,6 +47,7 @@ def render(run: RunFiles, summary: dict) -> str:
         "drops": plots.drops_plot(summary["dataset"] or {}),
         "lengths": plots.lengths_plot(lengths),
         "loss": plots.loss_plot(run.metrics),
+        "rollouts": rollouts_plot(run.metrics),
     }
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),

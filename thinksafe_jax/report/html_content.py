@@ -7,7 +7,13 @@ from typing import Any
 from thinksafe_jax.config import to_yaml
 from thinksafe_jax.data import LISTS
 from thinksafe_jax.evaluation import paper_columns
-from thinksafe_jax.report.rows_to_read import Example, evaluation_examples, sample_examples
+from thinksafe_jax.report.rollout_plots import rollout_steps
+from thinksafe_jax.report.rows_to_read import (
+    Example,
+    evaluation_examples,
+    rollout_examples,
+    sample_examples,
+)
 from thinksafe_jax.report.run_files import RunFiles
 from thinksafe_jax.report.suite_rows import list_rows, measured_steps, named_rows, percent
 from thinksafe_jax.storage import file_sha256
@@ -51,6 +57,8 @@ def flow(run: RunFiles, summary: dict) -> list[Stage]:
     """The stages of the run with their counts, in the order in which rows pass through them."""
     if run.recipe is None or not run.recipe.synthesis.prompts:  # a model by itself has no flow
         return []
+    if run.recipe.on_policy.method:
+        return _loop_flow(run, summary)
     cfg, counts = run.recipe, run.counts or {}
     labels = list(dict.fromkeys([*counts, *(row["label"] for row in run.samples)]))
     by_label = {label: [r for r in run.samples if r["label"] == label] for label in labels}
@@ -91,7 +99,31 @@ def flow(run: RunFiles, summary: dict) -> list[Stage]:
     ]
 
 
-_ORDER = ("sample", "filter", "train", "export", "evaluate")
+def _loop_flow(run: RunFiles, summary: dict) -> list[Stage]:
+    """The boxes of an on-policy run, whose rollouts are drawn while it trains."""
+    assert run.recipe is not None
+    cfg, training = run.recipe.on_policy, summary["training"]
+    steps = rollout_steps(run.metrics)
+    asked = [len(rows) for rows in run.rows.values() if rows]
+    rewards = tuple(f"{term.name} × {term.weight:g}" for term in cfg.rewards)
+    return [
+        Stage(
+            "Rollouts",
+            f"{sum(line.get('rows') or 0 for line in steps):,}" if steps else "–",
+            (
+                f"{cfg.samples} of each prompt in a step",
+                f"{sum(line.get('tokens') or 0 for line in steps):,} tokens",
+            ),
+        ),
+        Stage("Method", cfg.method, rewards if cfg.method == "grpo" else ()),
+        Stage(
+            "Train", f"{training['steps']:,} steps" if training else "–", _training(run, summary)
+        ),
+        Stage("Evaluate", f"{max(asked):,} prompts" if asked else "–", _suites(run)),
+    ]
+
+
+_ORDER = ("sample", "filter", "rollout", "train", "export", "evaluate")
 _JUDGED = ("unsafe", "unparsed")
 
 
@@ -213,6 +245,7 @@ def page(run: RunFiles, summary: dict) -> dict[str, Any]:
     examples: dict[str, list[Example]] = {
         "evaluation": evaluation_examples(run),
         "training": sample_examples(run),
+        "rollouts": rollout_examples(run),
     }
     return {
         "summary": summary,

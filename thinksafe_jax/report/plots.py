@@ -95,7 +95,7 @@ def _bars(
         axes.set(xlim=(-0.17, 1.2), ylim=(top - 0.7, -0.6))
         axes.axis("off")
 
-    return _figure(name, pitch * sum(heights), draw, title)
+    return figure_of(name, pitch * sum(heights), draw, title)
 
 
 def _rate_bar(axes: Axes, y: float, step: str, rate: Mapping) -> None:
@@ -134,7 +134,7 @@ def drops_plot(dataset: Mapping) -> Markup | None:
         axes.set_xticks([])
         axes.set(xlim=(0, most * 1.4), ylim=(len(bars) - 0.4, -0.6))
 
-    return _figure("drops", 0.35 + 0.27 * len(bars), draw, "Dropped rows by reason")
+    return figure_of("drops", 0.35 + 0.27 * len(bars), draw, "Dropped rows by reason")
 
 
 def lengths_plot(lengths: Mapping[str, Sequence[int]]) -> Markup | None:
@@ -168,7 +168,7 @@ def lengths_plot(lengths: Mapping[str, Sequence[int]]) -> Markup | None:
             axes.tick_params(axis="y", labelcolor=COLOURS["muted"])
         panels[-1].set_xlabel("tokens per response")
 
-    return _figure("lengths", figure_height, draw, "Response lengths in tokens by label")
+    return figure_of("lengths", figure_height, draw, "Response lengths in tokens by label")
 
 
 def loss_plot(metrics: Sequence[Mapping]) -> Markup | None:
@@ -203,7 +203,7 @@ def loss_plot(metrics: Sequence[Mapping]) -> Markup | None:
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(5))
 
-    return _figure("loss", 2.3, draw, "Training loss by optimiser step")
+    return figure_of("loss", 2.3, draw, "Training loss by optimiser step")
 
 
 def plane_plot(summary: Mapping) -> Markup | None:
@@ -236,7 +236,7 @@ def plane_plot(summary: Mapping) -> Markup | None:
         axes.set_ylabel("harm, %", color=COLOURS["muted"])
         axes.tick_params(axis="y", labelcolor=COLOURS["muted"])
 
-    return _figure("plane", 3.2, draw, "Harm against reasoning, with the paper's models")
+    return figure_of("plane", 3.2, draw, "Harm against reasoning, with the paper's models")
 
 
 def _draw_paper(axes: Axes) -> None:
@@ -287,7 +287,7 @@ def _plane_points(summary: Mapping) -> list[tuple[str, float, float, tuple[float
     return points
 
 
-def _figure(name: str, height: float, draw: Callable[[Axes], None], title: str) -> Markup:
+def figure_of(name: str, height: float, draw: Callable[[Axes], None], title: str) -> Markup:
     """Draw, and return an `<svg>` that scales with the page and names itself to screen readers."""
     svg = figures.svg(
         lambda figure: draw(figure.add_subplot()),

@@ -11,6 +11,7 @@ from thinksafe_jax.report.run_files import ALL_STEPS, RunFiles
 LONGEST = 1800  # characters shown of a prompt, of a reasoning and of an answer
 PER_KIND = {HARMFUL: 4, COMPLIANCE: 2, OVER_REFUSAL: 3, REASONING: 3}
 PER_LABEL = 5
+ROLLOUTS = 2  # of a step and label
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,22 @@ def sample_examples(run: RunFiles) -> list[Example]:
             chosen.append(
                 Example(label, row["id"], _cut(row["prompt"]), label == "harmful", answers)
             )
+    return chosen
+
+
+def rollout_examples(run: RunFiles) -> list[Example]:
+    """Rollouts of the first, the middle and the last step of an on-policy run."""
+    chosen = []
+    for rows in run.rollouts.values():
+        by_key = {(row["label"], row["id"], row["sample"]): row for row in rows}
+        for label in dict.fromkeys(row["label"] for row in rows):
+            for key in _some((k for k in by_key if k[0] == label), ROLLOUTS):
+                row = by_key[key]
+                verdict = row["verdict"] or "not judged"
+                heading = f"step {row['step'] + 1}"
+                answer = _response(heading, verdict, verdict == "safe", row["response"])
+                prompt = _cut(row["prompt"])
+                chosen.append(Example(label, row["id"], prompt, label == "harmful", (answer,)))
     return chosen
 
 

@@ -38,6 +38,7 @@ class RunFiles:
     samples: list[dict] = field(default_factory=list)
     verdicts: list[dict] = field(default_factory=list)
     counts: dict | None = None
+    rollouts: dict[int, list[dict]] = field(default_factory=dict)  # first, middle, last step
     evaluation: dict[str, dict] = field(default_factory=dict)  # before, after
     rows: dict[str, list[dict]] = field(default_factory=dict)  # evaluation rows: before, after
 
@@ -61,6 +62,7 @@ def read_run(path: Path) -> RunFiles:
         samples=_rows(path / "samples", SAMPLE_FIELDS),
         verdicts=_rows(path / "verdicts", {"verdict": str, "guard": str}),
         counts=read_figures(path / "dataset/counts.json", COUNTS, "run `filter` again"),
+        rollouts=_rollouts(path / "rollouts"),
         evaluation=read_evaluations(path, ALL_STEPS),
         rows={s: _evaluation_rows(folder / s / "rows.jsonl") for s in ALL_STEPS},
     )
@@ -84,6 +86,22 @@ _MARKS = ("config.yaml", "manifest.json", "samples", "evaluation")
 def _rows(folder: Path, fields: Mapping[str, type]) -> list[dict]:
     store = RowStore(folder, key=("id", "attempt"), fields=fields)
     return store.read() if folder.is_dir() else []
+
+
+def _rollouts(folder: Path) -> dict[int, list[dict]]:
+    """Rows of the first, the middle and the last step of an on-policy run, with their verdicts."""
+    steps = sorted(folder.glob("step-*"))
+    chosen = {n: steps[n] for n in sorted({0, len(steps) // 2, len(steps) - 1}) if steps}
+    return {n: _judged_rollouts(step) for n, step in chosen.items()}
+
+
+def _judged_rollouts(step: Path) -> list[dict]:
+    key, fields = ("id", "step", "sample"), {"prompt": str, "label": str, "response": str}
+    samples, verdicts = step / "samples", step / "verdicts"
+    rows = RowStore(samples, key=key, fields=fields).read() if samples.is_dir() else []
+    judged = RowStore(verdicts, key=key, fields={"verdict": str})
+    words = {tuple(row[k] for k in key): row["verdict"] for row in judged.rows()}
+    return [row | {"verdict": words.get(tuple(row[k] for k in key))} for row in rows]
 
 
 def _evaluation_rows(file: Path) -> list[dict]:

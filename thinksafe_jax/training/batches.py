@@ -73,6 +73,7 @@ class StepSource(Protocol):
 
     num_steps: int  # of the whole run
     steps_per_epoch: int
+    looks_at_weights: bool  # a step is drawn from the weights as the step before has left them
 
     @property
     def summary(self) -> Mapping[str, int]:
@@ -128,6 +129,8 @@ class Batches:
     Raises:
         InputError: no rows, or a row without a single training target.
     """
+
+    looks_at_weights = False
 
     def __init__(
         self,

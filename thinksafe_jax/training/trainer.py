@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -179,12 +179,21 @@ class _Trainer:
         for number in range(self.done, self.source.num_steps):
             self.group.beat(f"train, step {number + 1}")
             self._agree_on_stop_and_save()
-            self._take(number, next(steps))
+            self._take(number, self._next(steps))
             self._evaluate()
             self._save_when_due()
         self._settle()
         counts = {"steps": self.done, "epochs": self.setup.config.epochs, **self.source.summary}
         return TrainResult(self.state.trainable, self.setup.lora, counts | self.metrics.summary())
+
+    def _next(self, steps: Iterator[Step]) -> Step:
+        """The next step; drawing it from the weights is not training time."""
+        if not self.source.looks_at_weights:
+            return next(steps)
+        self._settle()
+        step = next(steps)
+        self.metrics.lap()
+        return step
 
     def _take(self, number: int, step: Step) -> None:
         shape = step.batch.rows.tokens.shape
