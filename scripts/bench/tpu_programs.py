@@ -2,6 +2,7 @@
 """What the TPU's own compiler makes of the programs; no chip is needed, libtpu is.
 
     decode    a window of 32 steps of 64 slots of one replica; its figures are those of a step
+    drafted   the same with drafts of three tokens: four positions of each slot in a pass
     prefill   a prompt of 512 tokens
     guard     a pass over an exchange of 16,384 tokens for each replica of a host
     train     a LoRA step: sequences of 16,384 tokens, two a pass at least
@@ -53,7 +54,9 @@ from thinksafe_jax.sharding import MeshConfig, load_mesh
 
 MODELS = ("Qwen3-0.6B", "Qwen3-8B", "R1-Distill-Qwen-7B", "R1-Distill-Llama-8B")
 MESHES = ("v5e-8", "v6e-8", "v5p-8")
-PROGRAMS = ("decode", "guard", "train", "prefill")
+PROGRAMS = ("decode", "drafted", "guard", "train", "prefill")
+STEPS = ("decode", "drafted")  # programs of WINDOW steps
+DRAFTS = 3  # tokens of a draft
 SLOTS, WINDOW, PROMPT, LENGTH, MEAN_CONTEXT, PAGE = 64, 32, 512, 16384, 5200, 64
 PIECE = 512  # tokens that the paged kernel reads at a time
 AIMS = {"Qwen3-0.6B": 1.25}  # of decode's bytes over the floor; of the others:
@@ -86,7 +89,9 @@ class Case:
         pool = min(budget.pool_tokens, SLOTS * settings.context)  # as the engine has it
         sampler = Sampler(SLOTS, pool, settings.context, PROMPT, PAGE, window=WINDOW)
         rows = min(SLOTS, filled_rows(pool, settings.mean_context))
-        attention = attention if program == "decode" else ""
+        attention = attention if program in STEPS else ""
+        if program == "drafted":
+            sampler = replace(sampler, drafts=DRAFTS)
         return cls(program, model, mesh, cfg, sampler, rows, attention)
 
     @property
@@ -108,16 +113,16 @@ class Case:
             devices = compile_devices(mesh.topology, of_host.devices)
             return guard_program(cfg, of_host, devices, 1, LENGTH, "bfloat16")
         devices = compile_devices(mesh.topology, generate.of_replica().devices)
-        make = decode_program if self.program == "decode" else prefill_program
+        make = decode_program if self.program in STEPS else prefill_program
         program = make(cfg, generate, devices, self.sampler, "bfloat16")
         if self.attention:
             spec = replace(program.statics["spec"], attention=self.attention)
-            program = replace(program, statics={"spec": spec})
+            program = replace(program, statics={**program.statics, "spec": spec})
         return program
 
     def kernel(self) -> dict[str, str | None]:
         """Every attention, the preferred first, with why it is refused; None is one that can."""
-        if self.program == "decode":
+        if self.program in STEPS:
             return refusals(PAGED, AttentionRequest("tpu", self.cfg.head_dim, page_size=PAGE))
         length = PROMPT if self.program == "prefill" else LENGTH
         return refusals(FRESH, AttentionRequest("tpu", self.cfg.head_dim, "bfloat16", length))
@@ -144,9 +149,10 @@ def compiled(case: Case, folder: Path) -> tuple[str, dict[str, Any]]:
 
 def row_of(case: Case, text: str, facts: dict[str, Any]) -> dict[str, Any]:
     """What is kept of a program."""
-    steps = WINDOW if case.program == "decode" else 1
-    traffic = hbm_traffic(text, _pool_reads(case) if case.program == "decode" else None)
-    sent = collectives_of(text, branches="least" if case.program == "decode" else "all")
+    decodes = case.program in STEPS
+    steps = WINDOW if decodes else 1
+    traffic = hbm_traffic(text, _pool_reads(case) if decodes else None)
+    sent = collectives_of(text, branches="least" if decodes else "all")
     table = case.kernel()
     row = {
         "program": case.program,
@@ -166,7 +172,7 @@ def row_of(case: Case, text: str, facts: dict[str, Any]) -> dict[str, Any]:
         "peak_bytes": facts["argument_bytes"] + facts["temporary_bytes"],
         **facts,
     }
-    if case.program == "decode":
+    if decodes:
         phase = case.mesh.generate.for_model(case.cfg)
         floor = decode_cost(case.cfg, phase, case.rows, MEAN_CONTEXT, "bfloat16").bytes
         row |= {"rows": case.rows, "floor_bytes": round(floor)}
@@ -182,7 +188,8 @@ def _pool_reads(case: Case) -> dict[str, float]:
     """
     leaf = case.build().arguments[1].layers[0].keys
     shape = leaf.sharding.shard_shape(leaf.shape)
-    whole = PAGE if case.attention == "pallas-tpu-queries" else PIECE
+    by_pages = case.attention == "pallas-tpu-queries" or case.program == "drafted"
+    whole = PAGE if by_pages else PIECE
     tokens = case.rows * (MEAN_CONTEXT + whole / 2) + (SLOTS - case.rows) * whole
     return {f"bf16[{','.join(map(str, shape))}]": tokens * shape[0] * math.prod(shape[3:]) * 2}
 
