@@ -15,6 +15,7 @@ from thinksafe_jax.planning.abstract_programs import (
     compile_program,
     train_program,
 )
+from thinksafe_jax.planning.base_layouts import base_layouts
 from thinksafe_jax.planning.devices import compile_devices
 from thinksafe_jax.planning.find_model import find_model
 from thinksafe_jax.planning.memory import (
@@ -177,6 +178,8 @@ def print_plan(
         step = {} if memory is None else {"compiled_step": asdict(memory[1])}
         atomic_write(json_out, json.dumps(plan.as_json() | step, indent=1) + "\n")
     print(plan_text(plan, parameters))
+    if plan.settings.lora and not plan.train.budget.problems + plan.generate.budget.problems:
+        print(f"\non-policy  {base_layouts(cfg, mesh_config, plan.settings.lora)}")
     if memory is None:
         return plan.fits
     print("\n".join(_step_lines(*memory, plan)))
