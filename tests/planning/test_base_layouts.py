@@ -1,5 +1,7 @@
 """What training and its sampler share of the base, by arithmetic and by the arrays themselves."""
 
+import dataclasses
+
 import jax
 import pytest
 
@@ -55,3 +57,12 @@ def test_what_is_received_can_be_counted_by_hand():
     assert layouts.received == layouts.moved * 7 / 8
     assert "a second time" in str(layouts) and "received in" in str(layouts)
     assert str(base_layouts(CFG, mesh_of(*MESHES[1]), LORA)).startswith("the whole base is shared")
+
+
+def test_on_a_tpu_the_sampler_has_its_own_output_projections():
+    """They are stored heads first there; nothing of them comes from another device."""
+    mesh = mesh_of(*MESHES[1])
+    tpu = dataclasses.replace(mesh, topology=dataclasses.replace(mesh.topology, chip="TPU v5e"))
+    layouts = base_layouts(CFG, tpu, LORA, "float32")
+    kernel = CFG.hidden_size * CFG.num_heads * CFG.head_dim
+    assert (layouts.moved, layouts.received) == (4 * CFG.num_layers * kernel, 0)

@@ -127,6 +127,15 @@ def test_an_exchanged_adapter_is_the_merged_model_and_compiles_nothing(tiny, how
     assert run(sampler, asked) == bare
 
 
+def test_tokens_do_not_depend_on_the_engines_shape(tiny):
+    cfg, params = tiny
+    asked, shapes = requests(9, SHORT), (SHAPE, replace(SHAPE, slots=7, window=3))
+    samplers = [Engine(cfg, params, shape, eos_ids=(0,), lora=LORA) for shape in shapes]
+    for sampler in samplers:
+        sampler.update_adapter(trained(cfg))
+    assert run(samplers[0], asked) == run(samplers[1], asked)
+
+
 def test_the_weights_are_the_trainers_own_buffers(tiny):
     cfg, params = tiny
     base = unstack_layers(params)

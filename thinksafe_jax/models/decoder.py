@@ -75,7 +75,7 @@ def block(
 
     def project(name: str, value: jax.Array, in_ndim: int = 1) -> jax.Array:
         y = linear(value, weights[name], in_ndim, matmul)
-        delta = adapter and adapter.delta(name, value, in_ndim)
+        delta = adapter and adapter.delta(name, value, in_ndim, matmul)
         if delta is None:
             return y
         # before the adapter adds anything, y is what it is without one, to the bit: left alone,

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from thinksafe_jax.errors import ConfigError, quoted
 from thinksafe_jax.models.config import ModelConfig
-from thinksafe_jax.models.matmul import plain_matmul
+from thinksafe_jax.models.matmul import Matmul, plain_matmul
 from thinksafe_jax.models.params import Param, Params, declare
 
 LARGEST_RANK = 16_384  # above the width of every model of today a rank says nothing more
@@ -58,7 +58,9 @@ class LayerAdapter(NamedTuple):
     lora: LoraConfig
     key: jax.Array | None = None
 
-    def delta(self, name: str, x: jax.Array, in_ndim: int) -> jax.Array | None:
+    def delta(
+        self, name: str, x: jax.Array, in_ndim: int, matmul: Matmul = plain_matmul
+    ) -> jax.Array | None:
         """What the adapter adds to the projection `name` of `x`; None where it adds nothing."""
         ab = self.weights.get(name)
         if ab is None:
@@ -68,8 +70,8 @@ class LayerAdapter(NamedTuple):
             key = jax.random.fold_in(self.key, lora.targets.index(name))
             keep = jax.random.bernoulli(key, 1.0 - lora.dropout, x.shape)
             x = jnp.where(keep, x / (1.0 - lora.dropout), jnp.zeros_like(x))
-        low_rank = plain_matmul(x, ab["a"].astype(x.dtype), in_ndim)
-        return lora.scale * plain_matmul(low_rank, ab["b"].astype(x.dtype), 1)
+        low_rank = matmul(x, ab["a"].astype(x.dtype), in_ndim)
+        return lora.scale * matmul(low_rank, ab["b"].astype(x.dtype), 1)
 
 
 @jax.tree_util.register_dataclass

@@ -53,14 +53,14 @@ class BaseLayouts:
 
     def __str__(self) -> str:
         """One line for people."""
-        own = "the whole base is shared"
+        base = "the whole base is shared"
         if self.moved:
-            own = (
+            base = (
                 f"{self.shared / 1e9:.2f} GB of the base shared, {self.moved / 1e9:.2f} GB a "
                 f"second time ({self.received / 1e9:.2f} GB received{_time(self.seconds)}, once)"
             )
         step = f"{self.adapter_bytes / 1e6:.1f} MB a step{_time(self.adapter_seconds)}"
-        return f"{own}; adapter {step}"
+        return f"{base}; adapter {step}"
 
 
 def _time(seconds: float | None) -> str:
@@ -80,11 +80,11 @@ def base_layouts(
     places = [(device, device % topology.chips_per_host) for device in range(train.devices)]
     places = [(device, local) for device, local in places if local < generate.devices]
     shared, moved, received = 0.0, 0.0, 0.0
-    for tensor, count in _unstacked(cfg).items():
+    for (tensor, reordered), count in _unstacked(cfg, topology).items():
         size = count * math.prod(tensor.shape) * jnp.dtype(dtype).itemsize
         pairs = [(_part(tensor, train, d), _part(tensor, generate, n)) for d, n in places]
         wanted = size * _volume(pairs[0][1])
-        if all(held == part for held, part in pairs):
+        if not reordered and all(held == part for held, part in pairs):
             shared += wanted
         else:
             moved += wanted
@@ -102,14 +102,18 @@ def base_layouts(
     )
 
 
-def _unstacked(cfg: ModelConfig) -> Counter[Tensor]:
-    """How many arrays of each kind the base has with its layers apart."""
-    kinds: Counter[Tensor] = Counter()
+def _unstacked(cfg: ModelConfig, topology: Topology) -> Counter[tuple[Tensor, bool]]:
+    """How many arrays of each kind the base has with its layers apart.
+
+    And whether a sampler stores them in another order, see `sampling.heads_first`.
+    """
+    kinds: Counter[tuple[Tensor, bool]] = Counter()
     for path, tensor in parameter_tensors(cfg).items():
         if path[0] == "layers":
-            kinds[Tensor(tensor.shape[1:], tensor.axes[1:])] += cfg.num_layers
+            reordered = "TPU" in topology.chip and path[1:] == ("o_proj", "kernel")
+            kinds[Tensor(tensor.shape[1:], tensor.axes[1:]), reordered] += cfg.num_layers
         else:
-            kinds[tensor] += 1
+            kinds[tensor, False] += 1
     return kinds
 
 
