@@ -1,0 +1,62 @@
+"""The section `on_policy`: keys of another method, and what does not go together, with the fix."""
+
+import pytest
+
+from tests.support import REPOSITORY
+from thinksafe_jax.config import Recipe, load_recipe
+from thinksafe_jax.errors import ConfigError
+from thinksafe_jax.storage import content_hash
+
+GRPO = REPOSITORY / "configs/recipes/mini-grpo.yaml"
+OTHERS = REPOSITORY / "configs/recipes/mini-self-distillation.yaml"
+
+
+@pytest.mark.parametrize(
+    ("file", "override", "words"),
+    [
+        (GRPO, "on_policy.method=grppo", "did you mean grpo"),
+        (GRPO, "on_policy.advantage=rlo", "did you mean rloo"),
+        (GRPO, "on_policy.samples=1", "a group of grpo needs 2 or more"),
+        (GRPO, "on_policy.samples=7", "expected a multiple of on_policy.samples 7"),
+        (GRPO, "on_policy.rewards=[]", "grpo needs one reward or more"),
+        (GRPO, "on_policy.sampling.top_p=0.9", "set top_k 0, top_p 1 and min_p 0"),
+        (GRPO, "on_policy.taught=safety", "read by on_policy.method self-distillation alone"),
+        (GRPO, "on_policy.teacher.model=m", "read by on_policy.method opd alone"),
+        (OTHERS, "on_policy.advantage=rloo", "read by on_policy.method grpo alone"),
+        (OTHERS, "on_policy.method=opd", "expected the model that opd learns from"),
+        (OTHERS, "on_policy.guidance.others=none", "expected the keys harmful and benign"),
+        (OTHERS, "on_policy.guidance.harmful=nothing here", "did you mean|a text of your own"),
+        (GRPO, "training.objective=ce+kl", "does not read it; leave it out"),
+        (GRPO, "training.heldout_rows=3", "does not read it; leave it out"),
+        (GRPO, "synthesis.method=external", "does not read it; leave it out"),
+        (GRPO, "training.lora_dropout=0.05", "rollouts have no dropout; set it to 0"),
+        (GRPO, "training.max_length=100", "less than training.max_length"),
+        (GRPO, "engine.max_length=100", "on_policy.sampling.max_new_tokens: is 128"),
+        (REPOSITORY / "configs/recipes/mini.yaml", "training.ratio_cap=2", "no on_policy.method"),
+        (
+            REPOSITORY / "configs/recipes/mini.yaml",
+            "training.objective=rollout-streams",
+            "what on_policy.method sets",
+        ),
+    ],
+)
+def test_what_does_not_go_together_is_refused_with_its_key(file, override, words):
+    with pytest.raises(ConfigError, match=words):
+        load_recipe(file, [override])
+
+
+def test_a_recipe_without_a_method_has_the_hash_that_it_had_before_there_were_any():
+    """Run directories that an earlier version began are continued: nothing is done again."""
+    known = "on_policy", "ratio_cap"
+    before = Recipe()
+    assert not any(name in repr(sorted(_recorded(before))) for name in known)
+    changed = load_recipe(GRPO)
+    assert content_hash(changed) != content_hash(before)
+    assert "on_policy" in _recorded(changed)
+
+
+def _recorded(recipe):
+    from thinksafe_jax.storage.jsonl import plain
+
+    values = plain(recipe)
+    return [*values, *values["training"]]
