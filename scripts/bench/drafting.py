@@ -14,12 +14,15 @@ Sections, each written into the file as it ends:
                preemption, replicas and tensor parallelism
     cost       FLOPs and bytes of a pass over K + 1 positions over those of a plain step, by XLA's
                analysis of the compiled program (one block of attention, every loop once)
+    wide       of those texts of --model, the share of draws with R1's options (temperature 0.6,
+               top-p 0.95, no top-k) whose filter keeps more than the 64 candidates
     clock      tokens a second with drafts over without, by turns, at 1, 4 and 16 rows and in the
                tail of a queue; on a busy machine the ratio is all that counts
 """
 
 import argparse
 import csv
+import functools
 import json
 import os
 import statistics
@@ -36,10 +39,13 @@ import numpy as np
 from machine import machine
 
 from thinksafe_jax.config import EngineConfig, SamplingConfig, load_recipe
-from thinksafe_jax.models import ModelConfig, Params, load_config
+from thinksafe_jax.models import ModelConfig, Params, forward, load_config, logits
 from thinksafe_jax.sampling import Engine, Request, decode, decode_drafted, draft_shape
 from thinksafe_jax.sampling.drafting import Drafting
 from thinksafe_jax.sampling.drafts import passes_with_drafts
+from thinksafe_jax.sampling.next_token import _draw_filtered
+from thinksafe_jax.sampling.sampling_options import Options
+from thinksafe_jax.sampling.vocab_split import VocabSplit
 from thinksafe_jax.sharding import ModelMesh
 from thinksafe_jax.synthesis import attempts, synthesis_prompts
 from thinksafe_jax.synthesis.sampled_rows import plan_attempt
@@ -156,21 +162,28 @@ def star1_texts(file: Path, folder: Path, limit: int) -> list[Text]:
 
 def model_texts(asked: argparse.Namespace) -> dict[str, list[Text]]:
     """What a model says to GSM8K and XSTest, with R1's options: no top-k."""
-    tokenizer = ChatTokenizer(asked.model)
-    sampling = SamplingConfig(0.6, 0.95, 0, 0.0, asked.tokens)
+    return _model_texts(asked.model, asked.gsm8k, asked.xstest, asked.model_rows, asked.tokens)
+
+
+@functools.cache
+def _model_texts(
+    model: Path, gsm8k: Path | None, xstest: Path | None, count: int, longest: int
+) -> dict[str, list[Text]]:
+    tokenizer = ChatTokenizer(model)
+    sampling = SamplingConfig(0.6, 0.95, 0, 0.0, longest)
     prompts: dict[str, list[tuple[str, str]]] = {}
-    if asked.gsm8k:
-        lines = asked.gsm8k.read_text(encoding="utf-8").splitlines()[: asked.model_rows]
+    if gsm8k:
+        lines = gsm8k.read_text(encoding="utf-8").splitlines()[:count]
         prompts["gsm8k"] = [(json.loads(line)["question"], "arithmetic") for line in lines]
-    if asked.xstest:
-        with asked.xstest.open(encoding="utf-8", newline="") as table:
+    if xstest:
+        with xstest.open(encoding="utf-8", newline="") as table:
             rows = list(csv.DictReader(table))
-        step = max(1, len(rows) // asked.model_rows)
+        step = max(1, len(rows) // count)
         prompts["xstest"] = [(row["prompt"], row["label"]) for row in rows[::step]]
-    shape = {"slots": 8, "max_length": 512 + asked.tokens, "dtype": "float32"}
-    engine = Engine.from_pretrained(str(asked.model), seed=42, **shape)
+    shape = {"slots": 8, "max_length": 512 + longest, "dtype": "float32"}
+    engine = Engine.from_pretrained(str(model), seed=42, **shape)
     return {
-        f"{asked.model.name}, {name}": sampled(
+        f"{model.name}, {name}": sampled(
             engine,
             [
                 Request(f"{name}-{n}", tokenizer.prompt_ids(text), sampling, kind=kind)
@@ -179,6 +192,41 @@ def model_texts(asked: argparse.Namespace) -> dict[str, list[Text]]:
         )
         for name, rows in prompts.items()
     }
+
+
+# wide
+
+
+def wide(asked: argparse.Namespace) -> dict:
+    return {name: _wide_share(asked.model, texts) for name, texts in model_texts(asked).items()}
+
+
+def _wide_share(folder: Path, texts: Sequence[Text]) -> dict:
+    """How many positions of the texts are drawn wide, with the model's logits for each."""
+    cfg = load_config(folder)
+    params = load_params(folder, cfg, jnp.float32)
+    longest = max(len(request.prompt_ids) + len(tokens) for request, tokens in texts)
+    length = -(-longest // 64) * 64
+
+    @jax.jit
+    def doubtful(ids: jax.Array) -> jax.Array:
+        steps = jnp.arange(length, dtype=jnp.int32)[None]
+        hidden = forward(params, cfg, ids[None], steps, jnp.ones_like(steps))[0]
+        scores = logits(params, cfg, hidden)
+        options = Options.of([SamplingConfig(0.6, 0.95, 0, 0.0)] * length)
+        split = VocabSplit(None, scores.shape[1])
+        scaled = scores / jnp.float32(0.6)
+        return _draw_filtered(scores, scaled, jnp.zeros(length), Options(*options), split)[1]
+
+    draws = fired = rows = 0
+    for request, tokens in texts:
+        ids = np.zeros(length, np.int32)
+        start, end = len(request.prompt_ids), len(request.prompt_ids) + len(tokens)
+        ids[:end] = [*request.prompt_ids, *tokens]
+        of_row = np.asarray(doubtful(ids))[start - 1 : end - 1]
+        draws, fired, rows = draws + len(of_row), fired + int(of_row.sum()), rows + of_row.any()
+    share = {"wide_share": round(fired / draws, 5), "rows_with_any": round(rows / len(texts), 3)}
+    return {"rows": len(texts), "draws": draws, **share}
 
 
 # identity
@@ -295,7 +343,7 @@ def _clocked(slots: int, count: int, asked: argparse.Namespace) -> dict:
     }
 
 
-SECTIONS = {"replay": replay, "identity": identity, "cost": cost, "clock": clock}
+SECTIONS = {"replay": replay, "wide": wide, "identity": identity, "cost": cost, "clock": clock}
 
 
 def main() -> None:
