@@ -124,6 +124,22 @@ def test_only_what_was_not_accepted_is_asked_again(tmp_path):
     assert len(engine.seen) == sum(r["temperature"] is not None for r in rows.values())
 
 
+def test_what_is_likely_to_take_longest_is_asked_first():
+    """By a prompt's earlier responses, else by those of its label; else in the order given."""
+    ledger = Ledger("think")
+    assert ledger.longest_first(PROMPTS) == PROMPTS
+    rows = [("h0", "harmful", 1, 10, "stop"), ("h1", "harmful", 1, 90, "length"),
+            ("h1", "harmful", 2, 70, "stop"), ("b0", "benign", 1, 30, "stop"),
+            ("empty", "harmful", 1, 0, "")]  # fmt: skip
+    for id, label, attempt, tokens, reason in rows:
+        row = {"id": id, "label": label, "attempt": attempt, "tokens": tokens}
+        ledger.sampled({**row, "response": "<think>a</think>ok", "finish_reason": reason})
+    named = {prompt.id: prompt for prompt in PROMPTS}
+    asked = [named[id] for id in ("b0", "b1", "h0", "h1", "h2", "h3")]
+    order = [prompt.id for prompt in ledger.longest_first(asked)]
+    assert order == ["h1", "h2", "h3", "b0", "b1", "h0"]  # 80, the label's 56.7 twice, 30, 30, 10
+
+
 def test_a_guard_that_cannot_be_read_stops_the_run_before_anything_is_asked_again(tmp_path):
     with pytest.raises(InputError, match=r"guard .* verdicts are unparsed.*--new-verdicts"):
         climb(tmp_path, max_unparsed=0.1)

@@ -7,11 +7,13 @@ temperature; `k = 1` is the paper. Every attempt stays as a row.
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from statistics import fmean as mean
 from typing import Any
 
 from thinksafe_jax.config import SamplingConfig, SynthesisConfig
+from thinksafe_jax.data import Prompt
 from thinksafe_jax.runs import Location, RowStore
 from thinksafe_jax.synthesis.filter import row_drop_reason
 
@@ -60,6 +62,7 @@ class Ledger:
         labels: prompt -> its label.
         reasons: attempt -> why it is not trained on; or ACCEPTED, or WAITING for the guard.
         places: attempt -> where its row of samples/ lies.
+        lengths: attempt -> tokens of its response, where there is one.
         verdicts: label -> VERDICT_COUNTS over all attempts.
         words: verdict -> how many, of all labels.
         templates: hashes of the guard's prompts that the verdicts were given to.
@@ -70,6 +73,7 @@ class Ledger:
     labels: dict[str, str] = field(default_factory=dict)
     reasons: dict[Key, str] = field(default_factory=dict)
     places: dict[Key, Location] = field(default_factory=dict)
+    lengths: dict[Key, int] = field(default_factory=dict)
     verdicts: dict[str, Counter[str]] = field(default_factory=dict)
     words: Counter[str] = field(default_factory=Counter)
     templates: set[str] = field(default_factory=set)
@@ -104,6 +108,8 @@ class Ledger:
         """Takes note of a row of samples/."""
         key = row["id"], row["attempt"]
         self.labels[row["id"]] = row["label"]
+        if row["finish_reason"]:  # else it was not sampled
+            self.lengths[key] = row["tokens"]
         reason = row_drop_reason(row, self.reasoning)
         self.reasons[key] = reason or (WAITING if self.guarded else ACCEPTED)
 
@@ -145,6 +151,26 @@ class Ledger:
             earlier = {self.reasons.get((id, n)) for n in range(1, attempt)}
             if not (earlier & {"empty_prompt", "too_long"} or (retry and ACCEPTED in earlier)):
                 yield id
+
+    def longest_first(self, prompts: Sequence[Prompt]) -> list[Prompt]:
+        """Prompts by the length that their next responses will have, as far as it can be guessed.
+
+        A prompt's earlier responses say most, then those to prompts of its label. What takes
+        longest is begun first, or it would keep a few slots at work when the queue is empty. No
+        text depends on the order; where nothing is known it stays as it is.
+        """
+        of_prompt: dict[str, list[int]] = {}
+        of_label: dict[str, list[int]] = {}
+        for (id, _), length in self.lengths.items():
+            of_prompt.setdefault(id, []).append(length)
+            of_label.setdefault(self.labels[id], []).append(length)
+        of_all = {label: mean(lengths) for label, lengths in of_label.items()}
+
+        def expected(prompt: Prompt) -> float:
+            earlier = of_prompt.get(prompt.id)
+            return mean(earlier) if earlier else of_all.get(prompt.label, 0.0)
+
+        return sorted(prompts, key=expected, reverse=True)
 
     def by_prompt(self) -> dict[str, dict[int, str]]:
         """The reason of each attempt of each prompt, in order of the attempts."""

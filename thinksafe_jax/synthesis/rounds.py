@@ -73,7 +73,7 @@ class Rounds:
         by_id = {prompt.id: prompt for prompt in self.prompts}
         retry = self.cfg.method != "rejection"  # there, all attempts of every prompt count
         turn = self.ledger.to_sample(by_id, attempt.number, retry=retry)
-        waiting = [by_id[id] for id in turn]
+        waiting = self.ledger.longest_first([by_id[id] for id in turn])
         if not waiting:
             return 0
         self.check_stop()  # the first row may be long in coming
