@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from thinksafe_jax.config import Recipe
+from thinksafe_jax.config import GuardConfig, Recipe
 from thinksafe_jax.data import Prompt
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.on_policy.methods import Method, Taught
@@ -51,14 +51,17 @@ class StepParts:
     Attributes:
         sampler: draws rollouts, and has them judged.
         method: turns them into streams.
-        references: states of what the method learns from; None where it is the base model itself.
+        references: gives who looks at the rollouts before a step; asked only where the method's
+            reference is not the base model itself.
+        context: tokens of prompt and rollout that the sampler holds.
         mesh: of training; None on one device.
         log: `log("rollout", **numbers)`, a line of metrics.
     """
 
     sampler: RolloutSampler
     method: Method
-    references: References | None
+    references: Callable[[], References]
+    context: int
     mesh: TrainingMesh | None
     log: Log
 
@@ -90,7 +93,7 @@ class OnPolicySteps:
                 f"no prompt fits: the shortest has {min(map(len, self._prompt_ids.values()))} "
                 f"tokens; with on_policy.sampling.max_new_tokens {cfg.sampling.max_new_tokens} "
                 f"that is above training.max_length {training.max_length} or the sampler's context "
-                f"{parts.sampler.engine.max_length}; raise these, or lower max_new_tokens"
+                f"{parts.context}; raise these, or lower max_new_tokens"
             )
         self._left_out = len(prompts) - len(fitting)
         if self._left_out:
@@ -120,7 +123,9 @@ class OnPolicySteps:
         """What decides the rollouts, beside the seed and the weights."""
         recipe = self._recipe
         asked = [[p.id, p.text, p.label] for p in self._prompts]
-        guard = recipe.guard if self._parts.method.needs_verdicts else None
+        limit = GuardConfig.max_unparsed  # says when to stop, not what a verdict is
+        judges = self._parts.method.needs_verdicts
+        guard = replace(recipe.guard, max_unparsed=limit) if judges else None
         return {
             "prompts sha256": content_hash(asked)[:16],
             "on_policy": content_hash(recipe.on_policy)[:16],
@@ -133,22 +138,22 @@ class OnPolicySteps:
             yield self._step(number, whole_adapter(weights(), self._parts.mesh))
 
     def _fits(self, prompt: Prompt) -> bool:
-        cfg, engine = self._recipe.on_policy, self._parts.sampler.engine
+        cfg = self._recipe.on_policy
         ids = self._prompt_ids[prompt.id]
         length = len(ids) + cfg.sampling.max_new_tokens
-        return bool(ids) and length <= min(self._recipe.training.max_length, engine.max_length)
+        return bool(ids) and length <= min(self._recipe.training.max_length, self._parts.context)
 
     def _step(self, number: int, adapter: Tree) -> Step:
         began = time.perf_counter()
         parts, sampling = self._parts, self._recipe.on_policy.sampling
-        parts.sampler.engine.update_adapter(adapter)
+        parts.sampler.engine().update_adapter(adapter)
         asked = [Asked(p, number, self._prompt_ids[p.id]) for p in self._schedule[number]]
         rollouts = parts.sampler.draw(number, asked, sampling, adapter_hash(adapter))
         if parts.method.needs_verdicts:
             rollouts = parts.sampler.judge(number, rollouts)
         states, facts = [], []
-        if parts.references is not None:
-            states, facts = parts.references.look_at(rollouts, adapter)
+        if _looks(parts):
+            states, facts = parts.references().look_at(rollouts, adapter)
         taught = parts.method.teach(rollouts, facts)
         self._note(number, rollouts, taught, time.perf_counter() - began)
         # a greedy rollout was drawn at no temperature: it is then that of the model itself
@@ -165,8 +170,8 @@ class OnPolicySteps:
         sizes = [len(example) for example in examples]
         layout = next(layout for layout in self._layouts if layout.holds(sizes))
         batch: Batch = pack(examples, layout, lambda example: example.streams)  # type: ignore[attr-defined]
-        if self._parts.references is not None:
-            batch = batch._replace(reference_head=self._parts.references.head)
+        if _looks(self._parts):
+            batch = batch._replace(reference_head=self._parts.references().head)
         return Step(
             batch=batch,
             row_ids=tuple(example.id for example in examples),
@@ -193,7 +198,7 @@ class OnPolicySteps:
         if verdicts:
             values["unsafe"] = verdicts.count("unsafe") / len(verdicts)
         self.latest = values
-        stats = self._parts.sampler.engine.stats
+        stats = self._parts.sampler.engine().stats
         self._parts.log(
             "rollout",
             step=number + 1,
@@ -204,6 +209,11 @@ class OnPolicySteps:
             sampling_seconds=round(stats.seconds, 3),
             occupancy=round(stats.occupancy, 4),
         )
+
+
+def _looks(parts: StepParts) -> bool:
+    """Whether a reference looks at the rollouts before the step's own pass."""
+    return parts.method.reference not in (None, "base")
 
 
 def _layouts(recipe: Recipe, parts: StepParts) -> list[Layout]:
@@ -219,7 +229,7 @@ def _layouts(recipe: Recipe, parts: StepParts) -> list[Layout]:
     sequences = max(shards, training.micro_batch_size // shards * shards)
     most = -(-training.batch_size // sequences)
     passes = [most]
-    if parts.references is not None:
+    if _looks(parts):
         passes = sorted({min(2**n, most) for n in range(most.bit_length() + 1)})
     return [Layout(count, sequences, length) for count in passes]
 

@@ -33,14 +33,14 @@ class RolloutSampler:
 
     Attributes:
         run: whose directory holds them; each of several processes draws and judges its part.
-        engine: samples; its adapter is that of the step.
+        engine: gives what samples; it is built when it is first asked for.
         tokenizer: turns tokens into the text that the guard sees.
         samples: rollouts of a prompt.
         guard: gives the guard, for methods that need verdicts; it is loaded when it is first asked.
     """
 
     run: Run
-    engine: Engine
+    engine: Callable[[], Engine]
     tokenizer: ChatTokenizer
     samples: int
     guard: Callable[[], Guard]
@@ -122,13 +122,23 @@ class RolloutSampler:
     ) -> dict[Name, Rollout]:
         drawn = {}
         for row in store.rows():
+            item = asked.get(row["id"])
+            if item is None or (row["prompt"], row["label"]) != (
+                item.prompt.text,
+                item.prompt.label,
+            ):
+                raise InputError(
+                    f"{store.folder}: the step does not ask {row['id']} as its rollout has it: "
+                    "prompts were edited, added or removed since the run began. Put them back, or "
+                    "use --new-run"
+                )
             if row["adapter"] != adapter:
                 raise InputError(
                     f"{store.folder}: a rollout of {row['id']} was drawn with the adapter "
                     f"{row['adapter']}, the step begins with {adapter}: the run was continued with "
                     "other weights. Use --new-run, or remove the rollouts of this step and later"
                 )
-            rollout = rollout_of_row(row, asked[row["id"]])
+            rollout = rollout_of_row(row, item)
             drawn[rollout.name] = rollout
         return drawn
 
@@ -136,7 +146,7 @@ class RolloutSampler:
         self, store: RowStore, wanted: list[Request], asked: Mapping[str, Asked], adapter: str
     ) -> None:
         with RowBuffer(store) as buffer:
-            for done in self.engine.generate(wanted):
+            for done in self.engine().generate(wanted):
                 text = self.tokenizer.decode(done.token_ids)
                 buffer.add(rollout_of(done, asked[done.id], text).row(adapter))
                 self.run.check_stop()

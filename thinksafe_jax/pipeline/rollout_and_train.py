@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ from thinksafe_jax.on_policy import (
 from thinksafe_jax.pipeline.session import Session
 from thinksafe_jax.pipeline.take_steps import take_steps
 from thinksafe_jax.runs import Run
+from thinksafe_jax.sampling import Engine
 from thinksafe_jax.synthesis import require_labels, synthesis_prompts
 from thinksafe_jax.tokenizer import vocabulary_difference
 from thinksafe_jax.training import RowStates, TrainingMesh, TrainingSetup, TrainResult
@@ -45,20 +47,26 @@ def rollout_and_train(run: Run, session: Session) -> TrainResult:
     # on one device sampler and trainer share the arrays of the base, layers apart
     weights = session.weights
     params = weights.for_sampling() if session.mesh is None else weights.for_training()
-    # before the sampler, whose pool takes what is left of the devices
-    references = _references(session, method, params, setup)
-    if method.needs_verdicts:
-        _ = session.guard
+
+    @cache
+    def references() -> References:
+        return _references(session, method, params, setup)
+
+    @cache
+    def engine() -> Engine:
+        # these before the sampler, whose pool takes what is left of the devices
+        if method.reference not in (None, "base"):
+            references()
+        if method.needs_verdicts:
+            _ = session.guard
+        return session.engine_apart(params, setup.lora)
+
+    samples = recipe.on_policy.samples
     parts = StepParts(
-        RolloutSampler(
-            run,
-            session.engine_apart(params, setup.lora),
-            session.tokenizer,
-            recipe.on_policy.samples,
-            lambda: session.guard,
-        ),
+        RolloutSampler(run, engine, session.tokenizer, samples, lambda: session.guard),
         method,
         references,
+        recipe.engine.max_length or session.cfg.max_position_embeddings,
         session.training_mesh,
         run.log,
     )
@@ -74,12 +82,8 @@ def rollout_and_train(run: Run, session: Session) -> TrainResult:
     return result
 
 
-def _references(
-    session: Session, method: Method, params: Tree, setup: TrainingSetup
-) -> References | None:
-    """What has to look at the rollouts before a step; None where the step's own pass does."""
-    if method.reference in (None, "base"):
-        return None
+def _references(session: Session, method: Method, params: Tree, setup: TrainingSetup) -> References:
+    """What looks at the rollouts before a step."""
     student = RowStates(session.cfg, params, setup.lora, setup.mesh)
     model = student if method.reference == "guided" else _teacher(session)
     return References(model, student, method, session.tokenizer)

@@ -43,10 +43,12 @@ def take_steps(
 
         def note(**values: Any) -> None:
             run.log("train", **values)
-            track(trackers, values)
-            if "loss" in values:
-                bar.done = values["step"] - 1
+            if "loss" not in values:
+                track(trackers, values)
+            else:
                 numbers = {"loss": values["loss"]} if shown is None else shown(values)
+                track(trackers, {**values, **numbers})
+                bar.done = values["step"] - 1
                 bar.advance(**numbers, tokens_per_s=values["tokens_per_second"])
 
         result = train(

@@ -54,7 +54,7 @@ def plan_loop(request: PlanRequest, parts: Sequence[StagePlan]) -> StagePlan:
         settings = request.settings(cfg, teacher.dtype)
         budget = phase_budget("generate", mesh.train, cfg, topology, settings)
         held[f"teacher {model}"] = budget.bytes.get("weights", 0)
-    held[_POOL] = max(0, min(pool, topology.hbm_bytes - sum(held.values())))
+    held[_POOL] = max(0, min(pool, int(topology.hbm_bytes) - sum(held.values())))
     model, cfg = find_model(recipe.student.model)
     settings = request.settings(cfg, recipe.student.dtype)
     token = phase_budget("generate", mesh.generate, cfg, topology, settings).kv_bytes_per_token

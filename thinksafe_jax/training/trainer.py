@@ -191,7 +191,12 @@ class _Trainer:
         if not self.source.looks_at_weights:
             return next(steps)
         self._settle()
-        step = next(steps)
+        try:
+            step = next(steps)
+        except Terminated:  # while it is drawn, which takes long
+            if self.group.count == 1:  # several would have to agree on it
+                self._save(wait=True)
+            raise
         self.metrics.lap()
         return step
 

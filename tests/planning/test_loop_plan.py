@@ -1,0 +1,53 @@
+"""The plan of an on-policy recipe: its rollouts, and what lies on a device at once."""
+
+import pytest
+
+from tests.support import REPOSITORY
+from thinksafe_jax.config import load_recipe
+from thinksafe_jax.planning.loop_plan import as_dataset, plan_loop, rollouts_of
+from thinksafe_jax.planning.stage_plans import Assumed, PlanRequest, StagePlan
+from thinksafe_jax.sharding import load_mesh
+
+GRPO = REPOSITORY / "configs/recipes/qwen3-0.6b-grpo.yaml"
+GB = 10**9
+
+
+def test_rollouts_are_those_of_the_steps_or_of_the_epochs():
+    recipe = load_recipe(GRPO)
+    assert rollouts_of(recipe, 40_000) == 320_000  # 8 of each prompt, one epoch
+    short = load_recipe(GRPO, ["on_policy.steps=10"])
+    assert rollouts_of(short, 40_000) == 640
+
+
+def test_each_rollout_is_trained_on_once():
+    recipe = as_dataset(load_recipe(GRPO, ["training.epochs=3"]))
+    assert recipe.training.epochs == 1
+    assert recipe.synthesis.sampling == recipe.on_policy.sampling
+
+
+@pytest.mark.parametrize(("pool", "left"), [(10 * GB, 10 * GB), (40 * GB, 26 * GB)])
+def test_the_pool_has_what_guard_and_trainer_leave(pool, left):
+    """On chips of 32 GB, beside 1 GB of weights, 3 GB of guard and 2 GB of training."""
+    mesh = load_mesh("v6e-8")
+    request = PlanRequest(as_dataset(load_recipe(GRPO)), mesh, 320_000, Assumed())
+    parts = [
+        StagePlan("sample", "student", bytes={"weights": GB, "kv pool": pool}, hours=5.0),
+        StagePlan("guard", "guard", bytes={"weights": 3 * GB}, hours=2.0),
+        StagePlan("train", "student", bytes={"weights": 2 * GB}, hours=1.0),
+    ]
+    plan = plan_loop(request, parts)
+    assert plan.bytes["kv pool"] == left and plan.hours == 8.0
+    assert plan.fits(mesh) and plan.problems == []
+    assert any(fact.startswith("5,000 steps of 64 rollouts") for fact in plan.facts)
+
+
+def test_a_pool_below_one_row_is_said_with_both_numbers():
+    mesh = load_mesh("v6e-8")
+    request = PlanRequest(as_dataset(load_recipe(GRPO)), mesh, 640, Assumed())
+    parts = [
+        StagePlan("sample", "student", bytes={"weights": GB, "kv pool": 30 * GB}),
+        StagePlan("train", "student", bytes={"weights": mesh.topology.hbm_bytes}),
+    ]
+    plan = plan_loop(request, parts)
+    assert not plan.fits(mesh)
+    assert "would hold 0 tokens, one longest row has 18,432" in plan.problems[0]
