@@ -14,6 +14,10 @@ on every replica, so time is counted in steps.
     tail           share of a replica's steps in which its queue was empty, the mean
     missing, twice rows of all stores that are absent or there more than once
     peak_rss_bytes of a host's process, which runs one replica
+    order          one replica, asked in the order of a guess of each length (the length times
+                   a lognormal factor of that sigma; null is the order given): its tail, and its
+                   steps over tokens / slots
+    makespan_64    steps of 64 rows in 64 slots over those of the longest row
     split_40k      imbalance of 40,000 prompts over so many replicas: cut by hash, as here, and
                    dealt out one by one, so that only their lengths differ; mean of 20 draws
 """
@@ -42,9 +46,21 @@ PER_REPLICA, SLOTS, WINDOW, PAGE, PROMPT = 625, 128, 32, 64, 250
 REPLICAS = (1, 2, 4, 8, 16, 32, 64)
 
 
-def run_replica(part: Part, lengths: np.ndarray, folder: Path) -> dict:
-    """Samples the rows of one part; (tokens, steps, steps with an empty queue)."""
+def run_replica(
+    part: Part,
+    lengths: np.ndarray,
+    folder: Path,
+    guess: np.ndarray | None = None,
+    slots: int = SLOTS,
+) -> dict:
+    """Samples the rows of one part: tokens, steps, and the share of steps with an empty queue.
+
+    Args:
+        guess: of each length; the longest come first.
+    """
     rows_of_part = [n for n in range(len(lengths)) if name(n) in part]
+    if guess is not None:
+        rows_of_part.sort(key=lambda n: -guess[n])
     queued = 0
 
     def requests():
@@ -55,9 +71,9 @@ def run_replica(part: Part, lengths: np.ndarray, folder: Path) -> dict:
             yield Request(name(n), range(PROMPT), sampling)
 
     longest = PROMPT + int(lengths.max())
-    pages = PageAllocator(SLOTS * -(-longest // PAGE) + 1, SLOTS, -(-longest // 512) * 8, PAGE)
-    config, stats = EngineConfig(slots=SLOTS, window=WINDOW, page_size=PAGE), EngineStats()
-    device = CountingDevice(SLOTS, WINDOW)
+    pages = PageAllocator(slots * -(-longest // PAGE) + 1, slots, -(-longest // 512) * 8, PAGE)
+    config, stats = EngineConfig(slots=slots, window=WINDOW, page_size=PAGE), EngineStats()
+    device = CountingDevice(slots, WINDOW)
     run = Scheduler(device, config, pages, 1, (), requests(), stats)
     drained = None
     with RowBuffer(RowStore(folder / "samples", writer=part.name)) as rows:
@@ -105,6 +121,34 @@ def host_memory(replicas: int) -> int:
     return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
+def by_order(sigma: float | None) -> dict:
+    """One replica whose requests come by a guess of their lengths; mean of 5 draws of lengths."""
+    runs = []
+    for seed in range(5):
+        lengths = chain_of_thought_lengths(PER_REPLICA, seed)
+        guess = None
+        if sigma is not None:
+            guess = lengths * np.random.default_rng(seed).lognormal(0, sigma, len(lengths))
+        with tempfile.TemporaryDirectory() as scratch:
+            of_run = run_replica(Part(0, 1), lengths, Path(scratch), guess)
+        over = of_run["steps"] * SLOTS / of_run["tokens"]
+        runs.append((of_run["tail"], over))
+    tail, over = np.mean(runs, axis=0)
+    return {
+        "sigma": sigma,
+        "tail": round(float(tail), 4),
+        "steps_over_ideal": round(float(over), 4),
+    }
+
+
+def makespan_64() -> float:
+    """Rows that all begin at once end with the longest of them."""
+    lengths = chain_of_thought_lengths(64)
+    with tempfile.TemporaryDirectory() as scratch:
+        steps = run_replica(Part(0, 1), lengths, Path(scratch), slots=64)["steps"]
+    return round(steps / int(lengths.max()), 4)
+
+
 def split_40k(replicas: int) -> dict[str, float]:
     """Most tokens of a part over the mean."""
     parts = [Part(n, replicas) for n in range(replicas)]
@@ -131,12 +175,16 @@ def main() -> None:
             run_replica(Part(0, asked.host_of), lengths, Path(scratch))
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
         return
+    order = [by_order(sigma) for sigma in (None, 0.6, 0.3, 0.0)]
+    print(json.dumps({"order": order, "makespan_64": makespan_64()}))
     rows = [scale(count) for count in asked.replicas]
     for row in rows:
         row["scaling"] = round(row["efficiency"] / rows[0]["efficiency"], 4)
         print(json.dumps(row))
     result = {
         "rows": rows,
+        "order": order,
+        "makespan_64": makespan_64(),
         "split_40k": {str(n): split_40k(n) for n in (4, 16, 64)},
         "machine": machine(),
     }
