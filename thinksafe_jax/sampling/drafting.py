@@ -12,7 +12,7 @@ from thinksafe_jax.sampling.requests import Request
 REFERENCE_TOKENS = 2048  # of other texts that a request takes along
 # Rows whose arithmetic takes as long as reading the weights, once for all of them. Accelerators:
 # FLOP/s over bytes/s in bfloat16 (TPU v5e 240, H100 295); a CPU as scripts/bench/drafting.py found.
-_ROWS_PER_READ = {"tpu": 240, "gpu": 256, "cpu": 4}
+_ROWS_PER_READ = {"tpu": 240, "gpu": 256, "cpu": 2}
 _MARGIN = 1.05  # what drafts must save at least, over what they cost
 _ENOUGH_PASSES = 64  # measured, before anything is believed
 _LATEST_PASSES = 512  # that are believed; what lies further back is forgotten by and by
