@@ -54,7 +54,9 @@ def row(ids, start, weights, count=1.0, sampled=None, temperature=1.0, name="pg"
     facts = {"temperature": np.full(targets, temperature, np.float32)}
     facts["sampled"] = placed(0.0 if sampled is None else sampled)
     streams = {name: Stream(placed(weights), count)}
-    return RolloutExample("row", ids, np.arange(len(ids)) >= start, facts=facts, streams=streams)
+    tokens = np.asarray(ids, np.int32)
+    mask = np.arange(len(ids)) >= start
+    return RolloutExample("row", tokens, mask, facts=facts, streams=streams)
 
 
 def log_p_of(params, adapter, lora, answers, heat=1.0):
