@@ -13,6 +13,7 @@ from thinksafe_jax.config import (
     GuardConfig,
     GuardModel,
     ModelSource,
+    OnPolicyConfig,
     PromptSource,
     Recipe,
     SynthesisConfig,
@@ -132,3 +133,20 @@ def test_members_of_a_majority_are_told_apart(recipe, tmp_path):
     said = edit_eos(tmp_path / "judge")
     with pytest.raises(InputError, match=rf"the guard.members\[1\] .*{said}"):
         start(several, tmp_path / "run")
+
+
+@pytest.mark.parametrize("role", ["student", "teacher", "guard"])
+def test_rollouts_are_made_with_student_teacher_and_guard_too(recipe, tmp_path, role):
+    """Before the first checkpoint and before any evaluation."""
+    teacher = recipe.synthesis.teacher
+    recipe = replace(
+        recipe,
+        synthesis=replace(recipe.synthesis, teacher=ModelSource()),
+        on_policy=OnPolicyConfig(method="opd", teacher=teacher),
+    )
+    step = "rollouts/step-000000"
+    made = (f"{step}/samples/part-00000.jsonl", f"{step}/verdicts/part-00000.jsonl")
+    start(recipe, tmp_path / "run", *made)
+    spoil_weights(tmp_path / role)
+    with pytest.raises(InputError, match=f"the {role} .* is not what this run began with"):
+        start(recipe, tmp_path / "run")

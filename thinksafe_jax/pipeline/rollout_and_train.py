@@ -1,12 +1,14 @@
 """The train stage of an on-policy recipe: the sampler, the guard and the trainer in one loop."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import jax.numpy as jnp
 
+from thinksafe_jax.data import Prompt
 from thinksafe_jax.errors import ConfigError, InputError
 from thinksafe_jax.models import load_config
 from thinksafe_jax.on_policy import (
@@ -21,11 +23,12 @@ from thinksafe_jax.pipeline.session import Session
 from thinksafe_jax.pipeline.take_steps import take_steps
 from thinksafe_jax.runs import Run
 from thinksafe_jax.sampling import Engine
-from thinksafe_jax.synthesis import require_labels, synthesis_prompts
+from thinksafe_jax.synthesis import synthesis_prompts
 from thinksafe_jax.tokenizer import vocabulary_difference
 from thinksafe_jax.training import RowStates, TrainingMesh, TrainingSetup, TrainResult
 from thinksafe_jax.weights import load_params
 
+_log = logging.getLogger(__name__)
 Tree = Any
 
 
@@ -40,7 +43,7 @@ def rollout_and_train(run: Run, session: Session) -> TrainResult:
     """
     recipe = run.recipe
     selection = synthesis_prompts(recipe, session.prompt_hashes)
-    require_labels(recipe, selection.prompts)
+    _warn_of_one_label(selection.prompts)
     method = make_method(recipe, session.tokenizer)
     config = replace(recipe.training, objective="rollout-streams")
     setup = TrainingSetup(session.cfg, config, session.training_mesh)
@@ -80,6 +83,16 @@ def rollout_and_train(run: Run, session: Session) -> TrainResult:
     session.release_guards()
     result.summary.update(selection.facts)
     return result
+
+
+def _warn_of_one_label(prompts: Sequence[Prompt]) -> None:
+    """Says before anything is sampled that nothing holds the other kind of prompt in place."""
+    labels = {prompt.label for prompt in prompts}
+    if len(labels) == 1:
+        _log.warning(
+            "all %d prompts are %s: nothing in training speaks against %s", len(prompts), *labels,
+            "refusing everything" if labels == {"harmful"} else "answering everything",
+        )  # fmt: skip
 
 
 def _references(session: Session, method: Method, params: Tree, setup: TrainingSetup) -> References:

@@ -19,9 +19,9 @@ from thinksafe_jax.weights import changed_files, fingerprint, local_folder
 log = logging.getLogger(__name__)
 # what is made with the models of each kind of role; without it, another model does no harm
 _MADE_WITH = {
-    "student": ("samples/*", "checkpoints/*", "evaluation/*"),
-    "teacher": ("samples/*",),
-    "guard": ("verdicts/*", "evaluation/*/verdicts/*"),
+    "student": ("samples/*", "rollouts/*", "checkpoints/*", "evaluation/*"),
+    "teacher": ("samples/*", "rollouts/*", "checkpoints/*"),
+    "guard": ("verdicts/*", "rollouts/*/verdicts/*", "evaluation/*/verdicts/*"),
     "judge": ("evaluation/*/verdicts/*",),
 }
 
@@ -80,8 +80,9 @@ def _fingerprints(run: Run, known: Container[str] = ()) -> dict[str, dict[str, A
 def _models(recipe: Recipe) -> Iterator[tuple[str, ModelSource | GuardConfig | GuardModel]]:
     """(role, model) of everything that the recipe names and that may lie on this disk."""
     yield "student", recipe.student
-    if recipe.synthesis.teacher.model:
-        yield "teacher", recipe.synthesis.teacher
+    for teacher in (recipe.synthesis.teacher, recipe.on_policy.teacher):  # never both
+        if teacher.model:
+            yield "teacher", teacher
     for role, guard in (("guard", recipe.guard), ("judge", recipe.judge)):
         if guard.model:
             yield role, guard

@@ -84,7 +84,7 @@ class Session:
     def _checkpoints(self) -> dict[str, Path]:
         """The folder of every checkpoint that the recipe names."""
         recipe = self.recipe
-        sources = [recipe.student, recipe.synthesis.teacher]
+        sources = [recipe.student, recipe.synthesis.teacher, recipe.on_policy.teacher]
         for guard in (recipe.guard, recipe.judge):
             sources += [guard, *guard.members]
         named = [source for source in sources if source.model]
