@@ -27,6 +27,8 @@ from thinksafe_jax.sampling.stats import compiles_so_far
 from thinksafe_jax.sharding import ModelMesh
 from thinksafe_jax.weights import load_params
 
+pytestmark = pytest.mark.slow
+
 SHAPE = EngineConfig(slots=4, window=4, page_size=16, pool_tokens=2048, max_length=256)
 LORA = LoraConfig(r=3, alpha=2.0)
 ALL_SEVEN = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

@@ -19,6 +19,8 @@ from thinksafe_jax.sampling import Drawn, Engine
 from thinksafe_jax.sampling.next_token import sample
 from thinksafe_jax.sampling.sampling_options import Options
 
+pytestmark = pytest.mark.slow
+
 # (temperature, top-k, top-p, min-p) of every way to draw: candidates, everything, wide
 OPTIONS = [
     (0.6, 20, 0.95, 0.0),  # Qwen3

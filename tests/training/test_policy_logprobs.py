@@ -27,6 +27,8 @@ from thinksafe_jax.training import (
 from thinksafe_jax.training.packing import Layout
 from thinksafe_jax.training.step import init_state, make_gradient, state_shardings
 
+pytestmark = pytest.mark.slow
+
 CFG = tiny_config(vocab_size=208, num_heads=4)
 ENGINE = EngineConfig(slots=8, window=4, page_size=16, pool_tokens=4096, replicas="together")
 SETTINGS = kit.settings(
