@@ -34,6 +34,7 @@ def buffers(tree, device):
     return {s.data.unsafe_buffer_pointer(): s.data.nbytes for s in shards if s.device == device}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("train", "generate"), MESHES)
 def test_bytes_are_those_of_the_arrays(train, generate):
     mesh = mesh_of(train, generate)

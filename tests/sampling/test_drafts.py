@@ -48,6 +48,7 @@ def test_what_lies_beyond_the_end_is_not_looked_at():
     assert draft(text, beyond=[8, 3, 1, 9]) == draft(text) == [2, 3, 1]
 
 
+@pytest.mark.slow
 def test_passes_are_counted_as_if_each_draft_were_tried():
     rng = np.random.default_rng(0)
     history = rng.integers(0, 4, (6, 40)).astype(np.int32)

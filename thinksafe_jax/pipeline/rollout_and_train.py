@@ -41,10 +41,10 @@ def rollout_and_train(run: Run, session: Session) -> TrainResult:
         InputError: the sampler's log-probabilities are further from training's than
             `on_policy.max_log_p_gap` allows; a reward failed; no prompt fits.
     """
-    recipe = run.recipe
+    recipe, tokenizer = run.recipe, session.tokenizer
     selection = synthesis_prompts(recipe, session.prompt_hashes)
     _warn_of_one_label(selection.prompts)
-    method = make_method(recipe, session.tokenizer)
+    method = make_method(recipe, tokenizer)
     config = replace(recipe.training, objective="rollout-streams")
     setup = TrainingSetup(session.cfg, config, session.training_mesh)
     # on one device sampler and trainer share the arrays of the base, layers apart
@@ -64,16 +64,15 @@ def rollout_and_train(run: Run, session: Session) -> TrainResult:
             _ = session.guard
         return session.engine_apart(params, setup.lora)
 
-    samples = recipe.on_policy.samples
     parts = StepParts(
-        RolloutSampler(run, engine, session.tokenizer, samples, lambda: session.guard),
+        RolloutSampler(run, engine, tokenizer, recipe.on_policy.samples, lambda: session.guard),
         method,
         references,
         recipe.engine.max_length or session.cfg.max_position_embeddings,
         session.training_mesh,
         run.log,
     )
-    steps = OnPolicySteps(recipe, selection.prompts, session.tokenizer, parts)
+    steps = OnPolicySteps(recipe, selection.prompts, tokenizer, parts)
 
     def shown(values: Mapping[str, Any]) -> Mapping[str, Any]:
         _check_gap(values, recipe.on_policy.max_log_p_gap)
