@@ -25,3 +25,13 @@ def page_refusal(request: AttentionRequest) -> str | None:
     if size < 16 or size & (size - 1) or size > 128:
         return f"needs pages of 16, 32, 64 or 128 tokens, engine.page_size is {size}"
     return None
+
+
+def tpu_refusal(request: AttentionRequest) -> str | None:
+    """Why a paged kernel for TPU cannot run a request, or None."""
+    if request.platform != "tpu":
+        return f"a TPU kernel, the platform is {request.platform}"
+    if request.head_dim % 128:
+        # XLA stores pages of narrower heads with the page innermost, and copies the pool for it
+        return f"needs a head_dim that 128 divides, this model has {request.head_dim}"
+    return page_refusal(request)

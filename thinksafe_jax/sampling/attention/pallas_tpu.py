@@ -2,8 +2,8 @@
 
 from jaxtyping import Array, Float, Int32
 
-from thinksafe_jax.models import AttentionRequest, Implementation
-from thinksafe_jax.sampling.attention._kernels import PIECE_TOKENS, page_refusal, scaled
+from thinksafe_jax.models import Implementation
+from thinksafe_jax.sampling.attention._kernels import PIECE_TOKENS, scaled, tpu_refusal
 from thinksafe_jax.sampling.attention.pallas_tpu_queries import several_queries
 from thinksafe_jax.sampling.kv_cache import KvPages
 
@@ -28,13 +28,4 @@ def tpu_paged_attention(
     return out.astype(q.dtype)
 
 
-def refuses(request: AttentionRequest) -> str | None:
-    """Why the kernel cannot run a request, or None."""
-    if request.platform != "tpu":
-        return f"a TPU kernel, the platform is {request.platform}"
-    if request.head_dim % 128:
-        return f"needs a head_dim that 128 divides, this model has {request.head_dim}"
-    return page_refusal(request)
-
-
-IMPLEMENTATION = Implementation(tpu_paged_attention, refuses, order=1, several=several_queries)
+IMPLEMENTATION = Implementation(tpu_paged_attention, tpu_refusal, order=1, several=several_queries)

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from thinksafe_jax.models import AttentionRequest, Implementation
-from thinksafe_jax.sampling.attention._kernels import PIECE_TOKENS, page_refusal, scaled
+from thinksafe_jax.models import Implementation
+from thinksafe_jax.sampling.attention._kernels import PIECE_TOKENS, scaled, tpu_refusal
 from thinksafe_jax.sampling.kv_cache import KvPages
 
 _LEAST = -1e30  # a score of what a query may not see
@@ -182,15 +182,4 @@ def _attend(
     return jnp.stack(tops), jnp.stack(totals), jnp.stack(outs)
 
 
-def refuses(request: AttentionRequest) -> str | None:
-    """Why the kernel cannot run a request, or None."""
-    if request.platform != "tpu":
-        return f"a TPU kernel, the platform is {request.platform}"
-    if request.head_dim % 128:
-        # the kernel itself runs; XLA stores pages of narrower heads with the page innermost, and
-        # copies the pool for it
-        return f"needs a head_dim that 128 divides, this model has {request.head_dim}"
-    return page_refusal(request)
-
-
-IMPLEMENTATION = Implementation(paged_attention, refuses, order=2, several=several_queries)
+IMPLEMENTATION = Implementation(paged_attention, tpu_refusal, order=2, several=several_queries)
