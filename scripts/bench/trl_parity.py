@@ -272,7 +272,7 @@ def our_step(folder: Path, changes: dict, rollouts: list[Rollout]) -> dict:
     def references() -> References:
         of_teacher = load_config(folder / "teacher")
         teacher = RowStates(of_teacher, load_params(folder / "teacher", of_teacher, jnp.float32))
-        return References(teacher, RowStates(cfg, params, setup.lora), method, given)
+        return References(teacher, RowStates(cfg, params, setup.lora), method)
 
     parts = StepParts(given, method, references, 64, None, lambda *_, **__: None)
     prompts = list({r.prompt.id: r.prompt for r in rollouts}.values())

@@ -95,17 +95,24 @@ def test_a_rollout_is_never_drawn_again(whole, environment):
     assert [line["loss"] for line in ours[-2:]] == [line["loss"] for line in theirs[-2:]]
 
 
-def test_rollouts_of_another_policy_are_refused(whole, environment):
-    """Rows of step 2 that step 1's weights did not lead to."""
-    other = whole.with_name("other")
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"adapter": "0" * 16}, "was drawn with the adapter 0000000000000000"),
+        ({"prompt": "another text"}, "prompts were edited, added or removed since the run began"),
+    ],
+)
+def test_rollouts_of_another_policy_or_prompt_are_refused(whole, environment, change, words):
+    """Rows of step 2 that step 1's weights did not lead to, or that answer another prompt."""
+    other = whole.with_name(f"other-{next(iter(change))}")
     shutil.copytree(whole, other)
     shutil.rmtree(other / "checkpoints")
     (other / "manifest.json").unlink()
     file = next((other / "rollouts/step-000001/samples").glob("*.jsonl"))
     lines = [json.loads(line) for line in file.read_text().splitlines()]
-    file.write_text("".join(json.dumps(line | {"adapter": "0" * 16}) + "\n" for line in lines))
+    file.write_text("".join(json.dumps(line | change) + "\n" for line in lines))
     done = train(other, environment)
-    assert done.returncode == 3 and "was drawn with the adapter 0000000000000000" in done.stderr
+    assert done.returncode == 3 and words in done.stderr
 
 
 def test_sampler_and_trainer_are_one_model(whole):

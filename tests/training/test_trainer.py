@@ -14,6 +14,7 @@ from tests.support import REPOSITORY
 from tests.training import kit
 from thinksafe_jax.errors import ConfigError, EnvironmentFault, InputError, Terminated
 from thinksafe_jax.training import Example, lora_config, track, tracking
+from thinksafe_jax.training import train as train_steps
 from thinksafe_jax.training.checkpoints import CheckpointStore
 from thinksafe_jax.weights import write_manifest
 
@@ -245,3 +246,35 @@ def test_a_tracker_that_is_not_installed_is_said_before_training(tmp_path, monke
     message = r"pip install 'thinksafe-jax\[wandb\]'"
     with pytest.raises(EnvironmentFault, match=message), tracking(["wandb"], tmp_path):
         pass
+
+
+class DrawnFromTheWeights:
+    """Steps of a dataset as an on-policy source gives them; a signal comes while one is drawn."""
+
+    looks_at_weights = True
+
+    def __init__(self, batches, stopped_at):
+        self.batches, self.stopped_at = batches, stopped_at
+        self.num_steps, self.steps_per_epoch = batches.num_steps, batches.steps_per_epoch
+        self.summary, self.identity = batches.summary, batches.identity
+
+    def steps(self, start, weights):
+        for number in range(start, self.num_steps):
+            weights()
+            if number == self.stopped_at:
+                raise Terminated(signal.SIGTERM)
+            yield self.batches[number]
+
+
+def test_a_signal_while_a_step_is_drawn_saves_the_steps_before(tmp_path):
+    """Rollouts take longer than a step; what was trained before them is not trained again."""
+    setup = kit.setup(kit.settings(checkpoint_every=100))
+    batches = setup.batches(kit.rows(), seed=3)
+    whole = train_steps(kit.params(), setup, batches, seed=3)
+    with pytest.raises(Terminated):
+        source = DrawnFromTheWeights(batches, stopped_at=2)
+        train_steps(kit.params(), setup, source, seed=3, checkpoint_dir=tmp_path)
+    assert [folder.name for folder in tmp_path.glob("step_*")] == ["step_00000002"]
+    source = DrawnFromTheWeights(batches, stopped_at=None)
+    result = train_steps(kit.params(), setup, source, seed=3, checkpoint_dir=tmp_path)
+    kit.assert_same_bits(kit.flat(result.trainable), kit.flat(whole.trainable))

@@ -36,6 +36,7 @@ from thinksafe_jax.training import (
     Step,
     Stream,
     TrainingMesh,
+    given_streams,
     pack,
 )
 
@@ -169,7 +170,7 @@ class OnPolicySteps:
     def _packed(self, examples: Sequence[RolloutExample]) -> Step:
         sizes = [len(example) for example in examples]
         layout = next(layout for layout in self._layouts if layout.holds(sizes))
-        batch: Batch = pack(examples, layout, lambda example: example.streams)  # type: ignore[attr-defined]
+        batch: Batch = pack(examples, layout, given_streams)
         if _looks(self._parts):
             batch = batch._replace(reference_head=self._parts.references().head)
         return Step(

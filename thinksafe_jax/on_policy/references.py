@@ -17,7 +17,6 @@ import numpy as np
 
 from thinksafe_jax.on_policy.methods import Method, TokenFacts
 from thinksafe_jax.on_policy.rollouts import Rollout
-from thinksafe_jax.tokenizer import ChatTokenizer
 from thinksafe_jax.training import RowStates
 
 Tree = Any
@@ -31,13 +30,11 @@ class References:
         model: the reference; for `guided` the student without its adapter.
         student: the student, for methods that need its likeliest tokens.
         method: says what the reference reads.
-        tokenizer: the student's; a teacher has the same vocabulary.
     """
 
     model: RowStates
     student: RowStates
     method: Method
-    tokenizer: ChatTokenizer
 
     @property
     def head(self) -> jax.Array | None:
@@ -52,20 +49,18 @@ class References:
         Args:
             adapter: the student's, where its own likeliest tokens are needed.
         """
-        rows = [(self._prompt(rollout), rollout.token_ids) for rollout in rollouts]
-        seen = self.model([([*prompt, *answer], len(prompt)) for prompt, answer in rows])
+        rows = [(self.method.reference_prompt(r), r.token_ids) for r in rollouts]
+        top = self.method.needs_top
+        seen = self.model([([*prompt, *answer], len(prompt)) for prompt, answer in rows], top=top)
         states = [state.states for state in seen]
-        if not self.method.needs_top:
+        if not top:
             return states, []
         students = self.student(
-            [([*r.prompt_ids, *r.token_ids], len(r.prompt_ids)) for r in rollouts], adapter
+            [([*r.prompt_ids, *r.token_ids], len(r.prompt_ids)) for r in rollouts],
+            adapter,
+            top=True,
         )
         facts = [
             TokenFacts(mine.top, theirs.top) for mine, theirs in zip(students, seen, strict=True)
         ]
         return states, facts
-
-    def _prompt(self, rollout: Rollout) -> Sequence[int]:
-        if self.method.reference == "teacher":
-            return rollout.prompt_ids
-        return self.tokenizer.prompt_ids(self.method.reference_prompt(rollout))

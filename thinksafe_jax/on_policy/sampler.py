@@ -63,7 +63,7 @@ class RolloutSampler:
             request_of(item, sample, sampling)
             for item in asked
             for sample in range(self.samples)
-            if item.prompt.id in self.run.part and (item.prompt.id, step, sample) not in drawn
+            if self._is_mine(name := (item.prompt.id, step, sample)) and name not in drawn
         ]
         if wanted:
             self._sample(
@@ -83,7 +83,7 @@ class RolloutSampler:
         """
         store = self._store(step, "verdicts", _VERDICT_FIELDS)
         verdicts = self._verdicts(store)
-        waiting = [r for r in rollouts if r.name not in verdicts and r.prompt.id in self.run.part]
+        waiting = [r for r in rollouts if r.name not in verdicts and self._is_mine(r.name)]
         if waiting:
             self._judge(store, waiting)
         self._wait_for_all(store, [rollout.name for rollout in rollouts])
@@ -102,8 +102,7 @@ class RolloutSampler:
             EnvironmentFault: it still misses some after the time that a shared disk may lag.
         """
         group = self.run.group
-        mine: Callable[[Name], bool] = lambda name: name[0] in self.run.part  # noqa: E731
-        wait_for_rows(group, store, mine, self.run.check_stop)
+        wait_for_rows(group, store, self._is_mine, self.run.check_stop)
         deadline = time.monotonic() + group.limits.lag
         while group.count > 1 and (missing := set(names) - store.keys()):
             if time.monotonic() > deadline:
@@ -113,6 +112,9 @@ class RolloutSampler:
                 )
             time.sleep(0.2)
             refresh(store.folder)
+
+    def _is_mine(self, name: Name) -> bool:
+        return name[0] in self.run.part
 
     def _store(self, step: int, name: str, fields: Mapping[str, type]) -> RowStore:
         return self.run.store(f"{FOLDER}/step-{step:06d}/{name}", KEY, fields)

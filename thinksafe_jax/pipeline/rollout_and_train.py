@@ -98,7 +98,7 @@ def _references(session: Session, method: Method, params: Tree, setup: TrainingS
     """What looks at the rollouts before a step."""
     student = RowStates(session.cfg, params, setup.lora, setup.mesh)
     model = student if method.reference == "guided" else _teacher(session)
-    return References(model, student, method, session.tokenizer)
+    return References(model, student, method)
 
 
 def _teacher(session: Session) -> RowStates:

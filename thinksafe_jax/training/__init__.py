@@ -20,7 +20,7 @@ from thinksafe_jax.training.policy_logprobs import (
 from thinksafe_jax.training.row_states import RowStates
 from thinksafe_jax.training.setup import TrainingSetup, lora_config
 from thinksafe_jax.training.step import make_step
-from thinksafe_jax.training.streams import RolloutExample, Stream
+from thinksafe_jax.training.streams import RolloutExample, Stream, given_streams
 from thinksafe_jax.training.trackers import track, tracking
 from thinksafe_jax.training.trainer import Hooks, TrainResult, train
 
@@ -43,6 +43,7 @@ __all__ = [
     "build_example",
     "build_examples",
     "default_chunk",
+    "given_streams",
     "heldout_loss",
     "hold_out",
     "logprob_gap",

@@ -27,7 +27,7 @@ class RowState(NamedTuple):
 
     Attributes:
         states: `[n, D]`, the states that predict them.
-        top: i32 `[n]`, the likeliest token at each.
+        top: i32 `[n]`, the likeliest token at each; empty where nobody asked.
     """
 
     states: Float[np.ndarray, "n D"]
@@ -56,13 +56,18 @@ class RowStates:
         return head_kernel(self.params, self.cfg)
 
     def __call__(
-        self, rows: Sequence[tuple[Sequence[int], int]], adapter: Tree | None = None
+        self,
+        rows: Sequence[tuple[Sequence[int], int]],
+        adapter: Tree | None = None,
+        *,
+        top: bool = False,
     ) -> list[RowState]:
         """The states of each row.
 
         Args:
             rows: token ids of prompt and response, and where the response starts.
             adapter: switched on for the pass; None is the model alone.
+            top: whether the likeliest tokens are asked for, which takes the logits.
         """
         states: list[RowState | None] = [None] * len(rows)
         by_length: dict[int, list[int]] = {}
@@ -77,22 +82,22 @@ class RowStates:
                 for place, index in enumerate(part):
                     ids = rows[index][0]
                     tokens[place, : len(ids)], lengths[place] = ids, len(ids)
-                hidden, top = self._run(tokens, lengths, adapter)
+                hidden, likeliest = self._run(tokens, lengths, adapter, top)
                 for place, index in enumerate(part):
                     ids, start = rows[index]
                     window = slice(start - 1, len(ids) - 1)  # the state at t predicts t + 1
-                    states[index] = RowState(hidden[place, window], top[place, window])
+                    states[index] = RowState(hidden[place, window], likeliest[place, window])
         return [state for state in states if state is not None]
 
     def _rows_of_pass(self, length: int) -> int:
         shards = 1 if self.mesh is None else self.mesh.num_shards
         return shards * max(1, _PASS_TOKENS // length)
 
-    def _run(self, tokens: np.ndarray, lengths: np.ndarray, adapter: Tree | None) -> Any:
+    def _run(self, tokens: np.ndarray, lengths: np.ndarray, adapter: Tree | None, top: bool) -> Any:
         arrays: Any = (tokens, lengths)
         if self.mesh is not None:
             arrays = self.mesh.put(arrays, self.mesh.row_sharding)
-        return jax.device_get(self._compiled(self.params, adapter, *arrays))
+        return jax.device_get(self._compiled(self.params, adapter, *arrays, top=top))
 
     @cached_property
     def _compiled(self) -> Any:
@@ -100,16 +105,20 @@ class RowStates:
         if self.mesh is not None:
             on_mesh = {"attention": self.mesh.attention, "constrain": self.mesh.constrain}
 
-        def run(params: Tree, adapter: Tree | None, tokens: jax.Array, lengths: jax.Array) -> Any:
+        def run(
+            params: Tree, adapter: Tree | None, tokens: jax.Array, lengths: jax.Array, *, top: bool
+        ) -> Any:
             positions = jax.lax.broadcasted_iota(jnp.int32, tokens.shape, 1)
             segments = (positions < lengths[:, None]).astype(jnp.int32)
             lora = None if adapter is None else self.lora
             arrays = (tokens, positions, segments)
             hidden = forward(params, self.cfg, *arrays, adapter=adapter, lora=lora, **on_mesh)
-            return hidden, self._top(params, hidden)
+            nothing = jnp.zeros((len(tokens), 0), jnp.int32)
+            return hidden, self._top(params, hidden) if top else nothing
 
         # on a mesh every process gets every row: the steps of all are made from the same numbers
-        return jax.jit(run, out_shardings=None if self.mesh is None else self.mesh.replicated)
+        out = None if self.mesh is None else self.mesh.replicated
+        return jax.jit(run, static_argnames="top", out_shardings=out)
 
     def _top(self, params: Tree, hidden: Float[Array, "B T D"]) -> Int[Array, "B T"]:
         """The likeliest tokens; the logits of `_CHUNK` positions of each row exist at once."""

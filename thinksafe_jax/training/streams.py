@@ -54,6 +54,12 @@ class RolloutExample(Example):
     streams: Streams = field(default_factory=dict)
 
 
+def given_streams(example: Example) -> Streams:
+    """The streams that a rollout brings with it."""
+    assert isinstance(example, RolloutExample), type(example).__name__
+    return example.streams
+
+
 def target_weights(example: Example, weighting: str) -> Stream:
     """What each target of a row counts for.
 

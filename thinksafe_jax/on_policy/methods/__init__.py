@@ -11,7 +11,7 @@ reference makes of them), and turns what is known into streams: weights of each 
 each with what the rollout adds to the denominator of the whole optimiser step.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -69,8 +69,8 @@ class Method(Protocol):
     needs_top: bool
     tempered: bool
 
-    def reference_prompt(self, rollout: Rollout) -> str:
-        """The user turn that a guided reference reads."""
+    def reference_prompt(self, rollout: Rollout) -> Sequence[int]:
+        """The prompt that the reference reads before the answer, as token ids."""
         ...
 
     def teach(self, rollouts: Sequence[Rollout], facts: Sequence[TokenFacts]) -> Taught:
@@ -96,6 +96,3 @@ def weigh(rollout: Rollout, weights: Any, count: float) -> Stream:
     """A stream over the tokens of a rollout: one weight for all of them, or one for each."""
     size = len(rollout.token_ids)
     return Stream(np.broadcast_to(np.asarray(weights, np.float32), (size,)).copy(), count)
-
-
-Metrics = Mapping[str, float]

@@ -39,8 +39,9 @@ class Grpo:
         # one's own reward may look at the verdict as well
         self.needs_verdicts = any(t.name in _GUARD_REWARDS or ":" in t.name for t in cfg.rewards)
 
-    def reference_prompt(self, rollout: Rollout) -> str:
-        raise NotImplementedError("the reference of grpo reads what the student read")
+    def reference_prompt(self, rollout: Rollout) -> Sequence[int]:
+        """What the student read."""
+        return rollout.prompt_ids
 
     def teach(self, rollouts: Sequence[Rollout], facts: Sequence[TokenFacts]) -> Taught:
         """Streams `pg` and `kl`; a rollout without a reward is in neither, nor in a denominator."""

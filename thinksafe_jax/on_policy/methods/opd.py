@@ -26,8 +26,9 @@ class Opd:
         del tokenizer
         self._cfg = recipe.on_policy
 
-    def reference_prompt(self, rollout: Rollout) -> str:
-        raise NotImplementedError("the teacher of opd reads what the student read")
+    def reference_prompt(self, rollout: Rollout) -> Sequence[int]:
+        """What the student read."""
+        return rollout.prompt_ids
 
     def teach(self, rollouts: Sequence[Rollout], facts: Sequence[TokenFacts]) -> Taught:
         """The stream of each rollout; one that was cut counts as the recipe says."""

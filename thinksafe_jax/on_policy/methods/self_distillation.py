@@ -44,13 +44,16 @@ class SelfDistillation:
     reference: ReferenceKind | None = "guided"
 
     def __init__(self, recipe: Recipe, tokenizer: ChatTokenizer):
-        self._cfg = recipe.on_policy
+        self._cfg, self._tokenizer = recipe.on_policy, tokenizer
         self._guidance = GUIDANCE | recipe.on_policy.guidance
         self._rule = RULES[recipe.on_policy.taught](tokenizer)
         self.needs_top = self._rule is not None
 
-    def reference_prompt(self, rollout: Rollout) -> str:
+    def reference_prompt(self, rollout: Rollout) -> Sequence[int]:
         """The prompt in the guidance for its label."""
+        return self._tokenizer.prompt_ids(self._guided(rollout))
+
+    def _guided(self, rollout: Rollout) -> str:
         # "harmful" says that there is a text to place: here benign prompts have one as well
         return steer(self._guidance[rollout.prompt.label], rollout.prompt.text, "harmful")
 
@@ -85,7 +88,7 @@ class SelfDistillation:
 
     def _repeats(self, rollout: Rollout) -> bool:
         """Whether the answer holds a stretch of the guidance, word for word."""
-        guidance = self.reference_prompt(rollout).replace(rollout.prompt.text, "")
+        guidance = self._guided(rollout).replace(rollout.prompt.text, "")
         stretches = range(0, len(guidance) - _REPEATED, _REPEATED // 2)
         return any(guidance[n : n + _REPEATED] in rollout.response for n in stretches)
 

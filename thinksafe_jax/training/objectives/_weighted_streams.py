@@ -32,9 +32,13 @@ class WeightedStreams:
     def loss(self, model: ModelPass, rows: Tokens) -> tuple[jax.Array, Sums, Sums]:
         """The weighted sums of -log p, and `kl_weight` times that of the divergence."""
         losses = self.losses(model, rows)
+        return losses.loss, self.sums(losses, rows), {}
+
+    def sums(self, losses: LossSums, rows: Tokens) -> Sums:
+        """What `metrics` makes means of: each stream's loss, and its weight without the sign."""
         sums = losses.nll | ({"kl": losses.kl} if "kl" in rows.streams else {})
         weights = {f"{n} weight": jnp.sum(jnp.abs(w)) for n, w in rows.streams.items()}
-        return losses.loss, {**sums, **weights}, {}
+        return {**sums, **weights}
 
     def losses(self, model: ModelPass, rows: Tokens, rollout: Rollout | None = None) -> LossSums:
         """The sums over a pass; `rollout` says how its targets were sampled."""

@@ -14,7 +14,7 @@ from thinksafe_jax.training.losses import Rollout
 from thinksafe_jax.training.model_pass import ModelPass
 from thinksafe_jax.training.objectives import Sums
 from thinksafe_jax.training.objectives._weighted_streams import WeightedStreams
-from thinksafe_jax.training.streams import RolloutExample, Streams
+from thinksafe_jax.training.streams import Streams, given_streams
 
 
 class RolloutStreams(WeightedStreams):
@@ -29,8 +29,7 @@ class RolloutStreams(WeightedStreams):
 
     def streams(self, example: Example) -> Streams:
         """Those that the row brings."""
-        assert isinstance(example, RolloutExample), type(example).__name__
-        return example.streams
+        return given_streams(example)
 
     def loss(self, model: ModelPass, rows: Tokens) -> tuple[jax.Array, Sums, Sums]:
         """As of other streams; and how far the sampler's log p is from this pass's own."""
@@ -40,15 +39,14 @@ class RolloutStreams(WeightedStreams):
         looked_at = jnp.any(jnp.stack([w != 0 for w in rows.streams.values()]), axis=0)
         gap = jnp.where(looked_at, jnp.abs(losses.log_p - sampled), 0.0)
         ratio = jnp.where(looked_at, jnp.exp(losses.log_p - sampled), 0.0)
-        sums = losses.nll | ({"kl": losses.kl} if "kl" in rows.streams else {})
-        weights = {f"{n} weight": jnp.sum(jnp.abs(w)) for n, w in rows.streams.items()}
         of_sampler = {
             "tokens": jnp.sum(looked_at.astype(jnp.float32)),
             "gap": jnp.sum(gap),
             "ratio": jnp.sum(ratio),
             "ratio squared": jnp.sum(ratio**2),
         }
-        return losses.loss, {**sums, **weights, **of_sampler}, {"log_p_gap_max": jnp.max(gap)}
+        sums = self.sums(losses, rows) | of_sampler
+        return losses.loss, sums, {"log_p_gap_max": jnp.max(gap)}
 
     def metrics(self, sums: Sums) -> dict[str, jax.Array]:
         """The mean of each stream, of the gap in nats, and the effective share of the tokens."""
