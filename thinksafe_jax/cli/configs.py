@@ -51,7 +51,7 @@ def copy(
         Path | None, typer.Option(help="The new file. Default: NAME.yaml in this folder.")
     ] = None,
 ) -> None:
-    """Write a copy of a recipe, model, mesh or rule table to edit; no file is overwritten.
+    """Write a copy of a recipe, model, mesh, chip or rule table to edit; no file is overwritten.
 
     Example: thinksafe configs copy qwen3-8b --out mine.yaml
     """

@@ -1,9 +1,10 @@
-"""Recipes, models, meshes and rule tables by name, with or without a checkout.
+"""Recipes, models, meshes, chips and rule tables by name, with or without a checkout.
 
     --config mini      configs/recipes/mini.yaml
     mesh=v5e-16        configs/mesh/v5e-16.yaml
     --model Qwen3-8B   configs/models/qwen3-8b.yaml
     --rules whole      configs/rules/whole.yaml
+    chip: v5e          configs/chips/v5e.yaml, in a mesh file
 
 The files ship inside the package; the repository's `configs/` is the same folder. A file in
 `./configs` comes before the shipped one of that name, so that what a user writes there is used.
@@ -14,7 +15,13 @@ from pathlib import Path
 
 from thinksafe_jax.errors import ConfigError, EnvironmentFault, did_you_mean, quoted
 
-KINDS = {"recipes": "recipe", "models": "model", "mesh": "mesh", "rules": "rule table"}
+KINDS = {
+    "recipes": "recipe",
+    "models": "model",
+    "mesh": "mesh",
+    "chips": "chip",
+    "rules": "rule table",
+}
 _FOLDER = Path("configs")
 _SHIPPED = Path(__file__).parents[1] / "configs"
 _SUFFIXES = (".yaml", ".yml")

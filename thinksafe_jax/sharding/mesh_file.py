@@ -6,7 +6,7 @@ replaces the mesh's own; an axis size may then be `rest`: what the other axes le
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 
 from thinksafe_jax.config import build, find_config, read_yaml
 from thinksafe_jax.errors import ConfigError, did_you_mean, quoted
+from thinksafe_jax.sharding.chips import FACTS, with_chip_facts
 from thinksafe_jax.sharding.phases import MeshConfig, Phase, Topology
 from thinksafe_jax.sharding.rules import LOGICAL_AXES
 
@@ -39,9 +40,14 @@ def load_mesh(name: str | Path) -> MeshConfig:
     train, generate = (_take_phase(raw, phase, problems) for phase in ("train", "generate"))
     if "name" in raw:
         problems.append("name: unknown key; a mesh is called as its file")
+    chip_problems: list[str] = []
+    if isinstance(raw.get("topology"), dict):
+        raw["topology"], chip_problems = with_chip_facts(raw["topology"])
     mesh, unknown = build(MeshConfig, raw)
     mesh = dataclasses.replace(mesh, name=path.stem, train=train, generate=generate)
-    problems = unknown + problems + _topology_problems(mesh.topology, unknown)
+    left_out = FACTS if chip_problems else ()
+    problems = unknown + chip_problems + problems
+    problems += _topology_problems(mesh.topology, unknown, left_out)
     if not problems:
         for name, phase in (("train", train), ("generate", generate)):
             problems += _phase_problems(phase, name, mesh.topology.chips)
@@ -143,12 +149,14 @@ def _are_names(value: Any) -> bool:
     return all(isinstance(name, str) and len(name) <= _LONGEST_NAME for name in names)
 
 
-def _topology_problems(topology: Topology, known: list[str]) -> list[str]:
-    """What is wrong with the numbers; fields that `known` problems speak of are left out."""
+def _topology_problems(
+    topology: Topology, known: list[str], left_out: Collection[str] = ()
+) -> list[str]:
+    """What is wrong with the numbers; fields that `known` problems speak of are left out too."""
     problems = []
     for f in dataclasses.fields(topology):
         value = getattr(topology, f.name)
-        if any(text.startswith(f"topology.{f.name}:") for text in known):
+        if f.name in left_out or any(text.startswith(f"topology.{f.name}:") for text in known):
             continue
         if not value:
             problems.append(f"topology.{f.name}: no value given")

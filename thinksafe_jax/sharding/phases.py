@@ -1,8 +1,9 @@
 """What a mesh file in configs/mesh says: the hardware, and how each phase lies on it.
 
-    topology:                 facts of the hardware, per chip
-      chip: TPU v5e           {chip, chips, hosts, hbm_bytes, peak_flops (bf16, FLOP/s),
-      ...                     hbm_bandwidth, interconnect_bandwidth (bytes/s)}
+    topology:                 the hardware: {chip, chips, hosts}
+      chip: v5e               a name in configs/chips, which has its facts; or any name, with
+      ...                     {hbm_bytes, peak_flops (bf16, FLOP/s), hbm_bandwidth,
+                              interconnect_bandwidth (bytes/s)}
     generate:                 one section a phase: train and generate
       axes: {replica: 2, tensor: 4}       mesh axes; the last one joins neighbouring chips
       split: {tensor: [kv, group]}        tensor is laid out as two mesh axes, see below
