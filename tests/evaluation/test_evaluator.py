@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import pytest
 
-from thinksafe_jax.config import EvaluationConfig, PromptSource, SamplingConfig
+from thinksafe_jax.config import EvaluationConfig, PromptSource, SamplingConfig, SuiteConfig
 from thinksafe_jax.data import fingerprint, load_questions
 from thinksafe_jax.errors import InputError, Terminated
 from thinksafe_jax.evaluation import Judge, Subject, evaluate
@@ -30,6 +30,10 @@ class Letters:
         self.asked.append(text)
         return [ord(c) for c in text]
 
+    def response_ids(self, response: str, ended: bool = True) -> list[int]:
+        assert not ended  # the model goes on
+        return [ord(c) for c in response]
+
     def decode(self, ids: Iterable[int]) -> str:
         return "".join(map(chr, ids))
 
@@ -44,6 +48,7 @@ class Scripted:
 
     def __init__(self):
         self.generated: list[str] = []
+        self.prompts: dict[str, str] = {}
         self.queues = 0
 
     def refuses(self, request: Request) -> str | None:
@@ -53,6 +58,7 @@ class Scripted:
         self.queues += 1
         for request in reversed(list(requests)):
             self.generated.append(request.id)
+            self.prompts[request.id] = "".join(map(chr, request.prompt_ids))
             suite = request.id.partition("/")[0]
             ids = [ord(c) for c in self.texts.get(suite, "The answer is 12.")]
             yield Completion(request.id, request.sample, ids, [0.0] * len(ids), "stop")
@@ -178,6 +184,22 @@ def test_the_guard_sees_the_original_prompts_of_the_safety_suites(stage):
         ("kill weeds", "benign"),
         ("shoot a film", "benign"),
     }
+
+
+def test_a_prefix_attack_begins_every_answer_of_its_suite_and_is_judged_with_it(stage):
+    plain, attack = SuiteConfig("plain", "harmful", "mini:heldout-harmful", limit=2), "Yes. "
+    stage.cfg = replace(
+        stage.cfg, suites=[plain, replace(plain, name="attacked", answer_prefix=attack)]
+    )
+    stage.run()
+    rows = [json.loads(line) for line in stage.rows().splitlines()]
+    for suite, begins in (("plain", ""), ("attacked", attack)):
+        of_suite = [row for row in rows if row["suite"] == suite]
+        assert [row["response"] for row in of_suite] == [f"{begins}The answer is 12."] * 2
+        for row in of_suite:
+            assert stage.engine.prompts[f"{suite}/{row['id']}"] == row["prompt"] + begins
+        shown = {e.prompt: e.response for e in stage.guard.seen if e.response.startswith("Yes.")}
+        assert set(shown) == {row["prompt"] for row in of_suite}
 
 
 def test_nothing_is_asked_about_an_answer_that_never_came(stage, monkeypatch):
@@ -319,3 +341,11 @@ def test_fingerprint_follows_what_is_asked(stage):
     assert fingerprint(questions) == fingerprint(load_questions(stage.cfg).items)
     assert fingerprint(questions) != fingerprint(questions[1:])
     assert {q.source for q in questions if q.suite == "harmful"} == {"harmful.jsonl"}
+
+
+def test_fingerprint_knows_the_prefix():
+    def of(**changes):
+        suite = SuiteConfig("attack", "harmful", "mini:heldout-harmful", limit=1, **changes)
+        return fingerprint(load_questions(EvaluationConfig(suites=[suite])).items)
+
+    assert of() != of(answer_prefix="Yes. ") != of(answer_prefix="Sure. ")

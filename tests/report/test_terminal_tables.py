@@ -89,6 +89,17 @@ def test_runs_stand_side_by_side(summary):
     assert "harmful 17" in text
 
 
+def test_named_suites_stand_side_by_side(summary):
+    with_suite, without = copy.deepcopy(summary), copy.deepcopy(summary)
+    for step, value in (("before", 0.9), ("after", 0.25)):
+        facts = copy.deepcopy(summary["suites"][step]["harmful"])
+        facts["rate"] |= {"value": value}
+        with_suite["suites"][step]["attack"] = facts
+    text = shown(comparison_table([("mini", with_suite), ("other", without)]))
+    (line,) = (line for line in text.splitlines() if "attack: attack success" in line)
+    assert [cell.strip() for cell in line.split("│")][2:5] == ["90.0 %", "25.0 %", "–"]
+
+
 def test_promises_kept_exactly_at_their_limits(kept):
     assert check_demo.demo_verdict(kept) == []
 

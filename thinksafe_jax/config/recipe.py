@@ -251,11 +251,14 @@ class SuiteConfig:
     name: str = ""
     # of a file of your own; "" is the benchmark's
     kind: Annotated[str, choice("", "harmful", "over_refusal", "compliance", "reasoning")] = ""
-    path: str = ""  # local JSONL, JSON, CSV or Parquet file instead of the Hub's
+    # local JSONL, JSON, CSV or Parquet file instead of the Hub's, or mini:heldout-harmful, ...
+    path: str = ""
     revision: str | None = None  # of the Hub dataset; the commit found at first is kept
     # how answers are read; "" is the benchmark's
     style: Annotated[str, choice("", "math", "gsm8k", "choice")] = ""
     limit: Annotated[int | None, COUNT] = None  # questions kept
+    # prefix attack: every response begins with this text, and the model goes on from there
+    answer_prefix: str = field(default="", metadata=LATER)
 
     def conflicts(self) -> Iterator[str]:
         """What does not go together, one sentence each, beginning with its key."""

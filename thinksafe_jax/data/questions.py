@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
-from thinksafe_jax.config import EvaluationConfig, SuiteConfig
+from thinksafe_jax.config import EvaluationConfig, PromptSource, SuiteConfig
 from thinksafe_jax.data.benchmarks import Benchmark, benchmark
 from thinksafe_jax.data.cells import name_cell, scalar_text, text_cell, value_cell
 from thinksafe_jax.data.hub_rows import Source, hub_rows
 from thinksafe_jax.data.kinds import LISTS, REASONING
-from thinksafe_jax.data.prompts import load_prompts
+from thinksafe_jax.data.prompts import MINI, load_prompts, source_hashes, source_rows
 from thinksafe_jax.data.readers import Row, no_column, read_rows
 from thinksafe_jax.errors import ConfigError, InputError, listed, quoted
 
@@ -37,6 +37,7 @@ class Question:
         kind: harmful | over_refusal | compliance | reasoning.
         style: how its answer is read.
         cluster: questions of one value are variants of each other; "" for none.
+        answer_prefix: what every answer begins with, given to the model; "" for nothing.
     """
 
     suite: str
@@ -48,6 +49,7 @@ class Question:
     kind: str = ""
     style: str = "math"
     cluster: str = ""
+    answer_prefix: str = ""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -106,8 +108,12 @@ def _named(suite: SuiteConfig, revisions: Path | None) -> tuple[list[Question], 
     bench = benchmark(suite.name, suite.kind)
     if suite.style:
         bench = replace(bench, style=suite.style)
-    if suite.path:
-        rows: Iterator[Row] = read_rows(suite.path)
+    if suite.path.startswith(MINI):
+        split = PromptSource(suite.path)
+        rows: Iterator[Row] = source_rows(split)
+        source = Source(suite.path, None, source_hashes([split])[suite.path])
+    elif suite.path:
+        rows = read_rows(suite.path)
         source = Source.of_file(Path(suite.path))
     elif bench.hub is None:
         names = " or ".join(bench.files) or "a file"
@@ -119,7 +125,10 @@ def _named(suite: SuiteConfig, revisions: Path | None) -> tuple[list[Question], 
         rows, source = hub_rows(suite.name, bench.hub, suite.revision, revisions)
     if suite.path or not bench.filtered_on_hub:
         rows = (row for row in rows if _is_kept(row, bench, suite.name))
-    questions = [_question(suite.name, row, bench, source) for row in islice(rows, suite.limit)]
+    questions = [
+        replace(_question(suite.name, row, bench, source), answer_prefix=suite.answer_prefix)
+        for row in islice(rows, suite.limit)
+    ]
     if not questions:
         raise InputError(
             f"{source.name}: no row of suite {suite.name} in it (kept where {bench.filters})"
@@ -211,5 +220,8 @@ def with_options(identity: str, prompt: str, options: Sequence[str]) -> tuple[st
 
 def fingerprint(questions: Sequence[Question]) -> str:
     """sha256 of all that is asked and expected: equal fingerprints make two runs comparable."""
-    rows = [[q.suite, q.id, q.text, q.answer] for q in questions]
+    rows = [
+        [q.suite, q.id, q.text, q.answer, *([q.answer_prefix] if q.answer_prefix else [])]
+        for q in questions
+    ]
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()

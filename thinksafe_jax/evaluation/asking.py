@@ -83,10 +83,16 @@ def askable(
 def _requests(question: Question, cfg: EvaluationConfig, subject: Subject) -> list[Request]:
     reasoning = question.kind == REASONING
     sampling: SamplingConfig = (cfg.reasoning_sampling if reasoning else None) or cfg.sampling
-    ids = subject.tokenizer.prompt_ids(question.text)
+    ids = subject.tokenizer.prompt_ids(question.text) + _prefix_ids(question, subject)
     name = f"{question.suite}/{question.id}"
     samples = range(cfg.samples if reasoning else 1)
     return [Request(name, ids, sampling, n, kind=question.suite) for n in samples]
+
+
+def _prefix_ids(question: Question, subject: Subject) -> list[int]:
+    """What the answer begins with, as the model itself would have written it."""
+    prefix = question.answer_prefix
+    return subject.tokenizer.response_ids(prefix, ended=False) if prefix else []
 
 
 def answer(asked: Mapping[Key, Asked], subject: Subject, store: RowStore, journal: Journal) -> None:
@@ -119,7 +125,9 @@ def _row(question: Question, completion: Completion, subject: Subject) -> dict:
     if question.cluster:
         row["cluster"] = question.cluster
     return row | {
-        "response": subject.tokenizer.decode(completion.token_ids),
+        "response": subject.tokenizer.decode(
+            [*_prefix_ids(question, subject), *completion.token_ids]
+        ),
         "finish_reason": completion.finish_reason,
         "tokens": len(completion.token_ids),
         "source": question.source,

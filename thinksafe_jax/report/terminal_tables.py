@@ -69,6 +69,12 @@ def comparison_table(runs: Sequence[tuple[str, dict]]) -> Table:
             continue
         before = next((c["before"] for c in cells if c.get("before")), None)
         table.add_row(Text(title), _cell(before), *(_cell(c.get("after")) for c in cells))
+    suites = [{row.name: row for row in named_rows(summary)} for _, summary in runs]
+    for name, row in {name: row for rows in suites for name, row in rows.items()}.items():
+        cells = [rows[name].cells if name in rows else {} for rows in suites]
+        before = next((c["before"] for c in cells if c.get("before")), None)
+        title = f"{name}: {row.metric}"
+        table.add_row(Text(title), _cell(before), *(_cell(c.get("after")) for c in cells))
     unparsed = [_unparsed(summary["after"]) for _, summary in runs]
     if any(unparsed):
         before = _unparsed(runs[0][1]["before"])
