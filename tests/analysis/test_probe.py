@@ -51,6 +51,7 @@ def test_stopped_and_repeated_it_ends_with_the_same_figures(tmp_path):
     """Hours among them: a start that only takes up rows has no speed of its own."""
     whole = probe(tmp_path / "whole", Engine())
     assert [arm.responses for arm in whole.arms] == [12, 12]
+    assert whole.arms[0].flip_rate is None and whole.arms[1].flip_rate.n > 0
     assert whole.arms[0].expected_hours == pytest.approx(40 * 1.5 / 3600)
     with pytest.raises(KeyboardInterrupt):
         probe(tmp_path / "out", Engine(stop_after=17))

@@ -2,12 +2,13 @@
 
 from thinksafe_jax.analysis.analyses import analyse, table_text, target
 from thinksafe_jax.analysis.probe import Probe, default_templates, run_probe
-from thinksafe_jax.analysis.probe_view import probe_table, write_plot
+from thinksafe_jax.analysis.probe_view import guidance_table, probe_table, write_plot
 
 __all__ = [
     "Probe",
     "analyse",
     "default_templates",
+    "guidance_table",
     "probe_table",
     "run_probe",
     "table_text",

@@ -2,7 +2,9 @@
 
 Every template answers the same harmful prompts; the same prompts without steering give α, benign
 prompts theirs. What follows is arithmetic: the odds ratio ω̂ of each template, tokens for each
-accepted row, and the cost of the whole run (paper section 4).
+accepted row, and the cost of the whole run (paper section 4). For self-distillation, whose teacher
+reads the template: how often it turns an unsafe answer into a safe one, from the beginning and from
+a given token on.
 """
 
 import json
@@ -12,14 +14,17 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from thinksafe_jax.analysis.guided_rates import Rescue, flip_rate, repeat_rate, unsafe_rows
 from thinksafe_jax.analysis.probe_arm import Arm, answers, measure, outcomes
 from thinksafe_jax.config import Recipe
 from thinksafe_jax.data import Prompt
 from thinksafe_jax.errors import ConfigError, InputError
 from thinksafe_jax.intervals import Outcomes, odds_ratio
+from thinksafe_jax.runs import RowStore
 from thinksafe_jax.storage import atomic_write, content_hash, prepare_directory
 from thinksafe_jax.synthesis import (
     TEMPLATES,
+    Ledger,
     short_name,
     steering_of,
     stratified,
@@ -57,6 +62,7 @@ def run_probe(
     templates: Sequence[str],
     prompts: int,
     samples: int,
+    rescue_at: Sequence[int] = (),
 ) -> Probe:
     """Samples, judges and sums up; rows in OUT/probe-rows, result in OUT/probe.json.
 
@@ -65,6 +71,7 @@ def run_probe(
         templates: names or texts, as `synthesis.steering`; "none" is always measured.
         prompts: how many of each label, drawn from every stratum in its proportion.
         samples: responses to each prompt under each template.
+        rescue_at: tokens after which unsafe answers go on under each template, for rescue rates.
 
     Raises:
         ConfigError: unknown template, a method that samples nothing, or OUT holds other things.
@@ -81,7 +88,8 @@ def run_probe(
         steering_of(name, "harmful")  # refuses an unknown one before anything is sampled
     run_prompts = {label: len(ps) for label, ps in by_label.items()}
     rows = prepare_directory(out / ROWS / _question(recipe, asked, samples))
-    arms, harmful = _measured(recipe, session, names, asked, run_prompts, rows, samples)
+    sample = _Sample(asked, run_prompts, rows, samples, sorted(set(rescue_at)))
+    arms, harmful = _measured(recipe, session, names, sample)
     best, why = recommend([arm for arm in arms if arm.label == "harmful"], harmful)
     student = recipe.synthesis.teacher.model or recipe.student.model
     counts = {label: len(ps) for label, ps in asked.items()}
@@ -90,39 +98,61 @@ def run_probe(
     return result
 
 
+@dataclass(frozen=True)
+class _Sample:
+    """What every template is asked.
+
+    Attributes:
+        asked: the prompts of each label.
+        run_prompts: how many the whole run has of each label.
+        folder: a folder in it for the rows of each arm.
+        samples: responses to each prompt.
+        rescue_at: horizons of the rescue rates, in tokens.
+    """
+
+    asked: Mapping[str, list[Prompt]]
+    run_prompts: Mapping[str, int]
+    folder: Path
+    samples: int
+    rescue_at: Sequence[int]
+
+
 def _measured(
-    recipe: Recipe,
-    session: "Session",
-    names: Sequence[str],
-    asked: Mapping[str, list[Prompt]],
-    run_prompts: Mapping[str, int],
-    folder: Path,
-    samples: int,
+    recipe: Recipe, session: "Session", names: Sequence[str], sample: _Sample
 ) -> tuple[list[Arm], dict[str, Outcomes]]:
     """The arm of each template and label, and the outcomes on harmful prompts by template.
 
     Args:
         names: templates; the first is "none", with which the others are compared.
-        asked: the prompts of each label.
-        run_prompts: how many the whole run has of each label.
-        folder: a folder in it for the rows of each arm.
     """
     generator, guard = session.generator, session.guard
     engine, tokenizer = generator.engine(), generator.tokenizer
     arms: list[Arm] = []
     harmful: dict[str, Outcomes] = {}
+    unsteered: tuple[RowStore, Ledger] | None = None
     for name in names:
         config = replace(
-            recipe.synthesis, steering=name, attempts=samples, ladder=[], method="rejection"
+            recipe.synthesis, steering=name, attempts=sample.samples, ladder=[], method="rejection"
         )
         changed = replace(recipe, synthesis=config)
-        for label in asked if name == "none" else ("harmful",):
-            place = folder / f"{steering_of(name, 'harmful')}-{label}"
-            rows, ledger = answers(changed, engine, tokenizer, guard, asked[label], place)
+        for label in sample.asked if name == "none" else ("harmful",):
+            place = sample.folder / f"{steering_of(name, 'harmful')}-{label}"
+            rows, ledger = answers(changed, engine, tokenizer, guard, sample.asked[label], place)
             plain = harmful.get("none") if label == "harmful" else None
-            arms.append(measure(name, label, rows, ledger, plain, run_prompts[label]))
+            arm = measure(name, label, rows, ledger, plain, sample.run_prompts[label])
             if label == "harmful":
                 harmful[name] = outcomes(ledger)
+            if label == "harmful" and name == "none":
+                unsteered = rows, ledger
+            elif label == "harmful" and unsteered is not None:
+                unsafe = unsafe_rows(*unsteered)
+                rescue = Rescue(changed, engine, tokenizer, guard)
+                rates = {
+                    str(n): rescue.rate(unsafe, n, place / f"rescue-{n}") for n in sample.rescue_at
+                }
+                flips, repeats = flip_rate(ledger, unsteered[1]), repeat_rate(rows, name)
+                arm = replace(arm, flip_rate=flips, repeats=repeats, rescue_rates=rates)
+            arms.append(arm)
     return arms, harmful
 
 

@@ -4,7 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +36,10 @@ class Arm:
             attempts each, were all prompts alike.
         expected_hours: of sampling `expected_tokens` at the speed of the probe, compiling left
             out; None where no start of it lived to note its speed.
+        flip_rate: P(safe with the template | unsafe without); as the two below None of benign
+            prompts and of the arm without steering.
+        rescue_rates: by horizon in tokens, see `guided_rates`; empty where none was asked for.
+        repeats: responses that repeat the template word for word.
     """
 
     template: str
@@ -50,6 +54,9 @@ class Arm:
     expected_tokens: float
     expected_tokens_to_one: float | None
     expected_hours: float | None
+    flip_rate: Rate | None = None
+    rescue_rates: dict[str, Rate] = field(default_factory=dict)
+    repeats: Rate | None = None
 
 
 def answers(

@@ -43,6 +43,21 @@ def probe_table(probe: "Probe") -> Table:
     return table
 
 
+def guidance_table(probe: "Probe") -> Table:
+    """One row a template, as guidance of a teacher: what it makes of unsafe answers."""
+    arms = [arm for arm in probe.arms if arm.flip_rate is not None]
+    horizons = list(dict.fromkeys(n for arm in arms for n in arm.rescue_rates))
+    table = Table(title=Text("Answers that are unsafe without the template, 95 %"))
+    table.add_column("template")
+    names = ("flipped", *(f"rescued after {n} tokens" for n in horizons), "template repeated")
+    for name in names:
+        table.add_column(name, justify="right")
+    for arm in arms:
+        rates = (arm.flip_rate, *(arm.rescue_rates.get(n) for n in horizons), arm.repeats)
+        table.add_row(*map(Text, (short_name(arm.template), *map(_share, rates))))
+    return table
+
+
 def write_plot(probe: "Probe", path: Path) -> Path:
     """Acceptance on harmful prompts (left) and ω̂ on a logarithmic axis (right), with intervals."""
     arms = [arm for arm in probe.arms if arm.label == "harmful"][::-1]
@@ -83,8 +98,15 @@ def _ends(rate: "Rate") -> tuple[float, float, float]:
     return rate.value or 0.0, rate.low or 0.0, rate.high or 0.0
 
 
+def _share(rate: "Rate | None") -> str:
+    """A share with its interval; a dash where nothing was counted."""
+    if rate is None or rate.value is None:
+        return "–"
+    value, low, high = _ends(rate)
+    return f"{100 * value:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
+
+
 def _cells(arm: "Arm") -> list[str]:
-    value, low, high = _ends(arm.acceptance)
     ratio, shown = arm.odds_ratio, "–"
     if ratio is not None and ratio.value is not None:
         shown = f"{ratio.value:.3g} ({ratio.low:.3g} to {ratio.high:.3g}){'*' * ratio.corrected}"
@@ -92,7 +114,7 @@ def _cells(arm: "Arm") -> list[str]:
     return [
         arm.label,
         short_name(arm.template),
-        f"{100 * value:.1f} % ({100 * low:.1f} to {100 * high:.1f})",
+        _share(arm.acceptance),
         shown,
         f"{arm.tokens_per_response:,.0f}",
         "–" if per_accepted is None else f"{per_accepted:,.0f}",

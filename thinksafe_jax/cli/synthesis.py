@@ -5,7 +5,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from thinksafe_jax.cli.arguments import MOST, Config, Overrides, RunDirectory, local_folder, number
+from thinksafe_jax.cli.arguments import (
+    MOST,
+    MOST_TOKENS,
+    Config,
+    Overrides,
+    RunDirectory,
+    local_folder,
+    number,
+)
 from thinksafe_jax.errors import ConfigError
 from thinksafe_jax.variants import variant_names
 
@@ -15,6 +23,23 @@ if TYPE_CHECKING:
 dataset = typer.Typer(
     no_args_is_help=True, help="Look into a run's dataset, and hand it on in other formats."
 )
+
+Templates = Annotated[
+    list[str] | None,
+    typer.Option(
+        help=f"Steering template: {', '.join(variant_names('synthesis/steering'))}, or a text "
+        "with {prompt}. May be repeated. Default: all."
+    ),
+]
+RescueAt = Annotated[
+    list[int] | None,
+    typer.Option(
+        min=1,
+        max=MOST_TOKENS,
+        help="Let unsafe answers go on under each template after so many tokens, and count those "
+        "that end safely. May be repeated. Default: not measured.",
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -28,13 +53,8 @@ def probe(
     config: Config = None,
     prompts: Annotated[int, number(2, MOST, "Prompts of each label, a fair sample.")] = 64,
     samples: Annotated[int, number(1, 100_000, "Responses to each prompt.")] = 1,
-    template: Annotated[
-        list[str] | None,
-        typer.Option(
-            help=f"Steering template: {', '.join(variant_names('synthesis/steering'))}, or a text "
-            "with {prompt}. May be repeated. Default: all."
-        ),
-    ] = None,
+    template: Templates = None,
+    rescue_at: RescueAt = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -48,9 +68,10 @@ def probe(
 
     On a stratified sample: acceptance without steering (α) and with it (α_I), the odds ratio ω̂
     with its interval, tokens for each accepted row, and what the whole run would cost. Ends with
-    the template to use.
+    the template to use. For self-distillation: how often a template flips an unsafe answer to a
+    safe one, and rescues it from a given token on.
 
-    Example: thinksafe probe --config mini --prompts 100
+    Example: thinksafe probe --config mini --prompts 100 --rescue-at 16 --rescue-at 64
     """
     from thinksafe_jax.config import load_recipe
     from thinksafe_jax.machine import enable_compile_cache
@@ -65,14 +86,20 @@ def probe(
     templates = template or default_templates(recipe)
     enable_compile_cache()
     result = run_probe(
-        recipe, Session(recipe), folder, templates=templates, prompts=prompts, samples=samples
+        recipe,
+        Session(recipe),
+        folder,
+        templates=templates,
+        prompts=prompts,
+        samples=samples,
+        rescue_at=rescue_at or (),
     )
     _print_probe(result, folder)
 
 
 def _print_probe(result: "Probe", folder: Path) -> None:
-    """The table, the template to use with the reason, and the files."""
-    from thinksafe_jax.analysis import probe_table, write_plot
+    """The tables, the template to use with the reason, and the files."""
+    from thinksafe_jax.analysis import guidance_table, probe_table, write_plot
     from thinksafe_jax.terminal import clean, output
 
     console = output(150)
@@ -81,6 +108,8 @@ def _print_probe(result: "Probe", folder: Path) -> None:
         console.print(
             "* one side accepted all or nothing: half a pair of responses is added to each cell"
         )
+    if any(arm.flip_rate is not None for arm in result.arms):
+        console.print(guidance_table(result))
     best = result.recommended
     advice = "recommends no template" if best is None else f"use synthesis.steering={best}"
     files = f"{folder / 'probe.json'}, {write_plot(result, folder / 'probe.png')}"

@@ -15,7 +15,13 @@ from thinksafe_jax.synthesis.publish import push, write_authors_json
 from thinksafe_jax.synthesis.rounds import Rounds, Sampler
 from thinksafe_jax.synthesis.sampled_rows import SAMPLE_FIELDS
 from thinksafe_jax.synthesis.selection import require_labels, stratified, synthesis_prompts
-from thinksafe_jax.synthesis.steering import TEMPLATES, short_name, steer, steering_of
+from thinksafe_jax.synthesis.steering import (
+    TEMPLATES,
+    repeats_steering,
+    short_name,
+    steer,
+    steering_of,
+)
 
 __all__ = [
     "ACCEPTED",
@@ -35,6 +41,7 @@ __all__ = [
     "push",
     "read_dataset",
     "reasons_table",
+    "repeats_steering",
     "require_labels",
     "short_name",
     "steer",

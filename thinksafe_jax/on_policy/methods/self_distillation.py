@@ -16,7 +16,7 @@ from thinksafe_jax.on_policy.methods import ReferenceKind, Taught, TokenFacts, w
 from thinksafe_jax.on_policy.normalizations import NORMALIZATIONS
 from thinksafe_jax.on_policy.rollouts import Rollout
 from thinksafe_jax.on_policy.token_rules import RULES
-from thinksafe_jax.synthesis import steer
+from thinksafe_jax.synthesis import repeats_steering, steer
 from thinksafe_jax.tokenizer import ChatTokenizer
 from thinksafe_jax.training import Stream
 
@@ -33,7 +33,6 @@ GUIDANCE = {
         "mention this note.\n\n{prompt}"
     ),
 }
-_REPEATED = 24  # characters of the guidance that show up in an answer
 
 
 class SelfDistillation:
@@ -64,7 +63,10 @@ class SelfDistillation:
         streams = [self._streams(rollout, fact) for rollout, fact in pairs]
         tokens = sum(len(rollout.token_ids) for rollout in rollouts)
         taught = sum(np.count_nonzero(stream["kl"].weights) for stream in streams)
-        repeated = sum(self._repeats(rollout) for rollout in rollouts)
+        repeated = sum(
+            repeats_steering(self._guidance[rollout.prompt.label], rollout.response)
+            for rollout in rollouts
+        )
         return Taught(
             streams,
             {
@@ -85,12 +87,6 @@ class SelfDistillation:
             return {"kl": weigh(rollout, 0.0, 0.0)}
         weight, count = NORMALIZATIONS[cfg.loss](chosen, cfg.sampling.max_new_tokens)
         return {"kl": weigh(rollout, weight * mask, count)}
-
-    def _repeats(self, rollout: Rollout) -> bool:
-        """Whether the answer holds a stretch of the guidance, word for word."""
-        guidance = self._guided(rollout).replace(rollout.prompt.text, "")
-        stretches = range(0, len(guidance) - _REPEATED, _REPEATED // 2)
-        return any(guidance[n : n + _REPEATED] in rollout.response for n in stretches)
 
 
 METHOD = SelfDistillation

@@ -12,6 +12,7 @@ from thinksafe_jax.variants import Variants
 HOLE = "{prompt}"
 
 TEMPLATES: Variants[str] = Variants(__name__, "TEXT", "steering text")
+_REPEATED = 24  # characters of a text that show up in an answer
 
 
 def template_text(name: str) -> str:
@@ -61,3 +62,16 @@ def steer(name: str, text: str, label: str) -> str:
     """
     before, after = template_text(name if label == "harmful" else "none").split(HOLE)
     return before + text + after
+
+
+def repeats_steering(name: str, response: str) -> bool:
+    """Whether a response holds a stretch of the template around the prompt, word for word.
+
+    What the prompt itself says may be repeated.
+    """
+    for text in template_text(name).split(HOLE):
+        text = text.strip()
+        starts = range(0, len(text) - _REPEATED + 1, _REPEATED // 2)
+        if any(text[start : start + _REPEATED] in response for start in starts):
+            return True
+    return False
