@@ -46,6 +46,7 @@ from thinksafe_jax.data import Prompt
 from thinksafe_jax.guards import Verdict
 from thinksafe_jax.models import init_adapter, load_config
 from thinksafe_jax.on_policy import OnPolicySteps, References, Rollout, StepParts, make_method
+from thinksafe_jax.on_policy.rollouts import Draw
 from thinksafe_jax.training import RowStates, TrainingSetup
 from thinksafe_jax.training.step import make_gradient
 from thinksafe_jax.weights import export_adapter, import_adapter, load_params
@@ -253,10 +254,10 @@ class Given:
     def prompt_ids(self, text: str) -> list[int]:
         return list(map(int, text.split()))
 
-    def draw(self, step: int, asked: list, *_: object) -> list[Rollout]:
-        return [r for item in asked for r in self._rollouts if r.prompt == item.prompt]
+    def draw(self, draw: Draw) -> list[Rollout]:
+        return [r for item in draw.asked for r in self._rollouts if r.prompt == item.prompt]
 
-    def judge(self, step: int, rollouts: list[Rollout]) -> list[Rollout]:
+    def judge(self, folder: str, rollouts: list[Rollout]) -> list[Rollout]:
         return rollouts
 
 

@@ -1,11 +1,18 @@
 """Rollouts without a sampler, for the tests of what is made of them."""
 
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 
 from thinksafe_jax.config import OnPolicyConfig, Recipe, SamplingConfig
 from thinksafe_jax.data import Prompt
 from thinksafe_jax.guards import Verdict
-from thinksafe_jax.on_policy import Rollout
+from thinksafe_jax.hosts import Group
+from thinksafe_jax.on_policy import Rollout, RolloutSampler
+from thinksafe_jax.runs import WHOLE, RowStore
+from thinksafe_jax.sampling import Completion, Drawn, EngineStats, Request
 
 CLOSED = "<think>\nfine\n</think>\n\nHere you are."
 REFUSED = "<think>\nno\n</think>\n\nI cannot help with that."
@@ -46,3 +53,57 @@ def recipe(**on_policy) -> Recipe:
     """A recipe of GRPO with rewards of at most ten tokens."""
     sampling = SamplingConfig(1.0, 1.0, 0, max_new_tokens=10)
     return Recipe(on_policy=OnPolicyConfig(**{"method": "grpo", "sampling": sampling, **on_policy}))
+
+
+class Engine:
+    """Answers with `say(request)`, one token a letter; counts what it was asked."""
+
+    def __init__(self, say: Callable[[Request], str]):
+        self.say, self.asked, self.adapter = say, [], "none yet"
+        self.stats = EngineStats()
+
+    def update_adapter(self, adapter) -> None:
+        self.adapter = adapter
+
+    def refuses(self, request: Request) -> str | None:
+        return None
+
+    def generate(self, requests):
+        self.stats = EngineStats()
+        for request in requests:
+            self.asked.append(request)
+            ids = [ord(letter) for letter in self.say(request)][: request.sampling.max_new_tokens]
+            drawn = Drawn(ids, [0.0] * len(ids), [0.0] * len(ids))
+            yield Completion(request.id, request.sample, ids, [0.0] * len(ids), "stop", drawn=drawn)
+
+
+class Guard:
+    """Finds an answer unsafe that ends in an x."""
+
+    name, weak, template = "guard", False, ""
+
+    def __init__(self):
+        self.seen = []
+
+    def judge(self, exchanges):
+        for exchange in exchanges:
+            self.seen.append(exchange)
+            word = "unsafe" if exchange.response.endswith("x") else "safe"
+            yield Verdict(exchange.id, word, None, exchange.scope, False, self.name, word=word)
+
+
+def sampler(folder: Path, engine: Engine, guard: Guard, recipe: Recipe) -> RolloutSampler:
+    """A sampler whose rows lie in a folder, as a run of one process has it."""
+
+    def store(name, key, fields):
+        return RowStore(folder / name, key, fields=fields)
+
+    run = SimpleNamespace(
+        store=store,
+        part=WHOLE,
+        group=Group(),
+        check_stop=lambda: None,
+        recipe=recipe,
+    )
+    tokenizer = SimpleNamespace(decode=lambda ids: "".join(map(chr, ids)))
+    return RolloutSampler(run, lambda: engine, tokenizer, lambda: guard)

@@ -89,8 +89,8 @@ def our_step(loss, kl):
     engine = SimpleNamespace(update_adapter=lambda adapter: None, stats=stats)
     sampler = SimpleNamespace(
         engine=lambda: engine,
-        draw=lambda step, asked, *_: [r for a in asked for r in drawn if r.prompt == a.prompt],
-        judge=lambda step, answers: answers,
+        draw=lambda draw: [r for a in draw.asked for r in drawn if r.prompt == a.prompt],
+        judge=lambda folder, answers: answers,
     )
     tokenizer = SimpleNamespace(prompt_ids=lambda text: PROMPTS[text.removeprefix("text of ")])
     method = make_method(made, tokenizer)

@@ -132,3 +132,49 @@ def test_a_stage_that_the_method_has_not_is_refused(tmp_path, environment):
     command += ["--config", str(REPOSITORY / "configs/recipes/mini-grpo.yaml")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 2 and "grpo has no stage sample" in done.stderr
+
+
+HORIZON = [
+    "on_policy.samples=1",
+    "on_policy.horizon.lengths=[8,24]",
+    "on_policy.horizon.every=1",
+    "on_policy.horizon.prompts=6",
+    "on_policy.horizon.unsafe=1",
+    "on_policy.horizon.rescued=0.01",
+    "on_policy.horizon.answer_tokens=64",
+    "on_policy.horizon.rescue_tokens=40",
+    "engine.max_length=192",
+]
+
+
+def test_rollouts_grow_as_far_as_the_teacher_rescues_and_a_resumed_run_ends_alike(
+    tmp_path, environment
+):
+    """The second start has the rows of a run that died in the middle of its measurement."""
+    run_dir, recipe = tmp_path / "grown", "mini-self-distillation"
+    done = train(run_dir, environment, *HORIZON, recipe=recipe)
+    assert done.returncode == 0, done.stderr
+    whole, trained = rows(run_dir), metrics(run_dir, "train")
+    rates = [json.loads(line) for line in lines_below(run_dir / "rollouts/horizon")]
+    assert [(rate["step"], rate["tokens"]) for rate in rates] == [(1, 8), (1, 24)]
+    high = [rate["tokens"] for rate in rates if (rate["rescued"] or 0) >= 0.01]
+    lengths = {line["step"]: line["horizon"] for line in metrics(run_dir, "rollout")}
+    assert lengths == {1: 8, 2: max([8, *high])}
+    drawn = [json.loads(line) for line in lines_below(run_dir / "rollouts/step-000001/samples")]
+    assert {row["horizon"] for row in drawn} == {lengths[2]}
+    assert max(row["tokens"] for row in drawn) <= lengths[2]
+
+    for lost in ("checkpoints", "rollouts/step-000001", "rollouts/horizon"):
+        shutil.rmtree(run_dir / lost)
+    for lost in (run_dir / "rollouts").glob("rescue-*-8/verdicts"):
+        shutil.rmtree(lost)
+    (run_dir / "manifest.json").unlink()
+    assert train(run_dir, environment, *HORIZON, recipe=recipe).returncode == 0
+    assert rows(run_dir) == whole
+    assert metrics(run_dir, "train")[-1]["loss"] == trained[-1]["loss"]
+
+
+def lines_below(folder: Path) -> list[str]:
+    """The rows in the files of a folder, in the order written."""
+    texts = (file.read_text() for file in sorted(folder.rglob("*.jsonl")))
+    return [line for text in texts for line in text.split("\n") if line]

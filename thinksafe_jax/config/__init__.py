@@ -8,7 +8,7 @@ from thinksafe_jax.config.model_limits import (
     sampling_problems,
     synthesis_samplings,
 )
-from thinksafe_jax.config.on_policy_section import OnPolicyConfig, RewardTerm
+from thinksafe_jax.config.on_policy_section import HorizonConfig, OnPolicyConfig, RewardTerm
 from thinksafe_jax.config.recipe import (
     SAMPLED,
     EngineConfig,
@@ -40,6 +40,7 @@ __all__ = [
     "EvaluationConfig",
     "GuardConfig",
     "GuardModel",
+    "HorizonConfig",
     "ModelSource",
     "OnPolicyConfig",
     "PromptSource",

@@ -6,21 +6,24 @@ GRPO that avoids the known traps. `qwen3-0.6b-grpo-authors` is the paper's own.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Annotated, Any
 
 from thinksafe_jax.config.limits import (
     COUNT,
     NOT_NEGATIVE,
     POSITIVE,
+    SHARE,
     choice,
 )
-from thinksafe_jax.config.shared_sections import LABEL, STEERING, ModelSource, SamplingConfig
+from thinksafe_jax.config.shared_sections import LABEL, LATER, STEERING, ModelSource, SamplingConfig
 from thinksafe_jax.variants import variant_names
 
 _OF_METHOD = {  # the keys that only some methods look at
     "rewards": ("grpo",), "advantage": ("grpo",), "std_floor": ("grpo",),
     "rewards_apart": ("grpo",), "flat_groups": ("grpo",), "teacher": ("opd",),
     "guidance": ("self-distillation",), "taught": ("self-distillation",),
+    "horizon": ("self-distillation",),
 }  # fmt: skip
 
 
@@ -42,6 +45,25 @@ def _default_rewards() -> list[RewardTerm]:
         # or refusing everything would win
         RewardTerm("not-refused", label="benign"),
     ]
+
+
+@dataclass(frozen=True)
+class HorizonConfig:
+    """Rollouts that grow: as long as the teacher still turns unsafe answers around."""
+
+    # tokens of a rollout, rising: it begins with the first; empty: always sampling.max_new_tokens
+    lengths: list[Annotated[int, COUNT]] = field(default_factory=list)
+    every: Annotated[int, COUNT] = 50  # optimiser steps between measurements
+    prompts: Annotated[int, COUNT] = 100  # harmful ones that a measurement asks, at most
+    unsafe: Annotated[int, COUNT] = 10  # answers that must be unsafe, or the length stays
+    rescued: Annotated[float, SHARE] = 0.75  # of those, share that the teacher must turn around
+    answer_tokens: Annotated[int, COUNT] = 4096  # of an answer of a measurement, at most
+    rescue_tokens: Annotated[int, COUNT] = 2048  # that the teacher goes on for, at most
+
+    def conflicts(self) -> Iterator[str]:
+        """What does not go together, one sentence each, beginning with its key."""
+        if any(a >= b for a, b in pairwise(self.lengths)):
+            yield f"lengths: is {self.lengths}; expected lengths that rise"
 
 
 @dataclass(frozen=True)
@@ -83,6 +105,7 @@ class OnPolicyConfig:
     guidance: dict[str, Annotated[str, STEERING]] = field(default_factory=dict)
     # the tokens that are learnt from: a file of on_policy/token_rules
     taught: Annotated[str, choice(*variant_names("on_policy/token_rules"))] = "all"
+    horizon: HorizonConfig = field(default_factory=HorizonConfig, metadata=LATER)
 
     def conflicts(self) -> Iterator[str]:
         """What does not go together, one sentence each, beginning with its key."""
@@ -103,6 +126,12 @@ class OnPolicyConfig:
             )
         if self.method == "grpo" and not self.rewards:
             yield "rewards: is empty; grpo needs one reward or more"
+        lengths, most = self.horizon.lengths, drawn.max_new_tokens
+        if lengths and lengths[-1] != most:
+            yield (
+                f"sampling.max_new_tokens: is {most}; expected the last of "
+                f"on_policy.horizon.lengths, {lengths[-1]}"
+            )
         if unknown := sorted(set(self.guidance) - {"harmful", "benign"}):
             yield f"guidance: has {', '.join(unknown)}; expected the keys harmful and benign"
 
@@ -110,8 +139,14 @@ class OnPolicyConfig:
 _UNSET = OnPolicyConfig()
 
 
-def loop_conflicts(cfg: OnPolicyConfig, training: Any, synthesis: Any) -> Iterator[str]:
-    """What of the sections `training` and `synthesis` does not go with an on-policy method."""
+def loop_conflicts(
+    cfg: OnPolicyConfig, training: Any, synthesis: Any, context: int | None
+) -> Iterator[str]:
+    """What of the other sections does not go with an on-policy method.
+
+    Args:
+        context: `engine.max_length`.
+    """
     if not cfg.method:
         if training.objective == "rollout-streams":
             yield "training.objective: rollout-streams is what on_policy.method sets, not a recipe"
@@ -140,3 +175,10 @@ def loop_conflicts(cfg: OnPolicyConfig, training: Any, synthesis: Any) -> Iterat
             f"on_policy.sampling.max_new_tokens: is {cfg.sampling.max_new_tokens}; expected less "
             f"than training.max_length ({training.max_length}), which holds the prompt too"
         )
+    for name in ("answer_tokens", "rescue_tokens") if cfg.horizon.lengths else ():
+        tokens = getattr(cfg.horizon, name)
+        if context is not None and tokens >= context:
+            yield (
+                f"on_policy.horizon.{name}: is {tokens}; expected less than engine.max_length "
+                f"({context}), which holds the prompt too"
+            )

@@ -329,7 +329,7 @@ class Recipe:
                     f"{key}.max_new_tokens: is {new}; expected less than engine.max_length "
                     f"({context}), which holds the prompt too"
                 )
-        yield from loop_conflicts(self.on_policy, self.training, synthesis)
+        yield from loop_conflicts(self.on_policy, self.training, synthesis, context)
 
     @property
     def judging(self) -> GuardConfig:

@@ -3,7 +3,7 @@
 Methods, advantages, losses, rewards and token rules are folders of variants, a file each.
 """
 
-from thinksafe_jax.on_policy.loop import OnPolicySteps, StepParts
+from thinksafe_jax.on_policy.loop import OnPolicySteps, StepParts, needs_guard
 from thinksafe_jax.on_policy.methods import Method, make_method
 from thinksafe_jax.on_policy.references import References
 from thinksafe_jax.on_policy.rollouts import Rollout
@@ -17,4 +17,5 @@ __all__ = [
     "RolloutSampler",
     "StepParts",
     "make_method",
+    "needs_guard",
 ]

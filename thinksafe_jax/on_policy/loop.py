@@ -15,26 +15,25 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from thinksafe_jax.config import GuardConfig, Recipe
 from thinksafe_jax.data import Prompt
 from thinksafe_jax.errors import InputError
+from thinksafe_jax.on_policy.horizon import Horizon
 from thinksafe_jax.on_policy.methods import Method, Taught
 from thinksafe_jax.on_policy.policy import adapter_hash, whole_adapter
 from thinksafe_jax.on_policy.references import References
-from thinksafe_jax.on_policy.rewards.not_refused import refuses
-from thinksafe_jax.on_policy.rollouts import Asked, Rollout
+from thinksafe_jax.on_policy.rollouts import Asked, Draw, Rollout
 from thinksafe_jax.on_policy.sampler import RolloutSampler
 from thinksafe_jax.on_policy.schedule import Schedule
+from thinksafe_jax.on_policy.step_arrays import rollout_example, step_layouts
+from thinksafe_jax.on_policy.step_metrics import rollout_metrics
+from thinksafe_jax.sampling import EngineStats
 from thinksafe_jax.storage import content_hash
 from thinksafe_jax.tokenizer import ChatTokenizer
 from thinksafe_jax.training import (
     Batch,
-    Layout,
     RolloutExample,
     Step,
-    Stream,
     TrainingMesh,
     given_streams,
     pack,
@@ -110,8 +109,17 @@ class OnPolicySteps:
             self._schedule.num_steps,
             self._schedule.steps_per_epoch,
         )
-        self._layouts = _layouts(recipe, parts)
+        shards = 1 if parts.mesh is None else parts.mesh.num_shards
+        self._layouts = step_layouts(training, shards, with_states=_looks(parts))
         self._prompts = fitting
+        self._horizon = Horizon(
+            recipe,
+            fitting,
+            self._prompt_ids,
+            parts.sampler,
+            parts.method.reference_prompt,
+            parts.log,
+        )
         self.latest: dict[str, float] = {}  # numbers of the step that was drawn last
 
     @property
@@ -125,7 +133,7 @@ class OnPolicySteps:
         recipe = self._recipe
         asked = [[p.id, p.text, p.label] for p in self._prompts]
         limit = GuardConfig.max_unparsed  # says when to stop, not what a verdict is
-        judges = self._parts.method.needs_verdicts
+        judges = needs_guard(recipe, self._parts.method)
         guard = replace(recipe.guard, max_unparsed=limit) if judges else None
         return {
             "prompts sha256": content_hash(asked)[:16],
@@ -146,26 +154,44 @@ class OnPolicySteps:
 
     def _step(self, number: int, adapter: Tree) -> Step:
         began = time.perf_counter()
-        parts, sampling = self._parts, self._recipe.on_policy.sampling
-        parts.sampler.engine().update_adapter(adapter)
-        asked = [Asked(p, number, self._prompt_ids[p.id]) for p in self._schedule[number]]
-        rollouts = parts.sampler.draw(number, asked, sampling, adapter_hash(adapter))
+        parts, policy = self._parts, adapter_hash(adapter)
+        draw = self._draw(number, policy, self._horizon.tokens(number, adapter))
+        engine = parts.sampler.engine()
+        engine.update_adapter(adapter)
+        earlier = engine.stats
+        rollouts = parts.sampler.draw(draw)
         if parts.method.needs_verdicts:
-            rollouts = parts.sampler.judge(number, rollouts)
+            rollouts = parts.sampler.judge(draw.folder, rollouts)
         states, facts = [], []
         if _looks(parts):
             states, facts = parts.references().look_at(rollouts, adapter)
         taught = parts.method.teach(rollouts, facts)
-        self._note(number, rollouts, taught, time.perf_counter() - began)
+        # where all rollouts were there, the engine has nothing to say of this step
+        stats = None if engine.stats is earlier else engine.stats
+        self._note(draw, rollouts, taught, seconds=time.perf_counter() - began, stats=stats)
         # a greedy rollout was drawn at no temperature: it is then that of the model itself
-        heat = (sampling.temperature or 1.0) if parts.method.tempered else None
+        heat = (draw.sampling.temperature or 1.0) if parts.method.tempered else None
         examples = [
-            _example(rollout, streams, heat, state)
+            rollout_example(rollout, streams, heat, state)
             for rollout, streams, state in zip(
                 rollouts, taught.streams, states or [None] * len(rollouts), strict=True
             )
         ]
         return self._packed(examples)
+
+    def _draw(self, number: int, policy: str, most: int) -> Draw:
+        """The rollouts of a step, of at most `most` tokens."""
+        cfg = self._recipe.on_policy
+        asked = [Asked(p, number, self._prompt_ids[p.id]) for p in self._schedule[number]]
+        return Draw(
+            f"step-{number:06d}",
+            str(number),
+            asked,
+            replace(cfg.sampling, max_new_tokens=most),
+            policy,
+            cfg.samples,
+            {"horizon": most} if cfg.horizon.lengths else {},
+        )
 
     def _packed(self, examples: Sequence[RolloutExample]) -> Step:
         sizes = [len(example) for example in examples]
@@ -181,91 +207,38 @@ class OnPolicySteps:
         )
 
     def _note(
-        self, number: int, rollouts: Sequence[Rollout], taught: Taught, seconds: float
+        self,
+        draw: Draw,
+        rollouts: Sequence[Rollout],
+        taught: Taught,
+        *,
+        seconds: float,
+        stats: EngineStats | None,
     ) -> None:
-        """Numbers of the step's rollouts: what people watch, where a loss would say nothing."""
-        lengths = [len(rollout.token_ids) for rollout in rollouts]
-        benign = [r for r in rollouts if r.prompt.label == "benign" and r.response]
-        values = {
-            **taught.metrics,
-            "length": float(np.mean(lengths)),
-            "truncated": float(np.mean([not rollout.ended for rollout in rollouts])),
-        }
-        if benign:
-            values["over_refusal"] = float(np.mean([refuses(rollout) for rollout in benign]))
-        verdicts = [
-            r.verdict.verdict for r in rollouts if r.verdict and r.prompt.label == "harmful"
-        ]
-        if verdicts:
-            values["unsafe"] = verdicts.count("unsafe") / len(verdicts)
-        self.latest = values
-        stats = self._parts.sampler.engine().stats
+        """Logs a step; `stats` are those of its sampling, None where nothing was sampled."""
+        self.latest = {**taught.metrics, **rollout_metrics(rollouts), **draw.facts}
+        sampled = {"sampling_seconds": 0.0}
+        if stats is not None:
+            sampled = {
+                "sampling_seconds": round(stats.seconds, 3),
+                "occupancy": round(stats.occupancy, 4),
+            }
         self._parts.log(
             "rollout",
-            step=number + 1,
-            **values,
+            step=rollouts[0].step + 1,
+            **self.latest,
             rows=len(rollouts),
-            tokens=sum(lengths),
+            tokens=sum(len(rollout.token_ids) for rollout in rollouts),
             seconds=round(seconds, 3),
-            sampling_seconds=round(stats.seconds, 3),
-            occupancy=round(stats.occupancy, 4),
+            **sampled,
         )
+
+
+def needs_guard(recipe: Recipe, method: Method) -> bool:
+    """Whether a run asks the guard: about its rollouts, or about how long they may be."""
+    return method.needs_verdicts or bool(recipe.on_policy.horizon.lengths)
 
 
 def _looks(parts: StepParts) -> bool:
     """Whether a reference looks at the rollouts before the step's own pass."""
     return parts.method.reference not in (None, "base")
-
-
-def _layouts(recipe: Recipe, parts: StepParts) -> list[Layout]:
-    """Shapes of a step, smallest first: known before any rollout, so a run compiles them once.
-
-    With states of a reference an array holds a vector for each token, so there are shapes of 1, 2,
-    4 ... passes; without them there is the largest alone.
-    """
-    training = recipe.training
-    shards = 1 if parts.mesh is None else parts.mesh.num_shards
-    grain = 16 if training.max_length <= 1024 else 128
-    length = -(-training.max_length // grain) * grain
-    sequences = max(shards, training.micro_batch_size // shards * shards)
-    most = -(-training.batch_size // sequences)
-    passes = [most]
-    if _looks(parts):
-        passes = sorted({min(2**n, most) for n in range(most.bit_length() + 1)})
-    return [Layout(count, sequences, length) for count in passes]
-
-
-def _example(
-    rollout: Rollout,
-    streams: Mapping[str, Stream],
-    heat: float | None,
-    states: np.ndarray | None,
-) -> RolloutExample:
-    """The row of a rollout: its streams and facts stand at the targets of its response.
-
-    Args:
-        heat: the temperature that the loss is at; None is the model itself, at temperature 1.
-        states: of the reference, at the tokens of the response.
-    """
-    prompt, response = rollout.prompt_ids, rollout.token_ids
-    token_ids = np.asarray([*prompt, *response], np.int32)
-    mask = np.arange(len(token_ids)) >= len(prompt)
-    targets, first = len(token_ids) - 1, len(prompt) - 1
-
-    def at_response(values: np.ndarray, fill: float = 0.0) -> np.ndarray:
-        whole = np.full((targets, *values.shape[1:]), fill, values.dtype)
-        whole[first:] = values
-        return whole
-
-    sampled = rollout.logprobs if heat is None else rollout.sampling_logprobs
-    temperature = np.full(len(response), heat or 1.0, np.float32)
-    facts = {"temperature": at_response(temperature, 1.0), "sampled": at_response(sampled)}
-    if states is not None:
-        facts["reference"] = at_response(states)
-    placed = {
-        name: replace(stream, weights=at_response(stream.weights))
-        for name, stream in streams.items()
-    }
-    return RolloutExample(
-        f"{rollout.prompt.id}#{rollout.sample}", token_ids, mask, facts=facts, streams=placed
-    )

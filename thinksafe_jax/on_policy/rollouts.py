@@ -5,7 +5,7 @@ random numbers, so a step that was cut short is finished with the same tokens.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -36,9 +36,10 @@ class Rollout:
         token_ids: what it wrote, the end-of-sequence token included where it came to its end.
         logprobs: f32, the log-probability of each of `token_ids` under the model itself, in nats.
         sampling_logprobs: f32, that in the distribution it was drawn from.
-        response: `token_ids` as text, without the end-of-sequence token.
+        response: the answer as text, what was given included, without the end-of-sequence token.
         finish_reason: "stop", or "length" where it was cut.
         verdict: the guard's; None where the method asks none, or before it was asked.
+        prefix_ids: the end of `prompt_ids` that begins the answer: it was given, not sampled.
     """
 
     prompt: Prompt
@@ -51,6 +52,7 @@ class Rollout:
     response: str
     finish_reason: str
     verdict: Verdict | None = None
+    prefix_ids: Sequence[int] = ()
 
     @property
     def name(self) -> Name:
@@ -68,7 +70,7 @@ class Rollout:
 
     def row(self, adapter: str) -> dict[str, Any]:
         """The row of rollouts/; `adapter` is the hash of the policy that wrote it."""
-        return {
+        row = {
             "id": self.prompt.id,
             "step": self.step,
             "sample": self.sample,
@@ -82,15 +84,52 @@ class Rollout:
             "sampling_logprobs": [float(x) for x in self.sampling_logprobs],
             "adapter": adapter,
         }
+        return row | {"prefix_ids": list(self.prefix_ids)} if self.prefix_ids else row
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A prompt as a step asks it."""
+    """A prompt as a step asks it.
+
+    Attributes:
+        prompt: what the user says.
+        step: the optimiser step it is asked for.
+        prompt_ids: what the model reads.
+        prefix_ids: the end of `prompt_ids` that begins the answer.
+    """
 
     prompt: Prompt
     step: int
     prompt_ids: Sequence[int]
+    prefix_ids: Sequence[int] = ()
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Rollouts that are drawn together, by one policy.
+
+    Attributes:
+        folder: of their rows, below RUN/rollouts.
+        key: with a prompt's id it keys the random numbers: another one draws anew.
+        asked: the prompts.
+        sampling: how the next token is drawn.
+        adapter: hash of the policy.
+        samples: rollouts of each prompt.
+        facts: more that their rows carry, and that must be equal where they are read back.
+    """
+
+    folder: str
+    key: str
+    asked: Sequence[Asked]
+    sampling: SamplingConfig
+    adapter: str
+    samples: int = 1
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def request(self, asked: Asked, sample: int) -> Request:
+        """What is asked of the sampler for one rollout."""
+        name = f"{self.key}/{asked.prompt.id}"
+        return Request(name, asked.prompt_ids, self.sampling, sample=sample)
 
 
 def rollout_of_row(row: Mapping[str, Any], asked: Asked) -> Rollout:
@@ -105,12 +144,8 @@ def rollout_of_row(row: Mapping[str, Any], asked: Asked) -> Rollout:
         np.asarray(row["sampling_logprobs"], np.float32),
         row["response"],
         row["finish_reason"],
+        prefix_ids=asked.prefix_ids,
     )
-
-
-def request_of(asked: Asked, sample: int, sampling: SamplingConfig) -> Request:
-    """What is asked of the sampler; its id has the step in it, so every step draws anew."""
-    return Request(f"{asked.step}/{asked.prompt.id}", asked.prompt_ids, sampling, sample=sample)
 
 
 def rollout_of(done: Completion, asked: Asked, text: str) -> Rollout:
@@ -118,7 +153,7 @@ def rollout_of(done: Completion, asked: Asked, text: str) -> Rollout:
 
     Args:
         asked: what it answers.
-        text: its tokens as text, without the end-of-sequence token.
+        text: the answer as text, what was given included, without the end-of-sequence token.
     """
     drawn = done.drawn
     assert drawn is not None, "the engine was built without sampling_logprobs"
@@ -132,6 +167,7 @@ def rollout_of(done: Completion, asked: Asked, text: str) -> Rollout:
         np.asarray(drawn.sampling_logprobs, np.float32),
         text,
         done.finish_reason,
+        prefix_ids=asked.prefix_ids,
     )
 
 

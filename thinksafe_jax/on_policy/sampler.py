@@ -1,19 +1,18 @@
-"""The rollouts of a step: read back where they were drawn before, drawn where not, and judged."""
+"""Rollouts: read back where they were drawn before, drawn where not, and judged."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from thinksafe_jax.config import SamplingConfig
-from thinksafe_jax.errors import EnvironmentFault, InputError
-from thinksafe_jax.guards import Exchange, Guard, Verdict, check_unparsed
+from thinksafe_jax.errors import EnvironmentFault, InputError, quoted
+from thinksafe_jax.guards import Exchange, Guard, Verdict, answer_part, check_unparsed
 from thinksafe_jax.on_policy.rollouts import (
     KEY,
     ROLLOUT_FIELDS,
-    Asked,
+    Draw,
     Name,
     Rollout,
-    request_of,
     rollout_of,
     rollout_of_row,
 )
@@ -29,59 +28,56 @@ FOLDER = "rollouts"
 
 @dataclass(frozen=True)
 class RolloutSampler:
-    """Draws and judges the rollouts of a step; both are rows of the run before they are used.
+    """Draws and judges rollouts; both are rows of the run before they are used.
 
     Attributes:
         run: whose directory holds them; each of several processes draws and judges its part.
         engine: gives what samples; it is built when it is first asked for.
         tokenizer: turns tokens into the text that the guard sees.
-        samples: rollouts of a prompt.
         guard: gives the guard, for methods that need verdicts; it is loaded when it is first asked.
     """
 
     run: Run
     engine: Callable[[], Engine]
     tokenizer: ChatTokenizer
-    samples: int
     guard: Callable[[], Guard]
 
-    def draw(
-        self, step: int, asked: Sequence[Asked], sampling: SamplingConfig, adapter: str
-    ) -> list[Rollout]:
-        """The rollouts of a step, group by group in the order of the prompts.
-
-        Args:
-            adapter: hash of the policy that the engine holds.
+    def draw(self, draw: Draw) -> list[Rollout]:
+        """The rollouts, group by group in the order of the prompts.
 
         Raises:
-            InputError: rows of this step were drawn by another policy.
+            InputError: rows that are there were drawn by another policy, or otherwise.
         """
-        store = self._store(step, "samples", ROLLOUT_FIELDS)
-        by_id = {item.prompt.id: item for item in asked}
-        drawn = self._read(store, by_id, adapter)
+        store = self._store(draw.folder, "samples", ROLLOUT_FIELDS)
+        drawn = self._read(store, draw)
+        named = {
+            (item.prompt.id, item.step, sample): item
+            for item in draw.asked
+            for sample in range(draw.samples)
+        }
         wanted = [
-            request_of(item, sample, sampling)
-            for item in asked
-            for sample in range(self.samples)
-            if self._is_mine(name := (item.prompt.id, step, sample)) and name not in drawn
+            draw.request(item, name[2])
+            for name, item in named.items()
+            if self._is_mine(name) and name not in drawn
         ]
         if wanted:
-            self._sample(
-                store, wanted, {f"{step}/{id}": item for id, item in by_id.items()}, adapter
-            )
-        names = [(item.prompt.id, step, n) for item in asked for n in range(self.samples)]
-        self._wait_for_all(store, names)
-        drawn = self._read(store, by_id, adapter)
-        return [drawn[name] for name in names]
+            self._sample(store, wanted, draw)
+        self._wait_for_all(store, list(named))
+        drawn = self._read(store, draw)
+        return [drawn[name] for name in named]
 
-    def judge(self, step: int, rollouts: Sequence[Rollout]) -> list[Rollout]:
+    def judge(self, folder: str, rollouts: Sequence[Rollout]) -> list[Rollout]:
         """The rollouts with their verdicts.
+
+        Args:
+            folder: of `Draw`.
+            rollouts: one or more.
 
         Raises:
             InputError: more of the verdicts than `guard.max_unparsed` cannot be read.
             EnvironmentFault: a guard's server cannot be reached; rollouts and verdicts are kept.
         """
-        store = self._store(step, "verdicts", _VERDICT_FIELDS)
+        store = self._store(folder, "verdicts", _VERDICT_FIELDS)
         verdicts = self._verdicts(store)
         waiting = [r for r in rollouts if r.name not in verdicts and self._is_mine(r.name)]
         if waiting:
@@ -116,12 +112,11 @@ class RolloutSampler:
     def _is_mine(self, name: Name) -> bool:
         return name[0] in self.run.part
 
-    def _store(self, step: int, name: str, fields: Mapping[str, type]) -> RowStore:
-        return self.run.store(f"{FOLDER}/step-{step:06d}/{name}", KEY, fields)
+    def _store(self, folder: str, name: str, fields: Mapping[str, type]) -> RowStore:
+        return self.run.store(f"{FOLDER}/{folder}/{name}", KEY, fields)
 
-    def _read(
-        self, store: RowStore, asked: Mapping[str, Asked], adapter: str
-    ) -> dict[Name, Rollout]:
+    def _read(self, store: RowStore, draw: Draw) -> dict[Name, Rollout]:
+        asked = {item.prompt.id: item for item in draw.asked}
         drawn = {}
         for row in store.rows():
             item = asked.get(row["id"])
@@ -134,33 +129,33 @@ class RolloutSampler:
                     "prompts were edited, added or removed since the run began. Put them back, or "
                     "use --new-run"
                 )
-            if row["adapter"] != adapter:
+            if row["adapter"] != draw.adapter:
                 raise InputError(
                     f"{store.folder}: a rollout of {row['id']} was drawn with the adapter "
-                    f"{row['adapter']}, the step begins with {adapter}: the run was continued with "
-                    "other weights. Use --new-run, or remove the rollouts of this step and later"
+                    f"{row['adapter']}, the step begins with {draw.adapter}: the run was continued "
+                    "with other weights. Use --new-run, or remove the rollouts of this step and "
+                    "later"
                 )
+            _check_facts(store, row, {"prefix_ids": list(item.prefix_ids), **draw.facts})
             rollout = rollout_of_row(row, item)
             drawn[rollout.name] = rollout
         return drawn
 
-    def _sample(
-        self, store: RowStore, wanted: list[Request], asked: Mapping[str, Asked], adapter: str
-    ) -> None:
+    def _sample(self, store: RowStore, wanted: list[Request], draw: Draw) -> None:
+        asked = {draw.request(item, 0).id: item for item in draw.asked}
         with RowBuffer(store) as buffer:
             for done in self.engine().generate(wanted):
-                text = self.tokenizer.decode(done.token_ids)
-                buffer.add(rollout_of(done, asked[done.id], text).row(adapter))
+                item = asked[done.id]
+                text = self.tokenizer.decode([*item.prefix_ids, *done.token_ids])
+                buffer.add({**rollout_of(done, item, text).row(draw.adapter), **draw.facts})
                 self.run.check_stop()
 
     def _judge(self, store: RowStore, waiting: Sequence[Rollout]) -> None:
-        def exchanges() -> Iterator[Exchange]:
-            for n, rollout in enumerate(waiting):
-                prompt = rollout.prompt
-                yield Exchange(str(n), prompt.text, rollout.response, prompt.label)
-
+        exchanges: Iterator[Exchange] = (
+            _exchange(str(n), rollout) for n, rollout in enumerate(waiting)
+        )
         with RowBuffer(store) as buffer:
-            for verdict in self.guard().judge(exchanges()):
+            for verdict in self.guard().judge(exchanges):
                 id, step, sample = waiting[int(verdict.id)].name
                 row = {**verdict.row(), "id": id, "step": step, "sample": sample}
                 buffer.add(row)
@@ -181,3 +176,26 @@ class RolloutSampler:
             )
             for row in store.rows()
         }
+
+
+def _exchange(id: str, rollout: Rollout) -> Exchange:
+    """What the guard sees: the prompt as the user wrote it, and the whole answer.
+
+    Of an answer whose beginning was given it sees what follows the reasoning: a flawed beginning is
+    not the model's. Where nothing follows, the reasoning is all there is.
+    """
+    prompt, response = rollout.prompt, rollout.response
+    answer = answer_part(response) if rollout.prefix_ids else ""
+    if answer:
+        return Exchange(id, prompt.text, answer, prompt.label, "answer")
+    return Exchange(id, prompt.text, response, prompt.label)
+
+
+def _check_facts(store: RowStore, row: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+    for name, value in facts.items():
+        if row.get(name, type(value)()) != value:
+            raise InputError(
+                f"{store.folder}: {name} of the rollout of {row['id']} is "
+                f"{quoted(row.get(name))}, this step has {quoted(value)}: what decides it was "
+                "changed since the run began. Put it back, or use --new-run"
+            )

@@ -18,6 +18,7 @@ from thinksafe_jax.on_policy import (
     RolloutSampler,
     StepParts,
     make_method,
+    needs_guard,
 )
 from thinksafe_jax.pipeline.session import Session
 from thinksafe_jax.pipeline.take_steps import take_steps
@@ -60,12 +61,12 @@ def rollout_and_train(run: Run, session: Session) -> TrainResult:
         # these before the sampler, whose pool takes what is left of the devices
         if method.reference not in (None, "base"):
             references()
-        if method.needs_verdicts:
+        if needs_guard(recipe, method):
             _ = session.guard
         return session.engine_apart(params, setup.lora)
 
     parts = StepParts(
-        RolloutSampler(run, engine, tokenizer, recipe.on_policy.samples, lambda: session.guard),
+        RolloutSampler(run, engine, tokenizer, lambda: session.guard),
         method,
         references,
         recipe.engine.max_length or session.cfg.max_position_embeddings,
@@ -147,6 +148,7 @@ def _watched(rollouts: Mapping[str, float], values: Mapping[str, Any]) -> dict[s
         "length": "length",
         "truncated": "truncated",
         "flat_groups": "flat",
+        "repeats_guidance": "repeats",
     }
     shown = {short: rollouts[name] for name, short in names.items() if name in rollouts}
     return shown | {k: values[k] for k in ("kl", "log_p_gap_max") if k in values}

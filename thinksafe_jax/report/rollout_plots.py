@@ -18,6 +18,8 @@ _PANELS: tuple[tuple[str, dict[str, tuple[str, str]]], ...] = (
         {
             "unsafe": ("harmful prompts answered unsafely", "harmful"),
             "over_refusal": ("benign prompts refused", "benign"),
+            "over_refusal_unread": ("benign prompts with no answer to read", "muted"),
+            "unsafe_prefixed": ("unsafe after a flawed beginning", "before"),
             "truncated": ("cut at the longest", "muted"),
         },
     ),
@@ -30,7 +32,13 @@ _PANELS: tuple[tuple[str, dict[str, tuple[str, str]]], ...] = (
             "repeats_guidance": ("repeats the guidance", "harmful"),
         },
     ),
-    ("tokens", {"length": ("mean length of a rollout", "after")}),
+    (
+        "tokens",
+        {
+            "length": ("mean length of a rollout", "after"),
+            "horizon": ("longest that one may be", "muted"),
+        },
+    ),
     ("nats", {"kl": ("divergence from the reference", "after")}),
     ("nats, log scale", {"log_p_gap_max": ("largest gap of sampler and trainer", "muted")}),
 )

@@ -11,6 +11,7 @@ from thinksafe_jax.sampling.next_token import DRAW_VERSION, draws_as_before, tok
 from thinksafe_jax.sampling.programs import DecodeSpec, Slots, decode, empty_slots, prefill
 from thinksafe_jax.sampling.requests import Completion, Drawn, Request
 from thinksafe_jax.sampling.sampling_options import Options
+from thinksafe_jax.sampling.stats import EngineStats
 
 __all__ = [
     "DRAW_VERSION",
@@ -18,6 +19,7 @@ __all__ = [
     "DecodeSpec",
     "Drawn",
     "Engine",
+    "EngineStats",
     "KvCache",
     "Layout",
     "Options",
