@@ -16,7 +16,8 @@
     peak_bytes                arguments and temporaries
 
 Compiling takes minutes, so what the compiler gave is kept in the folder RAW and not asked again.
-The slots have rows at a mean context of 5,200 tokens, as many as the cache holds.
+The slots have rows at a mean context of 5,200 tokens, as many as the cache holds. With --kv-dtype
+int8 keys and values are rounded (`engine.kv_dtype`), in pages of 128 tokens; so is the floor.
 """
 
 import argparse
@@ -29,6 +30,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import jax
 from machine import machine
 
 from thinksafe_jax.config import TrainingConfig
@@ -58,6 +60,8 @@ PROGRAMS = ("decode", "drafted", "guard", "train", "prefill")
 STEPS = ("decode", "drafted")  # programs of WINDOW steps
 DRAFTS = 3  # tokens of a draft
 SLOTS, WINDOW, PROMPT, LENGTH, MEAN_CONTEXT, PAGE = 64, 32, 512, 16384, 5200, 64
+INT8_PAGE = 128  # tokens: what the kernel for int8 takes
+_HLO_TYPES = {"bfloat16": "bf16", "int8": "s8", "float32": "f32"}
 PIECE = 512  # tokens that the paged kernel reads at a time
 AIMS = {"Qwen3-0.6B": 1.25}  # of decode's bytes over the floor; of the others:
 AIM = 1.10
@@ -71,6 +75,7 @@ class Case:
         sampler: of decode and prefill.
         rows: slots that have a row.
         attention: of decode, instead of the preferred one.
+        kv_dtype: as `EngineConfig.kv_dtype`.
     """
 
     program: str
@@ -80,24 +85,36 @@ class Case:
     sampler: Sampler
     rows: int
     attention: str = ""
+    kv_dtype: str = "model"
 
     @classmethod
-    def of(cls, program: str, model: str, mesh_name: str, attention: str = "") -> "Case":
+    def of(
+        cls,
+        program: str,
+        model: str,
+        mesh_name: str,
+        attention: str = "",
+        kv_dtype: str = "model",
+    ) -> "Case":
         mesh, (_, cfg) = load_mesh(mesh_name), find_model(model)
-        settings = Settings(mean_context=MEAN_CONTEXT).capped(cfg)
+        settings = Settings(mean_context=MEAN_CONTEXT, kv_dtype=kv_dtype).capped(cfg)
         budget = phase_budget("generate", mesh.generate, cfg, mesh.topology, settings)
         pool = min(budget.pool_tokens, SLOTS * settings.context)  # as the engine has it
-        sampler = Sampler(SLOTS, pool, settings.context, PROMPT, PAGE, window=WINDOW)
+        page = PAGE if kv_dtype == "model" else INT8_PAGE
+        sampler = Sampler(
+            SLOTS, pool, settings.context, PROMPT, page, window=WINDOW, kv_dtype=kv_dtype
+        )
         rows = min(SLOTS, filled_rows(pool, settings.mean_context))
         attention = attention if program in STEPS else ""
         if program == "drafted":
             sampler = replace(sampler, drafts=DRAFTS)
-        return cls(program, model, mesh, cfg, sampler, rows, attention)
+        return cls(program, model, mesh, cfg, sampler, rows, attention, kv_dtype)
 
     @property
     def name(self) -> str:
         """Of its files."""
         name = f"{self.program}-{self.model}-{self.mesh.name}"
+        name += "" if self.kv_dtype == "model" else f"-{self.kv_dtype}"
         return f"{name}-{self.attention}" if self.attention else name
 
     def build(self) -> Program:
@@ -123,7 +140,8 @@ class Case:
     def kernel(self) -> dict[str, str | None]:
         """Every attention, the preferred first, with why it is refused; None is one that can."""
         if self.program in STEPS:
-            return refusals(PAGED, AttentionRequest("tpu", self.cfg.head_dim, page_size=PAGE))
+            request = AttentionRequest("tpu", self.cfg.head_dim, page_size=self.sampler.page_size)
+            return refusals(PAGED, replace(request, kv_dtype=self.kv_dtype))
         length = PROMPT if self.program == "prefill" else LENGTH
         return refusals(FRESH, AttentionRequest("tpu", self.cfg.head_dim, "bfloat16", length))
 
@@ -159,7 +177,8 @@ def row_of(case: Case, text: str, facts: dict[str, Any]) -> dict[str, Any]:
         "model": case.model,
         "mesh": case.mesh.name,
         "chip": case.mesh.topology.chip,
-        "kernel": case.attention or next(name for name, why in table.items() if why is None),
+        "kernel": kernel_of(case),
+        **({} if case.kv_dtype == "model" else {"kv_dtype": case.kv_dtype}),
         "refused": {name: reason for name, reason in table.items() if reason},
         "hbm_bytes": round(traffic.bytes / steps),
         "rare_bytes": round(traffic.rare / steps),
@@ -174,7 +193,8 @@ def row_of(case: Case, text: str, facts: dict[str, Any]) -> dict[str, Any]:
     }
     if decodes:
         phase = case.mesh.generate.for_model(case.cfg)
-        floor = decode_cost(case.cfg, phase, case.rows, MEAN_CONTEXT, "bfloat16").bytes
+        cache = "bfloat16" if case.kv_dtype == "model" else case.kv_dtype
+        floor = decode_cost(case.cfg, phase, case.rows, MEAN_CONTEXT, "bfloat16", cache).bytes
         row |= {"rows": case.rows, "floor_bytes": round(floor)}
         row |= {"decode_bytes_over_floor": round(traffic.bytes / steps / floor, 4)}
     return row
@@ -186,12 +206,21 @@ def _pool_reads(case: Case) -> dict[str, float]:
     It reads whole pieces, or whole pages: half of one more than a row has, on average, and one of
     an idle slot.
     """
-    leaf = case.build().arguments[1].layers[0].keys
-    shape = leaf.sharding.shard_shape(leaf.shape)
-    by_pages = case.attention == "pallas-tpu-queries" or case.program == "drafted"
-    whole = PAGE if by_pages else PIECE
+    by_pages = "pallas-tpu-queries" in (case.attention, kernel_of(case))
+    whole = case.sampler.page_size if by_pages or case.program == "drafted" else PIECE
     tokens = case.rows * (MEAN_CONTEXT + whole / 2) + (SLOTS - case.rows) * whole
-    return {f"bf16[{','.join(map(str, shape))}]": tokens * shape[0] * math.prod(shape[3:]) * 2}
+    reads = {}
+    for leaf in jax.tree.leaves(case.build().arguments[1].layers[0]):
+        shape = leaf.sharding.shard_shape(leaf.shape)
+        of_page = math.prod(shape) / shape[1] * leaf.dtype.itemsize
+        name = f"{_HLO_TYPES[leaf.dtype.name]}[{','.join(map(str, shape))}]"
+        reads[name] = tokens * of_page / case.sampler.page_size
+    return reads
+
+
+def kernel_of(case: Case) -> str:
+    """The attention that runs."""
+    return case.attention or next(name for name, why in case.kernel().items() if why is None)
 
 
 def _largest(traffic: HbmTraffic, steps: int) -> dict[str, int]:
@@ -219,9 +248,10 @@ def line(row: dict[str, Any]) -> str:
 def with_kept(file: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows, and those of other programs that the file has."""
 
-    def key(row: dict[str, Any]) -> tuple[int, int, int, str]:
+    def key(row: dict[str, Any]) -> tuple[int, int, int, str, str]:
         program, mesh, model = row["program"], row["mesh"], row["model"]
-        return PROGRAMS.index(program), MESHES.index(mesh), MODELS.index(model), row["kernel"]
+        place = PROGRAMS.index(program), MESHES.index(mesh), MODELS.index(model)
+        return *place, row["kernel"], row.get("kv_dtype", "")
 
     before = json.loads(file.read_text(encoding="utf-8"))["rows"] if file.exists() else []
     return [row for _, row in sorted({key(row): row for row in before + rows}.items())]
@@ -236,6 +266,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=MODELS)
     parser.add_argument("--meshes", nargs="+", default=MESHES)
     parser.add_argument("--attention", default="", help="of decode, instead of the preferred one")
+    parser.add_argument("--kv-dtype", choices=("model", "int8"), default="model")
     parser.add_argument("--programs", nargs="+", choices=PROGRAMS, default=PROGRAMS)
     asked = parser.parse_args()
     asked.raw.mkdir(parents=True, exist_ok=True)
@@ -243,7 +274,7 @@ def main() -> None:
     for program in asked.programs:
         for mesh in asked.meshes:
             for model in asked.models:
-                case = Case.of(program, model, mesh, asked.attention)
+                case = Case.of(program, model, mesh, asked.attention, asked.kv_dtype)
                 rows.append(row_of(case, *compiled(case, asked.raw)))
                 print(line(rows[-1]), flush=True)
     if asked.json:

@@ -30,6 +30,7 @@ def test_every_change_of_the_method_is_listed():
         training=replace(recipe.training, epochs=1, learning_rate=1e-3, lora_targets=["q_proj"]),
         synthesis=replace(recipe.synthesis, reasoning="none", sampling=SamplingConfig(top_k=0)),
         guard=replace(recipe.guard, kind="refusal-match"),
+        engine=replace(recipe.engine, kv_dtype="int8"),
     )
     assert set(map(str, paper_differences(changed))) == {
         "('training.epochs', 3, 1)",
@@ -38,6 +39,7 @@ def test_every_change_of_the_method_is_listed():
         "('synthesis.reasoning', 'think', 'none')",
         "('synthesis.sampling.top_k', 20, 0)",
         "('guard.kind', 'llama-guard', 'refusal-match')",
+        "('engine.kv_dtype', 'model', 'int8')",
     }
 
 

@@ -36,6 +36,10 @@ OTHERS = REPOSITORY / "configs/recipes/mini-self-distillation.yaml"
         (GRPO, "training.lora_dropout=0.05", "rollouts have no dropout; set it to 0"),
         (GRPO, "training.max_length=100", "less than training.max_length"),
         (GRPO, "engine.max_length=100", "on_policy.sampling.max_new_tokens: is 128"),
+        (GRPO, "engine.kv_dtype=int8", "set training.ratio_cap .* or leave it at model"),
+        (GRPO, "engine.kv_dtype=int8", "on_policy.max_log_p_gap: cannot be held"),
+        (OTHERS, "engine.kv_dtype=int8", "nothing corrects the divergence .* leave it at model"),
+        (GRPO, "engine.kv_dtype=int4", "expected one of model, int8"),
         (REPOSITORY / "configs/recipes/mini.yaml", "training.ratio_cap=2", "no on_policy.method"),
         (
             REPOSITORY / "configs/recipes/mini.yaml",
@@ -49,9 +53,14 @@ def test_what_does_not_go_together_is_refused_with_its_key(file, override, words
         load_recipe(file, [override])
 
 
+def test_rounded_keys_and_values_go_with_a_gradient_that_is_corrected():
+    corrected = ["engine.kv_dtype=int8", "training.ratio_cap=2", "on_policy.max_log_p_gap=null"]
+    assert load_recipe(GRPO, corrected).engine.kv_dtype == "int8"
+
+
 def test_a_recipe_without_a_method_has_the_hash_that_it_had_before_there_were_any():
     """Run directories that an earlier version began are continued: nothing is done again."""
-    known = "on_policy", "ratio_cap"
+    known = "on_policy", "ratio_cap", "kv_dtype"
     before = Recipe()
     assert not any(name in repr(sorted(_recorded(before))) for name in known)
     changed = load_recipe(GRPO)
@@ -63,4 +72,4 @@ def _recorded(recipe):
     from thinksafe_jax.storage.jsonl import plain
 
     values = plain(recipe)
-    return [*values, *values["training"]]
+    return [*values, *values["training"], *values["engine"]]

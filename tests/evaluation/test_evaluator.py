@@ -86,7 +86,9 @@ class Stage:
         self.folder, self.logged = folder, []
         self.cfg, self.max_unparsed = _config(folder), 1.0
 
-    def run(self, stop_after: int | None = None, fingerprint: str = "") -> dict:
+    def run(
+        self, stop_after: int | None = None, fingerprint: str = "", kv_dtype: str = "model"
+    ) -> dict:
         self.engine, self.guard, self.tokenizer = Scripted(), Strict(), Letters()
         left = stop_after
 
@@ -99,7 +101,7 @@ class Stage:
 
         return evaluate(
             self.cfg,
-            Subject(self.engine, self.tokenizer, "none", fingerprint),
+            Subject(self.engine, self.tokenizer, "none", fingerprint, kv_dtype),
             Judge(self.guard, self.max_unparsed),
             self.folder / "evaluation/before",
             log=lambda stage, **values: self.logged.append((stage, values)),
@@ -230,6 +232,15 @@ def test_rows_of_another_model_or_other_settings_are_not_taken_up(stage):
     stage.cfg = replace(stage.cfg, sampling=SamplingConfig(max_new_tokens=8))
     stage.run(fingerprint="second")
     assert len(stage.engine.generated) == 6
+
+
+def test_rows_drawn_with_rounded_keys_and_values_are_not_taken_up_for_others(stage):
+    of_model = stage.run()
+    assert "kv_dtype" not in of_model["settings"]  # its identity is that of an earlier version
+    rounded = stage.run(kv_dtype="int8")
+    assert len(stage.engine.generated) == 6 and rounded["settings"]["kv_dtype"] == "int8"
+    assert stage.run() == of_model
+    assert stage.engine.generated == []
 
 
 def test_rows_of_another_model_are_set_aside_and_taken_up_again(stage):

@@ -23,7 +23,7 @@ from thinksafe_jax.planning.abstract_programs import shard_bytes, train_program
 from thinksafe_jax.planning.find_model import find_model
 from thinksafe_jax.planning.memory import Settings, phase_budget
 from thinksafe_jax.planning.model_plan import make_plan, plan_text
-from thinksafe_jax.planning.roofline import decode_roofline, kv_bytes_per_device
+from thinksafe_jax.planning.roofline import decode_cost, decode_roofline, kv_bytes_per_device
 from thinksafe_jax.sharding import (
     ModelMesh,
     load_mesh,
@@ -169,6 +169,23 @@ def test_cache_bytes_per_token(model, total):
     # 16 devices, KV heads held more than once: no device can hold less than one head
     wide = mesh.generate.with_axes({"replica": 1, "tensor": 16}).for_model(cfg)
     assert kv_bytes_per_device(cfg, wide, "bfloat16") == total // cfg.num_kv_heads
+
+
+def test_int8_keys_and_values_make_room_for_nearly_twice_the_tokens():
+    cfg, mesh = config("Qwen3-8B"), load_mesh("v5e-8")
+    phase = mesh.generate.for_model(cfg)
+    model, rounded = (
+        phase_budget("generate", mesh.generate, cfg, mesh.topology, Settings(kv_dtype=name))
+        for name in ("model", "int8")
+    )
+    assert rounded.bytes == model.bytes and rounded.free == model.free
+    # 128 bytes and a scale of 4 for each vector of 256 bytes, of 36 layers and 2 of 8 KV heads
+    assert rounded.kv_bytes_per_token == 36 * 2 * 2 * 132
+    assert rounded.pool_tokens / model.pool_tokens == pytest.approx(256 / 132, rel=1e-5)
+    steps = [decode_cost(cfg, phase, 64, 5200, "bfloat16", of) for of in (None, "int8")]
+    assert steps[0].flops == steps[1].flops
+    saved = steps[0].bytes - steps[1].bytes
+    assert saved == 64 * 5200 * 36 * 2 * 2 * (256 - 132)
 
 
 def test_what_does_not_fit_is_told_the_nearest_that_does():

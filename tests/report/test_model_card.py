@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from huggingface_hub import ModelCard
 
-from thinksafe_jax.config import ModelSource, Recipe, SynthesisConfig, TrainingConfig
+from thinksafe_jax.config import EngineConfig, ModelSource, Recipe, SynthesisConfig, TrainingConfig
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.evaluation.scoring import summarise
 from thinksafe_jax.report import card_of_run
@@ -54,6 +54,14 @@ def test_a_card_says_who_wrote_what_was_trained_on(run, synthesis, origin):
     path, recipe, base = run
     text = card_of_run(path, replace(recipe, synthesis=synthesis), base, "adapter")
     assert f"on {origin}" in text and "wrote itself" not in text
+
+
+def test_a_card_says_that_keys_and_values_were_rounded(run):
+    path, recipe, base = run
+    assert "keys and values" not in card_of_run(path, recipe, base, "adapter")
+    rounded = replace(recipe, engine=EngineConfig(kv_dtype="int8"))
+    card = card_of_run(path, rounded, base, "adapter")
+    assert "| keys and values while sampling | int8, rounded: responses are not drawn" in card
 
 
 def test_merged_card_with_an_evaluation(run):

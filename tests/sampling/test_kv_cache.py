@@ -14,7 +14,7 @@ from thinksafe_jax.sharding import ModelMesh
 CFG = tiny_config()  # 2 layers, 2 KV heads, head_dim 16
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
 @pytest.mark.parametrize("sizes", [{}, {"replicas": 2}, {"tensor": 2}, {"tensor": 8}])
 def test_abstract_new_and_bytes_agree(dtype, sizes):
     layout = Layout.of(ModelMesh.of_sizes(CFG, **sizes) if sizes else None)
@@ -50,5 +50,8 @@ def test_a_token_is_found_where_the_table_says_it_is():
 
 
 def test_specs_are_a_spec_for_each_array():
-    specs = KvPages.specs(Layout.of(ModelMesh.of_sizes(CFG, replicas=2, tensor=4)))
-    assert specs == KvPages(*[PartitionSpec("kv", "replica", None, None)] * 2)
+    layout = Layout.of(ModelMesh.of_sizes(CFG, replicas=2, tensor=4))
+    spec = PartitionSpec("kv", "replica", None, None)
+    for dtype, arrays in (("float32", 2), ("int8", 4)):
+        pages = KvCache.abstract(CFG, 4, 8, dtype, layout).layers[0]
+        assert pages.specs(layout) == KvPages(*[spec] * arrays)

@@ -257,6 +257,10 @@ def test_the_card_says_who_wrote_the_responses(tmp_path):
     card = (tmp_path / "dataset" / "README.md").read_text()
     assert "by big/teacher, a teacher, and not by the student" in card
     assert "| student | s |\n| teacher | big/teacher |" in card
+    assert "keys and values" not in card
+    write_dataset(tmp_path, SAMPLES, VERDICTS, facts(kv_dtype="int8"))
+    card = (tmp_path / "dataset" / "README.md").read_text()
+    assert "| int8, rounded: responses are not drawn from the distribution of the model" in card
 
 
 ROW = {"id": "c", "instruction": "x", "response": GOOD, "prompt_label": "benign",

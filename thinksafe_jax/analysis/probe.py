@@ -174,7 +174,9 @@ def _question(recipe: Recipe, asked: Mapping[str, Sequence[Prompt]], samples: in
     """
     cfg = replace(recipe.synthesis, steering="", ladder=[], attempts=samples)
     questions = [[p.id, p.text, p.label] for prompts in asked.values() for p in prompts]
-    return content_hash(recipe.student, recipe.guard, cfg, recipe.seed, questions)[:16]
+    kv_dtype = recipe.engine.kv_dtype
+    rounded = [] if kv_dtype == "model" else [f"engine.kv_dtype {kv_dtype}"]
+    return content_hash(recipe.student, recipe.guard, cfg, recipe.seed, questions, *rounded)[:16]
 
 
 def recommend(arms: Sequence[Arm], outcomes_of: Mapping[str, Outcomes]) -> tuple[str | None, str]:

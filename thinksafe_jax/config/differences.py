@@ -26,7 +26,7 @@ RESUMABLE_KEYS = (
 )
 
 _PAPER_SECTIONS = ("synthesis.", "training.", "evaluation.sampling.")
-_PAPER_KEYS = ("student.dtype", "guard.kind")
+_PAPER_KEYS = ("student.dtype", "guard.kind", "engine.kv_dtype")
 # prompts are the user's; the others decide how work is cut up, not what is computed
 _NOT_OF_THE_PAPER = (
     "synthesis.prompts",

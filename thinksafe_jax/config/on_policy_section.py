@@ -182,3 +182,30 @@ def loop_conflicts(
                 f"on_policy.horizon.{name}: is {tokens}; expected less than engine.max_length "
                 f"({context}), which holds the prompt too"
             )
+
+
+def rounding_conflicts(cfg: OnPolicyConfig, training: Any, engine: Any) -> Iterator[str]:
+    """Why `engine.kv_dtype` cannot be int8 for an on-policy method.
+
+    Rollouts carry the log-probability of the distribution they were drawn from, rounded keys and
+    values included. The importance ratio to the policy in training, cut at `ratio_cap`, corrects
+    the policy gradient with it; no method corrects a divergence over the positions of the rollouts.
+    """
+    if not cfg.method or engine.kv_dtype == "model":
+        return
+    if cfg.max_log_p_gap is not None:
+        yield (
+            f"on_policy.max_log_p_gap: cannot be held with engine.kv_dtype {engine.kv_dtype}: "
+            "training does not round keys and values; set it to null"
+        )
+    key = f"engine.kv_dtype: {engine.kv_dtype} draws rollouts from another distribution than the "
+    if cfg.method != "grpo":
+        yield (
+            f"{key}model's own, and nothing corrects the divergence of on_policy.method "
+            f"{cfg.method}; leave it at model"
+        )
+    elif not training.ratio_cap:
+        yield (
+            f"{key}policy that is trained; set training.ratio_cap (2 cuts a token's importance "
+            "ratio at 2), or leave it at model"
+        )

@@ -21,7 +21,11 @@ from thinksafe_jax.config.limits import (
     Range,
     choice,
 )
-from thinksafe_jax.config.on_policy_section import OnPolicyConfig, loop_conflicts
+from thinksafe_jax.config.on_policy_section import (
+    OnPolicyConfig,
+    loop_conflicts,
+    rounding_conflicts,
+)
 from thinksafe_jax.config.shared_sections import (
     DTYPE,
     LABEL,
@@ -122,6 +126,8 @@ class EngineConfig:
     # time; the text is the same token for token, up to rounding
     draft: Annotated[str, choice("off", "auto", "always")] = "off"
     draft_tokens: Annotated[int, Range(1, 15)] = 3  # a pass runs over one position more
+    # int8: keys and values are stored rounded, in half the bytes. Not the model's own distribution
+    kv_dtype: Annotated[str, choice("model", "int8")] = field(default="model", metadata=LATER)
 
     def conflicts(self) -> Iterator[str]:
         """What does not go together, one sentence each, beginning with its key."""
@@ -330,6 +336,7 @@ class Recipe:
                     f"({context}), which holds the prompt too"
                 )
         yield from loop_conflicts(self.on_policy, self.training, synthesis, context)
+        yield from rounding_conflicts(self.on_policy, self.training, self.engine)
 
     @property
     def judging(self) -> GuardConfig:

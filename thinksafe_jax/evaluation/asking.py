@@ -30,12 +30,14 @@ class Subject:
         engine: the sampler that holds it.
         reasoning: think | none, as `SynthesisConfig.reasoning`; kept with the settings.
         fingerprint: names its weights; responses of other weights are not taken up.
+        kv_dtype: as `EngineConfig.kv_dtype`; responses drawn with another are not taken up.
     """
 
     engine: "Engine"
     tokenizer: "ChatTokenizer"
     reasoning: str
     fingerprint: str = ""
+    kv_dtype: str = "model"
 
 
 @dataclass(frozen=True)

@@ -135,8 +135,11 @@ def _write(out_dir: Path, scored: Sequence[dict], result: dict) -> None:
 def _answering(cfg: EvaluationConfig, questions: Questions, subject: Subject) -> dict:
     """What was asked, and how: equal in evaluations that can be compared."""
     items = questions.items
+    # without it, settings and identity are those of versions that had no kv_dtype
+    rounded = {} if subject.kv_dtype == "model" else {"kv_dtype": subject.kv_dtype}
     counts = Counter(question.suite for question in items)
     return {
+        **rounded,
         "sampling": asdict(cfg.sampling),
         "reasoning_sampling": asdict(cfg.reasoning_sampling or cfg.sampling),
         "samples": cfg.samples,

@@ -23,6 +23,7 @@ class AttentionRequest:
         dtype: of queries and keys, as "bfloat16".
         length: tokens of a sequence; 0 while decoding, where lengths differ.
         page_size: tokens of a page of the KV cache; 0 where keys lie in no pages.
+        kv_dtype: in which the pages are stored, as "int8"; "" where keys lie in no pages.
     """
 
     platform: str
@@ -30,6 +31,7 @@ class AttentionRequest:
     dtype: str = ""
     length: int = 0
     page_size: int = 0
+    kv_dtype: str = ""
 
 
 @dataclass(frozen=True)

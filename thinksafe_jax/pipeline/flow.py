@@ -155,11 +155,17 @@ class Stage:
     inputs: Callable[[Session, Path], Sequence[Any]]
 
 
+def _drawn_with(recipe: Recipe) -> Sequence[Any]:
+    """What of the engine changes the distribution of a token; nothing where it is the model's."""
+    kv_dtype = recipe.engine.kv_dtype
+    return () if kv_dtype == "model" else (f"engine.kv_dtype {kv_dtype}",)
+
+
 def _sample_inputs(session: Session, path: Path) -> Sequence[Any]:
     r = session.recipe
     # between the attempts it is the guard that decides which prompts are asked again
     guard = r.guard if r.synthesis.attempts > 1 else None
-    return r.student, r.synthesis, r.seed, session.prompt_hashes, guard
+    return r.student, r.synthesis, r.seed, session.prompt_hashes, guard, *_drawn_with(r)
 
 
 def _filter_inputs(session: Session, path: Path) -> Sequence[Any]:
@@ -171,13 +177,14 @@ def _train_inputs(session: Session, path: Path) -> Sequence[Any]:
     r = session.recipe
     if r.on_policy.method:
         asked = r.synthesis, session.prompt_hashes
-        return r.student, r.training, r.seed, r.on_policy, r.guard, *asked
+        return r.student, r.training, r.seed, r.on_policy, r.guard, *asked, *_drawn_with(r)
     return r.student, r.training, r.seed, path / "dataset/train.jsonl"
 
 
 def _evaluate_inputs(session: Session, path: Path) -> Sequence[Any]:
     r, questions = session.recipe, session.question_hashes
-    return r.evaluation, questions, r.judging, r.student, r.seed, *exported_weights(path)
+    asked = r.evaluation, questions, r.judging, r.student, r.seed
+    return *asked, *exported_weights(path), *_drawn_with(r)
 
 
 def _report_inputs(session: Session, path: Path) -> Sequence[Any]:

@@ -22,7 +22,8 @@ def subject(session: Session, engine: Engine, folders: Sequence[Path]) -> Subjec
     """
     recipe = session.recipe
     identity = content_hash(recipe.student, *map(fingerprint, folders))
-    return Subject(engine, session.tokenizer, recipe.synthesis.reasoning, identity)
+    reasoning, kv_dtype = recipe.synthesis.reasoning, recipe.engine.kv_dtype
+    return Subject(engine, session.tokenizer, reasoning, identity, kv_dtype)
 
 
 def judge_of(session: Session) -> Judge:

@@ -82,6 +82,7 @@ class Sampler:
         simulated: the devices only stand for chips.
         window: decode steps of one call.
         drafts: tokens of a draft, each step then runs over one position more; 0 is plain decoding.
+        kv_dtype: of the pool, as `EngineConfig.kv_dtype`.
     """
 
     slots: int
@@ -92,6 +93,7 @@ class Sampler:
     simulated: bool = False
     window: int = 1
     drafts: int = 0
+    kv_dtype: str = "model"
 
 
 @dataclass(frozen=True)
@@ -184,7 +186,10 @@ def decode_program(
     slots = jax.tree.map(lambda x: _array(x.shape, x.dtype, sharding), slots)
     platform: str = _first(layout).platform
     request = AttentionRequest(
-        _PLATFORMS.get(platform, platform), cfg.head_dim, page_size=sampler.page_size
+        _PLATFORMS.get(platform, platform),
+        cfg.head_dim,
+        page_size=sampler.page_size,
+        kv_dtype=cache.dtype.name,
     )
     attention = "xla-one-walk" if sampler.simulated else choose(request)
     block = table_pages(sampler.page_size)
@@ -282,7 +287,8 @@ def _replica(
     )
     params = heads_first(params) if layout.platform == "tpu" else params
     pages = 1 + sampler.pool_tokens // sampler.page_size
-    return layout, params, KvCache.abstract(cfg, pages, sampler.page_size, dtype, layout)
+    cache_dtype = dtype if sampler.kv_dtype == "model" else sampler.kv_dtype
+    return layout, params, KvCache.abstract(cfg, pages, sampler.page_size, cache_dtype, layout)
 
 
 def _array(shape: tuple[int, ...], dtype: Any, sharding: Any) -> jax.ShapeDtypeStruct:

@@ -36,22 +36,29 @@ class Settings:
     """What the plan assumes.
 
     Attributes:
-        dtype: of weights and cache; what is trained, and its optimiser, is float32.
+        dtype: of weights; what is trained, and its optimiser, is float32.
         training: the recipe's section: what is trained, and by which optimiser.
         context: tokens of the longest row: prompt and response.
         mean_context: live tokens of a row, averaged over time. A long chain of thought capped at
             16,384 tokens has 5.2k (measured lengths of Qwen3-8B on GPQA).
+        kv_dtype: of keys and values, as `EngineConfig.kv_dtype`.
     """
 
     dtype: str = "bfloat16"
     training: TrainingConfig = field(default_factory=TrainingConfig)
     context: int = 16896
     mean_context: int = 5200
+    kv_dtype: str = "model"
 
     @property
     def itemsize(self) -> int:
-        """Bytes of one weight or cache entry."""
+        """Bytes of one weight."""
         return jnp.dtype(self.dtype).itemsize
+
+    @property
+    def cache_dtype(self) -> str:
+        """In which keys and values are stored."""
+        return self.dtype if self.kv_dtype == "model" else self.kv_dtype
 
     @property
     def lora(self) -> LoraConfig | None:
@@ -109,7 +116,7 @@ def phase_budget(
     free = math.floor(USABLE * topology.hbm_bytes) - sum(used.values())
     if trains:
         return Budget([], used, free, fits=free >= 0)
-    kv = kv_bytes_per_device(cfg, phase, settings.dtype)
+    kv = kv_bytes_per_device(cfg, phase, settings.cache_dtype)
     pool = max(0, math.floor(POOL_SHARE * free)) // kv
     return Budget([], used, free, kv, pool, fits=pool >= settings.context)
 

@@ -75,25 +75,36 @@ def bound_of(cost: Cost, wire_bytes: float, topology: Topology) -> Bound:
     return Bound(**parts, limit=max(parts, key=lambda name: parts[name]))
 
 
-def decode_cost(cfg: ModelConfig, phase: Phase, rows: int, context: float, dtype: str) -> Cost:
+def decode_cost(
+    cfg: ModelConfig,
+    phase: Phase,
+    rows: int,
+    context: float,
+    dtype: str,
+    cache_dtype: str | None = None,
+) -> Cost:
     """Cost of one decode step of a replica.
 
     Args:
         phase: divided for the model, as in all functions of this file.
         rows: decoded together, at a mean context of `context` tokens.
-        dtype: of weights and cache.
+        dtype: of the weights.
+        cache_dtype: of keys and values; by default that of the weights.
     """
     layers, head = _matmul_weights(cfg, phase)
     attention = 2 * _attention_flops(cfg, phase) * context
-    cache = rows * context * kv_bytes_per_device(cfg, phase, dtype)
+    cache = rows * context * kv_bytes_per_device(cfg, phase, cache_dtype or dtype)
     read = (layers + head) * _itemsize(dtype)
     return Cost(rows * (2 * (layers + head) + attention), read + cache)
 
 
-def prefill_cost(cfg: ModelConfig, phase: Phase, tokens: int, dtype: str) -> Cost:
+def prefill_cost(
+    cfg: ModelConfig, phase: Phase, tokens: int, dtype: str, cache_dtype: str | None = None
+) -> Cost:
     """Cost of one prompt, which needs no head."""
     cost = guard_cost(cfg, phase, 1, tokens, dtype)
-    return Cost(cost.flops, cost.bytes + tokens * kv_bytes_per_device(cfg, phase, dtype))
+    written = tokens * kv_bytes_per_device(cfg, phase, cache_dtype or dtype)
+    return Cost(cost.flops, cost.bytes + written)
 
 
 def guard_cost(cfg: ModelConfig, phase: Phase, rows: int, tokens: int, dtype: str) -> Cost:

@@ -41,7 +41,7 @@ def plan_sample(request: PlanRequest) -> StagePlan:
     pool = pool_tokens(engine, settings, budget)
     sampler = Sampler(
         engine.slots, pool, settings.context, request.assumed.prompt_tokens, engine.page_size,
-        is_simulated(request.mesh.topology),
+        is_simulated(request.mesh.topology), kv_dtype=engine.kv_dtype,
     )  # fmt: skip
     devices = request.devices(phase.for_model(cfg).of_replica())
     decode, prefill = (
@@ -111,7 +111,7 @@ def _decode_bound(
     # the program computes all of its slots; those without a row have no context
     context = rows * settings.mean_context / slots
     phase = request.mesh.generate.for_model(cfg)
-    cost = decode_cost(cfg, phase, slots, context, settings.dtype)
+    cost = decode_cost(cfg, phase, slots, context, settings.dtype, settings.cache_dtype)
     return bound_of(cost, wire_bytes, request.mesh.topology)
 
 
@@ -119,7 +119,8 @@ def _prefill_bound(
     request: PlanRequest, cfg: ModelConfig, settings: Settings, wire_bytes: float
 ) -> Bound:
     phase = request.mesh.generate.for_model(cfg)
-    cost = prefill_cost(cfg, phase, request.assumed.prompt_tokens, settings.dtype)
+    tokens = request.assumed.prompt_tokens
+    cost = prefill_cost(cfg, phase, tokens, settings.dtype, settings.cache_dtype)
     return bound_of(cost, wire_bytes, request.mesh.topology)
 
 
@@ -132,8 +133,10 @@ def _slots_and_pages(
     engine: EngineConfig, settings: Settings, pool: int, most: int, rows: int
 ) -> str:
     pages, could, size = pool // engine.page_size, most // engine.page_size, engine.page_size
+    rounded = "" if engine.kv_dtype == "model" else f" in {engine.kv_dtype}"
     return (
-        f"{engine.slots} slots a replica, {pages:,} pages of {size} tokens ({could:,} would fit): "
+        f"{engine.slots} slots a replica, {pages:,} pages of {size} tokens{rounded} "
+        f"({could:,} would fit): "
         f"{pool // settings.context} rows of {settings.context:,} tokens, or {rows} at a mean of "
         f"{settings.mean_context:,}"
     )

@@ -105,7 +105,8 @@ class PlanRequest:
         recipe = self.recipe
         longest = recipe.engine.max_length or cfg.max_position_embeddings  # as the engine has it
         mean = self.assumed.mean_context(recipe.synthesis.sampling.max_new_tokens)
-        return Settings(dtype, recipe.training, longest, mean).capped(cfg)
+        kv_dtype = recipe.engine.kv_dtype
+        return Settings(dtype, recipe.training, longest, mean, kv_dtype).capped(cfg)
 
     def generator(self) -> tuple[str, ModelConfig, str]:
         """Who writes the responses, the teacher or the student: name, facts, dtype."""

@@ -147,6 +147,7 @@ def _facts_table(facts: "DatasetFacts") -> str:
         "reasoning": facts.reasoning,
         "reasoning of harmful rows": facts.harmful_reasoning,
         "sampling": _settings(facts.sampling) or "nothing was sampled",
+        **rounded_cache(facts.kv_dtype),
         "seed": facts.seed,
     }
     lines = ["| | |", "|---|---|"]
@@ -156,6 +157,14 @@ def _facts_table(facts: "DatasetFacts") -> str:
     ]
     lines += [f"| commit | {escape(name)} at {sha} |" for name, sha in facts.commits.items()]
     return "\n".join(lines)
+
+
+def rounded_cache(kv_dtype: str) -> dict[str, str]:
+    """The line of a card about `engine.kv_dtype`; none where it is the model's."""
+    if kv_dtype == "model":
+        return {}
+    text = f"{kv_dtype}, rounded: responses are not drawn from the distribution of the model itself"
+    return {"keys and values while sampling": text}
 
 
 def _settings(values: Mapping[str, Any]) -> str:

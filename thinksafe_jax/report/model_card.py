@@ -7,7 +7,7 @@ from typing import Any
 
 from thinksafe_jax.config import SAMPLED, Recipe
 from thinksafe_jax.data import BENCHMARKS, KINDS, LISTS, RATES
-from thinksafe_jax.report.dataset_card import escape
+from thinksafe_jax.report.dataset_card import escape, rounded_cache
 from thinksafe_jax.report.run_files import STEPS, read_evaluations
 from thinksafe_jax.report.suite_rows import AGREEMENT, better, named_suites
 from thinksafe_jax.storage import file_sha256
@@ -91,6 +91,7 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
             f"{training.epochs} epochs, batch {training.batch_size}, learning rate "
             f"{training.learning_rate:g}, length {training.max_length}"
         ),
+        **rounded_cache(recipe.engine.kv_dtype),
         "seed": recipe.seed,
     }
 

@@ -199,6 +199,15 @@ def _notes(run: RunFiles, guard: dict, judge: dict) -> list[dict]:
                 "method and this program work; it says nothing about large models.",
             )
         )
+    if run.recipe is not None and run.recipe.engine.kv_dtype != "model":
+        notes.append(
+            (
+                "rounded-cache",
+                f"Keys and values were rounded to {run.recipe.engine.kv_dtype} while sampling "
+                "(engine.kv_dtype): responses, also those of the evaluation, are not drawn from "
+                "the model's own distribution. Compare them with runs that have the same setting.",
+            )
+        )
     return [{"kind": kind, "text": text} for kind, text in [*notes, *_count_notes(run)]]
 
 

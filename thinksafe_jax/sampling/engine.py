@@ -24,7 +24,7 @@ from thinksafe_jax.sampling.attention import choose, table_pages
 from thinksafe_jax.sampling.device import ModelDevice
 from thinksafe_jax.sampling.drafting import Drafting, draft_shape
 from thinksafe_jax.sampling.held_params import exchanged, held_params
-from thinksafe_jax.sampling.kv_cache import KvCache, pool_pages
+from thinksafe_jax.sampling.kv_cache import KvCache, pool_pages, stored_dtype
 from thinksafe_jax.sampling.layout import Layout
 from thinksafe_jax.sampling.pages import PageAllocator
 from thinksafe_jax.sampling.programs import DecodeSpec
@@ -94,15 +94,14 @@ class Engine:
         self.tokenizer = tokenizer
         longest = cfg.max_position_embeddings
         self.max_length = min(config.max_length or longest, longest)
-        request = AttentionRequest(jax.default_backend(), cfg.head_dim, page_size=config.page_size)
+        kv_dtype = stored_dtype(config, params["embed"].dtype)
+        platform, page = jax.default_backend(), config.page_size
+        request = AttentionRequest(platform, cfg.head_dim, page_size=page, kv_dtype=kv_dtype.name)
         self.attention = choose(request, config.attention)
         # one device program over all replicas, or one for each
         meshes = [mesh] if mesh is None or config.replicas == "together" else mesh.replicas()
         layouts = [Layout.of(mesh) for mesh in meshes]
         held = [held_params(params, mesh) for mesh in meshes]
-        # XLA:CPU widens a whole bfloat16 pool to float32 and back for every write
-        on_cpu = jax.default_backend() == "cpu"
-        kv_dtype = jnp.dtype("float32") if on_cpu else params["embed"].dtype
         self._pages = pool_pages(cfg, config, self.max_length, kv_dtype, layouts)
         sizes = cfg, config.window, self.eos_ids
         drafting = config.draft != "off"

@@ -9,14 +9,15 @@
      └──────────┴──────────┴──────────┴──────────┴──────────┘
 
 A page belongs to one slot at a time. Page 0 belongs to nobody: idle slots and padding write there,
-so no write needs a mask.
+so no write needs a mask. In int8 each page has its scales beside it, `[K, pages, 1, page_size]`: a
+row of lanes for each page, which a kernel copies as it copies the page.
 
 How a token is stored is known to this file and to the kernels in attention/, and to nobody else:
 the sampler, `plan` and the sweep ask `KvCache` for shapes, bytes and shardings.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +29,10 @@ from jaxtyping import Array, Float, Int
 from thinksafe_jax.config import EngineConfig
 from thinksafe_jax.machine import free_memory
 from thinksafe_jax.models import ModelConfig
+from thinksafe_jax.sampling.kv_rounding import INT8, from_int8, to_int8
 from thinksafe_jax.sampling.layout import ONE_DEVICE, Layout
+
+Write = Callable[[jax.Array, jax.Array], jax.Array]  # pages, what is new in them -> pages
 
 _DEVICE_SHARE = 0.85  # of the device memory that is free once the weights are there
 _HOST_SHARE = 0.25  # of the host memory that is free, where the device is the host
@@ -37,25 +41,40 @@ _HOST_SHARE = 0.25  # of the host memory that is free, where the device is the h
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class KvPages:
-    """Keys and values of one layer; or a shape, spec or sharding for each of the two.
+    """Keys and values of one layer; or a shape, spec or sharding for each array.
 
     Attributes:
         keys, values: `[K, pages, page_size, H]`.
+        key_scales, value_scales: f32 `[K, pages, 1, page_size]` beside int8; else None.
     """
 
     keys: Any
     values: Any
+    key_scales: Any = None
+    value_scales: Any = None
 
     @property
     def page_size(self) -> int:
         """Tokens of a page."""
         return self.keys.shape[2]
 
-    @staticmethod
-    def specs(layout: Layout) -> "KvPages":
+    @property
+    def has_scales(self) -> bool:
+        """Whether keys and values are int8."""
+        return self.key_scales is not None
+
+    def specs(self, layout: Layout) -> "KvPages":
         """Mesh axes of each array: KV heads over the model's axes, pages over the slots' axes."""
         spec = PartitionSpec(layout.kv_heads or None, layout.slots or None, None, None)
-        return KvPages(spec, spec)
+        return jax.tree.map(lambda _: spec, self)
+
+    def as_read(self, x: Float[Array, "*T H"]) -> Float[Array, "*T H"]:
+        """Keys or values as they are read back once they are written, in x's dtype.
+
+        Prefill attends to these, so that a token's hidden state does not depend on whether prefill
+        or decode has computed it.
+        """
+        return from_int8(*to_int8(x)).astype(x.dtype) if self.has_scales else x
 
     def write_tokens(
         self,
@@ -65,14 +84,18 @@ class KvPages:
         offset: Int[Array, " B"],
     ) -> "KvPages":
         """The pages with one token a slot written at `page`, `offset`."""
+        # an index for every leading axis: a slice there would make XLA transpose the whole pool
+        head = jnp.arange(self.keys.shape[0], dtype=jnp.int32)[:, None]
 
         def write(pages: jax.Array, new: jax.Array) -> jax.Array:
-            # an index for every leading axis: a slice there would make XLA transpose the whole pool
-            head = jnp.arange(pages.shape[0], dtype=jnp.int32)[:, None]
             at = pages.at[head, page[None], offset[None]]
             return at.set(jnp.swapaxes(new, 0, 1).astype(pages.dtype), mode="promise_in_bounds")
 
-        return KvPages(write(self.keys, k), write(self.values, v))
+        def write_scales(pages: jax.Array, new: jax.Array) -> jax.Array:
+            at = pages.at[head, page[None], 0, offset[None]]
+            return at.set(jnp.swapaxes(new, 0, 1), mode="promise_in_bounds")
+
+        return self._written(k, v, write, write_scales)
 
     def write_prompts(
         self, k: Float[Array, "P T K H"], v: Float[Array, "P T K H"], page_ids: Int[Array, "P N"]
@@ -80,13 +103,25 @@ class KvPages:
         """The pages with whole prompts written into `page_ids`; T is N times the page size."""
 
         def write(pages: jax.Array, new: jax.Array) -> jax.Array:
-            heads, _, page_size, head_dim = pages.shape
-            paged = jnp.moveaxis(new, 2, 0).reshape(heads, -1, page_size, head_dim)
+            heads = pages.shape[0]
+            paged = jnp.moveaxis(new, 2, 0).reshape(heads, -1, *pages.shape[2:])
             head = jnp.arange(heads, dtype=jnp.int32)[:, None]
             at = pages.at[head, page_ids.reshape(1, -1)]
             return at.set(paged.astype(pages.dtype), mode="promise_in_bounds")
 
-        return KvPages(write(self.keys, k), write(self.values, v))
+        return self._written(k, v, write, write)
+
+    def _written(self, k: jax.Array, v: jax.Array, write: Write, write_scales: Write) -> "KvPages":
+        """The pages with `k` and `v` in them, in the form in which they are stored."""
+        if not self.has_scales:
+            return KvPages(write(self.keys, k), write(self.values, v))
+        (keys, key_scales), (values, value_scales) = to_int8(k), to_int8(v)
+        return KvPages(
+            write(self.keys, keys),
+            write(self.values, values),
+            write_scales(self.key_scales, key_scales),
+            write_scales(self.value_scales, value_scales),
+        )
 
 
 @jax.tree_util.register_dataclass
@@ -112,10 +147,10 @@ class KvCache:
 
         Args:
             pages: of each shard of the slots, page 0 included.
-            dtype: in which keys and values are stored.
+            dtype: in which keys and values are stored; int8 has scales beside it.
         """
         shapes = _layer_shapes(cfg, layout.shards * pages, page_size, dtype)
-        shardings = jax.tree.map(layout.sharding, KvPages.specs(layout))
+        shardings = jax.tree.map(layout.sharding, shapes.specs(layout))
         layer = jax.tree.map(
             lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
             shapes,
@@ -168,8 +203,22 @@ class KvCache:
 
 def _layer_shapes(cfg: ModelConfig, pages: int, page_size: int, dtype: Any) -> KvPages:
     """What is stored for one layer: the only place that says so."""
-    shape = (cfg.num_kv_heads, pages, page_size, cfg.head_dim)
-    return KvPages(*(jax.ShapeDtypeStruct(shape, jnp.dtype(dtype)) for _ in range(2)))
+    pool = cfg.num_kv_heads, pages
+    tokens = jax.ShapeDtypeStruct((*pool, page_size, cfg.head_dim), jnp.dtype(dtype))
+    scales = jax.ShapeDtypeStruct((*pool, 1, page_size), jnp.float32)
+    return KvPages(tokens, tokens, *([scales] * 2 if tokens.dtype == INT8 else []))
+
+
+def stored_dtype(config: EngineConfig, params_dtype: Any) -> jnp.dtype:
+    """In which dtype this process stores keys and values.
+
+    Args:
+        params_dtype: of the weights.
+    """
+    if config.kv_dtype == "int8":
+        return INT8
+    # XLA:CPU widens a whole bfloat16 pool to float32 and back for every write
+    return jnp.dtype("float32" if jax.default_backend() == "cpu" else params_dtype)
 
 
 def pool_pages(

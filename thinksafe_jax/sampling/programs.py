@@ -117,7 +117,7 @@ def prefill(
     segments = (steps[None] < lengths[:, None]).astype(jnp.int32)
     rope = rope_tables(cfg, jnp.broadcast_to(steps, tokens.shape))
     heads, keys = (P(spec[0], None, *spec[1:]) for spec in (layout.queries, layout.keys))
-    specs = KvPages.specs(layout)
+    specs = cache.layers[0].specs(layout)
     write = layout.shard_map(KvPages.write_prompts, (specs, keys, keys, layout.rows), specs)
     local = partial(causal_attention, platform=layout.platform)
     attention = layout.shard_map(local, (heads, keys, keys, layout.rows), heads)
@@ -125,7 +125,8 @@ def prefill(
     def attend(
         q: jax.Array, k: jax.Array, v: jax.Array, pages: KvPages
     ) -> tuple[jax.Array, KvPages]:
-        return attention(q, k, v, segments), write(pages, k, v, page_ids)
+        read = pages.as_read(k), pages.as_read(v)
+        return attention(q, *read, segments), write(pages, k, v, page_ids)
 
     x = params["embed"][tokens]
     matmul = layout.matmul(rows * length)
@@ -264,7 +265,7 @@ def decode_hidden(
         return attend_queries(spec.attention, q, pages, table, lengths), pages
 
     # one region for both: the write stays on the device that will read it, so no pages travel
-    specs = KvPages.specs(layout)
+    specs = cache.layers[0].specs(layout)
     heads, keys = (P(of[0], None, *of[1:]) for of in (layout.queries, layout.keys))
     local = layout.shard_map(
         write_and_attend, (heads, keys, keys, specs, *(layout.rows,) * 4), (heads, specs)

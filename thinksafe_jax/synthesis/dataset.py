@@ -61,6 +61,7 @@ class DatasetFacts:
     guard_template: str = ""  # hash of the guard's prompt
     harmful_reasoning: str = "keep"
     ladder: Sequence[str] = ()  # one line an attempt
+    kv_dtype: str = "model"  # as `EngineConfig.kv_dtype`
 
     @property
     def guarded(self) -> bool:
@@ -114,6 +115,7 @@ def dataset_facts(
             for a in attempts(synthesis)
             if sampled and synthesis.attempts > 1
         ],
+        kv_dtype=recipe.engine.kv_dtype if sampled else "model",
     )
 
 

@@ -8,7 +8,7 @@ against.
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -40,14 +40,24 @@ def choose(request: AttentionRequest, wanted: str = "auto") -> str:
     Raises:
         ConfigError: the wanted one is unknown or refuses; the message says why.
     """
-    for name, reason in refusals(IMPLEMENTATIONS, request).items():
+    table = refusals(IMPLEMENTATIONS, request)
+    for name, reason in table.items():
         _log.debug("decode attention %s: %s", name, reason or "can run")
     if wanted == "auto":
-        return first_to_run(IMPLEMENTATIONS, request)
+        name = first_to_run(IMPLEMENTATIONS, request)
+        if request.kv_dtype == "int8" and (better := _of_platform(table, request.platform)):
+            _log.warning("engine.kv_dtype int8 is read by %s here: %s", name, "; ".join(better))
+        return name
     reason = IMPLEMENTATIONS[wanted].refuses(request)
     if reason:
         raise ConfigError(f"engine.attention: {wanted} cannot run here: {reason}; set auto")
     return wanted
+
+
+def _of_platform(table: Mapping[str, str | None], platform: str) -> list[str]:
+    """Why each kernel of an accelerator is refused, where all of them are."""
+    kernels = {name: why for name, why in table.items() if name.startswith(f"pallas-{platform}")}
+    return [f"{name} {why}" for name, why in kernels.items()] if all(kernels.values()) else []
 
 
 def attend_queries(

@@ -16,7 +16,8 @@ PIECE_TOKENS = 512
 
 def scaled(q: jax.Array, pages: KvPages) -> jax.Array:
     """Queries `[B, N, H]` as the kernels take them, which leave the scale to the caller."""
-    return (q * jnp.asarray(q.shape[-1] ** -0.5, q.dtype)).astype(pages.keys.dtype)
+    scaled = q * jnp.asarray(q.shape[-1] ** -0.5, q.dtype)
+    return scaled if pages.has_scales else scaled.astype(pages.keys.dtype)
 
 
 def page_refusal(request: AttentionRequest) -> str | None:

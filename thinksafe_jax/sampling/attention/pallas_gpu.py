@@ -2,6 +2,7 @@
 
 from importlib.util import find_spec
 
+import jax
 from jaxtyping import Array, Float, Int32
 
 from thinksafe_jax.models import AttentionRequest, Implementation
@@ -28,11 +29,19 @@ def gpu_paged_attention(
         pages.values,
         table,
         lengths,
+        *_scales(pages),
         k_splits=table.shape[1] * pages.page_size // PIECE_TOKENS,
         pages_per_compute_block=max(1, 128 // pages.page_size),
         interpret=interpret,
     )
     return out.astype(q.dtype)
+
+
+def _scales(pages: KvPages) -> tuple[jax.Array, ...]:
+    """The scales of int8 as the kernel takes them, `[K, pages, page_size]`; else none."""
+    if not pages.has_scales:
+        return ()
+    return tuple(x.squeeze(2) for x in (pages.key_scales, pages.value_scales))
 
 
 def refuses(request: AttentionRequest) -> str | None:

@@ -2,7 +2,7 @@
 
 from jaxtyping import Array, Float, Int32
 
-from thinksafe_jax.models import Implementation
+from thinksafe_jax.models import AttentionRequest, Implementation
 from thinksafe_jax.sampling.attention._kernels import PIECE_TOKENS, scaled, tpu_refusal
 from thinksafe_jax.sampling.attention.pallas_tpu_queries import several_queries
 from thinksafe_jax.sampling.kv_cache import KvPages
@@ -28,4 +28,15 @@ def tpu_paged_attention(
     return out.astype(q.dtype)
 
 
-IMPLEMENTATION = Implementation(tpu_paged_attention, tpu_refusal, order=1, several=several_queries)
+def refuses(request: AttentionRequest) -> str | None:
+    """Why the kernel cannot run a request, or None."""
+    if request.platform == "tpu" and request.kv_dtype == "int8":
+        # its QuantizedTensor: float scales are broadcast to [K, pages, page_size, H] before it
+        return (
+            "with engine.kv_dtype int8 it widens the scales of the whole pool to head_dim at every "
+            "step, several times the pool"
+        )
+    return tpu_refusal(request)
+
+
+IMPLEMENTATION = Implementation(tpu_paged_attention, refuses, order=1, several=several_queries)

@@ -91,41 +91,21 @@ def _attend(
 
     What differs between the queries of a slot is how far each may look.
     """
-    keys, values = pages.keys, pages.values
-    kv_heads, _, page_size, head_dim = keys.shape
+    kv_heads, _, page_size, head_dim = pages.keys.shape
     batch, queries, heads, _ = q.shape
     per_block = max(1, block_tokens // page_size)
     tokens = per_block * page_size
     group = heads // kv_heads
-    grouped = _grouped(q, keys)
+    # int8 is exact in the queries' dtype: a block is widened at a time, never the pool
+    grouped = _grouped(q, kv_heads, q.dtype if pages.has_scales else pages.keys.dtype)
     limits = jnp.repeat(lengths, group, axis=1)[None, :, :, None]  # [1, B, Q G, 1]
 
-    def read(x: jax.Array, page_ids: jax.Array) -> jax.Array:  # [K, B, tokens, H]
-        gathered = x.at[:, page_ids].get(mode="promise_in_bounds")
-        return gathered.reshape(kv_heads, batch, tokens, head_dim)
-
     def block(i: jax.Array, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-        top, total, out = carry
         page_ids = jax.lax.dynamic_slice_in_dim(table, i * per_block, per_block, axis=1)
-        scores = jnp.einsum(
-            "kbgh,kbsh->kbgs", grouped, read(keys, page_ids), preferred_element_type=jnp.float32
-        )
         position = i * tokens + jnp.arange(tokens, dtype=jnp.int32)
         in_length = (position[None] < lengths[:, -1:])[None]  # [1, B, tokens]
         live = position[None, None, None] < limits
-        scores = jnp.where(live, scores, jnp.float32(-1e30))
-        new_top = jnp.maximum(top, scores.max(axis=-1))
-        weights = jnp.where(live, jnp.exp(scores - new_top[..., None]), jnp.float32(0))
-        rescale = jnp.exp(top - new_top)
-        total = total * rescale + weights.sum(axis=-1)
-        part = jnp.einsum(
-            "kbgs,kbsh->kbgh",
-            weights.astype(values.dtype),
-            # also here: a weight of 0 times a NaN behind the length would be NaN
-            jnp.where(in_length[..., None], read(values, page_ids), jnp.zeros((), values.dtype)),
-            preferred_element_type=jnp.float32,
-        )
-        return new_top, total, out * rescale[..., None] + part
+        return _with_block(grouped, pages, page_ids, live, in_length, carry)
 
     total, out = jnp.zeros(grouped.shape[:3], jnp.float32), jnp.zeros(grouped.shape, jnp.float32)
     start = jnp.full(total.shape, -1e30, jnp.float32), total, out
@@ -135,16 +115,76 @@ def _attend(
     return jnp.moveaxis(out, 0, 2).reshape(q.shape).astype(q.dtype)
 
 
-def _grouped(q: jax.Array, keys: jax.Array) -> jax.Array:
+def _with_block(
+    grouped: jax.Array,
+    pages: KvPages,
+    page_ids: jax.Array,
+    live: jax.Array,
+    in_length: jax.Array,
+    carry: tuple[jax.Array, ...],
+) -> tuple[jax.Array, ...]:
+    """The running softmax with one more block in it.
+
+    In int8 the scales of keys multiply the scores, and those of values the weights.
+
+    Args:
+        grouped: queries `[K, B, Q G, H]`.
+        page_ids: of the block, `[B, N]`.
+        live: bool `[1, B, Q G, tokens]`, what each query sees.
+        in_length: bool `[1, B, tokens]`, what the slot has written.
+        carry: maxima and sums `[K, B, Q G]`, outputs `[K, B, Q G, H]`.
+    """
+    top, total, out = carry
+    dtype = grouped.dtype
+    scores = jnp.einsum(
+        "kbgh,kbsh->kbgs",
+        grouped,
+        _read(pages.keys, page_ids).astype(dtype),
+        preferred_element_type=jnp.float32,
+    )
+    if pages.has_scales:
+        scores = scores * _read_scales(pages.key_scales, page_ids)
+    scores = jnp.where(live, scores, jnp.float32(-1e30))
+    new_top = jnp.maximum(top, scores.max(axis=-1))
+    weights = jnp.where(live, jnp.exp(scores - new_top[..., None]), jnp.float32(0))
+    rescale = jnp.exp(top - new_top)
+    total = total * rescale + weights.sum(axis=-1)
+    if pages.has_scales:
+        scaled = weights * _read_scales(pages.value_scales, page_ids)
+        weights = jnp.where(live, scaled, jnp.float32(0))
+    values = _read(pages.values, page_ids).astype(dtype)
+    part = jnp.einsum(
+        "kbgs,kbsh->kbgh",
+        weights.astype(dtype),
+        # also here: a weight of 0 times a NaN behind the length would be NaN
+        jnp.where(in_length[..., None], values, jnp.zeros((), dtype)),
+        preferred_element_type=jnp.float32,
+    )
+    return new_top, total, out * rescale[..., None] + part
+
+
+def _read(pool: jax.Array, page_ids: jax.Array) -> jax.Array:
+    """Keys or values `[K, B, tokens, H]` of the pages `[B, N]` of each slot."""
+    gathered = pool.at[:, page_ids].get(mode="promise_in_bounds")
+    kv_heads, batch, _, _, head_dim = gathered.shape
+    return gathered.reshape(kv_heads, batch, -1, head_dim)
+
+
+def _read_scales(pool: jax.Array, page_ids: jax.Array) -> jax.Array:
+    """Scales `[K, B, 1, tokens]` of the pages `[B, N]` of each slot: beside scores and weights."""
+    gathered = pool.at[:, page_ids].get(mode="promise_in_bounds")
+    return gathered.reshape(*gathered.shape[:2], 1, -1)
+
+
+def _grouped(q: jax.Array, kv_heads: int, dtype: jnp.dtype) -> jax.Array:
     """Scaled queries `[B, Q, N, H]` as `[K, B, Q G, H]`, where G query heads share a KV head.
 
     What the matmul runs over in parallel comes first, so nothing is transposed. A query is to its
     keys what another head of its group is, so both are rows of one matmul.
     """
-    kv_heads, head_dim = keys.shape[0], keys.shape[-1]
-    batch, queries, heads, _ = q.shape
-    grouped = q.reshape(batch, queries, kv_heads, heads // kv_heads, head_dim).astype(keys.dtype)
-    grouped = jnp.moveaxis(grouped * jnp.asarray(head_dim**-0.5, keys.dtype), 2, 0)
+    batch, queries, heads, head_dim = q.shape
+    grouped = q.reshape(batch, queries, kv_heads, heads // kv_heads, head_dim).astype(dtype)
+    grouped = jnp.moveaxis(grouped * jnp.asarray(head_dim**-0.5, dtype), 2, 0)
     return grouped.reshape(kv_heads, batch, -1, head_dim)
 
 
