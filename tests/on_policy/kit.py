@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 
@@ -55,6 +56,14 @@ def recipe(**on_policy) -> Recipe:
     return Recipe(on_policy=OnPolicyConfig(**{"method": "grpo", "sampling": sampling, **on_policy}))
 
 
+# a tokenizer whose tokens are letters
+LETTERS: Any = SimpleNamespace(
+    prompt_ids=lambda text: list(map(ord, text)),
+    response_ids=lambda text, ended=True: list(map(ord, text)),
+    decode=lambda ids: "".join(map(chr, ids)),
+)
+
+
 class Engine:
     """Answers with `say(request)`, one token a letter; counts what it was asked."""
 
@@ -105,5 +114,4 @@ def sampler(folder: Path, engine: Engine, guard: Guard, recipe: Recipe) -> Rollo
         check_stop=lambda: None,
         recipe=recipe,
     )
-    tokenizer = SimpleNamespace(decode=lambda ids: "".join(map(chr, ids)))
-    return RolloutSampler(run, lambda: engine, tokenizer, lambda: guard)
+    return RolloutSampler(run, lambda: engine, LETTERS, lambda: guard)

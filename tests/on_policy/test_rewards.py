@@ -2,6 +2,7 @@
 
 import math
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from tests.on_policy import kit
 from thinksafe_jax.config import RewardTerm
 from thinksafe_jax.errors import ConfigError, InputError
-from thinksafe_jax.on_policy.rewards import REWARDS, reward_function, rewards_of
+from thinksafe_jax.on_policy.rewards import REWARDS, check_classes, reward_function, rewards_of
 
 
 @pytest.mark.parametrize(
@@ -49,6 +50,46 @@ def test_a_refusal_is_the_guards_word_or_a_phrase():
     )
     rollouts = [refusing, kit.rollout(response=kit.REFUSED), kit.rollout()]
     assert REWARDS["not-refused"](rollouts) == [0.0, 0.0, 1.0]
+
+
+def rollouts_by_class():
+    """A harmful prompt, a harmless one of the same file, and an ambiguous one of another."""
+    strata = {"p0": "chain/vanilla_harmful", "p1": "chain/vanilla_benign", "p2": "or-bench/"}
+    made = []
+    for id, stratum in strata.items():
+        label = "harmful" if id == "p0" else "benign"
+        rollout = kit.rollout(id, label=label, response=kit.REFUSED, of_guard=kit.verdict(0.25))
+        made.append(replace(rollout, prompt=replace(rollout.prompt, stratum=stratum)))
+    return made
+
+
+def test_rewards_by_class_of_prompt():
+    """TARS: each class has rewards of its own; a class is a file, or a value of its labels."""
+    terms = [
+        RewardTerm("guard-safe", label="harmful"),
+        RewardTerm("not-refused", stratum="vanilla_benign"),
+        RewardTerm("not-refused", stratum="or-bench"),
+        RewardTerm("guard-safe", weight=0.5, stratum="or-bench"),
+        RewardTerm("format"),
+    ]
+    assert rewards_of(terms, rollouts_by_class()) == [
+        [0.75, 0.0, 0.0],
+        [0.0, 0.0, 0.0],
+        [0.0, 0.0, 0.0],
+        [0.0, 0.0, 0.375],
+        [1.0, 1.0, 1.0],
+    ]
+    answered = [replace(r, response=kit.CLOSED) for r in rollouts_by_class()]
+    assert rewards_of(terms, answered)[1:3] == [[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
+
+
+def test_a_reward_for_prompts_that_are_not_there_is_refused():
+    prompts = [rollout.prompt for rollout in rollouts_by_class()]
+    check_classes([RewardTerm("format", stratum="chain"), RewardTerm("format")], prompts)
+    with pytest.raises(InputError, match="'or-bensh', and there are none; did you mean or-bench"):
+        check_classes([RewardTerm("format", stratum="or-bensh")], prompts)
+    with pytest.raises(InputError, match="'or-bench' and the label harmful, and there are none"):
+        check_classes([RewardTerm("format", label="harmful", stratum="or-bench")], prompts)
 
 
 @pytest.fixture

@@ -136,8 +136,8 @@ class Rescue:
                 key = done.id.partition("/")[2], done.sample + 1
                 whole = [*cut[key], *done.token_ids]
                 text = self.tokenizer.decode(whole)
-                row = rows[key] | {"steering": name, "response": text}
-                row |= {"finish_reason": done.finish_reason, "tokens": len(whole)}
+                row = {**rows[key], "steering": name, "response": text, "tokens": len(whole)}
+                row["finish_reason"] = done.finish_reason
                 buffer.add(row)
                 ledger.sampled(row)
 

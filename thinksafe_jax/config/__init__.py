@@ -8,7 +8,12 @@ from thinksafe_jax.config.model_limits import (
     sampling_problems,
     synthesis_samplings,
 )
-from thinksafe_jax.config.on_policy_section import HorizonConfig, OnPolicyConfig, RewardTerm
+from thinksafe_jax.config.on_policy_section import (
+    HorizonConfig,
+    OnPolicyConfig,
+    PrefixConfig,
+    RewardTerm,
+)
 from thinksafe_jax.config.recipe import (
     SAMPLED,
     EngineConfig,
@@ -43,6 +48,7 @@ __all__ = [
     "HorizonConfig",
     "ModelSource",
     "OnPolicyConfig",
+    "PrefixConfig",
     "PromptSource",
     "Recipe",
     "RewardTerm",

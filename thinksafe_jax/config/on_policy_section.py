@@ -23,7 +23,7 @@ _OF_METHOD = {  # the keys that only some methods look at
     "rewards": ("grpo",), "advantage": ("grpo",), "std_floor": ("grpo",),
     "rewards_apart": ("grpo",), "flat_groups": ("grpo",), "teacher": ("opd",),
     "guidance": ("self-distillation",), "taught": ("self-distillation",),
-    "horizon": ("self-distillation",),
+    "horizon": ("self-distillation",), "prefixes": ("grpo",),
 }  # fmt: skip
 
 
@@ -36,6 +36,9 @@ class RewardTerm:
     weight: Annotated[float, POSITIVE] = 1.0
     # only for prompts of this label; default both
     label: Annotated[str | None, LABEL] = None
+    # only for prompts of this class: of a source (the stem of its path), or of a value in its label
+    # column; default all
+    stratum: str | None = field(default=None, metadata=LATER)
 
 
 def _default_rewards() -> list[RewardTerm]:
@@ -45,6 +48,22 @@ def _default_rewards() -> list[RewardTerm]:
         # or refusing everything would win
         RewardTerm("not-refused", label="benign"),
     ]
+
+
+@dataclass(frozen=True)
+class PrefixConfig:
+    """Beginnings of flawed answers, which a part of the prompts is given to go on from."""
+
+    # a run directory that asked the same prompts: taken is the reasoning of the answers to harmful
+    # ones that its guard rejected, and of refusals of benign ones; "" is off
+    run: str = ""
+    share: Annotated[float, SHARE] = 0.5  # of the prompts of a step that have such an answer
+    tokens: Annotated[int, COUNT] = 512  # of the reasoning, at most
+
+    def conflicts(self) -> Iterator[str]:
+        """What does not go together, one sentence each, beginning with its key."""
+        if not self.run and self != PrefixConfig():
+            yield "run: no value given; expected the run directory whose answers are begun with"
 
 
 @dataclass(frozen=True)
@@ -93,6 +112,7 @@ class OnPolicyConfig:
     std_floor: Annotated[float, NOT_NEGATIVE] = 1e-3
     # each reward becomes an advantage by itself, then they are added up
     rewards_apart: bool = False
+    prefixes: PrefixConfig = field(default_factory=PrefixConfig, metadata=LATER)
     # groups without spread: keep their divergence from the reference, or leave them out
     flat_groups: Annotated[str, choice("keep", "drop")] = "keep"
 

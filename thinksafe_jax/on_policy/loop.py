@@ -21,7 +21,9 @@ from thinksafe_jax.errors import InputError
 from thinksafe_jax.on_policy.horizon import Horizon
 from thinksafe_jax.on_policy.methods import Method, Taught
 from thinksafe_jax.on_policy.policy import adapter_hash, whole_adapter
+from thinksafe_jax.on_policy.prefixes import Prefixes
 from thinksafe_jax.on_policy.references import References
+from thinksafe_jax.on_policy.rewards import check_classes
 from thinksafe_jax.on_policy.rollouts import Asked, Draw, Rollout
 from thinksafe_jax.on_policy.sampler import RolloutSampler
 from thinksafe_jax.on_policy.schedule import Schedule
@@ -87,6 +89,8 @@ class OnPolicySteps:
         cfg, training = recipe.on_policy, recipe.training
         self._recipe, self._parts = recipe, parts
         self._prompt_ids = {prompt.id: tokenizer.prompt_ids(prompt.text) for prompt in prompts}
+        self._prefixes = Prefixes(cfg.prefixes, prompts, tokenizer, recipe.seed)
+        check_classes(cfg.rewards if cfg.method == "grpo" else (), prompts)
         fitting = [p for p in prompts if self._fits(p)]
         if not fitting:
             raise InputError(
@@ -139,6 +143,7 @@ class OnPolicySteps:
             "prompts sha256": content_hash(asked)[:16],
             "on_policy": content_hash(recipe.on_policy)[:16],
             "guard": content_hash(guard)[:16],
+            **self._prefixes.identity,
         }
 
     def steps(self, start: int, weights: Callable[[], Tree]) -> Iterator[Step]:
@@ -149,7 +154,7 @@ class OnPolicySteps:
     def _fits(self, prompt: Prompt) -> bool:
         cfg = self._recipe.on_policy
         ids = self._prompt_ids[prompt.id]
-        length = len(ids) + cfg.sampling.max_new_tokens
+        length = len(ids) + self._prefixes.longest(prompt) + cfg.sampling.max_new_tokens
         return bool(ids) and length <= min(self._recipe.training.max_length, self._parts.context)
 
     def _step(self, number: int, adapter: Tree) -> Step:
@@ -182,7 +187,10 @@ class OnPolicySteps:
     def _draw(self, number: int, policy: str, most: int) -> Draw:
         """The rollouts of a step, of at most `most` tokens."""
         cfg = self._recipe.on_policy
-        asked = [Asked(p, number, self._prompt_ids[p.id]) for p in self._schedule[number]]
+        asked = []
+        for prompt in self._schedule[number]:
+            prefix = self._prefixes.of(prompt, number)
+            asked.append(Asked(prompt, number, [*self._prompt_ids[prompt.id], *prefix], prefix))
         return Draw(
             f"step-{number:06d}",
             str(number),

@@ -15,7 +15,7 @@ from thinksafe_jax.config import Recipe, RewardTerm
 from thinksafe_jax.on_policy.advantages import ADVANTAGES
 from thinksafe_jax.on_policy.methods import ReferenceKind, Taught, TokenFacts, weigh
 from thinksafe_jax.on_policy.normalizations import NORMALIZATIONS
-from thinksafe_jax.on_policy.rewards import reward_function, rewards_of
+from thinksafe_jax.on_policy.rewards import is_for, reward_function, rewards_of
 from thinksafe_jax.on_policy.rollouts import Rollout, groups
 from thinksafe_jax.tokenizer import ChatTokenizer
 from thinksafe_jax.training import Stream
@@ -105,11 +105,9 @@ def _means(
     """The mean of each reward over the rollouts that have one, and of their sum."""
     means = {}
     for term, values in zip(terms, table, strict=True):
-        asked = (
-            v for v, r in zip(values, rollouts, strict=True) if term.label in (None, r.prompt.label)
-        )
+        asked = (v for v, r in zip(values, rollouts, strict=True) if is_for(term, r.prompt))
         known = [value for value in asked if value is not None]
-        name = f"reward {term.name}" + (f" {term.label}" if term.label else "")
+        name = " ".join(["reward", term.name, *filter(None, (term.label, term.stratum))])
         means[name] = float(np.mean(known)) if known else float("nan")
     totals = [_total(table, n) for n in range(len(table[0]))]
     known = [value for value in totals if value is not None]

@@ -11,7 +11,8 @@ from importlib import import_module
 from typing import Any, cast
 
 from thinksafe_jax.config import RewardTerm
-from thinksafe_jax.errors import ConfigError, InputError, first_line
+from thinksafe_jax.data import Prompt
+from thinksafe_jax.errors import ConfigError, InputError, did_you_mean, first_line, quoted
 from thinksafe_jax.on_policy.rollouts import Rollout
 from thinksafe_jax.variants import Variants
 
@@ -44,7 +45,7 @@ def rewards_of(
 ) -> list[list[float | None]]:
     """Each term's weighted reward of each rollout: `[terms][rollouts]`.
 
-    A term that is for another label gives 0: it neither counts nor leaves a rollout out.
+    A term that is for other prompts gives 0: it neither counts nor leaves a rollout out.
 
     Raises:
         InputError: a reward raised, gave another number of values, or something that is no finite
@@ -52,17 +53,39 @@ def rewards_of(
     """
     table: list[list[float | None]] = []
     for term in terms:
-        asked = [r for r in rollouts if term.label in (None, r.prompt.label)]
+        asked = [r for r in rollouts if is_for(term, r.prompt)]
         values = iter(_checked(term.name, asked))
         table.append(
             [
-                _weighted(next(values), term.weight)
-                if term.label in (None, r.prompt.label)
-                else 0.0
+                _weighted(next(values), term.weight) if is_for(term, r.prompt) else 0.0
                 for r in rollouts
             ]
         )
     return table
+
+
+def is_for(term: RewardTerm, prompt: Prompt) -> bool:
+    """Whether a term rewards answers to this prompt: by its label, and by its class."""
+    source, _, spelled = prompt.stratum.rpartition("/")
+    classes = (None, prompt.stratum, source, spelled)
+    return term.label in (None, prompt.label) and term.stratum in classes
+
+
+def check_classes(terms: Sequence[RewardTerm], prompts: Sequence[Prompt]) -> None:
+    """Refuses a reward that is for none of the prompts.
+
+    Raises:
+        InputError: with the classes that there are.
+    """
+    for term in terms:
+        if term.stratum is not None and not any(is_for(term, prompt) for prompt in prompts):
+            known = sorted({prompt.stratum.strip("/") for prompt in prompts} - {""})
+            raise InputError(
+                f"on_policy.rewards: {term.name} is for prompts of {quoted(term.stratum)}"
+                + (f" and the label {term.label}" if term.label else "")
+                + f", and there are none{did_you_mean(term.stratum, known)} (classes: "
+                f"{', '.join(known) or 'none'})"
+            )
 
 
 def _weighted(value: float | None, weight: float) -> float | None:
