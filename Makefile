@@ -1,6 +1,7 @@
 # make demo    installs into .venv and runs the whole flow on the embedded mini world
 # make check   lint, types, layers of imports, and the fast tests: what to run before each commit
 # make test    every test
+# make docs    the site in build/site, with links checked, and the commands of its pages run
 # make lint    ruff, pyright and the floors of imports
 # make lock    writes what .venv holds to .ci/requirements.lock, with which CI installs
 # make clean   removes .venv and runs/mini*
@@ -12,7 +13,7 @@ PIP := $(VENV)/bin/pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet $(addprefix -c ,$(CONSTRAINTS))
 PYTEST := $(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo check test fast lint lock clean
+.PHONY: demo check test fast lint docs lock clean
 
 demo: $(VENV)/installed-base
 	$(VENV)/bin/thinksafe run --config configs/recipes/mini.yaml --new-run
@@ -34,6 +35,10 @@ lint: $(VENV)/installed-dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/pyright
+
+docs: $(VENV)/installed-dev
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict
+	$(VENV)/bin/python scripts/site/check_commands.py
 
 # a version without its local part (torch's +cpu) is one that every index has
 lock: $(VENV)/installed-dev
