@@ -2,7 +2,8 @@
 #
 # A run on all workers of a Cloud TPU: creates the TPU where there is none of that name, installs
 # this commit on every worker, looks at all hosts, runs. Give the same command again to resume.
-# Arguments after RECIPE change it; the mesh (configs/mesh or a file) must take all chips. A Hugging
+# Arguments after RECIPE change it; the mesh (configs/mesh or a file) must take all chips. What git
+# has at HEAD travels: uncommitted edits and ignored files, as prompts in data/, do not. A Hugging
 # Face token on this machine (`hf auth login`) is copied to the workers, for gated models. It ends
 # with the exit code of thinksafe, or 255 where a worker was lost. The TPU costs money until
 #     gcloud compute tpus tpu-vm delete NAME --zone=ZONE
@@ -18,8 +19,12 @@ on_all() { tpu ssh "$name" --worker=all --command="$1"; }
 tpu describe "$name" >/dev/null 2>&1 ||
   tpu create "$name" --accelerator-type="$type" --version="$(tpu_runtime "$type")"
 
+here=$(dirname "$0")/../..
+if [[ -n $(git -C "$here" status --porcelain) ]]; then
+  echo "uncommitted changes stay behind; the workers run HEAD" >&2
+fi
 commit=$(mktemp --suffix=.tar.gz)
-git -C "$(dirname "$0")/../.." archive --format=tar.gz --output="$commit" HEAD
+git -C "$here" archive --format=tar.gz --output="$commit" HEAD
 on_all "mkdir -p thinksafe .cache/huggingface"
 tpu scp "$commit" "$name:thinksafe.tar.gz" --worker=all
 token=${HF_HOME:-$HOME/.cache/huggingface}/token
@@ -28,7 +33,7 @@ if [[ -f $token ]]; then tpu scp "$token" "$name:.cache/huggingface/token" --wor
 secret=$(mktemp) && openssl rand -hex 32 >"$secret"
 tpu scp "$secret" "$name:thinksafe.secret" --worker=all && rm "$secret"
 on_all "tar -xzf thinksafe.tar.gz -C thinksafe && cd thinksafe &&
-  python3 -m venv ~/venv && ~/venv/bin/pip install --quiet -e '.[tpu,gcs]'"
+  { $make_venv; } && ~/venv/bin/pip install --quiet -e '.[tpu,gcs]'"
 
 # every worker runs the same commands; they find each other
 on_all "chmod 600 thinksafe.secret && export THINKSAFE_SECRET=\$(cat thinksafe.secret) &&

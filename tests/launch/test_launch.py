@@ -188,6 +188,30 @@ def test_spot_runs_are_started_again_until_they_are_done(stand_in, tmp_path, cod
     assert (delete in done.stderr) == (ended != 0)
 
 
+@pytest.mark.parametrize("version, maker", [("3.10", "uv"), ("3.12", "venv")])
+def test_a_worker_gets_a_python_that_is_new_enough(stand_in, tmp_path, version, maker):
+    """The images of TPU VMs bring 3.10; what stands in for pip's Python says which one it is."""
+    old = f"import sys; sys.version_info = ({version.replace('.', ', ')}); "
+    stand_in(
+        "python3",
+        f"""#!/bin/bash
+case "$1" in
+  -c) exec {sys.executable} -c "{old}$2" ;;
+  -m) mkdir -p "$3/bin"; echo venv > "$3/made"; cp {tmp_path}/bin/python3 "$3/bin/python" ;;
+esac
+""",
+    )
+    stand_in(
+        "curl", "#!/bin/bash\necho mkdir -p $HOME/.local/bin; echo cp bin/uv $HOME/.local/bin\n"
+    )
+    stand_in("uv", '#!/bin/bash\nmkdir -p "${!#}/bin"; echo "uv $*" > "${!#}/made"\n')
+    script = f'. {LAUNCH}/tpu_runtime.sh; bash -euc "$make_venv"'
+    subprocess.run(["bash", "-c", script], env={**os.environ, "HOME": str(tmp_path)}, check=True)
+    made = (tmp_path / "venv" / "made").read_text()
+    assert made.startswith(maker)
+    assert ("--python 3.12" in made) == (maker == "uv")
+
+
 @pytest.mark.parametrize("code, queued_again", [(0, False), (3, False), (75, True), (143, True)])
 def test_a_slurm_job_is_queued_again_when_that_helps(stand_in, code, queued_again):
     stand_in("sbatch", '#!/bin/bash\necho "$*" > asked\ncat > job\n')
