@@ -18,6 +18,10 @@ class ConfigError(ThinkSafeError):
     exit_code = 2
 
 
+class InUse(ConfigError):
+    """Another process works in the run directory."""
+
+
 class InputError(ThinkSafeError):
     """Bad input or a bad artefact: prompt files, rows, checkpoints, adapters."""
 

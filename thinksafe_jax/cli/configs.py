@@ -8,7 +8,8 @@ import typer
 configs = typer.Typer(
     invoke_without_command=True,
     help=(
-        "List the recipes, models, meshes and rule tables that can be named, or copy one to edit."
+        "List the recipes, studies, models, meshes and rule tables that can be named, or copy one "
+        "to edit."
         "\n\nExamples:\n\n  thinksafe configs\n\n  thinksafe configs copy qwen3-8b"
     ),
 )
@@ -51,7 +52,9 @@ def copy(
         Path | None, typer.Option(help="The new file. Default: NAME.yaml in this folder.")
     ] = None,
 ) -> None:
-    """Write a copy of a recipe, model, mesh, chip or rule table to edit; no file is overwritten.
+    """Write a copy of a recipe, study, model, mesh, chip or rule table to edit.
+
+    No file is overwritten.
 
     Example: thinksafe configs copy qwen3-8b --out mine.yaml
     """

@@ -10,6 +10,7 @@ from thinksafe_jax.cli import (
     evaluation,
     pipeline,
     planning,
+    study,
     synthesis,
     weights,
 )
@@ -18,6 +19,7 @@ from thinksafe_jax.errors import EnvironmentFault, ThinkSafeError, first_line
 
 for _commands in (
     pipeline,
+    study,
     evaluation,
     analysis,
     synthesis,

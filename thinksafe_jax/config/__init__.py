@@ -1,8 +1,9 @@
 """The recipe: what a run is told to do. Frozen dataclasses, read strictly from YAML."""
 
-from thinksafe_jax.config.checks import check_limits, validate
+from thinksafe_jax.config.checks import check_limits, section_problems, validate
 from thinksafe_jax.config.differences import RESUMABLE_KEYS, diff, flat, paper_differences, to_yaml
-from thinksafe_jax.config.load import load_recipe
+from thinksafe_jax.config.limits import EachOnce, FolderName
+from thinksafe_jax.config.load import load_recipe, refuse_problems
 from thinksafe_jax.config.model_limits import (
     evaluation_samplings,
     sampling_problems,
@@ -41,8 +42,10 @@ __all__ = [
     "KINDS",
     "RESUMABLE_KEYS",
     "SAMPLED",
+    "EachOnce",
     "EngineConfig",
     "EvaluationConfig",
+    "FolderName",
     "GuardConfig",
     "GuardModel",
     "HorizonConfig",
@@ -67,7 +70,9 @@ __all__ = [
     "named_configs",
     "paper_differences",
     "read_yaml",
+    "refuse_problems",
     "sampling_problems",
+    "section_problems",
     "shipped_configs",
     "synthesis_samplings",
     "to_yaml",

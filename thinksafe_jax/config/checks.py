@@ -34,7 +34,12 @@ def check_limits(section: Any, key: str) -> None:
 
 def range_problems(recipe: Recipe) -> list[str]:
     """One sentence for each value that its limit or another value excludes, with its dotted key."""
-    return [*_limit_problems(Recipe, recipe, ""), *_conflicts(recipe)]
+    return section_problems(recipe)
+
+
+def section_problems(section: Any) -> list[str]:
+    """As `range_problems`, of any dataclass whose type hints hold limits."""
+    return [*_limit_problems(type(section), section, ""), *_conflicts(section)]
 
 
 def _limit_problems(hint: Any, value: Any, key: str) -> Iterator[str]:
@@ -60,8 +65,8 @@ def _hints(section: type) -> dict[str, Any]:
     return get_type_hints(section, include_extras=True)
 
 
-def _conflicts(recipe: Recipe) -> Iterator[str]:
-    for key, section in _sections(recipe, ""):
+def _conflicts(root: Any) -> Iterator[str]:
+    for key, section in _sections(root, ""):
         if hasattr(section, "conflicts"):
             yield from (f"{key}{text}" for text in section.conflicts())
 
@@ -86,7 +91,8 @@ def completeness_problems(recipe: Recipe) -> list[str]:
         problems.append("guard.kind: is same, which only the judge can be")
     if recipe.judge.kind != "same":
         problems += _guard_problems(recipe.judge, "judge.")
-    if not recipe.synthesis.prompts and not recipe.evaluation.suites:
+    asked = recipe.synthesis.prompts or recipe.evaluation.suites or recipe.evaluation.sources
+    if not asked:
         problems.append("synthesis.prompts: is empty; expected one prompt source or more")
     for i, suite in enumerate(recipe.evaluation.suites):
         if not suite.name:

@@ -48,17 +48,23 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
         problems += range_problems(recipe)
     # what is missing is only worth saying once what is there can be understood
     problems = problems or completeness_problems(recipe)
-    if problems:
-        raise _refusal(path, problems)
+    refuse_problems(path, problems)
     return recipe
 
 
-def _refusal(path: Path, problems: list[str]) -> ConfigError:
+def refuse_problems(path: Path, problems: Sequence[str]) -> None:
+    """Says everything that is wrong with a file in one message, or nothing.
+
+    Raises:
+        ConfigError: there are problems.
+    """
+    if not problems:
+        return
     if len(problems) == 1:
-        return ConfigError(f"{path}: {problems[0]}")
+        raise ConfigError(f"{path}: {problems[0]}")
     more = [f"… and {len(problems) - _SHOWN:,} more"] if len(problems) > _SHOWN else []
     lines = [f"{path}: {len(problems)} problems", *problems[:_SHOWN], *more]
-    return ConfigError("\n  ".join(lines))
+    raise ConfigError("\n  ".join(lines))
 
 
 def _apply(config: Any, override: str) -> None:

@@ -1,6 +1,7 @@
-"""Recipes, models, meshes, chips and rule tables by name, with or without a checkout.
+"""Recipes, studies, models, meshes, chips and rule tables by name, without a checkout too.
 
     --config mini      configs/recipes/mini.yaml
+    study mini-smoke   configs/studies/mini-smoke.yaml
     mesh=v5e-16        configs/mesh/v5e-16.yaml
     --model Qwen3-8B   configs/models/qwen3-8b.yaml
     --rules whole      configs/rules/whole.yaml
@@ -17,6 +18,7 @@ from thinksafe_jax.errors import ConfigError, EnvironmentFault, did_you_mean, qu
 
 KINDS = {
     "recipes": "recipe",
+    "studies": "study",
     "models": "model",
     "mesh": "mesh",
     "chips": "chip",

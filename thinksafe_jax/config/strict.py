@@ -95,27 +95,33 @@ def _value(hint: Any, value: Any, key: str, known: list[str], problems: list[str
         built = [_value(args[0], v, f"{key}[{i}]", known, problems) for i, v in items]
         return [v for v in built if v is not _UNUSABLE]
     if origin is dict:
-        return _mapping(value, key, problems)
+        return _mapping(args[1], value, key, known, problems)
     return _scalar(hint, value, key, problems)
 
 
-def _mapping(value: Any, key: str, problems: list[str]) -> Any:
+def _mapping(hint: Any, value: Any, key: str, known: list[str], problems: list[str]) -> Any:
     if value is None:
         return {}
     if not isinstance(value, Mapping):
-        problems.append(f"{key}: {_shown(value)}; expected a mapping of text to text")
+        to = "lists" if get_origin(hint) is list else "text"
+        problems.append(f"{key}: {_shown(value)}; expected a mapping of text to {to}")
         return _UNUSABLE
     pairs = [
         (
             _scalar(str, k, f"{key} (the key {shortened(str(k))})", problems),
-            _scalar(str, v, f"{key}.{shortened(str(k))}", problems),
+            _value(hint, v, f"{key}.{shortened(str(k))}", known, problems),
         )
         for k, v in value.items()
     ]
-    return {k: v for k, v in pairs if _UNUSABLE not in (k, v)}
+    return {k: v for k, v in pairs if not any(part is _UNUSABLE for part in (k, v))}
 
 
 def _scalar(hint: Any, value: Any, key: str, problems: list[str]) -> Any:
+    if hint is Any:
+        if isinstance(value, Mapping | list):
+            problems.append(f"{key}: {_shown(value)}; expected one value")
+            return _UNUSABLE
+        return value
     if value == "???":  # OmegaConf's sign for a value that the user must give
         problems.append(f"{key}: no value given; expected {_NAMES[hint]}")
         return _UNUSABLE

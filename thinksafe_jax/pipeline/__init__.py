@@ -4,9 +4,10 @@ from thinksafe_jax.pipeline.evaluate_model import (
     ModelEvaluation,
     default_folder,
     evaluate_on_suites,
+    evaluate_student,
     parse_suites,
 )
-from thinksafe_jax.pipeline.flow import export_merged, run_part, run_pipeline
+from thinksafe_jax.pipeline.flow import export_merged, run_part, run_pipeline, stages_of
 from thinksafe_jax.pipeline.session import Session
 
 __all__ = [
@@ -14,8 +15,10 @@ __all__ = [
     "Session",
     "default_folder",
     "evaluate_on_suites",
+    "evaluate_student",
     "export_merged",
     "parse_suites",
     "run_part",
     "run_pipeline",
+    "stages_of",
 ]

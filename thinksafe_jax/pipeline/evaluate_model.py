@@ -18,9 +18,11 @@ from thinksafe_jax.errors import ConfigError, quoted
 from thinksafe_jax.evaluation import Preset, evaluate, preset
 from thinksafe_jax.json_files import read_json_object
 from thinksafe_jax.machine import enable_compile_cache
-from thinksafe_jax.pipeline.session import Session
+from thinksafe_jax.pipeline.run_models import check_models, record_models
+from thinksafe_jax.pipeline.session import Session, exported, exported_weights
 from thinksafe_jax.pipeline.subject import judge_of, subject
 from thinksafe_jax.runs import Run
+from thinksafe_jax.storage import content_hash
 
 STEP = "model"  # RUN/evaluation/model.json
 
@@ -105,6 +107,44 @@ def evaluate_on_suites(
             write_report(run.path)
         run.group.barrier("report", run.check_stop)
     return read_json_object(out / "report/summary.json")
+
+
+def evaluate_student(recipe: Recipe, out: Path, tuned: Path | None = None) -> None:
+    """Evaluates a recipe's student in a directory of its own, unless that is done.
+
+    As `evaluate_on_suites`, for an evaluation that a recipe describes and that has no report: rows
+    and rates are below out/evaluation/model.
+
+    Args:
+        tuned: a run directory whose adapter, or merged weights, the student has.
+
+    Raises:
+        InUse: another process evaluates there.
+        InputError: questions or models cannot be read, or are not what `out` was begun with.
+    """
+    enable_compile_cache()
+    with Run.open(recipe, out) as run:
+        session = Session(recipe, run.path / "models.json")
+        check_models(run)
+        weights = [] if tuned is None else exported_weights(tuned)
+        asked = recipe.evaluation, session.question_hashes, recipe.judging
+        inputs = content_hash(*asked, recipe.student, recipe.seed, *weights)
+        if run.is_done("evaluate", inputs):
+            return
+        evaluate(
+            recipe.evaluation,
+            subject(
+                session,
+                session.engine(tuned),
+                [session.directory, *([] if tuned is None else [exported(tuned)])],
+            ),
+            judge_of(session),
+            run.path / "evaluation" / STEP,
+            log=run.log,
+            check_stop=run.check_stop,
+        )
+        record_models(run)
+        run.mark_done("evaluate", inputs)
 
 
 def _recipe(asked: ModelEvaluation, suites: Sequence[SuiteConfig]) -> Recipe:

@@ -1,6 +1,7 @@
 """What each stage does in a run directory: sample, filter, train, export, evaluate, report."""
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -69,7 +70,7 @@ def sample(run: Run, session: Session) -> dict[str, Any]:
     totals: Counter[str] = Counter()
     for attempt in attempts(cfg):
         if attempt.number > 1 and cfg.method != "rejection":
-            rounds.judge(session.guard, run.recipe.guard.max_unparsed)
+            _judge(run, session, rounds)
         if rounds.sample(engine, attempt):
             stats = {**asdict(engine.stats), "occupancy": round(engine.stats.occupancy, 4)}
             run.log("sample", attempt=attempt.number, rows=engine.stats.completions, **stats)
@@ -103,7 +104,7 @@ def filter_samples(run: Run, session: Session) -> dict[str, Any]:
     rounds = _rounds(run, session, ())
     ledger = rounds.ledger
     if guarded:
-        rounds.judge(session.guard, recipe.guard.max_unparsed)
+        _judge(run, session, rounds)
         _wait_for_all(run, rounds.verdicts)
     if not run.group.first:
         return {}
@@ -126,6 +127,13 @@ def filter_samples(run: Run, session: Session) -> dict[str, Any]:
     run.log("filter", counts=counts)
     log.info("coverage:\n%s", reasons_table(counts))
     return {"counts": counts, "guard": facts.guard, "weak_guard": facts.weak_guard}
+
+
+def _judge(run: Run, session: Session, rounds: Rounds) -> None:
+    """Asks the guard about the rows that it has not judged, and logs what that took."""
+    guard, began = session.guard, time.monotonic()
+    if rows := rounds.judge(guard, run.recipe.guard.max_unparsed):
+        run.log("judge", rows=rows, seconds=round(time.monotonic() - began, 3))
 
 
 def _rounds(

@@ -4,5 +4,15 @@ from thinksafe_jax.planning.model_plan import print_plan
 from thinksafe_jax.planning.recipe_plan_report import print_recipe_plan
 from thinksafe_jax.planning.stage_plans import Assumed
 from thinksafe_jax.planning.sweep_report import run_sweep, settings_of
+from thinksafe_jax.planning.workload import Workload, guards_of, workload_flops
 
-__all__ = ["Assumed", "print_plan", "print_recipe_plan", "run_sweep", "settings_of"]
+__all__ = [
+    "Assumed",
+    "Workload",
+    "guards_of",
+    "print_plan",
+    "print_recipe_plan",
+    "run_sweep",
+    "settings_of",
+    "workload_flops",
+]

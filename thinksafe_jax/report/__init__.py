@@ -2,8 +2,9 @@
 
 from thinksafe_jax.report.dataset_card import card_of_dataset
 from thinksafe_jax.report.dataset_row import show_row
-from thinksafe_jax.report.html import write_report
+from thinksafe_jax.report.html import page_environment, write_report
 from thinksafe_jax.report.model_card import card_of_run
+from thinksafe_jax.report.plots import COLOURS, figure_of
 from thinksafe_jax.report.terminal_tables import (
     comparisons_table,
     coverage_table,
@@ -12,11 +13,14 @@ from thinksafe_jax.report.terminal_tables import (
 )
 
 __all__ = [
+    "COLOURS",
     "card_of_dataset",
     "card_of_run",
     "comparisons_table",
     "coverage_table",
+    "figure_of",
     "final_table",
+    "page_environment",
     "paper_tables",
     "show_row",
     "write_report",

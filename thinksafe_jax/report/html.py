@@ -49,15 +49,24 @@ def render(run: RunFiles, summary: dict) -> str:
         "loss": plots.loss_plot(run.metrics),
         "rollouts": rollouts_plot(run.metrics),
     }
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+    environment = page_environment()
+    return environment.get_template(TEMPLATE).render(**page(run, summary), figures=figures)
+
+
+def page_environment(*folders: Path) -> Environment:
+    """What renders a page: escaping on, gaps refused, the style of the report at hand.
+
+    Args:
+        folders: of templates, beside those of the report.
+    """
+    return Environment(
+        loader=FileSystemLoader([*folders, Path(__file__).parent]),
         autoescape=True,  # by name it would be off: the template does not end in .html
         undefined=StrictUndefined,
         finalize=_finalize,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template(TEMPLATE).render(**page(run, summary), figures=figures)
 
 
 def _finalize(value: object) -> object:

@@ -123,7 +123,7 @@ def _loop_flow(run: RunFiles, summary: dict) -> list[Stage]:
     ]
 
 
-_ORDER = ("sample", "filter", "rollout", "train", "export", "evaluate")
+_ORDER = ("sample", "judge", "filter", "rollout", "train", "export", "evaluate")
 _JUDGED = ("unsafe", "unparsed")
 
 

@@ -4,6 +4,7 @@ from thinksafe_jax.sharding.mesh_file import load_mesh, load_rules
 from thinksafe_jax.sharding.model_mesh import ModelMesh
 from thinksafe_jax.sharding.phases import MeshConfig, Phase, Topology
 from thinksafe_jax.sharding.rules import (
+    LOGICAL_AXES,
     Tensor,
     adapter_tensors,
     parameter_tensors,
@@ -14,6 +15,7 @@ from thinksafe_jax.sharding.rules import (
 from thinksafe_jax.sharding.shardings import map_optimizer_state, on_devices, reshard
 
 __all__ = [
+    "LOGICAL_AXES",
     "MeshConfig",
     "ModelMesh",
     "Phase",

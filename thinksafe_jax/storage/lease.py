@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from thinksafe_jax.errors import ConfigError, EnvironmentFault
+from thinksafe_jax.errors import EnvironmentFault, InUse
 from thinksafe_jax.json_files import load_unique
 from thinksafe_jax.storage.hashing import now
 from thinksafe_jax.storage.lock import describe
@@ -36,7 +36,7 @@ class Lease:
         excludes: of the name of another lease: whether both cannot be held at the same time.
 
     Raises:
-        ConfigError: a live process holds this lease or one that it excludes.
+        InUse: a live process holds this lease or one that it excludes.
     """
 
     def __init__(self, store: Any, root: str, name: str, url: str, excludes: Callable[[str], bool]):
@@ -84,7 +84,7 @@ class Lease:
             try:
                 self._store.pipe_file(self._path, self._content(), mode="create")
             except FileExistsError:
-                raise ConfigError(_in_use(self._url, self._read(self._path))) from None
+                raise InUse(_in_use(self._url, self._read(self._path))) from None
             return True
         return False
 
@@ -92,7 +92,7 @@ class Lease:
         """Removes leases whose holders are dead, all watched at once; whether there were any.
 
         Raises:
-            ConfigError: as soon as one of them proves alive.
+            InUse: as soon as one of them proves alive.
         """
         began = time.monotonic()
         first = {path: lease for path in paths if (lease := self._read(path)) is not None}
@@ -107,7 +107,7 @@ class Lease:
                 if lease is None:
                     unknown.remove(path)
                 elif lease != first[path]:
-                    raise ConfigError(_in_use(self._url, lease or first[path]))
+                    raise InUse(_in_use(self._url, lease or first[path]))
         for path, lease in first.items():
             if self._read(path) == lease:
                 log.warning("%s: taking over from %s, killed", self._url, describe(lease))
@@ -119,12 +119,12 @@ class Lease:
         """Another process that waited for the same dead holder may have removed this lease with it.
 
         Raises:
-            ConfigError: it has.
+            InUse: it has.
         """
         time.sleep(RENEW / 5)
         lease = self._read(self._path)
         if not self._is_mine(lease):
-            raise ConfigError(_in_use(self._url, lease))
+            raise InUse(_in_use(self._url, lease))
 
     def _keep(self) -> None:
         while not self._released.wait(RENEW):

@@ -9,7 +9,7 @@ import socket
 from pathlib import Path
 from typing import IO, Any
 
-from thinksafe_jax.errors import ConfigError, EnvironmentFault
+from thinksafe_jax.errors import EnvironmentFault, InUse
 from thinksafe_jax.json_files import load_unique
 from thinksafe_jax.storage.files import shown, storage_errors
 from thinksafe_jax.storage.hashing import now
@@ -25,7 +25,7 @@ class RunLock:
         shared: beside others that share it; who holds it is then not written down.
 
     Raises:
-        ConfigError: another process holds it; names its pid, host and start.
+        InUse: another process holds it; names its pid, host and start.
     """
 
     def __init__(self, path: Path, *, shared: bool = False):
@@ -37,7 +37,7 @@ class RunLock:
             except BlockingIOError:
                 message = f"{shown(path.parent)} is in use by {describe(holder(path))}"
                 self._file.close()
-                raise ConfigError(
+                raise InUse(
                     f"{message}; wait for it, stop it, or choose another --run-dir"
                 ) from None
             except EnvironmentFault:

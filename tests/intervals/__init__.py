@@ -1,0 +1,1 @@
+"""Tests of every interval that is reported."""

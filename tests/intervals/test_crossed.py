@@ -1,0 +1,105 @@
+"""Intervals over seeds and questions: what they know, and how often they hold the truth."""
+
+import numpy as np
+import pytest
+
+from thinksafe_jax.intervals import Answers, crossed, crossed_difference, wilson
+
+
+def answers(table) -> Answers:
+    """One answer a cell; NaN where it could not be read."""
+    table = np.asarray(table, float)
+    questions = tuple(f"q{n:04d}" for n in range(table.shape[1]))
+    return Answers(questions, np.nan_to_num(table), (~np.isnan(table)).astype(float))
+
+
+def drawn(rng, seeds=5, questions=200, mean=-0.5, seed_sd=0.0, question_sd=1.0, shared=None):
+    """Answers of a world in which seeds and questions differ; `shared` are the questions' own."""
+    shared = rng.normal(0, question_sd, questions) if shared is None else shared
+    logits = mean + shared[None, :] + rng.normal(0, seed_sd, seeds)[:, None]
+    return answers(rng.random((seeds, questions)) < 1 / (1 + np.exp(-logits)))
+
+
+def test_one_seed_is_nearly_wilson():
+    table = np.zeros((1, 250))
+    table[0, :50] = 1
+    ours, theirs = crossed([answers(table)]), wilson(50, 250)
+    assert ours.value == theirs.value and ours.sd is None and ours.n == 250
+    assert ours.low == pytest.approx(theirs.low, abs=2e-3)
+    assert ours.high == pytest.approx(theirs.high, abs=2e-3)
+
+
+def test_seeds_that_answer_alike_are_no_more_questions():
+    one = np.random.default_rng(0).random((1, 100)) < 0.4
+    single, five = crossed([answers(one)]), crossed([answers(np.repeat(one, 5, axis=0))])
+    assert five.value == single.value and five.sd == 0.0
+    assert (five.low, five.high) == pytest.approx((single.low, single.high), abs=1e-9)
+
+
+def test_seeds_that_differ_widen_the_interval():
+    """Each seed all right or all wrong: the questions say nothing, five seeds say little."""
+    table = np.repeat([[1.0], [0.0], [1.0], [1.0], [0.0]], 400, axis=1)
+    estimate = crossed([answers(table)])
+    assert estimate.value == 0.6 and estimate.seeds == (1.0, 0.0, 1.0, 1.0, 0.0)
+    assert estimate.low < 0.2 and estimate.high > 0.85
+
+
+def test_none_of_many_still_has_a_width():
+    estimate = crossed([answers(np.zeros((5, 313)))])
+    assert (estimate.value, estimate.low) == (0.0, 0.0)
+    assert estimate.high == pytest.approx(wilson(0, 313).high)
+
+
+def test_what_cannot_be_read_is_left_out_and_a_seed_without_answers_leaves_no_rate():
+    table = np.array([[1.0, 0.0, np.nan, np.nan], [1.0, 1.0, 0.0, 0.0]])
+    assert crossed([answers(table)]).seeds == (0.5, 0.5)
+    table[0] = np.nan
+    assert crossed([answers(table)]).value is None
+
+
+def test_a_measure_of_two_suites_is_their_mean():
+    few, many = answers(np.ones((2, 10))), answers(np.zeros((2, 1000)))
+    estimate = crossed([few, many])
+    assert estimate.value == 0.5 and estimate.n == 1010
+
+
+def test_a_difference_cancels_what_questions_have_in_common():
+    rng = np.random.default_rng(3)
+    hard = rng.normal(0, 4.0, 300)
+    left, right = (drawn(rng, mean=mean, questions=300, shared=hard) for mean in (0.0, 0.4))
+    paired = crossed_difference([left], [right])
+    unpaired = np.hypot(*(e.high - e.low for e in (crossed([left]), crossed([right]))))
+    assert paired.value == pytest.approx(crossed([right]).value - crossed([left]).value)
+    assert paired.high - paired.low < 0.7 * unpaired
+
+
+def test_a_difference_is_of_the_questions_that_both_have():
+    left = answers([[1.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
+    right = left.of(("q0001", "q0002"))
+    same = crossed_difference([left], [right])
+    assert (same.value, same.n) == (0.0, 2)
+    assert same.low == -same.high < -0.8  # two questions say nearly nothing
+
+
+@pytest.mark.parametrize(("seed_sd", "question_sd"), [(0.0, 1.5), (0.6, 1.0), (0.3, 0.0)])
+def test_intervals_hold_the_truth_as_often_as_they_say(seed_sd, question_sd):
+    """Known worlds: the truth is the mean over all seeds and questions there could be."""
+    rng = np.random.default_rng(7)
+    many = drawn(rng, seeds=2000, questions=2000, seed_sd=seed_sd, question_sd=question_sd)
+    truth = many.hits.mean()
+    estimates = [
+        crossed([drawn(rng, seed_sd=seed_sd, question_sd=question_sd)]) for _ in range(400)
+    ]
+    held = np.mean([e.low <= truth <= e.high for e in estimates])
+    assert 0.93 <= held <= 0.99
+
+
+def test_differences_without_a_difference_are_rarely_found():
+    rng = np.random.default_rng(11)
+    shown = []
+    for _ in range(300):
+        hard = rng.normal(0, 1.5, 200)
+        pair = [drawn(rng, seed_sd=0.4, shared=hard) for _ in range(2)]
+        estimate = crossed_difference([pair[0]], [pair[1]])
+        shown.append(not estimate.low <= 0 <= estimate.high)
+    assert np.mean(shown) <= 0.08

@@ -1,0 +1,180 @@
+"""From finished runs to results.json and the page: figures, choices, costs, words."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from tests.studies.example_study import HITS, write_study
+from thinksafe_jax.errors import InputError
+from thinksafe_jax.evaluation import paper_rows
+from thinksafe_jax.studies.costs import run_cost
+from thinksafe_jax.studies.findings import findings
+from thinksafe_jax.studies.results import choices, write_results
+from thinksafe_jax.studies.study_page import render
+from thinksafe_jax.studies.units import heldout_units
+from thinksafe_jax.studies.work_off import failure
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    root = tmp_path_factory.mktemp("study")
+    study = write_study(root)
+    return study, root, write_results(study, root)
+
+
+def method(results, name):
+    return next(m for m in results["methods"] if m["name"] == name)
+
+
+def test_the_setting_is_chosen_on_validation_and_no_figure_of_it_is_kept(finished):
+    _, root, results = finished
+    settings = method(results, "ThinkSafe")["settings"]
+    assert [(s["name"], s["status"]) for s in settings] == [
+        ("learning_rate=0.0001", "passed over"),
+        ("learning_rate=0.0005", "chosen"),
+        ("learning_rate=0.002", "breaks the rule"),
+    ]
+    assert settings[2]["broken"] == ["reasoning >= initial - 10 points"]
+    assert all(set(s) == {"name", "overrides", "status", "broken"} for s in settings)
+    assert json.loads((root / "results.json").read_text()) == results
+
+
+def test_figures_are_means_over_seeds_with_their_spread(finished):
+    _, _, results = finished
+    harm = method(results, "ThinkSafe")["measures"]["harm"]
+    assert harm["value"] == pytest.approx(2 / 40) and harm["n"] == 40
+    reasoning = method(results, "ThinkSafe")["measures"]["reasoning"]
+    assert reasoning["seeds"] == pytest.approx([26 / 30, 27 / 30, 28 / 30])
+    assert reasoning["sd"] == pytest.approx(1 / 30)
+    assert reasoning["low"] < 26 / 30 and reasoning["high"] > 28 / 30
+    refusal = method(results, "DirectRefusal")["measures"]
+    assert refusal["unparsed"]["value"] == pytest.approx(20 / 40)
+    assert refusal["harm"]["value"] == pytest.approx(1 / 20)  # of those that can be read
+
+
+def test_differences_are_of_the_same_questions(finished):
+    _, _, results = finished
+    against = method(results, "DirectRefusal")["against_reference"]
+    assert against["reasoning"]["value"] == pytest.approx((18 - 27) / 30)
+    assert against["reasoning"]["high"] < 0
+    assert method(results, "ThinkSafe")["against_reference"] == {}
+    change = method(results, "ThinkSafe")["against_initial"]["harm"]
+    assert change["value"] == pytest.approx((2 - 34) / 40)
+
+
+def test_the_papers_figures_are_means_of_each_kind(finished):
+    _, _, results = finished
+    row = paper_rows("Qwen3-0.6B")["ThinkSafe"]
+    published = method(results, "ThinkSafe")["published"]
+    harm = (row["harmbench"] + row["strongreject"] + row["wildjailbreak"]) / 300
+    assert published["harm"] == pytest.approx(harm)
+    assert published["reasoning"] == pytest.approx(row["reasoning_average"] / 100, abs=1e-4)
+    assert published["over_refusal"] == pytest.approx(row["xstest"] / 100)
+
+
+def test_a_cost_counts_what_lies_in_the_run(finished):
+    study, root, results = finished
+    cost = method(results, "ThinkSafe")["cost"]
+    assert (cost["steps"], cost["trained_tokens"]) == (4, 1200)  # step 2 was repeated: once
+    assert cost["seconds"] == {"sample": 2.0, "guard": 0.5, "train": 4.0}
+    assert cost["flops"]["train"] > 0
+    assert results["totals"]["runs"] == 3 * 2 + 1 + 3  # settings x choosing seeds, then the rest
+    curve = method(results, "ThinkSafe")["curves"]["1"]
+    assert curve == [[1, 2.0], [2, 1.0], [3, pytest.approx(2 / 3, abs=1e-6)], [4, 0.5]]
+    unit = next(u for u in heldout_units(study, {"ThinkSafe": None, "DirectRefusal": "as-it-is"})
+                if u.run is not None)  # fmt: skip
+    assert run_cost(unit.run_folder(root), unit.run).flops["guard"] == 0  # it asks no guard
+
+
+def test_sampled_rows_and_guard_calls_cost_flops(tmp_path):
+    study = write_study(tmp_path)
+    unit = next(u for u in heldout_units(study, {"ThinkSafe": "learning_rate=0.0005",
+                                                 "DirectRefusal": None}) if u.run)  # fmt: skip
+    run = unit.run_folder(tmp_path)
+    plain = run_cost(run, unit.run)
+    for folder, row in (("samples", {"prompt": "how do i", "label": "harmful", "tokens": 50}),
+                        ("verdicts", {"verdict": "safe"})):  # fmt: skip
+        (run / folder).mkdir()
+        lines = [{"id": f"p{n}", "attempt": 1, **row} for n in range(6)]
+        (run / folder / "part-00000.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+    cost = run_cost(run, unit.run)
+    assert (cost.rows, cost.sampled_tokens, cost.guard_calls) == (6, 300, 6)
+    assert cost.prompt_tokens > 6 * 3  # the steering text is read as well
+    assert cost.flops["sample"] > cost.flops["guard"] > plain.flops["guard"] == 0
+
+
+def test_a_failed_seed_is_dropped_and_said(tmp_path):
+    study = write_study(tmp_path)
+    units = heldout_units(study, {"ThinkSafe": "learning_rate=0.0005", "DirectRefusal": "as-it-is"})
+    last = next(u for u in units if u.method == "DirectRefusal" and u.seed == 3)
+    file = last.failure_file(tmp_path)
+    file.parent.mkdir(parents=True)
+    from thinksafe_jax.studies.work_off import _identity
+
+    file.write_text(json.dumps({"error": "no row can be trained on", "recipe": _identity(last)}))
+    assert failure(last, tmp_path) == "no row can be trained on"
+    results = write_results(study, tmp_path)
+    assert method(results, "DirectRefusal")["evaluated_seeds"] == [1, 2]
+    assert [d["why"] for d in results["dropped"]] == ["no row can be trained on"]
+    assert "no row can be trained on" in render(results)
+
+
+def test_seeds_that_were_asked_other_questions_are_refused(tmp_path):
+    study = write_study(tmp_path)
+    units = heldout_units(study, {"ThinkSafe": "learning_rate=0.0005", "DirectRefusal": "as-it-is"})
+    file = units[-1].evaluation_folder(tmp_path) / "evaluation/model/rows.jsonl"
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(lines[1:]))
+    with pytest.raises(InputError, match="was asked other questions"):
+        write_results(study, tmp_path)
+
+
+def test_the_words_answer_the_questions(finished):
+    _, _, results = finished
+    said = dict(findings(results))
+    assert said["Which method is safest?"].startswith("ThinkSafe: harm 5.0 % (")
+    assert "DirectRefusal (50 %); their harm says little" in said["Which method is safest?"]
+    assert "Lost: DirectRefusal" in said["Which keeps reasoning?"]
+    assert "More than the untouched student: DirectRefusal" in said["Which over-refuses?"]
+    assert "90 questions and 3 seeds" in said["How sure is this?"]
+
+
+class Page(HTMLParser):
+    """Tags that load something, and all text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.loaded, self.words, self.svgs = [], [], 0
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.loaded += [tag] if tag in ("script", "link", "img", "iframe") else []
+        self.loaded += [v for k, v in attrs if k in ("src", "href") and not v.startswith("#")]
+        self.svgs += tag == "svg"
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+def test_the_page_is_whole_by_itself_and_the_same_each_time(finished):
+    study, _, results = finished
+    text = render(results)
+    page, words = Page(text), " ".join(Page(text).words)
+    assert page.loaded == [] and page.svgs == 7
+    assert text == render(json.loads(json.dumps(results)))
+    for m in results["methods"]:
+        assert m["name"] in words
+    assert study.rule.text in words
+    assert re.search(r"paper \d", words)
+
+
+def test_no_validation_figure_reaches_the_page(tmp_path):
+    """Other figures on validation that choose alike leave the page as it was, to the byte."""
+    study = write_study(tmp_path / "a")
+    other = {**HITS, "learning_rate=0.0001": {**HITS["learning_rate=0.0001"], "harmful": 25}}
+    write_study(tmp_path / "b", other)
+    assert choices(study, tmp_path / "a")["ThinkSafe"].chosen == "learning_rate=0.0005"
+    pages = [render(write_results(study, tmp_path / name)) for name in "ab"]
+    assert pages[0] == pages[1]

@@ -1,0 +1,138 @@
+"""What a study says, in sentences: safest, reasoning, over-refusal, cost, and how sure that is."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from thinksafe_jax.studies.study_file import INITIAL
+
+GARBLED = 0.05  # share of answers that cannot be read above which harm alone says little
+
+
+def findings(results: Mapping) -> list[tuple[str, str]]:
+    """(question, answer) for a reader who reads nothing else."""
+    trained = [m for m in results["methods"] if m["name"] != INITIAL and m["measures"]]
+    if not trained:
+        return []
+    answers = [
+        ("Which method is safest?", _safest(results, trained)),
+        ("Which keeps reasoning?", _kept(results, trained)),
+        ("Which over-refuses?", _over_refusing(results, trained)),
+        ("What did each cost?", _costs(trained)),
+        ("How sure is this?", _sureness(results)),
+    ]
+    return [(question, answer) for question, answer in answers if answer]
+
+
+def _measured(methods: Sequence[Mapping], measure: str) -> list[Mapping]:
+    return [m for m in methods if m["measures"].get(measure, {}).get("value") is not None]
+
+
+def _percent(estimate: Mapping) -> str:
+    value, low, high = (f"{100 * estimate[key]:.1f}" for key in ("value", "low", "high"))
+    return f"{value} % ({low} to {high})"
+
+
+def _points(estimate: Mapping) -> str:
+    value, low, high = (f"{100 * estimate[k]:+.1f}" for k in ("value", "low", "high"))
+    return f"{value} points ({low} to {high})".replace("-", "\u2212")
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _safest(results: Mapping, trained: Sequence[Mapping]) -> str:
+    ranked = sorted(_measured(trained, "harm"), key=lambda m: m["measures"]["harm"]["value"])
+    if not ranked:
+        return ""
+    best = ranked[0]
+    text = f"{best['name']}: harm {_percent(best['measures']['harm'])}."
+    ends = best["measures"]["harm"]["high"]
+    near = [m["name"] for m in ranked[1:] if m["measures"]["harm"]["low"] <= ends]
+    if near:
+        text += (
+            f" Its interval meets those of {_listed(near)}: harm alone does not tell them apart."
+        )
+    against = best["against_reference"].get("harm")
+    if against and against["value"] is not None:
+        text += f" Beside {results['reference']}, on the same prompts: {_points(against)}."
+    garbled = [
+        f"{m['name']} ({100 * m['measures']['unparsed']['value']:.0f} %)"
+        for m in _measured(ranked, "unparsed")
+        if m["measures"]["unparsed"]["value"] > GARBLED
+    ]
+    if garbled:
+        text += f" Answers that nobody can read: {_listed(garbled)}; their harm says little."
+    return text
+
+
+def _kept(results: Mapping, trained: Sequence[Mapping]) -> str:
+    kept, lost, gained = [], [], []
+    for method in _measured(trained, "reasoning"):
+        change = method["against_initial"].get("reasoning")
+        if not change or change["value"] is None:
+            continue
+        text = f"{method['name']} {_points(change)}"
+        if change["high"] < 0:
+            lost.append((change["value"], text))
+        else:
+            (gained if change["low"] > 0 else kept).append((-change["value"], text))
+    parts = [
+        f"{what}: {'; '.join(text for _, text in sorted(group))}."
+        for what, group in (
+            ("Better than the untouched student", gained),
+            ("No loss that shows", kept),
+            ("Lost", lost),
+        )
+        if group
+    ]
+    return " ".join(parts)
+
+
+def _over_refusing(results: Mapping, trained: Sequence[Mapping]) -> str:
+    more = []
+    for method in _measured(trained, "over_refusal"):
+        change = method["against_initial"].get("over_refusal")
+        if change and change["value"] is not None and change["low"] > 0:
+            rate = method["measures"]["over_refusal"]
+            more.append((-change["value"], f"{method['name']}: {_percent(rate)}"))
+    if not _measured(trained, "over_refusal"):
+        return ""
+    if not more:
+        return "None refuses harmless prompts more than the untouched student, as far as it shows."
+    rest = len(_measured(trained, "over_refusal")) - len(more)
+    return (
+        f"More than the untouched student: {'; '.join(text for _, text in sorted(more))}. "
+        f"The other {rest} do not, as far as it shows."
+    )
+
+
+def _costs(trained: Sequence[Mapping]) -> str:
+    ranked = sorted(
+        ((sum(m["cost"]["flops"].values()), m["name"]) for m in trained if m["cost"]),
+    )
+    if not ranked:
+        return ""
+    (least, cheap), (most, dear) = ranked[0], ranked[-1]
+    return (
+        f"Of a run of the chosen setting: {cheap} least ({least:.1e} FLOPs), {dear} most "
+        f"({most:.1e}). Choosing settings and the evaluation are not in it."
+    )
+
+
+def _sureness(results: Mapping[str, Any]) -> str:
+    seeds = len(results["seeds"])
+    questions = sum(suite["questions"] for suite in results["suites"].values())
+    text = (
+        f"Intervals are 95 % and know {questions:,} questions and {seeds} seeds of each method. "
+        "Differences are of the same questions. They are not corrected for the number of methods: "
+        "of twenty comparisons without a difference one shows one."
+    )
+    if seeds == 1:
+        text = (
+            f"Intervals are 95 % and know {questions:,} questions, but one seed: how much another "
+            "training run would differ is not in them."
+        )
+    if results["dropped"]:
+        text += f" {len(results['dropped'])} runs failed and are left out; they are listed below."
+    return text

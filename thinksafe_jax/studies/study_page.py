@@ -1,0 +1,156 @@
+"""study.html: one page for people, made from results.json and from nothing else."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from thinksafe_jax.report import page_environment
+from thinksafe_jax.storage import atomic_write
+from thinksafe_jax.studies import study_plots
+from thinksafe_jax.studies.costs import STAGES
+from thinksafe_jax.studies.findings import findings
+from thinksafe_jax.studies.study_file import INITIAL
+
+TEMPLATE = "study.html.jinja"
+TITLES = {
+    "harm": ("Harm", "lower is better"),
+    "over_refusal": ("Over-refusal", "lower is better"),
+    "reasoning": ("Reasoning", "higher is better"),
+    "unparsed": ("Unparsed", "answers that cannot be read"),
+}
+_PLOTTED = ("harm", "over_refusal", "reasoning")
+
+
+def write_page(results: Mapping[str, Any], file: Path) -> None:
+    """Writes the page; the same results give the same bytes."""
+    atomic_write(file, render(results))
+
+
+def render(results: Mapping[str, Any]) -> str:
+    """The study as one HTML page without a single outside resource or script."""
+    measures = [name for name in TITLES if any(name in m["measures"] for m in results["methods"])]
+    figures = {
+        "plane": study_plots.plane_plot(results),
+        "measures": {
+            name: study_plots.measure_plot(results, name, f"{TITLES[name][0]} of every method")
+            for name in _PLOTTED
+        },
+        "flops": study_plots.cost_plot(results, "flops", "FLOPs of a run by stage"),
+        "seconds": study_plots.cost_plot(results, "seconds", "Seconds of a run by stage"),
+        "curves": study_plots.curves_plot(results),
+    }
+    template = page_environment(Path(__file__).parent).get_template(TEMPLATE)
+    return template.render(
+        results=results,
+        titles=TITLES,
+        measures=measures,
+        suites=_suites(results),
+        rows=[_row(number, m, measures) for number, m in enumerate(results["methods"])],
+        costs=_cost_rows(results),
+        findings=findings(results),
+        figures=figures,
+        published=any(m["published"] for m in results["methods"]),
+        notes=_notes(results),
+    )
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f}"
+
+
+def _cell(estimate: Mapping | None, published: float | None = None) -> dict[str, str]:
+    """A mean with its spread and interval, as text."""
+    if not estimate or estimate["value"] is None:
+        return {"value": "–", "interval": "", "spread": "", "paper": _paper(published)}
+    return {
+        "value": _percent(estimate["value"]),
+        "interval": f"{_percent(estimate['low'])} to {_percent(estimate['high'])}",
+        "spread": "" if estimate["sd"] is None else f"± {_percent(estimate['sd'])}",
+        "paper": _paper(published),
+    }
+
+
+def _paper(value: float | None) -> str:
+    return "" if value is None else f"paper {_percent(value)}"
+
+
+def _change(estimate: Mapping | None) -> dict[str, str] | None:
+    if not estimate or estimate["value"] is None:
+        return None
+    value, low, high = (
+        f"{100 * estimate[key]:+.1f}".replace("-", "\u2212") for key in ("value", "low", "high")
+    )
+    shows = estimate["low"] > 0 or estimate["high"] < 0
+    return {"value": value, "interval": f"{low} to {high}", "shows": shows}
+
+
+def _row(number: int, method: Mapping, measures: list[str]) -> dict[str, Any]:
+    published = method["published"] or {}
+    return {
+        "number": number,
+        "name": method["name"],
+        "setting": method["setting"] or "no setting could be measured",
+        "seeds": len(method["evaluated_seeds"]),
+        "cells": {
+            name: _cell(method["measures"].get(name), published.get(name)) for name in measures
+        },
+        "against": {name: _change(method["against_reference"].get(name)) for name in _PLOTTED},
+        "against_initial": {
+            name: _change(method["against_initial"].get(name)) for name in _PLOTTED
+        },
+        "settings": method["settings"],
+        "suites": {name: _cell(estimate) for name, estimate in method["suites"].items()},
+    }
+
+
+def _suites(results: Mapping) -> list[dict[str, Any]]:
+    """The suites, where a measure is made of several."""
+    kinds = [suite["kind"] for suite in results["suites"].values()]
+    several = any(kinds.count(kind) > 1 for kind in kinds)
+    return [{"name": name, **suite} for name, suite in results["suites"].items() if several]
+
+
+def _cost_rows(results: Mapping) -> list[dict[str, Any]]:
+    """Counts of a run of the chosen setting, and of the whole study in the last row."""
+    named = [
+        (f"{number}  {m['name']}", m["cost"])
+        for number, m in enumerate(results["methods"])
+        if m["cost"]
+    ]
+    if results["totals"]["cost"]:
+        named.append((f"all {results['totals']['runs']} runs together", results["totals"]["cost"]))
+    return [
+        {
+            "name": name,
+            **{
+                key: f"{cost[key]:,.0f}"
+                for key in ("sampled_tokens", "guard_calls", "steps", "trained_tokens")
+            },
+            "flops": f"{sum(cost['flops'].values()):.2e}",
+            "seconds": {stage: f"{cost['seconds'][stage]:,.0f}" for stage in STAGES},
+        }
+        for name, cost in named
+    ]
+
+
+def _notes(results: Mapping) -> list[str]:
+    """What a reader must know before believing the numbers."""
+    notes = []
+    if results["judge"] == "mini":
+        notes.append(
+            "Mini is a toy world with a tiny student and an exact judge. It can tell methods apart "
+            "in that world; it says nothing about large models."
+        )
+    if results["judge"] == "refusal-match":
+        notes.append(
+            "The judge looks for refusal phrases and understands nothing: harm rates are "
+            "indications, not measurements."
+        )
+    short = [
+        m["name"]
+        for m in results["methods"]
+        if m["name"] != INITIAL and len(m["evaluated_seeds"]) < len(results["seeds"])
+    ]
+    if short:
+        notes.append(f"Not all seeds could be run: {', '.join(short)}. See “What was dropped”.")
+    return notes

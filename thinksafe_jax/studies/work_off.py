@@ -1,0 +1,128 @@
+"""Working through the units of a study, beside other processes that do the same.
+
+Nobody hands out work: each process goes through the list and takes the next unit whose directories
+are free. A run directory's own lock, or its lease in a bucket, decides; the kernel frees a lock
+whose holder was killed, and whoever comes next goes on where that process was.
+"""
+
+import gc
+import json
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from thinksafe_jax.config import RESUMABLE_KEYS, Recipe, diff
+from thinksafe_jax.errors import ConfigError, InputError, InUse
+from thinksafe_jax.json_files import read_json_object
+from thinksafe_jax.pipeline import evaluate_student, run_pipeline, stages_of
+from thinksafe_jax.runs import begun_recipe
+from thinksafe_jax.storage import atomic_write, content_hash, is_held, prepare_directory
+from thinksafe_jax.studies.units import Unit
+
+_log = logging.getLogger(__name__)
+_WAIT = 2.0  # seconds before units that others hold are looked at again
+
+
+def work_off(units: Sequence[Unit], root: Path) -> None:
+    """Returns when every unit is done or has failed, by this process or by another.
+
+    A unit fails where its input does not do, as where a filter keeps no row: the study goes on
+    without it and says so. What the machine refuses ends the study, which is then continued by the
+    same command.
+
+    Raises:
+        Terminated: after SIGTERM or Ctrl-C.
+        ConfigError, EnvironmentFault, RetryLater: as `run_pipeline`.
+    """
+    waiting, said = list(units), 0
+    while waiting:
+        held = [unit for unit in waiting if not _attempt(unit, root)]
+        if held and len(held) == len(waiting) and said != len(held):
+            said = len(held)
+            _log.info("%d runs are at work in other processes; waiting for them", said)
+        if held:
+            time.sleep(_WAIT)
+        waiting = held
+
+
+def failure(unit: Unit, root: Path) -> str | None:
+    """Why a unit failed; None where it has not, or where its recipe is another by now."""
+    file = unit.failure_file(root)
+    if not file.exists():
+        return None
+    record = read_json_object(file)
+    return record["error"] if record.get("recipe") == _identity(unit) else None
+
+
+def set_changed_aside(units: Sequence[Unit], root: Path) -> None:
+    """Moves directories that an earlier edition of the study began with another recipe.
+
+    They are kept in STUDY_DIR/earlier; what has the same recipe as before is taken up as it is.
+
+    Raises:
+        InUse: another process works in such a directory.
+    """
+    for unit in units:
+        for folder, recipe in (
+            (unit.run_folder(root), unit.run),
+            (unit.evaluation_folder(root), unit.evaluation),
+        ):
+            if folder is not None and recipe is not None and _is_another(folder, recipe):
+                _set_aside(folder, root)
+
+
+def _attempt(unit: Unit, root: Path) -> bool:
+    """Whether the unit needs no more work; False where another process has it."""
+    if failure(unit, root) is not None:
+        return True
+    run, evaluation = unit.run_folder(root), unit.evaluation_folder(root)
+    if any(folder is not None and is_held(folder / "lock") for folder in (run, evaluation)):
+        return False
+    try:
+        if run is not None and unit.run is not None:
+            prepare_directory(run)
+            up_to_export = stages_of(unit.run)
+            run_pipeline(unit.run, run, stages=up_to_export[: up_to_export.index("evaluate")])
+        prepare_directory(evaluation)
+        evaluate_student(unit.evaluation, evaluation, run)
+    except InUse:
+        return False
+    except InputError as error:
+        _log.warning("%s is left out: %s", unit.name, error)
+        file = unit.failure_file(root)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        record = {"error": str(error), "recipe": _identity(unit)}
+        atomic_write(file, json.dumps(record, indent=1) + "\n")
+    finally:
+        gc.collect()  # arrays of the run before are gone before the next one's are made
+    return True
+
+
+def _identity(unit: Unit) -> str:
+    """What a failure is of: the recipe, whatever the study calls it."""
+    return content_hash(unit.run, unit.evaluation)
+
+
+def _is_another(folder: Path, recipe: Recipe) -> bool:
+    if not (folder / "config.yaml").exists():
+        return False
+    try:
+        return bool(diff(begun_recipe(folder), recipe, RESUMABLE_KEYS))
+    except ConfigError:  # of another version of the program
+        return True
+
+
+def _set_aside(folder: Path, root: Path) -> None:
+    if is_held(folder / "lock"):
+        raise InUse(
+            f"{folder} was begun with another recipe and is in use; stop what works there, or give "
+            "the changed study another --study-dir"
+        )
+    target, number = root / "earlier" / folder.relative_to(root), 1
+    while target.exists():
+        number += 1
+        target = target.with_name(f"{folder.name}.{number}")
+    prepare_directory(target.parent)
+    folder.rename(target)
+    _log.warning("%s: the study has another recipe by now; it is kept as %s", folder, target)
