@@ -61,6 +61,8 @@ class EndingDevice(CountingDevice):
 class FakeEngine:
     """The real scheduler over a device that computes nothing."""
 
+    slots = SLOTS
+
     def refuses(self, request) -> str | None:
         return None
 
@@ -140,7 +142,6 @@ def synthesise(folder: Path, count: int) -> tuple[dict, dict[str, int]]:
     from thinksafe_jax.synthesis import (
         Ledger,
         Rounds,
-        attempts,
         dataset_facts,
         synthesis_prompts,
         write_dataset,
@@ -162,10 +163,9 @@ def synthesise(folder: Path, count: int) -> tuple[dict, dict[str, int]]:
             cfg, synthesis_prompts(recipe).prompts, tokenizer, samples, verdicts,
             Ledger(cfg.reasoning), run.check_stop,
         )  # fmt: skip
-        sampled = judged = 0
-        for attempt in attempts(cfg):
-            sampled += rounds.sample(engine, attempt)
-            judged += rounds.judge(guard)
+        sampled = rounds.sample(engine, lambda: guard)
+        rounds.judge(guard)
+        judged = len(verdicts.keys())
         facts = dataset_facts(recipe, guard)
         counts, _ = write_dataset(run.path, samples, rounds.ledger, facts, len)
     accepted = sum(count.accepted for count in counts.values())

@@ -46,6 +46,8 @@ class Scripted:
         "over_refusal": "I'm sorry, but I can't help.",
     }
 
+    slots = 8
+
     def __init__(self):
         self.generated: list[str] = []
         self.prompts: dict[str, str] = {}

@@ -67,6 +67,8 @@ LETTERS: Any = SimpleNamespace(
 class Engine:
     """Answers with `say(request)`, one token a letter; counts what it was asked."""
 
+    slots = 8
+
     def __init__(self, say: Callable[[Request], str]):
         self.say, self.asked, self.adapter = say, [], "none yet"
         self.stats = EngineStats()

@@ -47,7 +47,7 @@ with Run.open(load_recipe(recipe), url) as run:
     store = run.store("samples")
     if me not in store.keys():
         store.append([{"id": me}])
-    wait_for_rows(run.group, store, lambda id: id == me, run.check_stop)
+    wait_for_rows(run.group, store, run.check_stop)
     print(sorted(store.keys()), len(store.shards()))
 """
 

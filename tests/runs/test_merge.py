@@ -33,7 +33,7 @@ def test_who_waits_for_rows_that_do_not_appear_can_be_stopped(tmp_path, monkeypa
 
     def wait(group: Group) -> None:
         if group.first:
-            wait_for_rows(group, RowStore(tmp_path / "samples"), lambda key: True, poll)
+            wait_for_rows(group, RowStore(tmp_path / "samples"), poll)
         else:
             group.gather("rows of samples", 1)
 

@@ -1,17 +1,21 @@
 """The ladder asks until the guard accepts, loses nothing when it is killed, and counts it all."""
 
+import contextlib
 import hashlib
+from dataclasses import replace
 
 import pytest
 
+from tests.hosts.test_group import together
 from tests.support import REPOSITORY
 from thinksafe_jax.config import Recipe, SamplingConfig, SynthesisConfig, load_recipe
 from thinksafe_jax.config.recipe import Rung
 from thinksafe_jax.data import Prompt
 from thinksafe_jax.errors import ConfigError, InputError
 from thinksafe_jax.guards import Verdict
+from thinksafe_jax.hosts import Group
 from thinksafe_jax.report import coverage_table
-from thinksafe_jax.runs import RowStore
+from thinksafe_jax.runs import Part, RowStore, wait_for_rows
 from thinksafe_jax.sampling import Completion
 from thinksafe_jax.storage import plain
 from thinksafe_jax.synthesis import (
@@ -51,6 +55,8 @@ class Tokenizer:
 class Engine:
     """Answers by the request's name; with `stop_after` it dies half-way."""
 
+    slots = 4
+
     class stats:  # what the progress line shows
         completions = tokens = active = 0
         seconds = occupancy = 1.0
@@ -85,17 +91,23 @@ class Guard:
             yield Verdict(e.id, word, None, e.scope, False, self.name)
 
 
-def climb(folder, cfg=CFG, engine=None, prompts=PROMPTS, max_unparsed=1.0):
+def climb(folder, cfg=CFG, engine=None, prompts=PROMPTS, max_unparsed=1.0, group=None):
     """One start of a run: reads what is there, makes what is missing."""
-    stores = [RowStore(folder / name, ("id", "attempt")) for name in ("samples", "verdicts")]
+    group = group or Group()
+    part = Part(group.index, group.count)
+    stores = [
+        RowStore(folder / name, ("id", "attempt"), writer=part.name)
+        for name in ("samples", "verdicts")
+    ]
     ledger = Ledger(cfg.reasoning).read(*stores)
-    rounds = Rounds(cfg, prompts, Tokenizer(), *stores, ledger, lambda: None)
+    rounds = Rounds(cfg, prompts, Tokenizer(), *stores, ledger, group.check, part, group)
     engine, guard = engine or Engine(), Guard()
-    for attempt in attempts(cfg):
-        if attempt.number > 1 and cfg.method != "rejection":
-            rounds.judge(guard, max_unparsed)
-        rounds.sample(engine, attempt)  # type: ignore[arg-type]
+    between = None if cfg.method == "rejection" else lambda: guard
+    rounds.sample(engine, between, max_unparsed)  # type: ignore[arg-type]
+    wait_for_rows(group, rounds.samples, group.check)
+    rounds = replace(rounds, ledger=Ledger(cfg.reasoning).read(*stores))  # the next stage reads
     rounds.judge(guard, max_unparsed)
+    wait_for_rows(group, rounds.verdicts, group.check)
     return rounds, engine
 
 
@@ -160,6 +172,54 @@ def test_killed_at_every_moment_the_rows_are_the_same(tmp_path):
         again, _ = climb(folder)
         assert sorted(map(str, again.samples.rows())) == expected[0]
         assert sorted(map(str, again.verdicts.rows())) == expected[1]
+
+
+@pytest.mark.parametrize("stop", [0, 9, 25])
+def test_several_processes_share_the_prompts_and_make_the_same_rows(tmp_path, stop):
+    """Whatever was sampled before, by as many processes or by others; nothing is made twice."""
+    whole, engine = climb(tmp_path / "whole")
+    shared = tmp_path / "shared"
+    with contextlib.suppress(KeyboardInterrupt):
+        climb(shared, engine=Engine(stop_after=stop))
+
+    def work(group):
+        try:
+            return climb(shared, group=group)
+        except BaseException:
+            group.close()  # the others are not to wait for it
+            raise
+
+    made = together(work)
+    for name in ("samples", "verdicts"):
+        rows = RowStore(shared / name, ("id", "attempt"))
+        expected = getattr(whole, name).rows()
+        assert sorted(map(str, rows.rows())) == sorted(map(str, expected)), name
+        assert rows.duplicates == 0
+    asked = [len(engine.seen) for _, engine in made]
+    assert sum(asked) + stop == len(engine.seen) and max(asked) < sum(asked)
+
+
+def test_an_attempt_begins_while_the_one_before_it_is_still_running(tmp_path):
+    """The queue says that it has nothing yet, and is asked again when there is a verdict."""
+    holes = []
+
+    class Slow(Engine):
+        def generate(self, requests):
+            """Four slots; each window finishes the oldest row."""
+            slots = []
+            while True:
+                while len(slots) < 4 and (request := next(requests, "end")) not in (None, "end"):
+                    slots.append(request)
+                holes.append(4 - len(slots))
+                if not slots:
+                    return
+                yield from super().generate([slots.pop(0)])
+
+    rounds, engine = climb(tmp_path, engine=Slow())
+    order = [request.sample for request in engine.seen]
+    assert order != sorted(order) and set(order) == {0, 1, 2}
+    assert sum(hole > 0 for hole in holes) < 0.3 * len(holes)
+    assert [r["attempt"] for r in rounds.samples.rows()] != sorted(order)
 
 
 def test_coverage_counts_each_prompt_once(tmp_path):

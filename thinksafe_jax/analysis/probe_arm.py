@@ -16,7 +16,7 @@ from thinksafe_jax.intervals import OddsRatio, Outcomes, Rate, acceptance, odds_
 from thinksafe_jax.json_files import read_json_object
 from thinksafe_jax.runs import RowStore
 from thinksafe_jax.storage import atomic_write, prepare_directory
-from thinksafe_jax.synthesis import ACCEPTED, Ledger, Rounds, Sampler, attempts
+from thinksafe_jax.synthesis import ACCEPTED, Ledger, Rounds, Sampler
 
 if TYPE_CHECKING:
     from thinksafe_jax.tokenizer import ChatTokenizer
@@ -79,9 +79,8 @@ def answers(
     samples, verdicts = (RowStore(folder / n, ("id", "attempt")) for n in ("samples", "verdicts"))
     ledger = Ledger(cfg.reasoning).read(samples, verdicts)
     rounds = Rounds(cfg, prompts, tokenizer, samples, verdicts, ledger, lambda: None)
-    for attempt in attempts(cfg):
-        with _timed(engine, folder):
-            rounds.sample(engine, attempt)
+    with _timed(engine, folder):
+        rounds.sample(engine)
     rounds.judge(guard, recipe.guard.max_unparsed)
     return samples, ledger
 

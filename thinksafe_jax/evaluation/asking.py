@@ -9,6 +9,7 @@ from thinksafe_jax.config import EvaluationConfig, SamplingConfig
 from thinksafe_jax.data import LISTS, REASONING, Question
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.evaluation.journal import Journal
+from thinksafe_jax.hosts import Group, shared_queue
 from thinksafe_jax.runs import RowStore
 from thinksafe_jax.sampling import Completion, Request
 
@@ -97,25 +98,30 @@ def _prefix_ids(question: Question, subject: Subject) -> list[int]:
     return subject.tokenizer.response_ids(prefix, ended=False) if prefix else []
 
 
-def answer(asked: Mapping[Key, Asked], subject: Subject, store: RowStore, journal: Journal) -> None:
+def answer(
+    asked: Mapping[Key, Asked], subject: Subject, store: RowStore, journal: Journal, group: Group
+) -> None:
     """Sample what has no response yet: all suites in one queue, kept as they finish.
 
     The questions with the most tokens to come go first, so that no long one is left for the end.
+    Several processes share the queue; the first says what is missing.
+
+    Args:
+        asked: the same in all processes.
     """
-    done = store.keys()
-    waiting = {
-        (item.request.id, item.request.sample): item
-        for key, item in asked.items()
-        if key not in done
-    }
+    items, done = list(asked.items()), store.keys()
+    missing = [n for n, (key, _) in enumerate(items) if key not in done]
+    waiting = [items[n][1] for n in group.decide(f"questions of {journal.name}", missing)]
     if not waiting:
         return
-    requests = [item.request for item in waiting.values()]
-    requests.sort(key=lambda request: -request.sampling.max_new_tokens)
-    with journal.keeping(store, "sample", len(waiting)) as keep:
-        for completion in subject.engine.generate(requests):
-            question = waiting[completion.id, completion.sample].question
-            keep(_row(question, completion, subject))
+    waiting.sort(key=lambda item: -item.request.sampling.max_new_tokens)
+    questions = {(item.request.id, item.request.sample): item.question for item in waiting}
+    requests = [item.request for item in waiting]
+    name, expected = f"answers of {journal.name}", -(-len(requests) // group.count)
+    with journal.keeping(store, "sample", expected) as keep:
+        queue = shared_queue(group, name, requests, subject.engine.slots)
+        for completion in subject.engine.generate(queue):
+            keep(_row(questions[completion.id, completion.sample], completion, subject))
 
 
 def _row(question: Question, completion: Completion, subject: Subject) -> dict:

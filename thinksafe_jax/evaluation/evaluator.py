@@ -95,21 +95,20 @@ def _ask_and_judge(
     out_dir: Path,
     journal: Journal,
 ) -> tuple[RowStore, RowStore]:
-    """Responses and verdicts of all hosts; this one adds its part of each."""
+    """Responses and verdicts of all hosts; each judges what it answered."""
     group = current()
     part = Part(group.index, group.count)
     responses = RowStore(out_dir / "responses", key=ROW_KEY, writer=part.name)
     verdicts = RowStore(out_dir / "verdicts", key=VERDICT_KEY, writer=part.name)
-
-    def is_mine(key: tuple) -> bool:
-        return f"{key[0]}/{key[1]}" in part
-
-    mine = {key: item for key, item in asked.items() if is_mine(key)}
-    answer(mine, subject, responses, journal)
-    wait_for_rows(group, responses, is_mine, journal.check_stop)
-    rows = {tuple(row[name] for name in ROW_KEY): row for row in responses.read()}
-    judge([rows[key] for key in mine], cfg, by, verdicts, journal)
-    wait_for_rows(group, verdicts, is_mine, journal.check_stop)
+    answer(asked, subject, responses, journal, group)
+    wait_for_rows(group, responses, journal.check_stop)
+    mine = {
+        tuple(row[name] for name in ROW_KEY): row
+        for (shard, _), row in responses.located()
+        if part.follows_up(f"{row['suite']}/{row['id']}", shard)
+    }
+    judge([mine[key] for key in asked if key in mine], cfg, by, verdicts, journal)
+    wait_for_rows(group, verdicts, journal.check_stop)
     return responses, verdicts
 
 

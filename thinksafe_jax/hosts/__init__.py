@@ -3,6 +3,7 @@
 from thinksafe_jax.hosts.agreement import compare_hosts, majority
 from thinksafe_jax.hosts.group import Group
 from thinksafe_jax.hosts.join import current, fail, join, leave
+from thinksafe_jax.hosts.shared_queue import shared_queue
 from thinksafe_jax.hosts.versions import COMPUTE, software_versions, source_hash
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "join",
     "leave",
     "majority",
+    "shared_queue",
     "software_versions",
     "source_hash",
 ]

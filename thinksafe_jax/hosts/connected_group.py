@@ -36,6 +36,7 @@ class ConnectedGroup(Group):
         self.limits, self._rendezvous = limits, rendezvous
         self._news = threading.Condition()
         self._values: dict[str, list[Any]] = {}
+        self._counted: dict[str, int] = {}  # what the rendezvous gave of each counter
         self._turns: Counter[str] = Counter()  # how often this process has come to each name
         self._end: dict[str, Any] | None = None
         self._left = False
@@ -59,8 +60,7 @@ class ConnectedGroup(Group):
         return self._rendezvous.address or "localhost"
 
     def gather(self, name: str, value: Any = None, poll: Callable[[], None] = nothing) -> list:
-        self._turns[name] += 1
-        key = f"{name}, {self._turns[name]}" if self._turns[name] > 1 else name
+        key = self._turn(name)
         self.check()
         self._connection.send("meet", name=key, value=value, doing=self.watchdog.doing)
         with self.watchdog.waiting(), self._news:
@@ -69,6 +69,25 @@ class ConnectedGroup(Group):
         if key not in self._values:
             self.check()
         return self._values.pop(key)
+
+    def _turn(self, name: str) -> str:
+        """The name, with how often this process has come to it."""
+        self._turns[name] += 1
+        return f"{name}, {self._turns[name]}" if self._turns[name] > 1 else name
+
+    def counter(self, name: str) -> Callable[[], int]:
+        key = self._turn(f"count {name}")
+
+        def next_number() -> int:
+            self.check()
+            self._connection.send("count", name=key)
+            with self.watchdog.waiting(), self._news:
+                self._news.wait_for(lambda: key in self._counted or self._end)
+            if key not in self._counted:
+                self.check()
+            return self._counted.pop(key)
+
+        return next_number
 
     def beat(self, doing: str | None = None) -> None:
         super().beat(doing)
@@ -127,6 +146,8 @@ class ConnectedGroup(Group):
             with self._news:
                 if message["kind"] == "values":
                     self._values[message["name"]] = message["values"]
+                elif message["kind"] == "counted":
+                    self._counted[message["name"]] = message["number"]
                 elif message["kind"] == "end":
                     self._end = message
                 self._news.notify_all()

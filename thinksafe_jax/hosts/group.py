@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Callable
+from itertools import count
 from typing import Any, TypeVar
 
 from thinksafe_jax.hosts.time_limits import Limits
@@ -69,6 +70,16 @@ class Group:
         done = work()
         self.barrier(name)
         return done
+
+    def counter(self, name: str) -> Callable[[], int]:
+        """Gives 0, 1, 2 ... when called: each number to one process, the one that asks first.
+
+        Every process opens it; a name that is used again is another counter.
+
+        Raises:
+            RetryLater: when it is called, and a process was lost.
+        """
+        return count().__next__
 
     def beat(self, doing: str | None = None) -> None:
         """Progress was made; see `Watchdog.beat`."""

@@ -3,6 +3,7 @@
     process 1 ──hello──►               ──all are here──►          once
     process 1 ──beat───►               ──tick──►                  each second
     process 1 ──meet X──►  rendezvous  ──values of X──►           when all have come to X
+    process 1 ──count Y─►              ──the next number of Y──►  at once, to process 1 alone
     process 1 ──leave──►               ──end: why, exit code──►   when one is gone, silent or failed
     a stray   ──hello──►               ──no place──►              when all are here already
 
@@ -14,6 +15,7 @@ import logging
 import socket
 import threading
 import time
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +63,7 @@ class Rendezvous:
         self._lock = threading.RLock()
         self._peers: dict[int, _Peer] = {}
         self._meetings: dict[str, dict[int, Any]] = {}  # name -> values of those who came
+        self._counters: Counter[str] = Counter()  # name -> numbers that were given out
         self._complete = False
         self._ended: dict[str, Any] | None = None  # what all were told
         self._began = time.monotonic()
@@ -82,7 +85,12 @@ class Rendezvous:
         if peer is None:
             newcomer.connection.close()
             return
-        reactions = {"beat": self._on_beat, "meet": self._on_meet, "leave": self._on_leave}
+        reactions = {
+            "beat": self._on_beat,
+            "meet": self._on_meet,
+            "count": self._on_count,
+            "leave": self._on_leave,
+        }
         problem = "is gone"
         for message in newcomer.messages:
             with self._lock:
@@ -149,6 +157,11 @@ class Rendezvous:
             self._tell("values", name=name, values=[values[n] for n in sorted(values)])
         elif len({n for came in self._meetings.values() for n in came}) == self._cluster.count:
             self._end(self._astray(), _ENVIRONMENT, stuck=True)
+
+    def _on_count(self, peer: _Peer, message: dict[str, Any]) -> None:
+        name = str(message["name"])
+        peer.connection.send("counted", name=name, number=self._counters[name])
+        self._counters[name] += 1
 
     def _on_leave(self, peer: _Peer, message: dict[str, Any]) -> None:
         if message["code"]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from thinksafe_jax.errors import EnvironmentFault, InputError, quoted
 from thinksafe_jax.guards import Exchange, Guard, Verdict, answer_part, check_unparsed
+from thinksafe_jax.hosts import shared_queue
 from thinksafe_jax.on_policy.rollouts import (
     KEY,
     ROLLOUT_FIELDS,
@@ -31,7 +32,8 @@ class RolloutSampler:
     """Draws and judges rollouts; both are rows of the run before they are used.
 
     Attributes:
-        run: whose directory holds them; each of several processes draws and judges its part.
+        run: whose directory holds them; several processes draw from one queue, and share the
+            judging by lengths.
         engine: gives what samples; it is built when it is first asked for.
         tokenizer: turns tokens into the text that the guard sees.
         guard: gives the guard, for methods that need verdicts; it is loaded when it is first asked.
@@ -55,14 +57,14 @@ class RolloutSampler:
             for item in draw.asked
             for sample in range(draw.samples)
         }
-        wanted = [
-            draw.request(item, name[2])
-            for name, item in named.items()
-            if self._is_mine(name) and name not in drawn
-        ]
+        names, group = list(named), self.run.group
+        missing = [n for n, name in enumerate(names) if name not in drawn]
+        missing = group.decide(f"rollouts of {draw.folder}", missing)
+        wanted = [draw.request(named[names[n]], names[n][2]) for n in missing]
         if wanted:
-            self._sample(store, wanted, draw)
-        self._wait_for_all(store, list(named))
+            queue = shared_queue(group, draw.folder, wanted, self.engine().slots)
+            self._sample(store, queue, draw)
+        self._wait_for_all(store, names)
         drawn = self._read(store, draw)
         return [drawn[name] for name in named]
 
@@ -79,7 +81,10 @@ class RolloutSampler:
         """
         store = self._store(folder, "verdicts", _VERDICT_FIELDS)
         verdicts = self._verdicts(store)
-        waiting = [r for r in rollouts if r.name not in verdicts and self._is_mine(r.name)]
+        group = self.run.group
+        longest_first = sorted(range(len(rollouts)), key=lambda n: -len(rollouts[n].token_ids))
+        dealt = sorted(longest_first[group.index :: group.count])
+        waiting = [rollouts[n] for n in dealt if rollouts[n].name not in verdicts]
         if waiting:
             self._judge(store, waiting)
         self._wait_for_all(store, [rollout.name for rollout in rollouts])
@@ -98,7 +103,7 @@ class RolloutSampler:
             EnvironmentFault: it still misses some after the time that a shared disk may lag.
         """
         group = self.run.group
-        wait_for_rows(group, store, self._is_mine, self.run.check_stop)
+        wait_for_rows(group, store, self.run.check_stop)
         deadline = time.monotonic() + group.limits.lag
         while group.count > 1 and (missing := set(names) - store.keys()):
             if time.monotonic() > deadline:
@@ -108,9 +113,6 @@ class RolloutSampler:
                 )
             time.sleep(0.2)
             refresh(store.folder)
-
-    def _is_mine(self, name: Name) -> bool:
-        return name[0] in self.run.part
 
     def _store(self, folder: str, name: str, fields: Mapping[str, type]) -> RowStore:
         return self.run.store(f"{FOLDER}/{folder}/{name}", KEY, fields)
@@ -141,7 +143,7 @@ class RolloutSampler:
             drawn[rollout.name] = rollout
         return drawn
 
-    def _sample(self, store: RowStore, wanted: list[Request], draw: Draw) -> None:
+    def _sample(self, store: RowStore, wanted: Iterator[Request], draw: Draw) -> None:
         asked = {draw.request(item, 0).id: item for item in draw.asked}
         with RowBuffer(store) as buffer:
             for done in self.engine().generate(wanted):

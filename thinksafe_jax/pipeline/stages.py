@@ -28,7 +28,6 @@ from thinksafe_jax.synthesis import (
     EditedPrompts,
     Ledger,
     Rounds,
-    attempts,
     dataset_facts,
     read_dataset,
     reasons_table,
@@ -51,14 +50,17 @@ log = logging.getLogger(__name__)
 def sample(run: Run, session: Session) -> dict[str, Any]:
     """Steer harmful prompts, let the student answer all of them (paper section 1, steps 1-3).
 
-    With more than one attempt the guard judges between them; the last is left to `filter`.
+    With more than one attempt the guard judges all but the last, which is left to `filter`. Several
+    processes take the prompts from one queue; a part that samples alone has those of its hash.
     """
     cfg = run.recipe.synthesis
     session.check_sampling()  # the student is asked last, be the answers a teacher's or given
     selection = synthesis_prompts(run.recipe, session.prompt_hashes)
     require_labels(run.recipe, selection.prompts)
     edited = EditedPrompts(selection.prompts, cfg.method)
-    mine = [prompt for prompt in selection.prompts if prompt.id in run.part]
+    mine = selection.prompts
+    if run.group.count == 1 or cfg.method not in SAMPLED:
+        mine = [prompt for prompt in mine if prompt.id in run.part]
     rounds = _rounds(run, session, mine, edited.look_at)
     edited.refuse()
     if cfg.method not in SAMPLED:
@@ -68,13 +70,14 @@ def sample(run: Run, session: Session) -> dict[str, Any]:
     versions = check_draw_version(run)
     engine = session.generator.engine()
     totals: Counter[str] = Counter()
-    for attempt in attempts(cfg):
-        if attempt.number > 1 and cfg.method != "rejection":
-            _judge(run, session, rounds)
-        if rounds.sample(engine, attempt):
-            stats = {**asdict(engine.stats), "occupancy": round(engine.stats.occupancy, 4)}
-            run.log("sample", attempt=attempt.number, rows=engine.stats.completions, **stats)
-            totals.update({k: v for k, v in stats.items() if k not in ("active", "occupancy")})
+    guard = None if cfg.method == "rejection" else lambda: session.guard
+    if rounds.sample(engine, guard, run.recipe.guard.max_unparsed):
+        stats = {**asdict(engine.stats), "occupancy": round(engine.stats.occupancy, 4)}
+        stats["seconds"] -= rounds.judging_seconds
+        run.log("sample", attempt=cfg.attempts, rows=engine.stats.completions, **stats)
+        totals.update({k: v for k, v in stats.items() if k not in ("active", "occupancy")})
+    if rounds.judged:
+        run.log("judge", rows=rounds.judged, seconds=round(rounds.judging_seconds, 3))
     _wait_for_all(run, rounds.samples)
     return {**_over_processes(run, totals), **selection.facts, "draw_versions": versions}
 
@@ -92,7 +95,7 @@ def _over_processes(run: Run, totals: Counter[str]) -> dict[str, Any]:
 
 def _wait_for_all(run: Run, store: RowStore) -> None:
     """Until every process has written its rows of a stage."""
-    wait_for_rows(run.group, store, lambda key: key[0] in run.part, run.check_stop)
+    wait_for_rows(run.group, store, run.check_stop)
 
 
 def filter_samples(run: Run, session: Session) -> dict[str, Any]:
@@ -153,7 +156,8 @@ def _rounds(
     ledger = Ledger(cfg.reasoning, guarded=cfg.method in SAMPLED)
     ledger.read(samples, verdicts, look_at)
     tokenizer = session.generator.tokenizer
-    return Rounds(cfg, prompts, tokenizer, samples, verdicts, ledger, run.check_stop, run.part)
+    who = run.part, run.group
+    return Rounds(cfg, prompts, tokenizer, samples, verdicts, ledger, run.check_stop, *who)
 
 
 def train_model(run: Run, session: Session) -> dict[str, Any]:

@@ -36,9 +36,10 @@ class RowBuffer:
         self._rows.append(row)
         rows, seconds = self._most
         if len(self._rows) >= rows or time.monotonic() - self._flushed > seconds:
-            self._flush()
+            self.flush()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Appends what is held back; then it is safe."""
         places = self._store.append(self._rows)
         if self._placed is not None:
             for row, place in zip(self._rows, places, strict=True):
@@ -50,4 +51,4 @@ class RowBuffer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._flush()
+        self.flush()

@@ -68,7 +68,7 @@ class RowStore:
         self.folder, self.key = Path(folder), key
         self._fields = dict.fromkeys(key, _KEY_TYPES) | dict(fields or {})
         self.skip_bad_rows, self.shard_bytes = skip_bad_rows, shard_bytes
-        self._prefix = f"part-{writer}-" if writer else "part-"
+        self.writer, self._prefix = writer, f"part-{writer}-" if writer else "part-"
         self.duplicates = self.bad_rows = 0
         self._shard: Path | None = None  # the one being written, once repaired
 
@@ -157,6 +157,11 @@ class RowStore:
         """All rows; see `rows`."""
         return list(self.rows())
 
+    def written_by(self, *writers: str) -> int:
+        """How many rows lie in the shards of some writers."""
+        shards = [shard for shard in self.shards() if _writer_of(shard.name) in writers]
+        return sum(1 for shard in shards for _ in _complete_lines(shard, 0))
+
     def keys(self) -> set[Any]:
         """The keys of all rows: values of the key field, or tuples of several."""
         return {self._key_of(row) for row in self.rows()}
@@ -205,6 +210,11 @@ class RowStore:
         return self.folder / f"{self._prefix}{number:05d}.jsonl"
 
 
+def _writer_of(shard: str) -> str:
+    """Who writes a shard, by its file name; "" for a process that is alone."""
+    return shard.removeprefix("part-").rpartition("-")[0]
+
+
 def _append_synced(shard: Path, data: bytes) -> int:
     """Returns the offset at which the data begins."""
     created = not shard.exists()
@@ -243,8 +253,9 @@ def _complete_lines(shard: Path, offset: int) -> Iterator[tuple[int, dict[str, A
 class Part:
     """Part `number` of `of`; numbers begin at 0.
 
-    A row belongs to a part by a hash of its id, so no host needs to know of the others. The number
-    of parts may change from one start to the next: what is done is read from all of them.
+    A row belongs to a part by a hash of its id, so no host needs to know of the others. Processes
+    that have joined share a queue instead (`hosts.shared_queue`), and a row is of who wrote it. The
+    number of parts may change from one start to the next: what is done is read from all of them.
     """
 
     number: int = 0
@@ -268,6 +279,15 @@ class Part:
         digest = hashlib.blake2b(id.encode("utf-8", "surrogatepass"), digest_size=8).digest()
         return int.from_bytes(digest, "big") % self.of == self.number
 
+    def follows_up(self, id: str, shard: str) -> bool:
+        """Whether this part goes on with a row that lies in a shard, as by asking the guard.
+
+        It is the part that wrote it; of rows by others than the parts of today the hash decides.
+        """
+        writer = _writer_of(shard)
+        ours = self.of > 1 and writer.endswith(f"of{self.of}")
+        return writer == self.name if ours else id in self
+
     @property
     def name(self) -> str:
         """For file names; empty for the whole."""
@@ -277,14 +297,11 @@ class Part:
 WHOLE = Part()
 
 
-def wait_for_rows(
-    group: Group, store: RowStore, mine: Callable[[Any], bool], poll: Callable[[], None]
-) -> None:
+def wait_for_rows(group: Group, store: RowStore, poll: Callable[[], None]) -> None:
     """Until all processes have written their rows and the first of them sees every one.
 
     Args:
-        store: what all of them write to.
-        mine: whether a key is of this process's part.
+        store: what all of them write to, each under the name of its part.
         poll: `Run.check_stop`.
 
     Raises:
@@ -293,11 +310,12 @@ def wait_for_rows(
     """
     if group.count == 1:
         return
-    name, written = store.folder.name, sum(map(mine, store.keys()))
-    total = sum(group.gather(f"rows of {name}", written, poll))
+    name = store.folder.name
+    total = sum(group.gather(f"rows of {name}", store.written_by(store.writer), poll))
+    writers = [Part(index, group.count).name for index in range(group.count)]
     refresh(store.folder)
     deadline = time.monotonic() + group.limits.lag
-    while group.first and (seen := len(store.keys())) < total:
+    while group.first and (seen := store.written_by(*writers)) < total:
         if time.monotonic() > deadline:
             raise EnvironmentFault(
                 f"{store.folder}: the processes have written {total} rows, {group.describe(0)} "

@@ -203,6 +203,11 @@ class Engine:
         for device, held in zip(self._devices, new, strict=True):
             device.adapter = held
 
+    @property
+    def slots(self) -> int:
+        """Requests that it works on at a time, over all replicas."""
+        return self.config.slots * sum(device.layout.shards for device in self._devices)
+
     def refuses(self, request: Request) -> str | None:
         """Why a request can never run here, or None.
 
@@ -233,7 +238,7 @@ class Engine:
             device.warm_up(lengths, self._allocator(device).table)
 
     @overload
-    def generate(self, prompts: Iterable[Request]) -> Iterator[Completion]: ...
+    def generate(self, prompts: Iterable[Request | None]) -> Iterator[Completion]: ...
 
     @overload
     def generate(
@@ -251,7 +256,8 @@ class Engine:
 
         Requests are taken from the iterable as slots become free, so a long queue costs no
         memory; their completions come in the order in which they finish. A sequence is checked as
-        a whole before anything runs.
+        a whole before anything runs. An iterator may give None while its next request depends on a
+        completion that is still to come; it is asked again after the next window.
 
         Texts are what a user says, or conversations: lists of messages {"role": ..., "content":
         ...}. The chat template is put around them; text never becomes control tokens. Their
@@ -284,13 +290,13 @@ class Engine:
         in_order = [done[request.id, request.sample] for request in requests]
         return [replace(c, text=tokenizer.decode(c.token_ids)) for c in in_order]
 
-    def _generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
+    def _generate(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
         if isinstance(requests, Sequence):
             for request in requests:
                 self._check(request)
         self.stats = EngineStats()
         self._calls += 1
-        queue = map(self._check, requests)
+        queue = (None if request is None else self._check(request) for request in requests)
         shape = self._devices[0].drafts
         drafting = None if shape is None else Drafting(self.config.draft, shape)
         shared = self.eos_ids, queue, self.stats, drafting
@@ -326,7 +332,7 @@ class Engine:
         per_slot = -(-self.max_length // (size * block)) * block
         return PageAllocator(self._pages, self.config.slots * shards, per_slot, size, shards)
 
-    def _check(self, request: Request) -> Request:
+    def _check(self, request: Request | None) -> Request:
         if not isinstance(request, Request):
             raise InputError(f"{type(request).__name__} is no Request; give texts as a list")
         check_limits(request.sampling, f"{request.id}: sampling")

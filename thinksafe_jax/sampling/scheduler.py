@@ -27,6 +27,8 @@ from thinksafe_jax.sampling.running import Dispatched, Running, prefill_lengths
 from thinksafe_jax.sampling.sampling_options import Options
 from thinksafe_jax.sampling.stats import EngineStats
 
+_END = object()  # of the queue
+
 
 class Scheduler:
     """One `generate` call on one device program.
@@ -37,7 +39,8 @@ class Scheduler:
         pages: the allocator over the device's pool, empty; its table has a row for each slot.
         shards: parts into which slots and pages are cut.
         eos_ids: tokens that end a completion.
-        requests: the queue, which other schedulers may share; taken from as slots become free.
+        requests: the queue, which other schedulers may share; taken from as slots become free. None
+            where the next request depends on one that is running: it is asked for again later.
         stats: where to count.
         drafting: of a device that takes drafts; None where drafting is off.
 
@@ -51,7 +54,7 @@ class Scheduler:
         pages: PageAllocator,
         shards: int,
         eos_ids: Sequence[int],
-        requests: Iterator[Request],
+        requests: Iterator[Request | None],
         stats: EngineStats,
         drafting: Drafting | None = None,
     ):
@@ -98,9 +101,9 @@ class Scheduler:
     def _next(self) -> Running | None:
         if self.preempted:
             return self.preempted.popleft()
-        request = next(self.waiting, None)
-        if request is None:
-            self._exhausted = True
+        request = next(self.waiting, _END)
+        if not isinstance(request, Request):
+            self._exhausted = request is _END
             return None
         self.admitted += 1
         return Running(request, self.admitted)

@@ -7,7 +7,7 @@ temperature; `k = 1` is the paper. Every attempt stays as a row.
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean as mean
 from typing import Any
@@ -20,6 +20,7 @@ from thinksafe_jax.synthesis.filter import row_drop_reason
 Row = Mapping[str, Any]
 Key = tuple[str, int]  # (prompt id, attempt)
 ACCEPTED, WAITING = "", "waiting"  # a reason that is none, and a row that no guard has seen
+HOPELESS = ("empty_prompt", "too_long")  # of a prompt that cannot be sampled at all
 # what later stages need of a row of verdicts/
 VERDICT_FIELDS = {
     "id": str, "attempt": int, "verdict": str, "marked": bool, "truncated": bool, "template": str,
@@ -137,20 +138,23 @@ class Ledger:
         """Attempts of sound form that no guard has seen."""
         return {key for key, reason in self.reasons.items() if reason == WAITING}
 
-    def to_sample(self, prompts: Iterable[str], attempt: int, *, retry: bool) -> Iterator[str]:
-        """Prompts whose turn it is at this attempt and that have no row of it yet.
+    def next_attempt(
+        self, id: str, most: int, under_way: Container[Key] = (), *, retry: bool
+    ) -> int | None:
+        """The attempt of a prompt that can be sampled now; None where there is none.
 
         Args:
-            retry: only those that no earlier attempt was accepted of.
-
-        A prompt that could not be sampled at all (empty, too long) has no second attempt.
+            most: attempts of a prompt.
+            under_way: attempts that are being sampled.
+            retry: whether there is another attempt only when the one before was not accepted.
         """
-        for id in prompts:
-            if (id, attempt) in self.reasons:
-                continue
-            earlier = {self.reasons.get((id, n)) for n in range(1, attempt)}
-            if not (earlier & {"empty_prompt", "too_long"} or (retry and ACCEPTED in earlier)):
-                yield id
+        for number in range(1, most + 1):
+            reason = self.reasons.get((id, number))
+            if reason is None and (id, number) not in under_way:
+                return number
+            if reason in HOPELESS or (retry and reason in (None, ACCEPTED, WAITING)):
+                return None
+        return None
 
     def longest_first(self, prompts: Sequence[Prompt]) -> list[Prompt]:
         """Prompts by the length that their next responses will have, as far as it can be guessed.
