@@ -1,12 +1,15 @@
 """Plots of analyses: dots with intervals, and acceptance with against without steering."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
 
 from thinksafe_jax import figures
 from thinksafe_jax.intervals import expected_acceptance
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#5b6570"
 
@@ -14,7 +17,7 @@ BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#5b6570"
 def interval_plot(rates: Mapping[str, Mapping], xlabel: str) -> str:
     """A dot and its interval per name, as an SVG document."""
 
-    def draw(axes: Axes) -> None:
+    def draw(axes: "Axes") -> None:
         shown = [(name, r) for name, r in rates.items() if r["value"] is not None]
         for y, (_, rate) in enumerate(shown):
             low = rate["value"] if rate.get("low") is None else rate["low"]
@@ -36,7 +39,7 @@ def interval_plot(rates: Mapping[str, Mapping], xlabel: str) -> str:
 def acceptance_plot(prompts: Sequence[Mapping], labels: Mapping[str, Mapping]) -> str:
     """Each prompt's acceptance with steering over without, and the tilt of the estimated omega."""
 
-    def draw(axes: Axes) -> None:
+    def draw(axes: "Axes") -> None:
         axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
         alpha = np.linspace(0, 1, 101)
         for label, colour in zip(labels, (ORANGE, BLUE, GREY), strict=False):
@@ -53,7 +56,7 @@ def acceptance_plot(prompts: Sequence[Mapping], labels: Mapping[str, Mapping]) -
     return _svg(draw, 3.6)
 
 
-def _svg(draw: Callable[[Axes], None], height: float) -> str:
+def _svg(draw: Callable[["Axes"], None], height: float) -> str:
     return figures.svg(
         lambda figure: draw(figure.add_subplot()), (5.2, height), "analysis", {"font.size": 9}
     )

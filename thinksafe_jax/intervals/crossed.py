@@ -25,8 +25,8 @@ from statistics import NormalDist
 
 import numpy as np
 from jaxtyping import Float
-from scipy.special import stdtrit
 
+from thinksafe_jax.intervals.quantiles import t_quantile
 from thinksafe_jax.intervals.shares import wilson_interval
 
 
@@ -126,7 +126,7 @@ def crossed_difference(
     parts = [_shares(b) - _shares(a) for a, b in pairs]
     variance, freedom = _variance(parts)
     tail = (1 - confidence) / 2
-    half = float(stdtrit(freedom, 1 - tail)) * math.sqrt(variance)
+    half = t_quantile(freedom, 1 - tail) * math.sqrt(variance)
     if not any(part.any() for part in parts):
         half = 1 - tail ** (1 / n)
     low, high = max(-1.0, value - half), min(1.0, value + half)
@@ -182,7 +182,7 @@ def _variance(parts: Sequence[Float[np.ndarray, "S _"]]) -> tuple[float, float]:
 def _few(freedom: float, confidence: float) -> float:
     """(z / t)²: what few seeds or questions leave of a trial."""
     z = NormalDist().inv_cdf((1 + confidence) / 2)
-    return (z / float(stdtrit(freedom, (1 + confidence) / 2))) ** 2
+    return (z / t_quantile(freedom, (1 + confidence) / 2)) ** 2
 
 
 def _sd(values: Float[np.ndarray, " S"]) -> float | None:

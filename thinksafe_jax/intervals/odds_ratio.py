@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import NormalDist
 
-from scipy.special import stdtrit
-
+from thinksafe_jax.intervals.quantiles import t_quantile
 from thinksafe_jax.intervals.shares import Rate, wilson
 
 
@@ -88,7 +87,7 @@ def _pooled(
     squares = sum(
         w * ((x - a) / (a * (1 - a)) - (y - b) / (b * (1 - b))) ** 2 for x, y, w in weighted
     )
-    t = float(stdtrit(len(pairs) - 1, (1 + confidence) / 2))
+    t = t_quantile(len(pairs) - 1, (1 + confidence) / 2)
     return _log_odds(a) - _log_odds(b), t * math.sqrt(squares / (n * (n - 1)))
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from statistics import NormalDist
 
-from scipy.special import stdtrit
+from thinksafe_jax.intervals.quantiles import t_quantile
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def _effective_trials(groups: list[list[float]], p: float, n: int, confidence: f
     if variance <= 0:  # every cluster alike: nothing speaks against the values as trials
         return float(n)
     z = NormalDist().inv_cdf((1 + confidence) / 2)
-    few = (z / float(stdtrit(count - 1, (1 + confidence) / 2))) ** 2
+    few = (z / t_quantile(count - 1, (1 + confidence) / 2)) ** 2
     return min(float(n), p * (1 - p) / variance) * few
 
 

@@ -6,18 +6,19 @@ two stand side by side.
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from markupsafe import Markup
-from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
 
 from thinksafe_jax import figures
 from thinksafe_jax.data import KINDS, LISTS, RATES
 from thinksafe_jax.evaluation import published_tables
 from thinksafe_jax.report.run_files import ALL_STEPS, STEPS
 from thinksafe_jax.report.suite_rows import better, measured_steps, named_suites
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 # Stand-ins that matplotlib can draw with; each is replaced by the CSS variable of the page, which
 # has one value for light and one for dark screens. The hues are Okabe and Ito's.
@@ -85,7 +86,7 @@ def _bars(
         return None
     heights = [1.25 + 0.95 * len(rates) for rates in bars.values()]
 
-    def draw(axes: Axes) -> None:
+    def draw(axes: "Axes") -> None:
         top = 0.0
         for (heading, rates), height in zip(bars.items(), heights, strict=True):
             axes.text(0, top, heading, va="center")
@@ -98,7 +99,7 @@ def _bars(
     return figure_of(name, pitch * sum(heights), draw, title)
 
 
-def _rate_bar(axes: Axes, y: float, step: str, rate: Mapping) -> None:
+def _rate_bar(axes: "Axes", y: float, step: str, rate: Mapping) -> None:
     value, low, high = rate["value"], rate["low"], rate["high"]
     axes.barh(y, 1, height=0.62, color=COLOURS["line"], alpha=0.28)
     axes.barh(y, value, height=0.62, color=COLOURS[step])
@@ -122,7 +123,7 @@ def drops_plot(dataset: Mapping) -> Markup | None:
         return None
     most = max(n for _, _, n in bars)
 
-    def draw(axes: Axes) -> None:
+    def draw(axes: "Axes") -> None:
         for y, (_, label, n) in enumerate(bars):
             axes.barh(y, n, height=0.62, color=COLOURS.get(label, COLOURS["muted"]))
             axes.text(n + most * 0.015, y, f"{n:,}  {label}", va="center", color=COLOURS["muted"])
@@ -139,6 +140,8 @@ def drops_plot(dataset: Mapping) -> Markup | None:
 
 def lengths_plot(lengths: Mapping[str, Sequence[int]]) -> Markup | None:
     """Histogram of response lengths in tokens, a panel per label on one scale, medians marked."""
+    from matplotlib.ticker import MaxNLocator
+
     lengths = {label: values for label, values in lengths.items() if len(values)}
     if not lengths:
         return None
@@ -146,7 +149,7 @@ def lengths_plot(lengths: Mapping[str, Sequence[int]]) -> Markup | None:
     edges = np.linspace(0, max(longest, 1), 33)
     figure_height = 0.45 + 1.0 * len(lengths)
 
-    def draw(first: Axes) -> None:
+    def draw(first: "Axes") -> None:
         figure = first.figure
         first.remove()
         panels = figure.subplots(len(lengths), 1, sharex=True, squeeze=False)[:, 0]
@@ -173,6 +176,8 @@ def lengths_plot(lengths: Mapping[str, Sequence[int]]) -> Markup | None:
 
 def loss_plot(metrics: Sequence[Mapping]) -> Markup | None:
     """Training loss by optimiser step: each step faint, the running mean on top; held-out dots."""
+    from matplotlib.ticker import MaxNLocator
+
     points = {m["step"]: m["loss"] for m in metrics if m.get("stage") == "train" and "loss" in m}
     points = {step: loss for step, loss in sorted(points.items()) if loss is not None}
     if len(points) < 2:
@@ -182,7 +187,7 @@ def loss_plot(metrics: Sequence[Mapping]) -> Markup | None:
     window = max(1, len(losses) // 25)
     smooth = np.convolve(losses, np.ones(window) / window, mode="valid")
 
-    def draw(axes: Axes) -> None:
+    def draw(axes: "Axes") -> None:
         axes.grid(axis="y", alpha=0.5)
         axes.plot(steps, losses, color=COLOURS["after"], alpha=0.3, linewidth=0.9)
         axes.plot(steps[window - 1 :], smooth, color=COLOURS["after"], linewidth=1.8)
@@ -217,7 +222,7 @@ def plane_plot(summary: Mapping) -> Markup | None:
     if not points:
         return None
 
-    def draw(axes: Axes) -> None:
+    def draw(axes: "Axes") -> None:
         axes.grid(alpha=0.4)
         _draw_paper(axes)
         axes.plot(
@@ -239,7 +244,7 @@ def plane_plot(summary: Mapping) -> Markup | None:
     return figure_of("plane", 3.2, draw, "Harm against reasoning, with the paper's models")
 
 
-def _draw_paper(axes: Axes) -> None:
+def _draw_paper(axes: "Axes") -> None:
     """Each model of the paper from Initial (hollow) to ThinkSafe (filled), some by name."""
     tables = published_tables()
     x, y = (tables["columns"].index(name) for name in ("reasoning_average", "safety_average"))
@@ -287,7 +292,7 @@ def _plane_points(summary: Mapping) -> list[tuple[str, float, float, tuple[float
     return points
 
 
-def figure_of(name: str, height: float, draw: Callable[[Axes], None], title: str) -> Markup:
+def figure_of(name: str, height: float, draw: Callable[["Axes"], None], title: str) -> Markup:
     """Draw, and return an `<svg>` that scales with the page and names itself to screen readers."""
     svg = figures.svg(
         lambda figure: draw(figure.add_subplot()),

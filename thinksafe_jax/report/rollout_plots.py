@@ -1,13 +1,15 @@
 """Curves of an on-policy run: what its rollouts were, step by step."""
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from markupsafe import Markup
-from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
 
 from thinksafe_jax.report.plots import COLOURS, figure_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 # panel -> (title, series: name of the metric -> (label, colour)); a series that is not there is
 # left out, and so is a panel without any
@@ -52,6 +54,8 @@ def rollout_steps(metrics: Sequence[Mapping]) -> list[Mapping]:
 
 def rollouts_plot(metrics: Sequence[Mapping]) -> Markup | None:
     """Rewards, shares, lengths and divergences by step, a panel each; None without rollouts."""
+    from matplotlib.ticker import MaxNLocator
+
     trained = {m["step"]: m for m in metrics if m.get("stage") == "train" and "loss" in m}
     steps = [{**trained.get(line["step"], {}), **line} for line in rollout_steps(metrics)]
     if len(steps) < 2:
@@ -59,7 +63,7 @@ def rollouts_plot(metrics: Sequence[Mapping]) -> Markup | None:
     panels = [(title, _series(steps, names)) for title, names in _PANELS]
     panels = [(title, series) for title, series in panels if series]
 
-    def draw(first: Axes) -> None:
+    def draw(first: "Axes") -> None:
         figure = first.figure
         first.remove()
         grid = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
@@ -84,7 +88,7 @@ def _series(steps: Sequence[Mapping], names: Mapping[str, tuple[str, str]]) -> l
     return series
 
 
-def _draw(axes: Axes, title: str, series: Sequence[Series]) -> None:
+def _draw(axes: "Axes", title: str, series: Sequence[Series]) -> None:
     axes.grid(axis="y", alpha=0.5)
     for label, colour, x, y in series:
         window = max(1, len(y) // 15)
