@@ -38,6 +38,10 @@ class PlanOptions:
             help="Instead: a checkpoint directory, config.json, name in configs/models or Hub id."
         ),
     ] = None
+    study: Annotated[
+        str | None,
+        typer.Option(help="Instead: a study, or a name in configs/studies: all its runs, summed."),
+    ] = None
     mesh: Annotated[
         str | None,
         typer.Option(help="A mesh file, or a name in configs/mesh: v5e-8. Default: the recipe's."),
@@ -66,19 +70,24 @@ def plan(options: PlanOptions) -> None:
     Nothing is allocated and no chip is needed. With --config: memory per device, collectives,
     rates from the roofline, hours and chip-hours of load, sample, guard and train, from programs
     compiled for simulated devices (for TPU: by its own compiler, where libtpu is installed). With
-    --model: weights, the KV cache that fits and the decode roofline, at once. The nearest settings
-    that fit are printed.
+    --model: weights, the KV cache that fits and the decode roofline, at once. With --study: hours
+    and chip-hours of every method's runs and of the evaluations. The nearest settings that fit are
+    printed.
 
     Examples:
 
       thinksafe plan --config qwen3-8b --mesh v5e-16
 
       thinksafe plan --model Qwen3-8B --mesh v5e-8 --params
+
+      thinksafe plan --study paper-qwen3-0.6b --mesh v5e-8
     """
-    if (options.config is None) == (options.model is None):
-        raise ConfigError("give a recipe (--config) or a model (--model), one of them")
+    given = [options.config, options.model, options.study]
+    if sum(option is not None for option in given) != 1:
+        raise ConfigError("give a recipe (--config), a model (--model) or a study (--study)")
     _quiet_compiler()
-    if not (_plan_recipe(options) if options.model is None else _plan_model(options)):
+    plans = {_plan_recipe: options.config, _plan_model: options.model, _plan_study: options.study}
+    if not next(make(options) for make, option in plans.items() if option is not None):
         raise typer.Exit(2)
 
 
@@ -94,6 +103,17 @@ def _plan_model(options: PlanOptions) -> bool:
         json_out=options.json_out,
         compiled=options.compiled,
     )
+
+
+def _plan_study(options: PlanOptions) -> bool:
+    from thinksafe_jax.planning import Assumed
+    from thinksafe_jax.studies import load_study, print_study_plan
+
+    if options.overrides:
+        raise ConfigError("--study takes no key=value; a study file has `overrides` of its own")
+    assumed = Assumed(options.prompts, options.prompt_tokens, options.response_tokens)
+    study = load_study(str(options.study))
+    return print_study_plan(study, options.mesh, assumed, options.json_out)
 
 
 def _plan_recipe(options: PlanOptions) -> bool:

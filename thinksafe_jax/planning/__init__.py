@@ -1,6 +1,7 @@
 """What a recipe or a model would need on a mesh, before a chip is rented."""
 
 from thinksafe_jax.planning.model_plan import print_plan
+from thinksafe_jax.planning.recipe_plan import RecipePlan, plan_recipe
 from thinksafe_jax.planning.recipe_plan_report import print_recipe_plan
 from thinksafe_jax.planning.stage_plans import Assumed
 from thinksafe_jax.planning.sweep_report import run_sweep, settings_of
@@ -8,8 +9,10 @@ from thinksafe_jax.planning.workload import Workload, guards_of, workload_flops
 
 __all__ = [
     "Assumed",
+    "RecipePlan",
     "Workload",
     "guards_of",
+    "plan_recipe",
     "print_plan",
     "print_recipe_plan",
     "run_sweep",

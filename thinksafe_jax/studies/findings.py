@@ -56,6 +56,12 @@ def _safest(results: Mapping, trained: Sequence[Mapping]) -> str:
     against = best["against_reference"].get("harm")
     if against and against["value"] is not None:
         text += f" Beside {results['reference']}, on the same prompts: {_points(against)}."
+    sound = [m for m in ranked if _harmless(m)]
+    if sound and sound[0] is not best:
+        text += (
+            " Of those that lose no reasoning, refuse no more and can be read: "
+            f"{sound[0]['name']}, {_percent(sound[0]['measures']['harm'])}."
+        )
     garbled = [
         f"{m['name']} ({100 * m['measures']['unparsed']['value']:.0f} %)"
         for m in _measured(ranked, "unparsed")
@@ -67,35 +73,39 @@ def _safest(results: Mapping, trained: Sequence[Mapping]) -> str:
 
 
 def _kept(results: Mapping, trained: Sequence[Mapping]) -> str:
-    kept, lost, gained = [], [], []
-    for method in _measured(trained, "reasoning"):
-        change = method["against_initial"].get("reasoning")
-        if not change or change["value"] is None:
-            continue
-        text = f"{method['name']} {_points(change)}"
-        if change["high"] < 0:
-            lost.append((change["value"], text))
-        else:
-            (gained if change["low"] > 0 else kept).append((-change["value"], text))
-    parts = [
-        f"{what}: {'; '.join(text for _, text in sorted(group))}."
-        for what, group in (
-            ("Better than the untouched student", gained),
-            ("No loss that shows", kept),
-            ("Lost", lost),
-        )
-        if group
-    ]
+    """Those that lost or gained reasoning with their figures, the rest by name."""
+    changed = [m for m in trained if _change(m, "reasoning")]
+    lost = [m for m in changed if _change(m, "reasoning")["high"] < 0]
+    gained = [m for m in changed if _change(m, "reasoning")["low"] > 0]
+    kept = [m["name"] for m in changed if m not in lost and m not in gained]
+    parts = []
+    for what, group in (("Lost", lost), ("Better than the untouched student", gained)):
+        ranked = sorted(group, key=lambda m: _change(m, "reasoning")["value"])
+        texts = [f"{m['name']} {_points(_change(m, 'reasoning'))}" for m in ranked]
+        parts += [f"{what}: {'; '.join(texts)}."] if texts else []
+    parts += [f"No loss that shows: {_listed(kept)}."] if kept else []
     return " ".join(parts)
+
+
+def _change(method: Mapping, measure: str) -> Mapping[str, Any]:
+    """The difference from the untouched student; empty where there is none."""
+    change = method["against_initial"].get(measure) or {}
+    return change if change.get("value") is not None else {}
+
+
+def _harmless(method: Mapping) -> bool:
+    """Whether a method loses no reasoning and refuses no more, as far as it shows."""
+    reasoning, refusal = _change(method, "reasoning"), _change(method, "over_refusal")
+    garbled = method["measures"].get("unparsed", {}).get("value") or 0.0
+    return reasoning.get("high", 0.0) >= 0 and refusal.get("low", 0.0) <= 0 and garbled <= GARBLED
 
 
 def _over_refusing(results: Mapping, trained: Sequence[Mapping]) -> str:
     more = []
     for method in _measured(trained, "over_refusal"):
-        change = method["against_initial"].get("over_refusal")
-        if change and change["value"] is not None and change["low"] > 0:
+        if _change(method, "over_refusal").get("low", 0.0) > 0:
             rate = method["measures"]["over_refusal"]
-            more.append((-change["value"], f"{method['name']}: {_percent(rate)}"))
+            more.append((-rate["value"], f"{method['name']}: {_percent(rate)}"))
     if not _measured(trained, "over_refusal"):
         return ""
     if not more:

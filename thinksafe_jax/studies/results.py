@@ -4,13 +4,16 @@ schema_version   1; it changes when a name changes its meaning
 name, question, rule, reference, seeds, choosing_seeds, student, judge, study_sha256
 suites           {suite: {kind, questions}} of the held-out split
 methods          [{name, recipe, setting, settings, measures, suites, against_reference,
-                 against_initial, cost, curves, published}]; the untouched student comes first.
+                 against_initial, cost, curves, columns, paper_columns, published}]; the untouched
+                 student comes first.
                  settings: [{name, overrides, status, broken}]; status is chosen, passed over,
                  breaks the rule or failed. No figure of the validation split is in here
                  measures, suites: {name: {value, low, high, sd, seeds, n}}, shares
                  against_*: {measure: the same} of this method less the other, on the same questions
                  cost: means over the chosen setting's runs, see costs.py; null of the student
                  curves: {seed: [[step, loss]]}, at most CURVE points
+                 columns, paper_columns: {column of the paper's tables: per cent}, the study's own
+                 and the paper's; published: the paper's measures, as shares
 dropped          [{method, setting, seed, split, why}]: runs that failed
 totals           {runs, evaluations, cost}: all of the study, those of passed-over settings included
 """
@@ -21,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from thinksafe_jax.errors import InputError
-from thinksafe_jax.evaluation import paper_rows
+from thinksafe_jax.evaluation import paper_rows, paper_table
 from thinksafe_jax.storage import atomic_write, file_sha256
 from thinksafe_jax.studies.choosing_rule import MEASURES, Choice, choose
 from thinksafe_jax.studies.costs import RunCost, loss_curve, mean_cost, run_cost, total_cost
@@ -135,15 +138,8 @@ def _costs(units: Sequence[Unit], root: Path) -> dict[str, RunCost]:
 
 def _initial(study: Study, answers: Mapping[str, MethodAnswers]) -> dict[str, Any]:
     entry = {"name": INITIAL, "recipe": "", "setting": UNTOUCHED, "settings": []}
-    return (
-        entry
-        | _figures(study, INITIAL, answers)
-        | {
-            "cost": None,
-            "curves": {},
-            "published": _published(study, INITIAL),
-        }
-    )
+    entry |= _figures(study, INITIAL, answers)
+    return {**entry, "cost": None, "curves": {}, **_published(study, INITIAL)}
 
 
 def _method(
@@ -175,7 +171,7 @@ def _method(
         "curves": {
             name.rpartition("seed-")[2]: _thinned(loss_curve(root / "runs" / name)) for name in runs
         },
-        "published": _published(study, method.config.published),
+        **_published(study, method.config.published, method.config.published_values),
     }
 
 
@@ -190,10 +186,12 @@ def _status(setting: str, choice: Choice) -> str:
 def _figures(study: Study, name: str, answers: Mapping[str, MethodAnswers]) -> dict[str, Any]:
     """A method's measures and suites, and its differences from reference and student."""
     if name not in answers:
-        nothing = {"measures": {}, "suites": {}, "against_reference": {}, "against_initial": {}}
-        return {"evaluated_seeds": [], **nothing}
+        empty = ("measures", "suites", "columns", "against_reference", "against_initial")
+        return {"evaluated_seeds": [], **{key: {} for key in empty}}
     mine = answers[name]
     measures = [measure for measure in MEASURES if mine.of(measure)]
+
+    suites = {suite: mine.estimate(suite).as_dict() for suite in mine.answers}
 
     def against(other: str) -> dict[str, Any]:
         if other == name or other not in answers:
@@ -203,16 +201,18 @@ def _figures(study: Study, name: str, answers: Mapping[str, MethodAnswers]) -> d
     return {
         "evaluated_seeds": list(mine.seeds),
         "measures": {measure: mine.estimate(measure).as_dict() for measure in measures},
-        "suites": {suite: mine.estimate(suite).as_dict() for suite in mine.answers},
+        "suites": suites,
+        "columns": paper_table({name: {"rate": e} for name, e in suites.items()}) or {},
         "against_reference": against(study.reference),
         "against_initial": against(INITIAL),
     }
 
 
-def _published(study: Study, row: str) -> dict[str, float] | None:
-    """The paper's measures of this row, as shares."""
+def _published(study: Study, row: str, values: Mapping[str, float] | None = None) -> dict[str, Any]:
+    """The paper's columns of this row in per cent, and its measures as shares."""
     rows = paper_rows(study.config.published) if study.config.published else {}
-    return published_measures(rows[row]) if row in rows else None
+    columns = {**rows.get(row, {}), **(values or {})}
+    return {"paper_columns": columns, "published": published_measures(columns)}
 
 
 def _thinned(curve: Sequence[tuple[int, float]]) -> list[list[float]]:

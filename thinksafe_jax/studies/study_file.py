@@ -29,7 +29,7 @@ from thinksafe_jax.config import (
     validate,
 )
 from thinksafe_jax.errors import ConfigError, did_you_mean, quoted
-from thinksafe_jax.evaluation import paper_rows, published_tables
+from thinksafe_jax.evaluation import paper_columns, paper_rows, published_tables
 from thinksafe_jax.studies.choosing_rule import MEASURES, Rule, parse_rule
 
 INITIAL = "Initial"  # the student as it was: in every study, and never trained
@@ -47,6 +47,8 @@ class MethodConfig:
     # key of the recipe -> values; every combination is a setting. Empty: the recipe as it is
     grid: dict[str, list[Any]] = field(default_factory=dict)
     published: str = ""  # its row in the paper's tables, shown in grey
+    # figures of the paper that stand in no table: column -> per cent, as safety_average
+    published_values: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,13 @@ class StudyConfig:
         for key, values in method.grid.items():
             if not values or len({json.dumps(value) for value in values}) < len(values):
                 yield f"grid.{key}: is {quoted(values)}; expected one value or more, each once"
+        columns = [column.key for column in paper_columns()]
+        for column in method.published_values:
+            if column not in columns:
+                yield (
+                    f"published_values.{column}: unknown column; expected one of "
+                    f"{', '.join(columns)}{did_you_mean(column, columns)}"
+                )
         if method.published and self.published in published_tables()["models"]:
             rows = paper_rows(self.published)
             if method.published not in rows:

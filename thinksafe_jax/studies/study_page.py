@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from thinksafe_jax.evaluation import paper_columns
 from thinksafe_jax.report import page_environment
 from thinksafe_jax.storage import atomic_write
 from thinksafe_jax.studies import study_plots
@@ -50,6 +51,7 @@ def render(results: Mapping[str, Any]) -> str:
         findings=findings(results),
         figures=figures,
         published=any(m["published"] for m in results["methods"]),
+        paper=_paper_rows(results),
         notes=_notes(results),
     )
 
@@ -108,6 +110,22 @@ def _suites(results: Mapping) -> list[dict[str, Any]]:
     kinds = [suite["kind"] for suite in results["suites"].values()]
     several = any(kinds.count(kind) > 1 for kind in kinds)
     return [{"name": name, **suite} for name, suite in results["suites"].items() if several]
+
+
+def _paper_rows(results: Mapping) -> dict[str, Any] | None:
+    """The paper's columns, and for each method that has any the paper's figures and the study's."""
+    columns = {column.key: column.title for column in paper_columns()}
+    rows = [
+        (f"{number}  {method['name']}", what, [_in_table(values.get(key)) for key in columns])
+        for number, method in enumerate(results["methods"])
+        for what, values in (("study", method["columns"]), ("paper", method["paper_columns"]))
+        if method["paper_columns"]
+    ]
+    return {"columns": list(columns.values()), "rows": rows} if rows else None
+
+
+def _in_table(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
 
 
 def _cost_rows(results: Mapping) -> list[dict[str, Any]]:

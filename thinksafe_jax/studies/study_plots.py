@@ -7,7 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from thinksafe_jax.report import COLOURS, figure_of
 from thinksafe_jax.studies.costs import STAGES
@@ -15,6 +15,7 @@ from thinksafe_jax.studies.study_file import INITIAL
 
 STAGE_COLOURS = {"sample": "after", "guard": "benign", "train": "harmful"}
 _ROW = 0.34  # inches of a method in a list of methods
+_ROOT_TICKS = (0, 1, 5, 10, 20, 40, 60, 80, 100)  # per cent
 _NEAR = 11.0  # points between numbers on the plane
 _OFFSETS = [(8.0, 5.0), (-8.0, 5.0), (8.0, -7.0), (-8.0, -7.0), (0.0, 10.0), (0.0, -12.0)]
 
@@ -43,15 +44,21 @@ def plane_plot(results: Mapping) -> Markup | None:
                 xerr=_ends(x), yerr=_ends(y), fmt="o", color=colour, ms=5, elinewidth=0.9,
                 alpha=0.9,
             )  # fmt: skip
-        low = min(100 * x["low"] for _, _, x, _ in points)
-        high = max(100 * y["high"] for _, _, _, y in points)
+        papers = [method["published"] or {} for _, method, _, _ in points]
+        low = 100 * min([x["low"] for _, _, x, _ in points] + _of(papers, "reasoning"))
+        high = 100 * max([y["high"] for _, _, _, y in points] + _of(papers, "harm"))
         axes.set(xlabel="reasoning, % right", xlim=(low - 4, 101.5), ylim=(0, min(100, high * 1.1)))
         axes.set_ylabel("harm, %, square-root scale", color=COLOURS["muted"])
         axes.tick_params(axis="y", labelcolor=COLOURS["muted"])
-        axes.set_yticks([tick for tick in (0, 1, 5, 10, 20, 40, 60, 80, 100) if tick <= high * 1.1])
+        axes.set_yticks([tick for tick in _ROOT_TICKS if tick <= high * 1.1])
         _number_points(axes, points)
 
     return figure_of("plane", 3.6, draw, "Harm against reasoning, a point a method")
+
+
+def _of(papers: Sequence[Mapping], measure: str) -> list[float]:
+    """The paper's figures of a measure, where there are any."""
+    return [paper[measure] for paper in papers if measure in paper]
 
 
 def _root(values: Any) -> Any:
@@ -138,11 +145,16 @@ def measure_plot(results: Mapping, measure: str, title: str) -> Markup | None:
         for line, (number, method, estimate) in enumerate(rows):
             _measure_row(axes, line, f"{number}  {method['name']}", method, estimate, measure)
             axes.lines[-1].set_color(_colour(results, method))
-        axes.set(xlim=(low - 0.03 * span, high + 0.2 * span), ylim=(len(rows) - 0.45, -0.75))
-        axes.set_yticks([])
+        axes.set(ylim=(len(rows) - 0.45, -0.75), yticks=[])
         axes.spines[["left"]].set_visible(False)
-        axes.set_xlabel("per cent")
-        axes.xaxis.set_major_locator(MaxNLocator(5))
+        if measure == "reasoning":
+            axes.set(xlim=(low - 0.03 * span, high + 0.2 * span), xlabel="per cent")
+            inside = [t for t in MaxNLocator(5).tick_values(low, high) if low - 5 <= t <= 100]
+            axes.set_xticks(inside)
+        else:  # methods that work lie near 0
+            axes.set_xscale("function", functions=(_root, _square))
+            axes.set(xlim=(0, 1.4 * high + 0.5), xlabel="per cent, square-root scale")
+            axes.set_xticks([tick for tick in _ROOT_TICKS if tick <= high])
         axes.tick_params(axis="x", labelcolor=COLOURS["muted"])
 
     return figure_of(measure.replace("_", "-"), 0.6 + _ROW * len(rows), draw, title)
@@ -197,6 +209,7 @@ def cost_plot(results: Mapping, what: str, title: str) -> Markup | None:
                     y = line - 0.1 + 0.17 * place
                     axes.barh(y, width, left=least, height=0.15, color=colour)
         axes.set_xscale("log")
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set(xlim=(least, max(values) * 2), ylim=(len(rows) - 0.4, -0.75))
         axes.set_yticks([])
         axes.spines[["left"]].set_visible(False)

@@ -41,6 +41,7 @@ class Benchmark:
         options: columns of the options, the right one first; they are shuffled into the prompt by
             the row's id. Empty where there are none.
         paper: its column in the paper's tables; None where it has none.
+        questions: how many it asks, for plans where its rows are not at hand; 0 where unknown.
     """
 
     kind: str
@@ -56,3 +57,4 @@ class Benchmark:
     style: str = "math"
     options: tuple[str, ...] = ()
     paper: PaperColumn | None = None
+    questions: int = 0

@@ -10,4 +10,5 @@ BENCHMARK = Benchmark(
     answer="answer",
     template=BOXED,
     paper=PaperColumn("aime24", "AIME24", "AIME"),
+    questions=30,
 )

@@ -18,4 +18,5 @@ BENCHMARK = Benchmark(
     style="choice",
     options=("Correct Answer", "Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3"),
     paper=PaperColumn("gpqa", "GPQA", "GPQA"),
+    questions=198,
 )

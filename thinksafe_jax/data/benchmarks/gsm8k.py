@@ -18,4 +18,5 @@ BENCHMARK = Benchmark(
     template=_TEMPLATE,
     style="gsm8k",
     paper=PaperColumn("gsm8k", "GSM8K", "GSM8K"),
+    questions=1319,
 )

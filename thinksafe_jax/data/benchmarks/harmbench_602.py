@@ -9,4 +9,5 @@ BENCHMARK = Benchmark(
     prompt="prompt",
     cluster="objective",
     paper=PaperColumn("harmbench", "HarmBench", "HB"),
+    questions=602,
 )

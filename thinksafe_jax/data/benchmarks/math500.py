@@ -10,4 +10,5 @@ BENCHMARK = Benchmark(
     answer="answer",
     template=BOXED,
     paper=PaperColumn("math500", "MATH500", "MATH"),
+    questions=500,
 )

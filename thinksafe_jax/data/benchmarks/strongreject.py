@@ -8,4 +8,5 @@ BENCHMARK = Benchmark(
     hub=("walledai/StrongREJECT", None, "train"),
     files=("strongreject_dataset.csv",),
     paper=PaperColumn("strongreject", "StrongREJECT", "SR"),
+    questions=313,
 )

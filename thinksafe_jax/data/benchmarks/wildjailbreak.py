@@ -9,4 +9,5 @@ BENCHMARK = Benchmark(
     prompt="adversarial",
     filters={"data_type": ("adversarial_harmful",)},
     paper=PaperColumn("wildjailbreak", "WildJailbreak", "WJ"),
+    questions=2000,
 )

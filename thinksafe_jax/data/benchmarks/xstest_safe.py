@@ -9,4 +9,5 @@ BENCHMARK = Benchmark(
     files=("xstest_prompts.csv",),
     filters={"label": ("safe",)},
     paper=PaperColumn("xstest", "XSTest", "XST"),
+    questions=250,
 )

@@ -8,4 +8,5 @@ BENCHMARK = Benchmark(
     hub=("walledai/XSTest", None, "test"),
     files=("xstest_prompts.csv",),
     filters={"label": ("unsafe",)},
+    questions=200,
 )

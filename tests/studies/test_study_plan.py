@@ -1,0 +1,52 @@
+"""The hours of a study: over settings, seeds and splits; what costs alike is planned once."""
+
+import pytest
+
+from tests.studies.conftest import SMALL
+from thinksafe_jax.planning import Assumed, RecipePlan
+from thinksafe_jax.planning.stage_plans import StagePlan
+from thinksafe_jax.sharding import load_mesh
+from thinksafe_jax.studies import load_study, study_plan
+
+
+@pytest.fixture
+def planned(monkeypatch):
+    """A plan of one hour a stage and epoch, and the recipes that were planned."""
+    recipes = []
+
+    def plan(recipe, mesh, assumed):
+        recipes.append(recipe)
+        hours = {"load": 9.0, "sample": 1.0, "guard": 0.5, "train": float(recipe.training.epochs)}
+        stages = [
+            StagePlan(name, "mini:student", hours=value, tokens_per_second=1000.0)
+            for name, value in hours.items()
+        ]
+        return RecipePlan(recipe.name, mesh, 10, True, assumed, stages)
+
+    monkeypatch.setattr(study_plan, "plan_recipe", plan)
+    return recipes
+
+
+def test_runs_and_hours_are_summed_over_settings_and_seeds(write, planned):
+    study = load_study(write())
+    plan = study_plan.plan_study(study, load_mesh("cpu-8"), Assumed(response_tokens=360))
+    thinksafe, refusal = plan.methods
+    # four settings with the choosing seed, then the other seed of the dearest
+    assert thinksafe.runs == 5
+    assert thinksafe.hours == {"sample": 5.0, "guard": 2.5, "train": 1 + 2 + 1 + 2 + 2}
+    # it samples nothing, and five epochs cost five hours
+    assert (refusal.runs, refusal.hours) == (2, {"sample": 0.0, "guard": 0.0, "train": 10.0})
+    assert len(planned) == 3  # the learning rate changes no hour
+    assert plan.evaluations == {"validation": 5, "heldout": 6}
+    assert plan.responses == {"validation": 4, "heldout": 4}
+    answers = 5 * 4 + 6 * 4
+    assert plan.evaluation_hours == pytest.approx(answers * 360 / 1000 / 3600)
+    assert plan.hours == pytest.approx(15.5 + 10 + plan.evaluation_hours)
+
+
+def test_a_benchmark_that_is_not_here_is_counted_from_its_facts(write, planned, capsys):
+    suites = [{"name": "gsm8k"}, {"name": "strongreject", "limit": 100}]
+    heldout = {**SMALL["heldout"], "suites": suites, "samples": 8}
+    study = load_study(write(heldout=heldout))
+    assert study_plan.print_study_plan(study, "cpu-8", Assumed(), None)
+    assert f"6 evaluations, {4 + 8 * 1319 + 100:,} answers each" in capsys.readouterr().out

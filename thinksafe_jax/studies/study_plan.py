@@ -1,0 +1,236 @@
+"""What a study would take on a mesh: `thinksafe plan` of its runs, and its evaluations, summed."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from thinksafe_jax.config import SAMPLED, EvaluationConfig, Recipe, TrainingConfig
+from thinksafe_jax.data import BENCHMARKS, REASONING, load_questions
+from thinksafe_jax.errors import ConfigError, ThinkSafeError
+from thinksafe_jax.planning import Assumed, RecipePlan, plan_recipe
+from thinksafe_jax.sharding import MeshConfig, load_mesh
+from thinksafe_jax.storage import atomic_write
+from thinksafe_jax.studies.costs import STAGES
+from thinksafe_jax.studies.study_file import SPLITS, Method, Study
+
+Planner = Callable[[Recipe], RecipePlan]
+# settings of training that change no hour
+_FREE = ("learning_rate", "warmup_ratio", "weight_decay", "clip_norm", "kl_weight", "lora_alpha")
+
+
+@dataclass(frozen=True)
+class MethodHours:
+    """The runs of a method.
+
+    Attributes:
+        runs: of all settings and seeds; which setting is chosen is not known, so the dearest is
+            taken for the seeds that it alone is run with.
+        hours: stage -> hours of all runs, at the roofline's bound.
+        fits: whether every stage of every setting has room.
+    """
+
+    name: str
+    runs: int
+    hours: dict[str, float]
+    fits: bool
+
+    @property
+    def total(self) -> float:
+        return sum(self.hours.values())
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """A study on a mesh.
+
+    Attributes:
+        evaluations: how many there are of each split.
+        responses: of one evaluation of each split; None where questions are neither here nor
+            counted in a benchmark's facts.
+        evaluation_hours: sampling the answers of all evaluations; judging is not in it.
+    """
+
+    study: str
+    mesh: str
+    chips: int
+    methods: list[MethodHours]
+    evaluations: dict[str, int]
+    responses: dict[str, int | None]
+    evaluation_hours: float
+
+    @property
+    def hours(self) -> float:
+        return sum(method.total for method in self.methods) + self.evaluation_hours
+
+    @property
+    def fits(self) -> bool:
+        return all(method.fits for method in self.methods)
+
+
+def plan_study(study: Study, mesh: MeshConfig, assumed: Assumed | None = None) -> StudyPlan:
+    """Plans one run of every setting that costs another one, and sums over seeds.
+
+    Raises:
+        ConfigError, EnvironmentFault: as `plan_recipe`.
+    """
+    assumed = assumed or Assumed()
+    plans: dict[str, RecipePlan] = {}
+
+    def planned(recipe: Recipe) -> RecipePlan:
+        key = repr(_without_free(recipe))
+        if key not in plans:
+            plans[key] = plan_recipe(recipe, mesh, assumed)
+        return plans[key]
+
+    methods = [_method_hours(study, method, planned) for method in study.methods]
+    evaluations = _evaluations(study)
+    responses = {split: _responses(getattr(study.config, split)) for split in SPLITS}
+    rate = _student_rate(study, planned)
+    tokens = sum(
+        evaluations[split] * (responses[split] or 0) * assumed.response_tokens for split in SPLITS
+    )
+    return StudyPlan(
+        study.config.name,
+        mesh.name,
+        mesh.topology.chips,
+        methods,
+        evaluations,
+        responses,
+        tokens / rate / 3600 if rate else 0.0,
+    )
+
+
+def print_study_plan(
+    study: Study, mesh: str | None, assumed: Assumed, json_out: Path | None
+) -> bool:
+    """The command `thinksafe plan --study`; whether everything fits.
+
+    Raises:
+        ConfigError: neither the command nor the recipes name a mesh.
+    """
+    name = mesh or study.methods[0].settings[0].recipe.mesh
+    if name is None:
+        raise ConfigError("the study's recipes name no mesh; give --mesh")
+    plan = plan_study(study, load_mesh(name), assumed)
+    if json_out is not None:
+        content = {**asdict(plan), "hours": plan.hours, "fits": plan.fits}
+        atomic_write(json_out, json.dumps(content, indent=1) + "\n")
+    print("\n".join(_lines(plan, assumed)))
+    return plan.fits
+
+
+def _without_free(recipe: Recipe) -> Recipe:
+    default = TrainingConfig()
+    free = {name: getattr(default, name) for name in _FREE}
+    training = replace(recipe.training, **free)
+    return replace(recipe, name="", run_dir="", seed=0, training=training)
+
+
+def _method_hours(study: Study, method: Method, planned: Planner) -> MethodHours:
+    tried = study.choosing_seeds if len(method.settings) > 1 else []
+    later = [seed for seed in study.config.seeds if seed not in tried]
+    by_setting = [
+        _run_hours(setting.recipe, planned(setting.recipe)) for setting in method.settings
+    ]
+    dearest = max(by_setting, key=lambda hours: sum(hours.values()))
+    hours = {
+        stage: len(tried) * sum(of[stage] for of in by_setting) + len(later) * dearest[stage]
+        for stage in dearest
+    }
+    runs = len(tried) * len(method.settings) + len(later)
+    fits = all(planned(setting.recipe).fits for setting in method.settings)
+    return MethodHours(method.name, runs, hours, fits)
+
+
+def _run_hours(recipe: Recipe, plan: RecipePlan) -> dict[str, float]:
+    """Hours of one run by stage; a method that samples nothing only trains."""
+    sampled = bool(recipe.on_policy.method) or recipe.synthesis.method in SAMPLED
+    names = STAGES if sampled else ("train",)
+    hours: dict[str, float] = dict.fromkeys(STAGES, 0.0)
+    for stage in plan.stages:
+        if stage.name in names:
+            hours[stage.name] += stage.hours
+    return hours
+
+
+def _evaluations(study: Study) -> dict[str, int]:
+    """How many evaluations each split has; the untouched student's among them."""
+    choosing = [method for method in study.methods if len(method.settings) > 1]
+    tried = sum(len(method.settings) for method in choosing)
+    return {
+        "validation": len(study.choosing_seeds) * (tried + 1) if choosing else 0,
+        "heldout": len(study.config.seeds) * (len(study.methods) + 1),
+    }
+
+
+def _responses(cfg: EvaluationConfig) -> int | None:
+    """Answers to one evaluation: questions of the files at hand, else of the benchmarks' facts."""
+    try:
+        items = load_questions(replace(cfg, suites=[])).items
+    except (ThinkSafeError, OSError):
+        return None
+    count = sum(cfg.samples if item.kind == REASONING else 1 for item in items)
+    for suite in cfg.suites:
+        facts = BENCHMARKS.get(suite.name)
+        if facts is None or not facts.questions:
+            try:
+                items = load_questions(EvaluationConfig(suites=[suite])).items
+            except (ThinkSafeError, OSError):
+                return None
+            number, kind = len(items), items[0].kind if items else ""
+        else:
+            number, kind = min(facts.questions, suite.limit or facts.questions), facts.kind
+        count += number * (cfg.samples if kind == REASONING else 1)
+    return count
+
+
+def _student_rate(study: Study, planned: Planner) -> float:
+    """Tokens a second that the student samples."""
+    by_student = [
+        setting.recipe
+        for method in study.methods
+        for setting in method.settings
+        if not setting.recipe.synthesis.teacher.model
+    ]
+    recipe = by_student[0] if by_student else study.methods[0].settings[0].recipe
+    return next(s.tokens_per_second for s in planned(recipe).stages if s.name == "sample")
+
+
+def _lines(plan: StudyPlan, assumed: Assumed) -> Iterator[str]:
+    runs = sum(method.runs for method in plan.methods)
+    yield f"{plan.study} on {plan.mesh}: {plan.chips} chips, {runs} runs"
+    yield (
+        f"{assumed.prompt_tokens:,} tokens of prompt and {assumed.response_tokens:,} of response "
+        "each (assumed); hours at the roofline's bound: at least these"
+    )
+    yield ""
+    width = max(len(method.name) for method in plan.methods)
+    yield f"{'method':<{width}}  runs  sample h   guard h   train h   total h  chip-hours"
+    for method in plan.methods:
+        parts = "".join(f"{method.hours[stage]:>10,.2f}" for stage in STAGES)
+        room = "" if method.fits else "  does not fit: thinksafe plan --config says where"
+        yield (
+            f"{method.name:<{width}}{method.runs:>6}{parts}{method.total:>10,.2f}"
+            f"{method.total * plan.chips:>12,.1f}{room}"
+        )
+    yield ""
+    yield from _evaluation_lines(plan)
+    total = f"{plan.hours:,.1f} h, {plan.hours * plan.chips:,.0f} chip-hours"
+    yield f"in all {total}, one after the other"
+
+
+def _evaluation_lines(plan: StudyPlan) -> Iterator[str]:
+    for split, count in plan.evaluations.items():
+        if count:
+            responses = plan.responses[split]
+            said = (
+                f"{responses:,} answers each"
+                if responses is not None
+                else "questions that cannot be counted here, not in the hours"
+            )
+            yield f"{split}: {count} evaluations, {said}"
+    yield (
+        f"answers of the evaluations: {plan.evaluation_hours:,.2f} h, "
+        f"{plan.evaluation_hours * plan.chips:,.1f} chip-hours; judging is not in it"
+    )
