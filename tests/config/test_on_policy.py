@@ -60,6 +60,26 @@ def test_rounded_keys_and_values_go_with_a_gradient_that_is_corrected():
     assert load_recipe(GRPO, corrected).engine.kv_dtype == "int8"
 
 
+STAR1 = REPOSITORY / "configs/recipes/qwen3-0.6b-star1.yaml"
+SAFEKEY = REPOSITORY / "configs/recipes/qwen3-0.6b-safekey.yaml"
+
+
+@pytest.mark.parametrize(
+    ("file", "override", "words"),
+    [
+        (STAR1, "training.safekey.key_weight=0.5", "read by training.objective safekey, not ce"),
+        (STAR1, "training.objective=safekey", "no source has span_columns"),
+        (SAFEKEY, "training.objective=ce", "span_columns: is read by training.objective safekey"),
+        (SAFEKEY, "synthesis.method=rejection", "synthesis.method is rejection; expected external"),
+        (SAFEKEY, "training.think_newlines=authors", "moves the spans"),
+        (SAFEKEY, "training.safekey.last_epochs=0", "training.safekey.last_epochs: is 0"),
+    ],
+)
+def test_safekeys_keys_go_with_safekeys_objective(file, override, words):
+    with pytest.raises(ConfigError, match=words):
+        load_recipe(file, [override])
+
+
 def test_a_recipe_without_a_method_has_the_hash_that_it_had_before_there_were_any():
     """Run directories that an earlier version began are continued: nothing is done again."""
     known = "on_policy", "ratio_cap", "kv_dtype"

@@ -1,6 +1,7 @@
 """Prompt files: what is accepted, and that every refusal names the file and the line."""
 
 import hashlib
+import json
 from dataclasses import replace
 
 import datasets
@@ -328,3 +329,23 @@ def test_empty_and_huge_prompts_stay_to_be_counted_later(tmp_path):
     )
     assert texts(jsonl) == ["", huge, ""]
     assert texts(write(tmp_path, "x.csv", f'prompt\n" "\n{huge}\n')) == [" ", huge]
+
+
+# --- marked parts of a response --------------------------------------------------------------
+
+SPANS = {"response_column": "answer", "span_columns": ["c", "k"]}
+
+
+def test_marked_parts_are_read_and_a_row_may_have_none(tmp_path):
+    rows = '{"prompt": "a", "answer": "0123456789", "c": 3, "k": 10}\n'
+    path = write(tmp_path, "rows.jsonl", rows + '{"prompt": "b", "answer": "", "c": null, "k": ""}')
+    prompts = load_prompts([PromptSource(path=path, **HARMFUL, **SPANS)], require_label=True)
+    assert [prompt.spans for prompt in prompts] == [(3, 10), ()]
+
+
+@pytest.mark.parametrize("ends", [(0, 4), (4, 4), (5, 4), (3, 11), ("x", 4), (3, None), (-1, 4)])
+def test_parts_that_cannot_be_are_refused_with_their_line(tmp_path, ends):
+    row = {"prompt": "a", "answer": "0123456789", "c": ends[0], "k": ends[1]}
+    path = write(tmp_path, "rows.jsonl", json.dumps(row))
+    text = refusal(path, **SPANS)
+    assert text.startswith(f"{path}:1: c, k are") and "at most the response's 10" in text

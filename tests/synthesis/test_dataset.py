@@ -300,3 +300,15 @@ def test_a_dataset_that_was_edited_by_hand(tmp_path, text, rows):
     else:
         with pytest.raises(InputError, match=f"train.jsonl:{rows}"):
             list(read_dataset(tmp_path))
+
+
+def test_marked_parts_of_a_response_are_in_the_rows_that_are_trained_on(tmp_path):
+    samples = [sample("h1", spans=[8, 11]), sample("b1", "benign")]
+    write_dataset(tmp_path, samples, [verdict("h1"), verdict("b1")], facts())
+    assert {row["id"]: row.get("spans") for row in read_dataset(tmp_path)} == {
+        "h1": [8, 11],
+        "b1": None,
+    }
+    without = facts(harmful_reasoning="remove")  # another response: its parts lie elsewhere
+    write_dataset(tmp_path, samples, [verdict("h1"), verdict("b1")], without)
+    assert not any("spans" in row for row in read_dataset(tmp_path))

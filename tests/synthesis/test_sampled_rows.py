@@ -153,3 +153,12 @@ def test_external_rows_keep_their_own_responses(tokenizer):
     assert [drop_reason(r["response"], r["finish_reason"], "think") for r in rows] == [
         None, "no_think_close",
     ]  # fmt: skip
+
+
+def test_marked_parts_of_a_response_stay_with_its_row(tokenizer):
+    prompts = [
+        Prompt("1", "Hi", "benign", response="<think>a</think>b", spans=(8, 9)),
+        Prompt("2", "Ho", "harmful", response="<think>a</think>b"),
+    ]
+    rows = fixed_rows(prompts, SynthesisConfig(method="external"), tokenizer)
+    assert [row.get("spans") for row in rows] == [[8, 9], None]

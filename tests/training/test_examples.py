@@ -193,3 +193,30 @@ def test_kl_rows_are_the_benign_ones_and_a_row_without_a_label_is_an_error(token
     rows[1]["label"] = rows[1].pop("prompt_label")
     with pytest.raises(InputError, match="row 'benign': prompt_label is None"):
         build_examples(tokenizer, rows, config)
+
+
+def test_marked_characters_become_places_in_the_row(tokenizer):
+    """The understanding ends behind "yeast.", the key sentence behind "Mix."."""
+    response = "<think>\nFlour, water, yeast. Mix. Wait.\n</think>\n\nBake."
+    row = {"id": "r", "instruction": PROMPT, "response": response, "prompt_label": "harmful"}
+    row["spans"] = [response.index(" Mix"), response.index(" Wait")]
+    config = TrainingConfig(max_length=100, objective="safekey")
+    (example,), _ = build_examples(tokenizer, [row], config)
+    spans, start = example.spans, int(np.argmax(example.loss_mask))
+    words = transformers_tokenizer(tokenizer).decode
+    understanding = words(example.token_ids[start : spans.understanding_end])
+    opening = "" if tokenizer.opens_think else "<think>\n"
+    assert understanding == f"{opening}Flour, water, yeast."
+    assert words(example.token_ids[spans.understanding_end : spans.sentence_end]) == " Mix."
+    assert spans.harmful
+    plain = build_examples(tokenizer, [row], TrainingConfig(max_length=100))[0][0]
+    assert plain.spans is None
+
+
+def test_rows_without_a_mark_are_no_data_for_safekey(tokenizer):
+    row = {"id": "r", "instruction": PROMPT, "response": REASONED, "prompt_label": "benign"}
+    config = TrainingConfig(max_length=100, objective="safekey")
+    with pytest.raises(InputError, match="no row has a marked understanding and key sentence"):
+        build_examples(tokenizer, [row], config)
+    with pytest.raises(InputError, match=r"row 'r': spans is \[3\]; expected two numbers"):
+        build_examples(tokenizer, [row | {"spans": [3]}], config)

@@ -26,6 +26,7 @@ from thinksafe_jax.config.on_policy_section import (
     loop_conflicts,
     rounding_conflicts,
 )
+from thinksafe_jax.config.safekey_section import SafeKeyConfig, safekey_conflicts
 from thinksafe_jax.config.shared_sections import (
     DTYPE,
     LABEL,
@@ -103,6 +104,8 @@ class PromptSource:
     labels: dict[str, Annotated[str, LABEL]] = field(default_factory=dict)
     answer_column: str | None = None  # gold answer, for reasoning suites
     response_column: str | None = None  # what to train on, with method external
+    # of that, columns of its characters up to the ends of the understanding and of the key sentence
+    span_columns: list[str] = field(default_factory=list, metadata=LATER)
     where: dict[str, str] = field(default_factory=dict)  # keep rows whose column equals the value
     start: Annotated[int, INDEX] = 0  # first row kept, counted after `where`
     limit: Annotated[int | None, COUNT] = None  # rows kept
@@ -190,6 +193,7 @@ class TrainingConfig:
     # bounds a forward pass: tokens of so many longest rows
     micro_batch_size: Annotated[int, COUNT] = 8
     learning_rate: Annotated[float, POSITIVE] = 1e-5
+    beta2: Annotated[float, Range(0, 1, open_high=True)] = field(default=0.999, metadata=LATER)
     warmup_ratio: Annotated[float, SHARE] = 0.1
     weight_decay: Annotated[float, NOT_NEGATIVE] = 0.0
     clip_norm: Annotated[float, POSITIVE] = 1.0
@@ -222,6 +226,7 @@ class TrainingConfig:
     full_finetune: bool = False
     # what the backward pass computes again
     remat: Annotated[str, choice("none", "dots", "attention", "layer")] = "layer"
+    safekey: SafeKeyConfig = field(default_factory=SafeKeyConfig, metadata=LATER)
     # kept out of training; their loss is measured as it goes on
     heldout_rows: Annotated[int, INDEX] = 0
     # optimiser steps between those measurements; and at the end
@@ -336,6 +341,7 @@ class Recipe:
                     f"({context}), which holds the prompt too"
                 )
         yield from loop_conflicts(self.on_policy, self.training, synthesis, context)
+        yield from safekey_conflicts(self.training, synthesis)
         yield from rounding_conflicts(self.on_policy, self.training, self.engine)
 
     @property

@@ -11,7 +11,7 @@ import json
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 
 from thinksafe_jax.config import PromptSource
@@ -33,6 +33,8 @@ class Prompt:
     answer: str | None = None
     source: str = ""
     response: str | None = None  # of external data
+    # characters of the response up to the ends of its marked parts, rising
+    spans: tuple[int, ...] = ()
     stratum: str = ""  # source and label as the source spells it, for a fair limit
 
 
@@ -87,7 +89,7 @@ def _read_source(source: PromptSource, short: str, require_label: bool) -> list[
     columns = columns_of(source)
     matching = (
         row
-        for row in source_rows(source, {*columns.values(), *source.where})
+        for row in source_rows(source, {*columns.values(), *source.span_columns, *source.where})
         if all(scalar_text(cell(row, name)) == value for name, value in source.where.items())
     )
     stop = None if source.limit is None else source.start + source.limit
@@ -110,15 +112,32 @@ def _prompt(
         columns = {field: column for field, column in columns.items() if column in row.values}
     label, answer, response = (columns.get(name) for name in ("label", "answer", "response"))
     spelled = value_cell(row, label, "label") if label else ""
+    text = None if response is None else value_cell(row, response, "response")
     return Prompt(
         id=_identity(row, columns.get("id"), short),
         text=text_cell(row, columns["prompt"], "prompt"),
         label=_label(row, label, source, require_label),
         answer=None if answer is None else value_cell(row, answer, "gold answer"),
         source=row.place,
-        response=None if response is None else value_cell(row, response, "response"),
+        response=text,
+        spans=_spans(row, source, text or ""),
         stratum=f"{short}/{spelled}",
     )
+
+
+def _spans(row: Row, source: PromptSource, response: str) -> tuple[int, ...]:
+    """Where the marked parts of a response end; none where the row has no marks."""
+    cells = [value_cell(row, column, "end of a span") for column in source.span_columns]
+    if not any(cells):
+        return ()
+    ends = [int(text) if text.isdecimal() else 0 for text in cells]
+    if any(a >= b for a, b in pairwise([0, *ends])) or ends[-1] > len(response):
+        columns = ", ".join(source.span_columns)
+        raise InputError(
+            f"{row.place}: {columns} are {', '.join(map(quoted, cells))}; expected numbers of "
+            f"characters that rise from 1 to at most the response's {len(response):,}"
+        )
+    return tuple(ends)
 
 
 def _identity(row: Row, column: str | None, short: str) -> str:

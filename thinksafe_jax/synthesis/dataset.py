@@ -170,9 +170,10 @@ def _write_rows(
     ):
         for sample in rows:
             row = _training_row(sample, facts)
-            file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
-            parquet.add(row)
             as_sampled = row["response"] == sample["response"]
+            marks = {"spans": sample["spans"]} if as_sampled and "spans" in sample else {}
+            file.write(json.dumps({**row, **marks}, ensure_ascii=False).encode() + b"\n")
+            parquet.add(row)
             tokens = sample["tokens"] if as_sampled else count_tokens(row["response"])
             bins = lengths.setdefault(row["prompt_label"], Counter())
             bins[next((end for end in LENGTH_BINS if tokens <= end), 0)] += 1

@@ -108,7 +108,8 @@ def fixed_rows(
         response, ended = _fixed_response(prompt, cfg)
         tokens = len(tokenizer.response_ids(response, ended))
         reason = "stop" if ended else "length"
-        yield _row(prompt, "none", response=response, finish_reason=reason, tokens=tokens)
+        row = _row(prompt, "none", response=response, finish_reason=reason, tokens=tokens)
+        yield {**row, "spans": list(prompt.spans)} if prompt.spans else row
 
 
 def _fixed_response(prompt: Prompt, cfg: SynthesisConfig) -> tuple[str, bool]:

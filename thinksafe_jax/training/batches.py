@@ -26,6 +26,8 @@ from thinksafe_jax.training.examples import Example, data_hash
 from thinksafe_jax.training.packing import Layout, balanced_steps, best_fit, choose_layouts
 from thinksafe_jax.training.streams import Streams, StreamsOf
 
+# (example, epochs left, this one included) -> the rows that it becomes
+RowsOf = Callable[[Example, int], Sequence[Example]]
 Array = Any  # numpy on the host, jax inside the step
 Tree = Any  # nested dict of arrays
 
@@ -125,6 +127,8 @@ class Batches:
         streams_of: weighs the targets of a row, see `Objective.streams`.
         seed: of the order.
         epochs: how often every row is taken.
+        rows_of: the rows that an example becomes, see `Objective.rows`; default itself.
+        rows_of_example: the most that these are.
 
     Raises:
         InputError: no rows, or a row without a single training target.
@@ -140,6 +144,8 @@ class Batches:
         *,
         seed: int,
         epochs: int,
+        rows_of: RowsOf | None = None,
+        rows_of_example: int = 1,
     ):
         kept = [example for example in examples if len(example) <= shape.max_length]
         if not kept:
@@ -147,7 +153,8 @@ class Batches:
         for example in kept:
             if not example.loss_mask[1:].any():
                 raise InputError(f"row {quoted(example.id)} has no token to train on")
-        self._examples, self._streams_of = kept, streams_of
+        self._examples, self._streams_of, self._epochs = kept, streams_of, epochs
+        self._rows_of = rows_of or (lambda example, epochs_left: (example,))
         self._left_out = len(examples) - len(kept)
         self._batch_size, self._seed = shape.batch_size, seed % 2**32
         self.steps_per_epoch = -(-len(kept) // shape.batch_size)
@@ -155,10 +162,14 @@ class Batches:
         self._lengths = np.array([len(example) for example in kept])
         self._order = grain.MapDataset.source(range(len(kept))).shuffle(seed=self._seed)
         self._epoch: tuple[int, list[np.ndarray]] = (-1, [])
-        steps = [self._lengths[list(self.rows(i))].tolist() for i in range(self.steps_per_epoch)]
+        steps = [[len(row) for row in self._rows(i, 1)] for i in range(self.steps_per_epoch)]
         tokens = shape.micro_batch_size * int(self._lengths.max())
         self.layouts = choose_layouts(
-            steps, shape.batch_size, tokens, shape.hidden_size, shape.num_shards
+            steps,
+            rows_of_example * shape.batch_size,
+            tokens,
+            shape.hidden_size,
+            shape.num_shards,
         )
 
     @property
@@ -189,8 +200,13 @@ class Batches:
         rng = np.random.default_rng([self._seed, epoch])
         return [order[i] for i in balanced_steps(self._lengths[order], self._batch_size, rng)]
 
+    def _rows(self, step: int, epochs_left: int) -> list[Example]:
+        """The rows that the examples of a step become."""
+        examples = (self._examples[i] for i in self.rows(step))
+        return [row for example in examples for row in self._rows_of(example, epochs_left)]
+
     def __getitem__(self, step: int) -> Step:
-        examples = [self._examples[i] for i in self.rows(step)]
+        examples = self._rows(step, self._epochs - step // self.steps_per_epoch)
         sizes = [len(example) for example in examples]
         layout = min(
             (layout for layout in self.layouts if layout.holds(sizes)), key=lambda x: x.cost(sizes)
@@ -198,7 +214,7 @@ class Batches:
         batch = pack(examples, layout, self._streams_of)
         return Step(
             batch=batch,
-            row_ids=tuple(example.id for example in examples),
+            row_ids=tuple(dict.fromkeys(example.id for example in examples)),
             tokens=sum(sizes),
             capacity=int(batch.passes) * layout.pass_tokens,
         )

@@ -23,6 +23,22 @@ _log = logging.getLogger(__name__)
 _CLOSE_AND_ONE_NEWLINE = re.compile(re.escape(THINK_CLOSE) + r"\n(?!\n)")
 
 
+@dataclass(frozen=True)
+class KeySpans:
+    """The marked parts of a response, as places in its row; both begin where the last one ends.
+
+    Attributes:
+        understanding_end: behind the last token that understands the prompt; the first is the
+            response's own.
+        sentence_end: behind the last token of the key sentence.
+        harmful: whether the prompt is.
+    """
+
+    understanding_end: int
+    sentence_end: int
+    harmful: bool
+
+
 @dataclass(frozen=True, eq=False)
 class Example:
     """One training row.
@@ -35,7 +51,8 @@ class Example:
         use_kl: whether the loss of the row is the divergence from the reference, instead of the
             cross-entropy of its tokens.
         facts: what is known of each token but the first, by name: `[T - 1, ...]`, all rows of a
-            step alike. Only rollouts have any.
+            step alike. Rows of a dataset have none.
+        spans: the parts of the response that objective safekey looks at, where they are marked.
     """
 
     id: str
@@ -43,6 +60,7 @@ class Example:
     loss_mask: Bool[np.ndarray, " T"]
     use_kl: bool = False
     facts: Mapping[str, np.ndarray] = field(default_factory=dict)
+    spans: KeySpans | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "token_ids", np.asarray(self.token_ids, np.int32))
@@ -55,6 +73,9 @@ class Example:
 
     def __len__(self) -> int:
         return len(self.token_ids)
+
+
+Marks = tuple[int, int, bool]
 
 
 class UntrainableRow(InputError):
@@ -77,6 +98,7 @@ def build_example(
     *,
     use_kl: bool = False,
     think_newlines: str = "keep",
+    marks: Marks | None = None,
 ) -> Example:
     """The example of one (instruction, response) pair.
 
@@ -85,6 +107,8 @@ def build_example(
         use_kl: see `Example`.
         think_newlines: "authors" turns the one newline after `</think>` into two, as their
             `custom_dataset.py` does; "keep" trains what was sampled.
+        marks: characters of the response up to the end of the understanding and of the key
+            sentence, and whether the prompt is harmful.
 
     Raises:
         UntrainableRow: the response is empty, or a `<think>` that the template or the response
@@ -99,7 +123,15 @@ def build_example(
     if dangling := _dangling_think(tokenizer, token_ids, ended):
         raise UntrainableRow(id, "dangling_think", dangling)
     mask = np.arange(len(token_ids)) >= len(prompt)
-    return Example(id, np.asarray(token_ids, np.int32), mask, use_kl)
+    spans = None
+    if marks is not None:
+        *ends, harmful = marks
+        first, end = (
+            len(prompt) + len(tokenizer.response_ids(response[:end], ended=False)) for end in ends
+        )
+        if len(prompt) < first < end <= len(token_ids):
+            spans = KeySpans(first, end, harmful)
+    return Example(id, np.asarray(token_ids, np.int32), mask, use_kl, spans=spans)
 
 
 def build_examples(
@@ -109,14 +141,12 @@ def build_examples(
 
     Rows with an unbalanced `<think>` and rows without a response are left out and counted apart. So
     are rows longer than `max_length` tokens; with `too_long: truncate` their end is cut instead,
-    and each is named in the log with what it lost. Nothing is kept between runs, so no change of a
-    template can leave stale tokens.
+    and each is named in the log with what it lost.
 
     Args:
         rows: mappings with `id`, `instruction`, `response`, `finish_reason` "length" where the
             response was cut, and `prompt_label` where the objective asks for it.
-        config: `max_length` of prompt and response together, `too_long`, `objective`,
-            `think_newlines`.
+        config: `max_length` of both together, `too_long`, `objective`, `think_newlines`.
 
     Returns:
         The examples, and how many rows were `kept`, `too_long`, `dangling_think`, `no_response`
@@ -131,10 +161,11 @@ def build_examples(
     for row in rows:
         use_kl = config.objective == "ce+kl" and _label(row) == "benign"
         texts = (row["instruction"], row["response"], str(row["id"]))
+        marks = _marks(row) if config.objective == "safekey" else None
         ended, newlines = row.get("finish_reason") != "length", config.think_newlines
         try:
             example = build_example(
-                tokenizer, *texts, ended, use_kl=use_kl, think_newlines=newlines
+                tokenizer, *texts, ended, use_kl=use_kl, think_newlines=newlines, marks=marks
             )
         except UntrainableRow as row_fault:
             _log.warning("not trained: %s", row_fault)
@@ -150,7 +181,30 @@ def build_examples(
             example = shorter
         counts["kept"] += 1
         examples.append(example)
+    if config.objective == "safekey":
+        _require_spans(examples)
     return examples, counts
+
+
+def _require_spans(examples: Sequence[Example]) -> None:
+    if examples and not any(example.spans for example in examples):
+        raise InputError(
+            "training.objective safekey: no row has a marked understanding and key sentence; see "
+            "span_columns of synthesis.prompts"
+        )
+
+
+def _marks(row: Mapping[str, Any]) -> Marks | None:
+    """The ends of a row's marked parts, in characters, and whether its prompt is harmful."""
+    spans = row.get("spans")
+    if spans is None:
+        return None
+    if not (isinstance(spans, list) and [type(n) for n in spans] == [int, int]):
+        raise InputError(
+            f"row {quoted(row.get('id'))}: spans is {quoted(spans)}; expected two numbers of "
+            "characters, up to the end of the understanding and of the key sentence"
+        )
+    return spans[0], spans[1], _label(row) == "harmful"
 
 
 def _label(row: Mapping[str, Any]) -> str:
@@ -158,8 +212,8 @@ def _label(row: Mapping[str, Any]) -> str:
     label = row.get("prompt_label")
     if label not in ("harmful", "benign"):
         raise InputError(
-            f"row {quoted(row.get('id'))}: prompt_label is {quoted(label)}; training.objective "
-            "ce+kl needs harmful or benign in every row"
+            f"row {quoted(row.get('id'))}: prompt_label is {quoted(label)}; this "
+            "training.objective needs harmful or benign in every row"
         )
     return label
 
@@ -176,7 +230,9 @@ def _truncate(example: Example, length: int) -> Example | None:
         len(example),
         lost,
     )
-    return Example(example.id, example.token_ids[:length], mask, example.use_kl)
+    spans = example.spans
+    kept = spans if spans is not None and spans.sentence_end <= length else None
+    return Example(example.id, example.token_ids[:length], mask, example.use_kl, spans=kept)
 
 
 def check_prefix(prompt_ids: Sequence[int], token_ids: Sequence[int], id: str = "") -> None:
@@ -222,4 +278,6 @@ def data_hash(examples: Sequence[Example]) -> str:
         digest.update(example.token_ids.tobytes())
         digest.update(example.loss_mask.tobytes())
         digest.update(bytes([example.use_kl]))
+        if example.spans is not None:
+            digest.update(repr(example.spans).encode())
     return digest.hexdigest()[:16]

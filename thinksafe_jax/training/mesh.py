@@ -5,7 +5,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from thinksafe_jax.models import LoraConfig
@@ -26,12 +25,6 @@ class TrainingMesh(ModelMesh):
         if lora is None:
             return self.param_shardings()
         return self.adapter_shardings(lora)
-
-    def opt_state(
-        self, optimizer: optax.GradientTransformation, trainable: Tree, lora: LoraConfig | None
-    ) -> Tree:
-        """Shardings of the optimiser's state; `trainable` may be shapes."""
-        return self.optimizer_shardings(optimizer, trainable, self.trainable(lora))
 
     def batch(self) -> NamedSharding:
         """The sharding of token arrays `[P, S, T]`: sequences are cut, passes are not."""

@@ -14,6 +14,8 @@ from thinksafe_jax.training.losses import default_chunk
 from thinksafe_jax.training.mesh import TrainingMesh
 
 Tree = Any  # nested dict of arrays
+Head = dict[str, jax.Array]  # a linear map from a state to a number: kernel `[D]`, bias `[]`
+HEADS = "heads"  # where they lie in what is trained
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,11 @@ class ModelPass:
         shape = jax.eval_shape(self._states)
         zeros: Callable[[], jax.Array] = lambda: jnp.zeros(shape.shape, shape.dtype)  # noqa: E731
         return jax.lax.cond(jnp.any(needed), self._states, zeros)
+
+    @property
+    def heads(self) -> dict[str, Head]:
+        """The objective's own, by name."""
+        return (self.params if self.adapter is None else self.adapter)[HEADS]
 
     @property
     def head(self) -> Float[Array, "V D"]:

@@ -14,6 +14,7 @@ from thinksafe_jax.models import LoraConfig, ModelConfig, abstract_params, init_
 from thinksafe_jax.training.batches import Batches, BatchShape
 from thinksafe_jax.training.examples import Example
 from thinksafe_jax.training.mesh import TrainingMesh
+from thinksafe_jax.training.model_pass import HEADS
 from thinksafe_jax.training.objectives import Objective, make_objective
 from thinksafe_jax.training.optimizers import OPTIMIZERS, Optimizer, make_optimizer
 
@@ -72,14 +73,56 @@ class TrainingSetup:
             1 if self.mesh is None else self.mesh.num_shards,
         )
         epochs = config.epochs if epochs is None else epochs
-        return Batches(examples, shape, self.objective.streams, seed=seed, epochs=epochs)
+        objective = self.objective
+        return Batches(
+            examples,
+            shape,
+            objective.streams,
+            seed=seed,
+            epochs=epochs,
+            rows_of=objective.rows,
+            rows_of_example=objective.rows_of_example,
+        )
 
     def abstract_trainable(self) -> Tree:
         """Shapes of what is trained, float32."""
-        lora = self.lora
+        lora, key = self.lora, jax.random.key(0)
         if lora is None:
-            return abstract_params(self.cfg, jnp.dtype(jnp.float32))
-        return jax.eval_shape(lambda: init_adapter(self.cfg, lora, jax.random.key(0)))
+            trainable = abstract_params(self.cfg, jnp.dtype(jnp.float32))
+        else:
+            trainable = jax.eval_shape(lambda: init_adapter(self.cfg, lora, key))
+        return jax.eval_shape(lambda tree: self.with_heads(tree, key), trainable)
+
+    def with_heads(self, trainable: Tree, key: jax.Array) -> Tree:
+        """The adapter or the parameters, and beside them the heads of the objective, if any.
+
+        Args:
+            key: of their first values, uniform within 1 / sqrt(D) of 0 as `torch.nn.Linear` has it.
+        """
+        names, width = self.objective.heads, self.cfg.hidden_size
+        if not names:
+            return trainable
+        key = jax.random.fold_in(key, len(names))  # not the adapter's
+        values = jax.random.uniform(key, (len(names), width + 1), jnp.float32, -1.0, 1.0)
+        values = values * width**-0.5
+        heads = {
+            name: {"kernel": values[n, :width], "bias": values[n, width]}
+            for n, name in enumerate(names)
+        }
+        return {**trainable, HEADS: heads}
+
+    def without_heads(self, trainable: Tree) -> Tree:
+        """What is exported of what was trained."""
+        return {name: tree for name, tree in trainable.items() if name != HEADS}
+
+    def trainable_shardings(self) -> Tree:
+        """Shardings of what is trained, on the setup's mesh."""
+        assert self.mesh is not None
+        shardings, replicated = self.mesh.trainable(self.lora), self.mesh.replicated
+        if not self.objective.heads:
+            return shardings
+        head = {"kernel": replicated, "bias": replicated}
+        return {**shardings, HEADS: dict.fromkeys(self.objective.heads, head)}
 
 
 def lora_config(config: TrainingConfig) -> LoraConfig:

@@ -187,11 +187,11 @@ def make_step(setup: TrainingSetup, total_steps: int) -> StepFn:
 
 def state_shardings(setup: TrainingSetup) -> TrainState:
     """Shardings of the state, on the setup's mesh."""
-    mesh, lora = setup.mesh, setup.lora
+    mesh, trainable = setup.mesh, setup.trainable_shardings()
     assert mesh is not None
-    opt_state = mesh.opt_state(setup.transform, setup.abstract_trainable(), lora)
+    opt_state = mesh.optimizer_shardings(setup.transform, setup.abstract_trainable(), trainable)
     step: Any = mesh.replicated
-    return TrainState(mesh.trainable(lora), opt_state, step)
+    return TrainState(trainable, opt_state, step)
 
 
 def _updated(

@@ -41,22 +41,26 @@ StreamsOf = Callable[[Example], Streams]
 
 
 @dataclass(frozen=True, eq=False)
-class RolloutExample(Example):
+class StreamedExample(Example):
+    """A row that brings the weights of its targets, by stream."""
+
+    streams: Streams = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class RolloutExample(StreamedExample):
     """A row that the model sampled, with what a method of on_policy asks of it.
 
     Attributes:
-        streams: weights of its targets, by stream.
         facts: "temperature" and "sampled" `[T - 1]`: how each target was drawn, and how likely it
             was; "reference" `[T - 1, R]`, the states of a reference that reads another prompt or is
             another model.
     """
 
-    streams: Streams = field(default_factory=dict)
-
 
 def given_streams(example: Example) -> Streams:
-    """The streams that a rollout brings with it."""
-    assert isinstance(example, RolloutExample), type(example).__name__
+    """The streams that a row brings with it."""
+    assert isinstance(example, StreamedExample), type(example).__name__
     return example.streams
 
 

@@ -131,9 +131,10 @@ def _begin(params: Tree, setup: TrainingSetup, seed: int) -> _Start:
         trainable, frozen = jax.tree.map(jnp.copy, params), None  # the step donates it
     else:
         trainable, frozen = init_adapter(setup.cfg, lora, init_key), params
+    trainable = setup.with_heads(trainable, init_key)
     if mesh is None:
         return _Start(init_state(trainable, setup), frozen, key)
-    trainable = mesh.put(trainable, mesh.trainable(lora))
+    trainable = mesh.put(trainable, setup.trainable_shardings())
     init = jax.jit(
         lambda tree: init_state(tree, setup), donate_argnums=0, out_shardings=state_shardings(setup)
     )
@@ -184,7 +185,8 @@ class _Trainer:
             self._save_when_due()
         self._settle()
         counts = {"steps": self.done, "epochs": self.setup.config.epochs, **self.source.summary}
-        return TrainResult(self.state.trainable, self.setup.lora, counts | self.metrics.summary())
+        trained = self.setup.without_heads(self.state.trainable)
+        return TrainResult(trained, self.setup.lora, counts | self.metrics.summary())
 
     def _next(self, steps: Iterator[Step]) -> Step:
         """The next step; drawing it from the weights is not training time."""

@@ -1,9 +1,10 @@
 """What a training step minimises: one file for each `training.objective`.
 
 Every file defines OBJECTIVE, a class made with the recipe's `training` section. The step and the
-trainer know no objective. They ask it three things:
+trainer know no objective. They ask it four things:
 
-    on the host      streams(row)             which tokens count, and for how much
+    on the host      rows(example, epochs)    the rows that an example becomes, mostly itself
+                     streams(row)             which tokens count, and for how much
     on the device    loss(model, rows)        the sum over one forward pass, and what to report
     after the step   metrics(sums)            means, each over its own denominator
 
@@ -11,7 +12,7 @@ In between, sums and gradients are added up over the passes of the whole optimis
 once. So a new objective is a new file here, with its test.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import jax
@@ -32,10 +33,19 @@ class Objective(Protocol):
     Attributes:
         stream_names: of what `streams` returns for any row.
         facts: what it reads of `Tokens.facts`, an array `[S, T]` each.
+        heads: names of linear maps from a state to a number, which are trained beside the adapter,
+            or beside the parameters, and are in no export.
+        rows_of_example: the most rows that an example becomes.
     """
 
     stream_names: tuple[str, ...]
     facts: tuple[str, ...]
+    heads: tuple[str, ...]
+    rows_of_example: int
+
+    def rows(self, example: Example, epochs_left: int) -> Sequence[Example]:
+        """The rows that an example becomes; `epochs_left` is 1 in the last epoch."""
+        ...
 
     def streams(self, example: Example) -> Streams:
         """The weights of a row's targets, by stream."""

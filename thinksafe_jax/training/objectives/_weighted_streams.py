@@ -8,12 +8,15 @@ A policy gradient on policy is a stream of signed weights on -log p: the ratio t
 sampled is 1, and its gradient is that of log p times the advantage.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 
 from thinksafe_jax.config import TrainingConfig
 from thinksafe_jax.training.batches import Tokens
 from thinksafe_jax.training.divergences import make_divergence
+from thinksafe_jax.training.examples import Example
 from thinksafe_jax.training.losses import LossSums, Reference, Rollout, chunked_loss
 from thinksafe_jax.training.model_pass import ModelPass
 from thinksafe_jax.training.objectives import Sums
@@ -24,10 +27,17 @@ class WeightedStreams:
 
     stream_names: tuple[str, ...]
     facts: tuple[str, ...] = ()
+    heads: tuple[str, ...] = ()
+    rows_of_example = 1
 
     def __init__(self, config: TrainingConfig):
         self._weighting, self._kl_weight = config.weighting, config.kl_weight
         self._divergence = make_divergence(config.kl, config.kl_top_k)
+
+    def rows(self, example: Example, epochs_left: int) -> Sequence[Example]:
+        """The example as it is."""
+        del epochs_left
+        return (example,)
 
     def loss(self, model: ModelPass, rows: Tokens) -> tuple[jax.Array, Sums, Sums]:
         """The weighted sums of -log p, and `kl_weight` times that of the divergence."""
@@ -40,10 +50,21 @@ class WeightedStreams:
         weights = {f"{n} weight": jnp.sum(jnp.abs(w)) for n, w in rows.streams.items()}
         return {**sums, **weights}
 
-    def losses(self, model: ModelPass, rows: Tokens, rollout: Rollout | None = None) -> LossSums:
-        """The sums over a pass; `rollout` says how its targets were sampled."""
+    def losses(
+        self,
+        model: ModelPass,
+        rows: Tokens,
+        rollout: Rollout | None = None,
+        hidden: jax.Array | None = None,
+    ) -> LossSums:
+        """The sums over a pass.
+
+        Args:
+            rollout: how its targets were sampled.
+            hidden: the model's states `[S, T, D]`, where they are known.
+        """
         likelihood = {name: w for name, w in rows.streams.items() if name != "kl"}
-        hidden, reference = model.hidden(), None
+        hidden, reference = model.hidden() if hidden is None else hidden, None
         if (kl := rows.streams.get("kl")) is not None:
             reference = Reference(
                 model.reference(kl != 0),

@@ -13,13 +13,15 @@ Tree = Any  # nested dict of arrays
 
 
 class AdamW:
-    """Clip by global norm, then AdamW (0.9, 0.999, 1e-8); warm-up, then cosine."""
+    """Clip by global norm, then AdamW (0.9, `beta2`, 1e-8); warm-up, then cosine."""
 
     def transform(self, config: TrainingConfig) -> optax.GradientTransformation:
         """Weight decay leaves norms and biases alone, as transformers does."""
         return optax.chain(
             optax.clip_by_global_norm(config.clip_norm),
-            optax.adamw(1.0, 0.9, 0.999, 1e-8, weight_decay=config.weight_decay, mask=_decayed),
+            optax.adamw(
+                1.0, 0.9, config.beta2, 1e-8, weight_decay=config.weight_decay, mask=_decayed
+            ),
         )
 
     def learning_rate(self, config: TrainingConfig, step: jax.Array, total_steps: int) -> jax.Array:
