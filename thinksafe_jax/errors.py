@@ -34,6 +34,16 @@ class EnvironmentFault(ThinkSafeError):
     exit_code = 4
 
 
+class MissingRequirement(EnvironmentFault):
+    """What must be installed, accepted or logged in to first: starting again does not help.
+
+    Its text begins with "missing:", by which scripts that start again know it.
+    """
+
+    def __str__(self) -> str:
+        return f"missing: {super().__str__()}"
+
+
 class RetryLater(ThinkSafeError):
     """The same command may well succeed later: a preempted host, a stuck peer."""
 

@@ -38,5 +38,5 @@ on_all "tar -xzf thinksafe.tar.gz -C thinksafe && cd thinksafe &&
 # every worker runs the same commands; they find each other
 on_all "chmod 600 thinksafe.secret && export THINKSAFE_SECRET=\$(cat thinksafe.secret) &&
   . ~/venv/bin/activate && cd thinksafe &&
-  thinksafe doctor --pod --config ${recipe@Q} ${run_dir@Q} &&
+  thinksafe doctor --pod --config ${recipe@Q} ${run_dir@Q} ${changes[*]@Q} &&
   exec thinksafe run --config ${recipe@Q} --run-dir ${run_dir@Q} ${changes[*]@Q}"

@@ -15,5 +15,5 @@ xpk workload create \
   --tpu-type="$type" --num-slices="${SLICES:-1}" --docker-image="$image" \
   --max-restarts=50 --restart-on-exit-codes=75 --termination-grace-period-seconds=60 \
   ${ENV_FILE:+--env-file="$ENV_FILE"} ${DRY_RUN:+--dry-run} \
-  --command="export THINKSAFE_SECRET=$secret && thinksafe doctor --pod --config ${recipe@Q} ${run_dir@Q} && \
+  --command="export THINKSAFE_SECRET=$secret && thinksafe doctor --pod --config ${recipe@Q} ${run_dir@Q} ${changes[*]@Q} && \
 exec thinksafe run --config ${recipe@Q} --run-dir ${run_dir@Q} ${changes[*]@Q}"

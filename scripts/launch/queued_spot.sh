@@ -2,7 +2,8 @@
 #
 # As cloud_tpu.sh, on spot capacity: queues for it, runs, queues again when it is taken away, until
 # the run is done; then the TPU is deleted. What is lost is what was not in the bucket: at most 30 s
-# of rows and the steps since the last checkpoint. Stop it with Ctrl-C; the TPU stays until
+# of rows and the steps since the last checkpoint. What does not pass by itself ends it at once: a
+# wrong setting or input, something to install, a licence to accept. Stop it with Ctrl-C; the TPU stays until
 #     gcloud compute tpus queued-resources delete NAME --zone=ZONE --force
 set -euo pipefail
 name=$1 zone=$2 type=$3
@@ -12,6 +13,7 @@ starts=${STARTS:-50} pause=${PAUSE:-30} # runs begun before giving up; seconds b
 . "$here/tpu_runtime.sh"
 runtime=$(tpu_runtime "$type")
 delete="gcloud compute tpus queued-resources delete $name --zone=$zone --force"
+output=$(mktemp)
 queue() { gcloud compute tpus queued-resources "$1" "$name" "${@:2}" --zone="$zone"; }
 
 while ((starts > 0)); do
@@ -23,14 +25,17 @@ while ((starts > 0)); do
       ;;
     ACTIVE)
       starts=$((starts - 1)) status=0
-      bash "$here/cloud_tpu.sh" "$@" || status=$?
+      bash "$here/cloud_tpu.sh" "$@" 2>&1 | tee "$output" || status=${PIPESTATUS[0]}
+      again=yes
       case $status in
         0) queue delete --force --quiet; exit 0 ;;
-        2 | 3) # usage or input: starting again would not help
-          echo "$name costs money until: $delete" >&2
-          exit "$status"
-          ;;
+        2 | 3) again=no ;; # usage or input
+        4) if grep -q 'missing: ' "$output"; then again=no; fi ;; # else storage or network
       esac
+      if [[ $again = no ]]; then
+        echo "$name costs money until: $delete" >&2
+        exit "$status"
+      fi
       ;;
     SUSPENDED | FAILED) queue delete --force --quiet ;;
   esac

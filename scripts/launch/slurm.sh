@@ -16,7 +16,7 @@ sbatch ${DRY_RUN:+--test-only} --job-name=thinksafe --nodes="$nodes" --ntasks-pe
 #!/bin/bash
 . .venv/bin/activate
 export THINKSAFE_SECRET=\$(openssl rand -hex 32) # only who knows it takes part in this run
-srun thinksafe doctor --pod --config ${recipe@Q} ${run_dir@Q} || exit
+srun thinksafe doctor --pod --config ${recipe@Q} ${run_dir@Q} ${changes[*]@Q} || exit
 srun --kill-on-bad-exit=0 thinksafe run --config ${recipe@Q} --run-dir ${run_dir@Q} ${changes[*]@Q}
 code=\$?
 # 143: told to save; 75: a peer was lost; more: killed. The others (2, 3, 4) need a person.

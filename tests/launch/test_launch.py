@@ -143,7 +143,8 @@ case "$*" in
   *"queued-resources create"*) echo ACTIVE > state ;;
   *"queued-resources delete"*) rm state ;;
   *"thinksafe run"*) runs=$(grep -c "thinksafe run" calls)
-    code=$(sed -n "${runs}p" codes); [ "$code" = 255 ] && echo SUSPENDED > state; exit "$code" ;;
+    cat said; code=$(sed -n "${runs}p" codes)
+    [ "$code" = 255 ] && echo SUSPENDED > state; exit "$code" ;;
 esac
 """
 
@@ -165,14 +166,29 @@ def stand_in(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "codes, ended, created",
-    [((255, 75, 0), 0, 2), ((0,), 0, 1), ((3,), 3, 1), ((75, 75, 75), 75, 1)],
-    ids=["capacity and then a peer lost", "at once", "bad input", "given up"],
+    "codes, said, ended, created",
+    [
+        ((255, 75, 0), "", 0, 2),
+        ((0,), "", 0, 1),
+        ((3,), "error: no column", 3, 1),
+        ((75, 75, 75), "", 75, 1),
+        ((4,), "error: missing: guard.model: gated", 4, 1),
+        ((4, 0), "error: the bucket cannot be reached", 0, 1),
+    ],
+    ids=[
+        "capacity and then a peer lost",
+        "at once",
+        "bad input",
+        "given up",
+        "a licence",
+        "network",
+    ],
 )
-def test_spot_runs_are_started_again_until_they_are_done(stand_in, tmp_path, codes, ended, created):
+def test_spot_runs_are_started_again_until_they_are_done(stand_in, codes, said, ended, created):
     stand_in("gcloud", GCLOUD)
     stand_in("git", "#!/bin/bash\n")  # the archive of a checkout is not what is tested
     Path("codes").write_text("\n".join(map(str, codes)) + "\n")
+    Path("said").write_text(said)
     arguments = ["pod", "zone", "v6e-64", "gs://bucket/run", "recipe.yaml", "training.epochs=1"]
     done = subprocess.run(
         ["bash", LAUNCH / "queued_spot.sh", *arguments],

@@ -13,12 +13,18 @@ _WORKER = """
 import json, sys
 from pathlib import Path
 from thinksafe_jax.errors import ThinkSafeError
-from thinksafe_jax.weights import model_revision, resolve_model
+from thinksafe_jax.weights import local_folder, model_headers, model_revision, resolve_model
 for line in sys.stdin:
-    name, revision, revisions = json.loads(line)
+    name, revision, revisions, headers = json.loads(line)
     try:
-        folder = resolve_model(name, revision, revisions and Path(revisions))
-        answer = {"folder": str(folder), "commit": model_revision(folder)}
+        if headers:
+            seen = model_headers(name, revision, revisions and Path(revisions))
+            answer = {"folder": str(seen.folder), "to_fetch": seen.to_fetch}
+            here = revisions and local_folder(name, Path(revisions))
+            answer["here"] = here and str(here)
+        else:
+            folder = resolve_model(name, revision, revisions and Path(revisions))
+            answer = {"folder": str(folder), "commit": model_revision(folder)}
     except ThinkSafeError as error:
         answer = {"error": type(error).__name__, "text": str(error)}
     print(json.dumps(answer), flush=True)
@@ -110,10 +116,11 @@ class Resolver:
             text=True,
         )
 
-    def __call__(self, name, revision=None, revisions=None) -> dict:
+    def __call__(self, name, revision=None, revisions=None, headers=False) -> dict:
         assert self.process.stdin
         assert self.process.stdout
-        self.process.stdin.write(json.dumps([name, revision, revisions and str(revisions)]) + "\n")
+        question = [name, revision, revisions and str(revisions), headers]
+        self.process.stdin.write(json.dumps(question) + "\n")
         self.process.stdin.flush()
         return json.loads(self.process.stdout.readline())
 

@@ -47,6 +47,27 @@ def test_only_weights_and_tokenizer_are_fetched(hub, resolve):
     assert names == ["config.json", "model.safetensors", "tokenizer.json"]
 
 
+def test_headers_are_all_but_the_weights_and_say_how_much_those_are(hub, resolve, tmp_path):
+    """Headers alone are no checkpoint: a run that is resumed does not take them for one."""
+    hub.repositories["owner/light"] = {"commit": ONE, "files": FILES}
+    pins = tmp_path / "models.json"
+    pins.write_text(json.dumps({"owner/light": {"revision": None, "commit": ONE}}))
+    answer = resolve("owner/light", revisions=pins, headers=True)
+    assert answer["to_fetch"] == len(FILES["model.safetensors"]) and answer["here"] is None
+    names = sorted(path.name for path in Path(answer["folder"]).iterdir())
+    assert names == ["config.json", "tokenizer.json"]
+    resolve("owner/light")
+    answer = resolve("owner/light", revisions=pins, headers=True)
+    assert answer["to_fetch"] == 0 and answer["here"] == answer["folder"]
+
+
+def test_a_repository_of_pickles_alone_is_refused_by_its_names(hub, resolve):
+    files = {name: data for name, data in FILES.items() if name != "model.safetensors"}
+    hub.repositories["owner/pickles"] = {"commit": ONE, "files": files}
+    answer = resolve("owner/pickles", headers=True)
+    assert answer["error"] == "InputError" and "no weights in safetensors" in answer["text"]
+
+
 # --- 34: a Hub that refuses, limits, is away --------------------------------------------------
 
 
@@ -55,7 +76,7 @@ def test_gated_repository_names_its_licence_page(status, hub, resolve):
     name = f"owner/gated-{status}"
     hub.refuse[name] = [(status, {"X-Error-Code": "GatedRepo"})] * 9
     answer = resolve(name)
-    assert answer["error"] == "EnvironmentFault"
+    assert answer["error"] == "MissingRequirement"
     assert f"accept its licence at https://huggingface.co/{name}" in answer["text"]
     assert "hf auth login" in answer["text"]
 

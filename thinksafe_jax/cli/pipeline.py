@@ -1,7 +1,7 @@
-"""thinksafe run, and its stages one by one: sample, filter, train, export, report."""
+"""thinksafe run, check, and the stages one by one: sample, filter, train, export, report."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,6 +17,9 @@ from thinksafe_jax.cli.arguments import (
     run_directory,
 )
 from thinksafe_jax.errors import ConfigError
+
+if TYPE_CHECKING:
+    from thinksafe_jax.pipeline import FaultList
 
 
 def run(
@@ -59,6 +62,46 @@ def run(
     folder = run_directory(run_dir or recipe.run_dir or f"runs/{recipe.name}")
     anew = {"new_run": new_run, "new_verdicts": new_verdicts}
     start(recipe, folder, None, skip_bad_rows=skip_bad_rows, **anew)
+
+
+def check(
+    overrides: Overrides = None,
+    config: Config = None,
+    run_dir: Annotated[
+        str | None,
+        typer.Option(help="Where the run will write; what is done there needs nothing any more."),
+    ] = None,
+) -> None:
+    """Look for everything that a run needs, in seconds, and list all that is missing.
+
+    Prompt files and columns, suites, models (existence, access, tokenizer and template, the kind of
+    each guard), packages, the mesh against the devices, room for prompt and response, disks. Only
+    small files of models are fetched, no weights are loaded. `thinksafe run` begins with the same.
+
+    Exit code 0 where the run can start; else that of the gravest fault: 2 a setting, 3 an input,
+    4 something to install or accept, or the disk, 75 what may pass by itself.
+
+    Examples:
+
+      thinksafe check -c mini
+
+      thinksafe check -c qwen3-8b mesh=v5e-16 guard.model=Qwen/Qwen3Guard-Gen-8B
+    """
+    if config is None:
+        raise ConfigError("no recipe given; try: thinksafe check -c mini")
+    recipe_faults(config, overrides or [], run_dir).refuse()
+    typer.echo("nothing is missing; the run can start")
+
+
+def recipe_faults(config: Path, overrides: list[str], run_dir: str | None) -> "FaultList":
+    """What a run of a recipe lacks on this host."""
+    from thinksafe_jax.config import load_recipe
+
+    recipe = load_recipe(config, overrides)
+    folder = run_directory(run_dir or recipe.run_dir or f"runs/{recipe.name}")
+    from thinksafe_jax.pipeline import Session, preflight, stages_of
+
+    return preflight(Session(recipe), folder, stages_of(recipe))
 
 
 def _stage_command(app: typer.Typer, stage: str, summary: str) -> None:
@@ -198,6 +241,7 @@ def _print_outcome(folder: Path, summary: dict) -> None:
 def register(app: typer.Typer) -> None:
     """Adds the commands to the application."""
     app.command()(run)
+    app.command()(check)
     app.command()(sample)
     _stage_command(app, "filter", "Let the guard judge the samples and write the dataset.")
     _stage_command(app, "train", "Train the LoRA adapter on the dataset.")

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from thinksafe_jax.data.readers import Row
-from thinksafe_jax.errors import EnvironmentFault, InputError, first_line
+from thinksafe_jax.errors import EnvironmentFault, InputError, MissingRequirement, first_line
 from thinksafe_jax.json_files import read_json_object
 from thinksafe_jax.storage import atomic_write, file_sha256
 
@@ -52,7 +52,9 @@ def hub_rows(
         rows = load_dataset(name, config, split=split, revision=commit).to_list()
     except Exception as error:  # datasets and the Hub's client raise dozens of kinds
         reason = first_line(error)
-        raise EnvironmentFault(
+        # the two libraries have an error each for a licence that must be accepted
+        gated = "gated" in f"{type(error).__name__} {error}".lower()
+        raise (MissingRequirement if gated else EnvironmentFault)(
             f"suite {suite}: the dataset {name} cannot be had from the Hub ({reason}); accept its "
             f"licence at https://huggingface.co/datasets/{name} and log in, or give a local file: "
             f"--suite {suite}=FILE"

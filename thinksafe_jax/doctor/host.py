@@ -23,7 +23,7 @@ from thinksafe_jax.storage import (
     free_bytes,
     holder,
     is_held,
-    prepare_directory,
+    writable_place,
 )
 from thinksafe_jax.terminal import clean
 
@@ -41,10 +41,10 @@ NEEDED = [
     "matplotlib",
     "jaxtyping",
     "fsspec",
+    "math-verify",
 ]
 # extra -> the module that shows it is there; tpu and cuda show themselves as devices
 EXTRAS = {
-    "eval": "math_verify",
     "tensorboard": "tensorboardX",
     "wandb": "wandb",
     "gcs": "gcsfs",
@@ -166,9 +166,8 @@ def _caches() -> Iterator[Finding]:
 
 def _writable(what: str, folder: Path) -> Iterator[Finding]:
     """Probes the folder, or where it would be made: an examination leaves nothing behind."""
-    place = next(p for p in (folder, *folder.absolute().parents) if p.exists())
     try:
-        prepare_directory(place)
+        place = writable_place(folder)
     except EnvironmentFault as fault:
         yield Finding(what, str(fault), "missing")
         return

@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from thinksafe_jax.config import GuardModel, Recipe
 from thinksafe_jax.doctor.collective import Bandwidth, all_reduce
 from thinksafe_jax.doctor.host import LITTLE_SPACE
 from thinksafe_jax.errors import EnvironmentFault, ThinkSafeError, first_line
@@ -33,7 +32,7 @@ class HostReport:
     versions: dict[str, str]
     free_disk: int
     run_dir: str
-    models: dict[str, str]  # Hub id -> fault
+    recipe: list[str] | None  # what is missing for it; None where none was given
 
 
 @dataclass(frozen=True)
@@ -54,19 +53,19 @@ class PodReport:
 
 
 def examine_pod(
-    group: Group, run_dir: str | None = None, recipe: Recipe | None = None
+    group: Group, run_dir: str | None = None, recipe: Callable[[], list[str]] | None = None
 ) -> PodReport:
     """Examines all hosts; every process of the group calls this and gets the same report.
 
     Args:
         run_dir: folder or URL in which all must be able to write, and see what the others wrote.
-        recipe: whose models all must be able to get from the Hub.
+        recipe: looks on each host for what a recipe needs, and says what is missing.
     """
     group.beat("doctor: devices")
     chips, kind = _devices()
     group.beat("doctor: run directory")
     shared = "" if run_dir is None else _shared_directory(group, run_dir)
-    group.beat("doctor: models")
+    group.beat("doctor: recipe")
     mine = HostReport(
         host=socket.gethostname(),
         chips=chips,
@@ -74,7 +73,7 @@ def examine_pod(
         versions={**software_versions(), "code": source_hash()[:12]},
         free_disk=free_bytes(cache_folder()),
         run_dir=shared,
-        models={} if recipe is None else {n: _access(n, r) for n, r in hub_models(recipe)},
+        recipe=None if recipe is None else recipe(),
     )
     hosts = [HostReport(**facts) for facts in group.gather("doctor", asdict(mine))]
     skews = _skews(group)
@@ -87,23 +86,6 @@ def examine_pod(
         problems += [f"{group.describe(i)}: the all-reduce gave a wrong sum; a chip or link is "
                      "broken" for i, right in enumerate(wrong) if not right]  # fmt: skip
     return PodReport(hosts, skews, bandwidth, problems)
-
-
-def hub_models(recipe: Recipe) -> list[tuple[str, str | None]]:
-    """(id, revision) of every model of a recipe that comes from the Hub."""
-    from thinksafe_jax.weights import is_hub_id
-
-    guards: list[GuardModel] = [
-        guard for cfg in (recipe.guard, recipe.judge) for guard in (cfg, *cfg.members)
-    ]
-    sources = [recipe.student, recipe.synthesis.teacher, *(g for g in guards if not g.url)]
-    return sorted({(s.model, s.revision) for s in sources if is_hub_id(s.model)})
-
-
-def _access(name: str, revision: str | None) -> str:
-    from thinksafe_jax.weights import check_access
-
-    return _fault(lambda: check_access(name, revision))
 
 
 def _fault(work: Callable[[], Any]) -> str:
@@ -194,5 +176,5 @@ def _problems(group: Group, hosts: Sequence[HostReport], skews: Sequence[float])
                 f"{who}: {host.free_disk / 2**30:.1f} GiB free for THINKSAFE_CACHE, under "
                 f"{LITTLE_SPACE / 2**30:.0f}; set it to a larger disk"
             )
-        problems += [f"{who}: {fault}" for fault in (host.run_dir, *host.models.values()) if fault]
+        problems += [f"{who}: {fault}" for fault in (host.run_dir, *(host.recipe or ())) if fault]
     return problems

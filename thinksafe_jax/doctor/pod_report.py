@@ -10,7 +10,7 @@ from thinksafe_jax.terminal import clean, output
 def print_report(report: PodReport) -> None:
     """One line a host, then the links between them, then what has to be put right."""
     console, table = output(120), Table(box=None, padding=(0, 2, 0, 0))
-    for name in ("process", "host", "devices", "jax", "clock", "disk free", "run dir", "models"):
+    for name in ("process", "host", "devices", "jax", "clock", "disk free", "run dir", "recipe"):
         table.add_column(name)
     for index, (host, skew) in enumerate(zip(report.hosts, report.skews, strict=True)):
         table.add_row(str(index), *(Text(clean(cell)) for cell in _cells(host, skew)))
@@ -35,10 +35,11 @@ def _cells(host: HostReport, skew: float) -> tuple[str, ...]:
         f"{1e3 * skew:+.0f} ms",
         f"{host.free_disk / 2**30:.0f} GiB",
         "fault" if host.run_dir else "ok",
-        _models(host),
+        _recipe(host),
     )
 
 
-def _models(host: HostReport) -> str:
-    refused = sum(map(bool, host.models.values()))
-    return f"{len(host.models) - refused} of {len(host.models)}" if host.models else "-"
+def _recipe(host: HostReport) -> str:
+    if host.recipe is None:
+        return "-"
+    return f"{len(host.recipe)} missing" if host.recipe else "ok"

@@ -2,7 +2,7 @@
 
 from thinksafe_jax.evaluation.asking import Subject
 from thinksafe_jax.evaluation.compare import Comparison, compare_evaluations, read_evaluation
-from thinksafe_jax.evaluation.evaluator import evaluate
+from thinksafe_jax.evaluation.evaluator import evaluate, require_scorers
 from thinksafe_jax.evaluation.judging import Judge
 from thinksafe_jax.evaluation.presets import Preset, preset
 from thinksafe_jax.evaluation.published import (
@@ -32,5 +32,6 @@ __all__ = [
     "published_tables",
     "read_evaluation",
     "read_scored_rows",
+    "require_scorers",
     "score_responses",
 ]

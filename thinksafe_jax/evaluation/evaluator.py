@@ -82,9 +82,18 @@ def _questions(cfg: EvaluationConfig, out_dir: Path, group: Group) -> Questions:
         lambda: load_questions(cfg, out_dir.with_name("datasets.json")),
         lambda: refresh(out_dir.parent),
     )
+    require_scorers(cfg, questions)
+    return questions
+
+
+def require_scorers(cfg: EvaluationConfig, questions: Questions) -> None:
+    """Looks for what will compare the answers, before any is given.
+
+    Raises:
+        MissingRequirement: Math-Verify is needed and not installed.
+    """
     if cfg.judge != "mini" and any(q.kind == REASONING for q in questions.items):
         require_math_verify()
-    return questions
 
 
 def _ask_and_judge(

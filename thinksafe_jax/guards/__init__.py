@@ -3,6 +3,7 @@
 from thinksafe_jax.guards.batching import bucket_lengths, make_batches
 from thinksafe_jax.guards.from_recipe import load_guard
 from thinksafe_jax.guards.guard_format import verdict_of
+from thinksafe_jax.guards.header_check import check_guard
 from thinksafe_jax.guards.matchers.refusal_match import answer_part, is_refusal
 from thinksafe_jax.guards.native import score_words
 from thinksafe_jax.guards.protocol import (
@@ -19,6 +20,7 @@ __all__ = [
     "Verdict",
     "answer_part",
     "bucket_lengths",
+    "check_guard",
     "check_one_template",
     "check_unparsed",
     "is_refusal",

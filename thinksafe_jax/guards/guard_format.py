@@ -84,6 +84,8 @@ class GuardFormat:
         guess: the words that are expected, by slot; a right guess saves a forward pass.
         read: words by slot, as far as the guard filled them in -> what they mean.
         pattern: the whole answer as generated text, with a group named after each slot.
+        sign: what the published chat templates of this family say, and of no other; "" of a family
+            without one. Another template is no fault, one with another family's sign is.
     """
 
     template: Callable[[ChatTokenizer, bool], GuardTemplate]
@@ -93,3 +95,4 @@ class GuardFormat:
     guess: Callable[[Exchange], Mapping[str, str]]
     read: Callable[[Mapping[str, str]], Reading]
     pattern: re.Pattern[str]
+    sign: str = ""

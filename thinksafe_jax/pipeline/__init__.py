@@ -7,10 +7,13 @@ from thinksafe_jax.pipeline.evaluate_model import (
     evaluate_student,
     parse_suites,
 )
+from thinksafe_jax.pipeline.fault_list import FaultList
 from thinksafe_jax.pipeline.flow import export_merged, run_part, run_pipeline, stages_of
+from thinksafe_jax.pipeline.preflight import preflight
 from thinksafe_jax.pipeline.session import Session
 
 __all__ = [
+    "FaultList",
     "ModelEvaluation",
     "Session",
     "default_folder",
@@ -18,6 +21,7 @@ __all__ = [
     "evaluate_student",
     "export_merged",
     "parse_suites",
+    "preflight",
     "run_part",
     "run_pipeline",
     "stages_of",

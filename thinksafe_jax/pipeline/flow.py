@@ -18,6 +18,7 @@ from thinksafe_jax.errors import ConfigError, InputError
 from thinksafe_jax.hosts import compare_hosts, current
 from thinksafe_jax.json_files import read_json_object
 from thinksafe_jax.machine import enable_compile_cache
+from thinksafe_jax.pipeline.preflight import preflight
 from thinksafe_jax.pipeline.run_models import check_models, record_models
 from thinksafe_jax.pipeline.session import Session, exported, exported_weights
 from thinksafe_jax.pipeline.stages import (
@@ -29,8 +30,8 @@ from thinksafe_jax.pipeline.stages import (
     save_merged,
     train_model,
 )
-from thinksafe_jax.runs import Part, Run
-from thinksafe_jax.storage import content_hash, refresh, shown
+from thinksafe_jax.runs import Part, Run, refuse_another
+from thinksafe_jax.storage import content_hash, refresh, run_folder, shown
 
 log = logging.getLogger(__name__)
 
@@ -59,11 +60,15 @@ def run_pipeline(
         The content of report/summary.json, where the run has come that far.
 
     Raises:
+        ThinkSafeError: all that is missing, in one message; see `preflight`.
         InputError: the models have other files than those that the run began with.
     """
     wanted = _wanted(recipe, stages)
     enable_compile_cache()
     compare_hosts(current(), "config", {key: repr(value) for key, value in flat(recipe).items()})
+    run_dir = run_folder(run_dir)
+    session = Session(recipe, run_dir / "models.json")
+    _require_ready(session, run_dir, wanted, new_run, new_verdicts)
     with Run.open(
         recipe,
         run_dir,
@@ -71,7 +76,6 @@ def run_pipeline(
         new_verdicts=new_verdicts,
         skip_bad_rows=skip_bad_rows,
     ) as run:
-        session = Session(recipe, run.path / "models.json")
         training = bool({"train", "export"} & set(wanted))
         session.check_hosts_agree(run.group, training=training)
         if wanted != ["report"]:  # which reads what is there
@@ -82,6 +86,24 @@ def run_pipeline(
             _run_stage(run, session, name)
         summary = run.path / "report/summary.json"
         return read_json_object(summary) if summary.exists() else None
+
+
+def _require_ready(
+    session: Session,
+    run_dir: Path,
+    stages: Sequence[str],
+    new_run: bool = False,
+    new_verdicts: bool = False,
+) -> None:
+    """Ends here, with all that is missing, before anything is begun or deleted; see `preflight`."""
+    group = current()
+    if not new_run and group.first:  # a run of something else needs nothing but another place
+        refuse_another(session.recipe, run_dir, other_guards=new_verdicts)
+    keeps = () if new_run else ("sample",) if new_verdicts else None
+    group.beat("preflight")
+    faults = preflight(session, run_dir, stages, keeps=keeps)
+    faults.gather(group, "preflight")
+    faults.refuse()
 
 
 def _wanted(recipe: Recipe, stages: Sequence[str] | None) -> list[str]:
@@ -121,9 +143,12 @@ def run_part(recipe: Recipe, run_dir: Path, part: Part, *, skip_bad_rows: bool =
     """
     _wanted(recipe, ["sample"])
     enable_compile_cache()
+    run_dir = run_folder(run_dir)
+    session = Session(recipe, run_dir / "models.json")
+    _require_ready(session, run_dir, ["sample"])
     with Run.open(recipe, run_dir, skip_bad_rows=skip_bad_rows, part=part) as run:
         check_models(run)
-        sample(run, Session(recipe, run.path / "models.json"))
+        sample(run, session)
 
 
 def export_merged(recipe: Recipe, run_dir: Path) -> Path:

@@ -4,13 +4,15 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 
+from thinksafe_jax.config import Recipe
 from thinksafe_jax.data import Prompt
 from thinksafe_jax.errors import ConfigError, InputError
-from thinksafe_jax.models import load_config
+from thinksafe_jax.models import ModelConfig, load_config
 from thinksafe_jax.on_policy import (
     Method,
     OnPolicySteps,
@@ -24,7 +26,6 @@ from thinksafe_jax.pipeline.session import Session
 from thinksafe_jax.pipeline.take_steps import take_steps
 from thinksafe_jax.runs import Run
 from thinksafe_jax.sampling import Engine
-from thinksafe_jax.synthesis import synthesis_prompts
 from thinksafe_jax.tokenizer import vocabulary_difference
 from thinksafe_jax.training import RowStates, TrainingMesh, TrainingSetup, TrainResult
 from thinksafe_jax.weights import load_params
@@ -43,7 +44,7 @@ def rollout_and_train(run: Run, session: Session) -> TrainResult:
             `on_policy.max_log_p_gap` allows; a reward failed; no prompt fits.
     """
     recipe, tokenizer = run.recipe, session.tokenizer
-    selection = synthesis_prompts(recipe, session.prompt_hashes)
+    selection = session.selection
     _warn_of_one_label(selection.prompts)
     method = make_method(recipe, tokenizer)
     config = replace(recipe.training, objective="rollout-streams")
@@ -103,29 +104,38 @@ def _references(session: Session, method: Method, params: Tree, setup: TrainingS
 
 
 def _teacher(session: Session) -> RowStates:
-    """The recipe's teacher, resident beside the student.
-
-    Raises:
-        ConfigError: it has another vocabulary, so its distributions say nothing of the student's.
-    """
+    """The recipe's teacher, resident beside the student."""
     source = session.recipe.on_policy.teacher
     folder = session.folder(source)
     cfg = load_config(folder)
-    if difference := vocabulary_difference(session.directory, folder):
-        raise ConfigError(
-            f"on_policy.teacher {source.model} has another vocabulary than the student "
-            f"{session.recipe.student.model}: {difference}. opd compares distributions over one "
-            "vocabulary; choose a teacher of the student's family"
-        )
-    if cfg.vocab_size < session.cfg.vocab_size:
-        raise ConfigError(
-            f"on_policy.teacher {source.model} has {cfg.vocab_size} rows in its LM head, the "
-            f"student {session.cfg.vocab_size}; choose a teacher of the student's family"
-        )
+    check_vocabulary(session.recipe, (session.directory, session.cfg), (folder, cfg))
     mesh = session.mesh and TrainingMesh.of_phase(session.mesh.train, cfg)
     dtype = jnp.dtype(source.dtype)
     params = load_params(folder, cfg, dtype, mesh and mesh.param_shardings())
     return RowStates(cfg, params, mesh=mesh)
+
+
+def check_vocabulary(
+    recipe: Recipe, student: tuple[Path, ModelConfig], teacher: tuple[Path, ModelConfig]
+) -> None:
+    """Compares the vocabularies of student and teacher, each a folder and its facts.
+
+    Raises:
+        ConfigError: they differ, so the teacher's distributions say nothing of the student's.
+    """
+    (folder, cfg), (teacher_folder, teacher_cfg) = student, teacher
+    name = recipe.on_policy.teacher.model
+    if difference := vocabulary_difference(folder, teacher_folder):
+        raise ConfigError(
+            f"on_policy.teacher {name} has another vocabulary than the student "
+            f"{recipe.student.model}: {difference}. opd compares distributions over one "
+            "vocabulary; choose a teacher of the student's family"
+        )
+    if teacher_cfg.vocab_size < cfg.vocab_size:
+        raise ConfigError(
+            f"on_policy.teacher {name} has {teacher_cfg.vocab_size} rows in its LM head, the "
+            f"student {cfg.vocab_size}; choose a teacher of the student's family"
+        )
 
 
 def _check_gap(values: Mapping[str, Any], most: float | None) -> None:

@@ -34,6 +34,7 @@ from thinksafe_jax.pipeline.student_weights import StudentWeights
 from thinksafe_jax.sampling import Engine
 from thinksafe_jax.sharding import MeshConfig, ModelMesh, load_mesh
 from thinksafe_jax.storage import content_hash, refresh
+from thinksafe_jax.synthesis import Selection, synthesis_prompts
 from thinksafe_jax.tokenizer import ChatTokenizer
 from thinksafe_jax.training import TrainingMesh, TrainResult
 from thinksafe_jax.weights import fingerprint, import_adapter, load_params, resolve_model
@@ -94,6 +95,11 @@ class Session:
     def prompt_hashes(self) -> dict[str, str]:
         """sha256 of each source of prompts, taken once: what a stage reads is what was compared."""
         return source_hashes(self.recipe.synthesis.prompts)
+
+    @cached_property
+    def selection(self) -> Selection:
+        """The prompts of the synthesis, read and selected once: by the preflight, as a rule."""
+        return synthesis_prompts(self.recipe, self.prompt_hashes)
 
     @cached_property
     def question_hashes(self) -> dict[str, str]:

@@ -32,7 +32,6 @@ from thinksafe_jax.synthesis import (
     read_dataset,
     reasons_table,
     require_labels,
-    synthesis_prompts,
     write_dataset,
 )
 from thinksafe_jax.training import (
@@ -55,7 +54,7 @@ def sample(run: Run, session: Session) -> dict[str, Any]:
     """
     cfg = run.recipe.synthesis
     session.check_sampling()  # the student is asked last, be the answers a teacher's or given
-    selection = synthesis_prompts(run.recipe, session.prompt_hashes)
+    selection = session.selection
     require_labels(run.recipe, selection.prompts)
     edited = EditedPrompts(selection.prompts, cfg.method)
     mine = selection.prompts

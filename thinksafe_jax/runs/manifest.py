@@ -14,6 +14,11 @@ log = logging.getLogger(__name__)
 SCHEMA_VERSION = 1
 
 
+def finished_stages(run_dir: Path) -> set[str]:
+    """Stages that a run directory records as done, with whatever inputs; empty before a run."""
+    return set(Manifest(run_dir / "manifest.json", "", read_only=True).content["stages"])
+
+
 class Manifest:
     """RUN/manifest.json, rewritten whole and atomically at every change.
 

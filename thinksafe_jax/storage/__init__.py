@@ -12,6 +12,7 @@ from thinksafe_jax.storage.files import (
     shown,
     storage_errors,
     sync_folder,
+    writable_place,
 )
 from thinksafe_jax.storage.hashing import content_hash, file_sha256, now
 from thinksafe_jax.storage.jsonl import drop_torn_tail, parse, plain, sound_length, to_line
@@ -50,4 +51,5 @@ __all__ = [
     "store_errors",
     "sync_folder",
     "to_line",
+    "writable_place",
 ]

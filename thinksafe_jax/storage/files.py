@@ -145,6 +145,16 @@ def prepare_directory(folder: Path | str) -> Path:
     return folder
 
 
+def writable_place(folder: Path) -> Path:
+    """The folder, or the nearest above it that exists, proved to be writable; nothing is left.
+
+    Raises:
+        EnvironmentFault: it cannot be written.
+    """
+    place = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    return prepare_directory(place)
+
+
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
     """Turn the operating system's refusals into one sentence with the path and the way out.

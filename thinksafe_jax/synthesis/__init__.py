@@ -14,7 +14,12 @@ from thinksafe_jax.synthesis.ladder import ACCEPTED, VERDICT_FIELDS, Ledger, att
 from thinksafe_jax.synthesis.publish import push, write_authors_json
 from thinksafe_jax.synthesis.rounds import Rounds, Sampler
 from thinksafe_jax.synthesis.sampled_rows import SAMPLE_FIELDS
-from thinksafe_jax.synthesis.selection import require_labels, stratified, synthesis_prompts
+from thinksafe_jax.synthesis.selection import (
+    Selection,
+    require_labels,
+    stratified,
+    synthesis_prompts,
+)
 from thinksafe_jax.synthesis.steering import (
     TEMPLATES,
     repeats_steering,
@@ -35,6 +40,7 @@ __all__ = [
     "Lengths",
     "Rounds",
     "Sampler",
+    "Selection",
     "attempts",
     "dataset_facts",
     "drop_reason",

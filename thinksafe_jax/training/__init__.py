@@ -21,7 +21,7 @@ from thinksafe_jax.training.row_states import RowStates
 from thinksafe_jax.training.setup import TrainingSetup, lora_config
 from thinksafe_jax.training.step import make_step
 from thinksafe_jax.training.streams import RolloutExample, Stream, given_streams
-from thinksafe_jax.training.trackers import track, tracking
+from thinksafe_jax.training.trackers import require_trackers, track, tracking
 from thinksafe_jax.training.trainer import Hooks, TrainResult, train
 
 __all__ = [
@@ -52,6 +52,7 @@ __all__ = [
     "make_row_logprobs",
     "make_step",
     "pack",
+    "require_trackers",
     "shaped",
     "track",
     "tracking",

@@ -5,13 +5,15 @@ from thinksafe_jax.weights.checksums import check_files, read_manifest, write_ma
 from thinksafe_jax.weights.convert import convert_checkpoint
 from thinksafe_jax.weights.export import save_checkpoint
 from thinksafe_jax.weights.gather import on_host
-from thinksafe_jax.weights.hugging_face import check_access, download_config, download_dataset
+from thinksafe_jax.weights.hugging_face import download_config, download_dataset
 from thinksafe_jax.weights.identity import changed_files, fingerprint
-from thinksafe_jax.weights.loading import load_params
+from thinksafe_jax.weights.loading import check_weights, load_params
 from thinksafe_jax.weights.peft import export_adapter, import_adapter
 from thinksafe_jax.weights.resolve import (
+    ModelHeaders,
     is_hub_id,
     local_folder,
+    model_headers,
     model_revision,
     read_revisions,
     resolve_model,
@@ -20,9 +22,10 @@ from thinksafe_jax.weights.verify import BOUNDS, report_lines, verify_model, wri
 
 __all__ = [
     "BOUNDS",
+    "ModelHeaders",
     "changed_files",
-    "check_access",
     "check_files",
+    "check_weights",
     "convert_checkpoint",
     "download_config",
     "download_dataset",
@@ -32,6 +35,7 @@ __all__ = [
     "is_hub_id",
     "load_params",
     "local_folder",
+    "model_headers",
     "model_revision",
     "on_host",
     "read_config_json",

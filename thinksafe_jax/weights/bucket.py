@@ -19,9 +19,31 @@ from thinksafe_jax.storage import (
     storage_errors,
     store_errors,
 )
-from thinksafe_jax.weights.hugging_face import PATTERNS
+from thinksafe_jax.weights.hugging_face import PATTERNS, WEIGHTS
 
 _log = logging.getLogger(__name__)
+
+
+def fetch_headers(url: str) -> tuple[Path, int]:
+    """The folder that `fetch` has made, or one without the weights, and their bytes to fetch.
+
+    Raises:
+        InputError, EnvironmentFault: as `fetch`.
+    """
+    files, filesystem = _listing(url)
+    name = _copy_name(url, files)
+    if target := cached_copy(name):
+        return target, 0
+    target = cache_folder() / f"{name}-headers"
+    heavy = {file for file, _ in files if fnmatch.fnmatch(file, WEIGHTS) or "/" in file}
+    with storage_errors(target):
+        target.mkdir(parents=True, exist_ok=True)
+        for file, info in files:
+            if file not in heavy and not (target / file).exists():
+                partial = target / f".{file}.{os.getpid()}.partial"
+                filesystem.get_file(info["name"], str(partial))
+                partial.replace(target / file)
+    return target, sum(info["size"] for file, info in files if file in heavy)
 
 
 def fetch(url: str) -> Path:
@@ -35,11 +57,10 @@ def fetch(url: str) -> Path:
         EnvironmentFault: the package for it is missing, access is refused, or the disk is full.
     """
     files, filesystem = _listing(url)
-    facts = {name: identity(info) for name, info in files}
-    digest = hashlib.sha256(json.dumps([url, facts], sort_keys=True).encode()).hexdigest()
-    if target := cached_copy(digest[:40]):
+    copy = _copy_name(url, files)
+    if target := cached_copy(copy):
         return target
-    target = cache_folder() / digest[:40]
+    target = cache_folder() / copy
     needed = sum(info["size"] for _, info in files)
     if free_bytes(target) < needed:
         raise EnvironmentFault(
@@ -60,6 +81,11 @@ def fetch(url: str) -> Path:
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     return target
+
+
+def _copy_name(url: str, files: list[tuple[str, dict[str, Any]]]) -> str:
+    facts = {name: identity(info) for name, info in files}
+    return hashlib.sha256(json.dumps([url, facts], sort_keys=True).encode()).hexdigest()[:40]
 
 
 def cached_copy(name: str) -> Path | None:

@@ -2,14 +2,26 @@
 
 import logging
 import time
+from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from thinksafe_jax.errors import EnvironmentFault, InputError, RetryLater, first_line, quoted
+from thinksafe_jax.errors import (
+    EnvironmentFault,
+    InputError,
+    MissingRequirement,
+    RetryLater,
+    first_line,
+    quoted,
+)
+from thinksafe_jax.weights.validate import has_weights
 
+T = TypeVar("T")
 _log = logging.getLogger(__name__)
 # never pickles, never code
 PATTERNS = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.txt", "*.model"]
+WEIGHTS = "*.safetensors"
 DATASET_PATTERNS = ["*.parquet", "*.json", "*.jsonl", "*.csv", "README.md"]
 _TRIES, _FIRST_WAIT, _LONGEST_WAIT = 5, 1.0, 60.0  # seconds
 
@@ -27,16 +39,35 @@ def download(name: str, revision: str | None) -> Path:
 
 
 def downloaded(name: str, commit: str) -> Path | None:
-    """The snapshot folder of a model in the local cache; None where it is not there."""
+    """The snapshot folder of a model in the local cache; None where its weights are not there."""
     from huggingface_hub import try_to_load_from_cache
 
     file = try_to_load_from_cache(name, "config.json", revision=commit)
-    return Path(file).parent if isinstance(file, str) else None
+    folder = Path(file).parent if isinstance(file, str) else None
+    return folder if folder is not None and has_weights(folder) else None
 
 
-def check_access(name: str, revision: str | None) -> None:
-    """Raises as `download` would, for the price of one small file."""
-    download_config(name, revision)
+def download_headers(name: str, revision: str | None) -> Path:
+    """The snapshot folder with all that `download` fetches of a model but its weights.
+
+    Raises:
+        InputError, EnvironmentFault, RetryLater: as `download`.
+    """
+    patterns = [pattern for pattern in PATTERNS if pattern != WEIGHTS]
+    return _patiently(name, revision, allow_patterns=patterns, ignore_patterns=["*/*"])
+
+
+def weight_files(name: str, revision: str | None) -> dict[str, int]:
+    """{file: bytes} of the weights of a model `owner/name`; nothing is fetched.
+
+    Raises:
+        InputError, EnvironmentFault, RetryLater: as `download`.
+    """
+    from huggingface_hub import HfApi
+
+    listed = _ask(name, revision, lambda: list(HfApi().list_repo_tree(name, revision=revision)))
+    sizes = {entry.path: getattr(entry, "size", 0) for entry in listed}
+    return {path: n for path, n in sizes.items() if fnmatch(path, WEIGHTS) and "/" not in path}
 
 
 def download_config(name: str, revision: str | None) -> Path:
@@ -59,12 +90,18 @@ def download_dataset(name: str, revision: str | None) -> Path:
 
 def _patiently(name: str, revision: str | None, **what: Any) -> Path:
     from huggingface_hub import snapshot_download
+
+    return _ask(name, revision, lambda: Path(snapshot_download(name, revision=revision, **what)))
+
+
+def _ask(name: str, revision: str | None, question: Callable[[], T]) -> T:
+    """What the Hub answers, asked again while it says that it has too much to do."""
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     wait = _FIRST_WAIT
     for attempt in range(1, _TRIES + 1):
         try:
-            return Path(snapshot_download(name, revision=revision, **what))
+            return question()
         except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
             status, after = _answer(error)
             if status not in (429, 500, 502, 503, 504):
@@ -101,7 +138,7 @@ def _explained(
     )
 
     if isinstance(error, GatedRepoError) or status == 403:
-        return EnvironmentFault(
+        return MissingRequirement(
             f"{name} is gated: accept its licence at https://huggingface.co/{name} and log in "
             "with `hf auth login` (or set HF_TOKEN)"
         )

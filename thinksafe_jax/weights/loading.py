@@ -79,6 +79,16 @@ def load_params(
     return map_params(lambda path, _: done[path], cfg)
 
 
+def check_weights(directory: Path, cfg: ModelConfig) -> None:
+    """Refuses what `load_params` would refuse, as far as headers show it.
+
+    Raises:
+        InputError: as `load_params`.
+    """
+    if not is_orbax_copy(directory):
+        check_totality(directory, cfg)
+
+
 def _say_adapter_beside(directory: Path) -> None:
     if (directory / "adapter_config.json").exists():
         log.warning(

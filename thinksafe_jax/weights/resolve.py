@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
@@ -9,9 +10,10 @@ from thinksafe_jax.errors import InputError, type_and_line
 from thinksafe_jax.json_files import load_unique
 from thinksafe_jax.storage import atomic_write
 from thinksafe_jax.weights.adapter_config import read_adapter_config
-from thinksafe_jax.weights.bucket import cached_copy, fetch
-from thinksafe_jax.weights.hugging_face import download, downloaded
+from thinksafe_jax.weights.bucket import cached_copy, fetch, fetch_headers
+from thinksafe_jax.weights.hugging_face import download, download_headers, downloaded, weight_files
 from thinksafe_jax.weights.links import refuse_links_out
+from thinksafe_jax.weights.validate import has_weights
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -53,6 +55,46 @@ def resolve_model(name: str, revision: str | None = None, revisions: Path | None
         content = {**read_revisions(revisions), name: {"revision": revision, "commit": commit}}
         atomic_write(revisions, json.dumps(content, indent=2) + "\n")
     return _model_folder(folder)
+
+
+@dataclass(frozen=True)
+class ModelHeaders:
+    """What can be known of a checkpoint without its weights.
+
+    Attributes:
+        folder: has config.json and the tokenizer's files; the weights, too, where they are here.
+        to_fetch: bytes of weights that `resolve_model` will fetch.
+    """
+
+    folder: Path
+    to_fetch: int = 0
+
+
+def model_headers(
+    name: str, revision: str | None = None, revisions: Path | None = None
+) -> ModelHeaders:
+    """As `resolve_model`, but fetches only small files, and pins nothing.
+
+    Raises:
+        InputError: nothing of that name, or a repository without safetensors.
+        EnvironmentFault: the Hub or bucket cannot be reached or refuses access.
+    """
+    remote = "://" in name
+    if not remote and (Path(name).is_dir() or not is_hub_id(name)):
+        return ModelHeaders(resolve_model(name))
+    if remote:
+        return ModelHeaders(*fetch_headers(name))
+    revision = _commit_of(revisions, name, revision) or revision
+    folder = _model_folder(download_headers(name, revision))
+    if has_weights(folder):
+        return ModelHeaders(folder)
+    weights = weight_files(name, revision)
+    if not weights:
+        raise InputError(
+            f"{name}: has no weights in safetensors; pickled ones (pytorch_model.bin) are never "
+            "opened. Convert them with transformers' save_pretrained"
+        )
+    return ModelHeaders(folder, sum(weights.values()))
 
 
 def _model_folder(folder: Path) -> Path:

@@ -40,6 +40,20 @@ def checkpoint_tensors(directory: Path) -> dict[str, TensorRef]:
     raise InputError(f"{directory}: no {SINGLE} and no {INDEX}")
 
 
+def has_weights(directory: Path) -> bool:
+    """Whether every file of the weights is there, by its name; none is read but an index."""
+    if (directory / SINGLE).exists():
+        return True
+    index = directory / INDEX
+    weight_map = (
+        read_json_object(index, largest=_LARGEST_INDEX).get("weight_map")
+        if (index.exists())
+        else None
+    )
+    shards = set(weight_map.values()) if isinstance(weight_map, dict) else set()
+    return bool(shards) and all((directory / str(shard)).exists() for shard in shards)
+
+
 def _read_index(directory: Path, index: Path) -> dict[str, TensorRef]:
     weight_map = read_json_object(index, largest=_LARGEST_INDEX).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(s, str) for s in weight_map.values()):

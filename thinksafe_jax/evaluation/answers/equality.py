@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from thinksafe_jax.errors import EnvironmentFault
+from thinksafe_jax.errors import MissingRequirement
 
 _SCRIPT = Path(__file__).with_name("equality_worker.py")
 _START = 60.0  # seconds that importing sympy may take on a busy machine
@@ -89,12 +89,12 @@ def require_math_verify() -> None:
     """Say what to install where Math-Verify is absent.
 
     Raises:
-        EnvironmentFault: it is.
+        MissingRequirement: it is.
     """
     if importlib.util.find_spec("math_verify") is None:
-        raise EnvironmentFault(
+        raise MissingRequirement(
             "answers that are no plain numbers are compared by Math-Verify, which is not "
-            "installed; pip install 'thinksafe-jax[eval]'"
+            "installed; pip install 'math-verify[antlr4-13-2]'"
         )
 
 

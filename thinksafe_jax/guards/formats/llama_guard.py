@@ -55,6 +55,7 @@ FORMAT = GuardFormat(
     unsafe=frozenset({"unsafe"}),
     guess=lambda exchange: {"verdict": "unsafe"},  # the category is then read in the same pass
     read=_read,
+    sign="First line must read 'safe' or 'unsafe'",
     # As the model card shows it, and as servers and fine-tunes write it: other white space, codes
     # of Llama-Guard 1 (O3) and of other taxonomies (C1), the name behind a code or instead of it,
     # lists in other dress.

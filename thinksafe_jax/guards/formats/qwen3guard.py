@@ -37,6 +37,7 @@ FORMAT = GuardFormat(
     unsafe=frozenset({" Unsafe", " Controversial"}),
     guess=lambda exchange: {"verdict": " Safe", "category": " None", "refusal": " No"},
     read=_read,
+    sign="**Safety: Unsafe**",
     pattern=re.compile(
         r"\s*Safety:\s*(?P<verdict>Safe|Unsafe|Controversial)\s+Categories:[^\S\n]*"
         r"(?P<category>[^\n]+?)\s+Refusal:\s*(?P<refusal>Yes|No)\s*"

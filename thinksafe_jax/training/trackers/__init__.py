@@ -5,18 +5,26 @@ Every file defines TRACKER, made with the run directory. The packages are extras
 
 import importlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
-from thinksafe_jax.errors import EnvironmentFault
+from thinksafe_jax.errors import MissingRequirement
 from thinksafe_jax.variants import Variants
 
 
 class Tracker(Protocol):
-    """Takes the numbers of a run's steps."""
+    """Takes the numbers of a run's steps.
+
+    Attributes:
+        package: the module of the optional package that it needs.
+    """
+
+    package: ClassVar[str]
+
+    def __init__(self, run_dir: Path): ...
 
     def log(self, step: int, values: dict[str, float]) -> None:
         """Takes the numbers of one step."""
@@ -25,7 +33,17 @@ class Tracker(Protocol):
         """Writes what is still held back."""
 
 
-TRACKERS: Variants[Callable[[Path], Tracker]] = Variants(__name__, "TRACKER", "tracker")
+TRACKERS: Variants[type[Tracker]] = Variants(__name__, "TRACKER", "tracker")
+
+
+def require_trackers(names: Sequence[str]) -> None:
+    """Looks for the packages of the trackers that a recipe names; none is opened.
+
+    Raises:
+        MissingRequirement: the package of one is not installed.
+    """
+    for name in names:
+        import_extra(TRACKERS[name].package, name)
 
 
 @contextmanager
@@ -33,7 +51,7 @@ def tracking(names: Sequence[str], run_dir: Path) -> Iterator[list[Tracker]]:
     """The trackers that a recipe names, closed at the end.
 
     Raises:
-        EnvironmentFault: the package of one is not installed; said before anything is computed.
+        MissingRequirement: the package of one is not installed.
     """
     with ExitStack() as stack:
         trackers = [TRACKERS[name](run_dir) for name in names]
@@ -61,12 +79,12 @@ def import_extra(module: str, extra: str) -> ModuleType:
         extra: of thinksafe-jax, which installs it; also the tracker's name.
 
     Raises:
-        EnvironmentFault: it is not installed; says how to.
+        MissingRequirement: it is not installed; says how to.
     """
     try:
         return importlib.import_module(module)
     except ImportError:
-        raise EnvironmentFault(
+        raise MissingRequirement(
             f"training.trackers names {extra}, but {module} is not installed: "
             f"pip install 'thinksafe-jax[{extra}]'"
         ) from None

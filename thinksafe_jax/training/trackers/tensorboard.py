@@ -8,8 +8,10 @@ from thinksafe_jax.training.trackers import import_extra
 class TensorBoard:
     """Scalars under `train/`."""
 
+    package = "tensorboardX"
+
     def __init__(self, run_dir: Path):
-        writer = import_extra("tensorboardX", "tensorboard").SummaryWriter
+        writer = import_extra(self.package, "tensorboard").SummaryWriter
         self._writer = writer(str(run_dir / "tensorboard"))
 
     def log(self, step: int, values: dict[str, float]) -> None:

@@ -10,8 +10,10 @@ from thinksafe_jax.training.trackers import import_extra
 class WandB:
     """Values under `train/`; WANDB_MODE=offline keeps them in RUN/wandb."""
 
+    package = "wandb"
+
     def __init__(self, run_dir: Path):
-        self._run = import_extra("wandb", "wandb").init(
+        self._run = import_extra(self.package, "wandb").init(
             project="thinksafe",
             id=_run_id(run_dir),
             name=run_dir.name,

@@ -1,0 +1,48 @@
+"""Which ready mesh file is for the devices at hand."""
+
+from collections.abc import Iterator
+
+from thinksafe_jax.config import named_configs
+from thinksafe_jax.errors import ThinkSafeError
+from thinksafe_jax.sharding import Topology, load_mesh
+
+# what JAX calls a chip, by its beginning -> what mesh files call it, by its beginning
+_CHIPS = {
+    "cpu": "simulated CPU",
+    "TPU v5 lite": "TPU v5e",
+    "TPU v5e": "TPU v5e",
+    "TPU v5": "TPU v5p",
+    "TPU v6": "TPU v6e",
+    "NVIDIA H100": "NVIDIA H100",
+    "NVIDIA H200": "NVIDIA H200",
+}
+
+
+def mesh_advice(device_kind: str, count: int) -> str:
+    """One sentence for a run without a mesh on several devices, of which it leaves all but one.
+
+    Args:
+        device_kind: as JAX has it, "TPU v5 lite".
+    """
+    said = f"{count} devices ({device_kind}) and no mesh: one of them does all the work"
+    chip = next((name for kind, name in _CHIPS.items() if device_kind.startswith(kind)), None)
+    alike = {n: t.chips for n, t in _topologies() if chip and t.chip.startswith(chip)}
+    fitting = [name for name, chips in alike.items() if chips == count]
+    if fitting:
+        return f"{said}; mesh={fitting[0]} uses all of them"
+    if not alike:
+        return f"{said}; docs/sharding.md says how a mesh file of your own is written"
+    nearest = min(alike, key=lambda name: abs(alike[name] - count))
+    return (
+        f"{said}, and no ready mesh has {count}; copy the nearest (`thinksafe configs copy "
+        f"mesh/{nearest}`), set its chips and axes to {count} and name it: mesh={nearest}.yaml"
+    )
+
+
+def _topologies() -> Iterator[tuple[str, Topology]]:
+    """(name, topology) of every mesh file that can be read."""
+    for name in named_configs("mesh"):
+        try:
+            yield name, load_mesh(name).topology
+        except ThinkSafeError:  # a file of the user's own, which nobody has named
+            continue
