@@ -79,7 +79,10 @@ def _chosen(study: Study, root: Path) -> Mapping[str, str | None]:
         if setting is None:
             _log.warning("%s: no setting could be measured; it is left out", name)
     if not any(chosen.values()):
-        raise InputError(f"{root}: no setting of any method could be measured; see {root}/failures")
+        raise InputError(
+            f"{root}: no setting of any method could be measured: runs failed (see {root}/failures)"
+            ", or no answer to the validation split could be read"
+        )
     return chosen
 
 

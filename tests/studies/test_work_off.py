@@ -1,0 +1,181 @@
+"""Who takes which run: locks, failures, and runs of an earlier edition of the study."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+from tests.studies.example_study import write_study
+from thinksafe_jax.errors import ConfigError, EnvironmentFault, InputError, InUse
+from thinksafe_jax.storage import RunLock
+from thinksafe_jax.studies import load_study, run_study, work_off
+from thinksafe_jax.studies.units import heldout_units, validation_units
+
+
+@pytest.fixture
+def units(write):
+    """The second round of a study of two methods and two seeds, and a list of what was done."""
+    study = load_study(write())
+    return heldout_units(
+        study, {"ThinkSafe": "learning_rate=0.0001,epochs=1", "DirectRefusal": "as-it-is"}
+    )
+
+
+@pytest.fixture
+def done(monkeypatch):
+    """What stands in for training and evaluation writes down the order in which it was asked."""
+    names = []
+    monkeypatch.setattr(work_off, "run_pipeline", lambda recipe, path, stages: None)
+    monkeypatch.setattr(
+        work_off, "evaluate_student", lambda recipe, out, tuned: names.append(recipe.name)
+    )
+    monkeypatch.setattr(work_off, "_WAIT", 0.05)
+    return names
+
+
+def test_every_unit_is_done_once_and_training_ends_at_the_export(
+    units, done, tmp_path, monkeypatch
+):
+    stages = []
+    monkeypatch.setattr(
+        work_off, "run_pipeline", lambda recipe, path, **options: stages.append(options["stages"])
+    )
+    work_off.work_off(units, tmp_path)
+    assert done == [unit.evaluation.name for unit in units] and len(done) == 6
+    assert all(names == ["sample", "filter", "train", "export"] for names in stages)
+
+
+def test_a_run_that_another_process_holds_is_left_to_it_and_taken_when_it_lets_go(
+    units, done, tmp_path
+):
+    folder = units[1].run_folder(tmp_path)
+    folder.mkdir(parents=True)
+    code = (
+        "import fcntl, sys, time; f = open(sys.argv[1], 'a+b'); "
+        "fcntl.flock(f, fcntl.LOCK_EX); print('held', flush=True); time.sleep(600)"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, str(folder / "lock")], stdout=subprocess.PIPE
+    )
+    try:
+        assert other.stdout is not None and other.stdout.readline() == b"held\n"
+        assert not work_off._attempt(units[1], tmp_path)
+        began = time.monotonic()
+        other.kill()  # a killed holder is no holder
+        work_off.work_off(units, tmp_path)
+    finally:
+        other.kill()
+        other.wait()
+        other.stdout.close()
+    assert units[1].evaluation.name in done and len(done) == 6
+    assert time.monotonic() - began < 20
+
+
+def test_a_lock_taken_in_the_last_moment_leaves_the_unit_waiting(units, tmp_path, monkeypatch):
+    def taken(*_, **__):
+        raise InUse("in use")
+
+    monkeypatch.setattr(work_off, "run_pipeline", taken)
+    assert not work_off._attempt(units[1], tmp_path)
+    assert work_off.failure(units[1], tmp_path) is None
+
+
+def test_bad_input_fails_the_unit_and_not_the_study(units, done, tmp_path, monkeypatch, caplog):
+    def train(recipe, path, stages):
+        if recipe.synthesis.method == "direct-refusal":
+            raise InputError("no row can be trained on")
+
+    monkeypatch.setattr(work_off, "run_pipeline", train)
+    work_off.work_off(units, tmp_path)
+    assert len(done) == 4
+    failed = [unit for unit in units if work_off.failure(unit, tmp_path)]
+    assert [(u.method, u.seed) for u in failed] == [("DirectRefusal", 1), ("DirectRefusal", 2)]
+    work_off.work_off(units, tmp_path)  # it is not tried again, what is done asks its directory
+    assert len(done) == 8
+    other = dict(vars(failed[0])) | {"run": failed[1].run}
+    assert work_off.failure(type(failed[0])(**other), tmp_path) is None  # another recipe by now
+
+
+@pytest.mark.parametrize("error", [EnvironmentFault("disk full"), ConfigError("no such mesh")])
+def test_what_is_no_fault_of_a_run_ends_the_study(units, tmp_path, monkeypatch, error):
+    def train(*_, **__):
+        raise error
+
+    monkeypatch.setattr(work_off, "run_pipeline", train)
+    monkeypatch.setattr(work_off, "evaluate_student", lambda recipe, out, tuned: None)
+    with pytest.raises(type(error)):
+        work_off.work_off(units, tmp_path)
+    assert not (tmp_path / "failures").exists()
+
+
+def test_an_edited_study_keeps_what_is_unchanged_and_sets_the_rest_aside(tmp_path):
+    write_study(tmp_path)
+    file = tmp_path / "three.yaml"
+    changed = "recipe: mini_direct_refusal\n  overrides: [training.epochs=2]"
+    file.write_text(file.read_text().replace("recipe: mini_direct_refusal", changed))
+    edited = load_study(file)
+    chosen = {"ThinkSafe": "learning_rate=0.0005", "DirectRefusal": "as-it-is"}
+    work_off.set_changed_aside(
+        [*validation_units(edited), *heldout_units(edited, chosen)], tmp_path
+    )
+    moved = sorted(p.parent.name for p in (tmp_path / "earlier").rglob("config.yaml"))
+    assert moved == ["seed-1", "seed-2", "seed-3"]
+    assert (tmp_path / "earlier/runs/DirectRefusal/as-it-is/seed-1/metrics.jsonl").exists()
+    assert not (tmp_path / "runs/DirectRefusal/as-it-is/seed-1").exists()
+    assert len(list((tmp_path / "runs/ThinkSafe").rglob("config.yaml"))) == 7
+
+
+def test_a_changed_run_that_is_at_work_is_not_moved(tmp_path):
+    write_study(tmp_path)
+    file = tmp_path / "three.yaml"
+    file.write_text(file.read_text().replace("recipe: mini\n", "recipe: mini_kl\n"))
+    edited = load_study(file)
+    units = validation_units(edited)
+    lock = RunLock(units[1].run_folder(tmp_path) / "lock")
+    try:
+        with pytest.raises(InUse, match="was begun with another recipe and is in use"):
+            work_off.set_changed_aside(units, tmp_path)
+    finally:
+        lock.release()
+
+
+@pytest.mark.slow
+def test_a_study_runs_to_its_page_and_a_second_time_does_nothing(tmp_path):
+    asked = {"judge": "mini", "sampling": {"max_new_tokens": 128}}
+    content = {
+        "seeds": [1],
+        "overrides": ["engine.slots=8", "synthesis.limit=8", "training.epochs=1"],
+        "choose": {"rule": "minimise harm"},
+        "validation": {**asked, "harmful": [{"path": "mini:heldout-harmful", "limit": 4}]},
+        "heldout": {
+            **asked,
+            "harmful": [{"path": "mini:heldout-harmful", "start": 4, "limit": 5}],
+            "reasoning": [{"path": "mini:heldout-arithmetic", "limit": 3}],
+        },
+        "methods": [
+            {
+                "name": "DirectRefusal",
+                "recipe": "mini_direct_refusal",
+                "grid": {"training.learning_rate": [1e-4, 1e-2]},
+            }
+        ],
+    }
+    file = tmp_path / "tiny.yaml"
+    file.write_text(yaml.safe_dump(content, sort_keys=False))
+    root = tmp_path / "study"
+    results = run_study(load_study(file), root)
+    assert results is not None and results["dropped"] == []
+    _, method = results["methods"]
+    assert method["setting"] in ("learning_rate=0.0001", "learning_rate=0.01")
+    assert method["measures"]["harm"]["n"] == 5 and method["measures"]["reasoning"]["n"] == 3
+    assert method["cost"]["steps"] == 1 and method["cost"]["seconds"]["train"] > 0
+    assert len(list(root.glob("evaluations/heldout/DirectRefusal/*"))) == 1  # the chosen alone
+    page = (root / "study.html").read_bytes()
+    before = {p: p.stat().st_mtime_ns for p in root.rglob("*.safetensors")}
+    assert run_study(load_study(file), root) == results
+    assert (root / "study.html").read_bytes() == page
+    assert {p: p.stat().st_mtime_ns for p in root.rglob("*.safetensors")} == before
+    assert json.loads((root / "results.json").read_text()) == results
