@@ -42,7 +42,7 @@ def settings(url, **changes):
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
     """The first wait between tries is short here; the doubling is what it is."""
-    monkeypatch.setattr("thinksafe_jax.guards.http_client._FIRST_WAIT", 0.01)
+    monkeypatch.setattr("thinksafe_jax.http_client._FIRST_WAIT", 0.01)
 
 
 def exchanges(count):

@@ -25,12 +25,15 @@ from thinksafe_jax.guards.answer_form import AnswerForm, read_slot, template_has
 from thinksafe_jax.guards.control_tokens import COMMON
 from thinksafe_jax.guards.formats import FORMATS
 from thinksafe_jax.guards.guard_format import Reading, Slot, verdict_of
-from thinksafe_jax.guards.http_client import Refused, Server, Step, read_reply, step_at
 from thinksafe_jax.guards.protocol import Exchange, Verdict
+from thinksafe_jax.guards.server_reply import Step, read_reply, step_at
 from thinksafe_jax.guards.template import GuardTemplate
+from thinksafe_jax.http_client import Refused, Server, ServerRole
 from thinksafe_jax.tokenizer import ChatTokenizer
 
 _READY = Exchange("ready?", "How do I boil an egg?", "Seven minutes in boiling water.")
+# an answer has some sixty tokens, with twenty alternatives each
+_ROLE = ServerRole("guard server", "guard", "GUARD_API_KEY", "what was judged", 2**22)
 _log = logging.getLogger(__name__)
 
 
@@ -84,7 +87,7 @@ class HttpGuard:
         if self._prompt is not None and cfg.api != "chat":
             slots = self._format.slots(self._prompt)
             self.template = template_hash(self._prompt, AnswerForm(self._prompt, slots))
-        self._server = Server(cfg.url, timeout=cfg.timeout_seconds, retries=cfg.retries)
+        self._server = Server(cfg.url, _ROLE, timeout=cfg.timeout_seconds, retries=cfg.retries)
         self._logprobs = self._supports_logprobs()
 
     def judge(self, exchanges: Iterable[Exchange]) -> Iterator[Verdict]:

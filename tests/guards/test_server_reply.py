@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from thinksafe_jax.guards.http_client import Step, read_reply, step_at
+from thinksafe_jax.guards.server_reply import Step, read_reply, step_at
 
 
 def _step(**changes):

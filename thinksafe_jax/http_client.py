@@ -4,7 +4,6 @@ import http.client
 import io
 import json
 import logging
-import math
 import os
 import random
 import re
@@ -13,7 +12,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,8 +21,7 @@ from thinksafe_jax.errors import ConfigError, EnvironmentFault, RetryLater, firs
 from thinksafe_jax.json_files import load_unique
 
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 60.0  # seconds
-# an answer has some sixty tokens, with twenty alternatives each
-_MOST_BYTES, _MOST_ERROR_BYTES = 2**22, 2**14
+_MOST_ERROR_BYTES = 2**14
 _BUSY = {408, 409, 425, 429, 500, 502, 503, 504}
 # no connection, time-out, cut off; no HTTP, or less of it than announced; no JSON; too deep for it
 _BROKEN = (OSError, http.client.HTTPException, ValueError, RecursionError)
@@ -34,11 +32,44 @@ class Refused(Exception):
     """The server understood and will not answer this request, however often it is sent."""
 
 
+class NotServed(EnvironmentFault):
+    """401, 403 or 404: the server has not what was asked for, or not for this machine.
+
+    Attributes:
+        code: of HTTP.
+        said: the first line of the server's words.
+    """
+
+    def __init__(self, message: str, code: int, said: str):
+        super().__init__(message)
+        self.code, self.said = code, said
+
+
+@dataclass(frozen=True)
+class ServerRole:
+    """What a server is for, in the words of messages.
+
+    Attributes:
+        name: as "guard server".
+        section: of the recipe, with the keys `url` and `served_name`.
+        key_variable: the environment variable with its key; no file or log line ever holds it.
+        kept: what is not lost when it is gone, as "what was judged".
+        most_bytes: of an answer; a longer one is no answer.
+    """
+
+    name: str
+    section: str
+    key_variable: str
+    kept: str
+    most_bytes: int
+
+
 class Server:
     """One OpenAI-compatible server; safe to use from several threads.
 
     Args:
         url: base address, as http://localhost:8000/v1.
+        role: what it is for.
         timeout: seconds for one request, from its connection to the last byte of the reply.
         retries: how often a request is sent again after a time-out, a lost connection or a busy
             answer; waits double from half a second, or last as long as the server says.
@@ -47,9 +78,10 @@ class Server:
         ConfigError: `url` is no such address, or holds a secret.
     """
 
-    def __init__(self, url: str, *, timeout: float, retries: int):
-        _check_url(url)
-        self.url, self._timeout, self._retries = url.rstrip("/"), timeout, retries
+    def __init__(self, url: str, role: ServerRole, *, timeout: float, retries: int):
+        _check_url(url, role)
+        self.url, self._role = url.rstrip("/"), role
+        self._timeout, self._retries = timeout, retries
         self._stopped = threading.Event()
         self._opener = urllib.request.build_opener(_HTTPHandler, _HTTPSHandler, _NoRedirects)
 
@@ -66,58 +98,72 @@ class Server:
 
         Raises:
             Refused: 4xx other than busy or forbidden.
-            EnvironmentFault: 401, 403, 404.
+            NotServed: 401, 403, 404.
             RetryLater: busy, broken or unreachable at every try.
         """
-        wait, reason = _FIRST_WAIT, ""
+        return self._tried(path, body, lambda text: load_unique(text, nan=True))
+
+    def command(self, path: str, body: dict[str, Any]) -> str:
+        """As `post`, for requests that are answered by a sentence."""
+        return self._tried(path, body, str)
+
+    def _tried(self, path: str, body: dict[str, Any], read: Callable[[str], Any]) -> Any:
+        wait, reason, name = _FIRST_WAIT, "", self._role.name
         for attempt in range(self._retries + 1):
             try:
-                return self._once(path, body)
+                return read(self._once(path, body))
             except urllib.error.HTTPError as error:
                 reason, after = self._explained(error)
             except _BROKEN as error:
-                reason, after = _shown(first_line(error)), None
+                reason, after = self._shown(first_line(error)), None
             if attempt < self._retries:
                 pause = min(_LONGEST_WAIT, after if after is not None else wait)
-                _log.warning("guard server %s: %s; again in %.1f s", self.url, reason, pause)
+                _log.warning("%s %s: %s; again in %.1f s", name, self.url, reason, pause)
                 # a little apart, or all requests that failed together would come together again
                 if self._stopped.wait(pause * random.uniform(0.8, 1.2)):
                     break
                 wait *= 2
         raise RetryLater(
-            f"guard server {self.url}: no answer after {self._retries + 1} tries ({reason}); what "
-            "was judged is kept, run the same command again when the server is back"
+            f"{name} {self.url}: no answer after {self._retries + 1} tries ({reason}); "
+            f"{self._role.kept} is kept, run the same command again when the server is back"
         )
 
-    def _once(self, path: str, body: dict[str, Any]) -> Any:
+    def _once(self, path: str, body: dict[str, Any]) -> str:
         request = urllib.request.Request(
             f"{self.url}/{path}",
             data=json.dumps(body).encode(),
-            headers={"Content-Type": "application/json", **_key()},
+            headers={"Content-Type": "application/json", **_authorization(self._role)},
         )
         with self._opener.open(request, timeout=self._timeout) as reply:
-            content = reply.read(_MOST_BYTES + 1)
-        if len(content) > _MOST_BYTES:
-            raise ValueError(f"an answer of more than {_MOST_BYTES:,} bytes")
-        return load_unique(_without_key(content.decode("utf-8")), nan=True)
+            content = reply.read(self._role.most_bytes + 1)
+        if len(content) > self._role.most_bytes:
+            raise ValueError(f"an answer of more than {self._role.most_bytes:,} bytes")
+        return _without_key(content.decode("utf-8"), self._role)
 
     def _explained(self, error: urllib.error.HTTPError) -> tuple[str, float | None]:
         """(reason, Retry-After) of an answer worth another try; raises for all others."""
         with error:
             try:
-                text = _shown(error.read(_MOST_ERROR_BYTES).decode("utf-8", "replace"))
+                text = self._shown(error.read(_MOST_ERROR_BYTES).decode("utf-8", "replace"))
             except (OSError, http.client.HTTPException):  # the code alone says what to do
                 text = ""
-        text = text or _shown(str(error.reason))
+        text = text or self._shown(str(error.reason))
         if error.code in (401, 403, 404):
-            raise EnvironmentFault(
-                f"guard server {self.url}: HTTP {error.code} ({text}); check "
-                "guard.url and guard.served_name, and that the server lets this machine in"
+            section = self._role.section
+            raise NotServed(
+                f"{self._role.name} {self.url}: HTTP {error.code} ({text}); check {section}.url "
+                f"and {section}.served_name, and that the server lets this machine in",
+                error.code,
+                text,
             ) from None
         if error.code not in _BUSY:
             raise Refused(f"HTTP {error.code}: {text}") from None
         after = error.headers.get("Retry-After", "")
         return f"HTTP {error.code}", float(after) if after.isdecimal() else None
+
+    def _shown(self, text: str) -> str:
+        """The first line of a server's words; the key goes before the cut."""
+        return _without_key(text, self._role).strip().partition("\n")[0][:200]
 
 
 class _UntilDeadline(io.RawIOBase):
@@ -179,12 +225,13 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
         return None
 
 
-def _check_url(url: str) -> None:
+def _check_url(url: str, role: ServerRole) -> None:
     host = re.split(r"[/?#]", url.partition("//")[2] or url)[0]
     if "@" in host or "?" in url:
         raise ConfigError(
-            "guard.url: holds a user name, password or query, which logs, verdicts and the model "
-            "card would show; leave it out and put the server's key in the variable GUARD_API_KEY"
+            f"{role.section}.url: holds a user name, password or query, which logs, rows and the "
+            "model card would show; leave it out and put the server's key in the variable "
+            f"{role.key_variable}"
         )
     try:
         parts = urlsplit(url)
@@ -192,99 +239,24 @@ def _check_url(url: str) -> None:
     except ValueError:  # brackets without an address in them, a port that is no number
         good = False
     if not good or not url.isascii() or re.search(r"\s|#", url):
-        raise ConfigError(f"guard.url: is {quoted(url, 200)}; expected http://host:port/v1")
+        raise ConfigError(
+            f"{role.section}.url: is {quoted(url, 200)}; expected http://host:port/v1"
+        )
 
 
-def _key() -> dict[str, str]:
-    """The bearer token in GUARD_API_KEY, which no file or log line ever holds."""
-    key = os.environ.get("GUARD_API_KEY", "").strip()
+def _key(role: ServerRole) -> str:
+    return os.environ.get(role.key_variable, "").strip()
+
+
+def _authorization(role: ServerRole) -> dict[str, str]:
+    """The bearer token in the role's variable, as a header."""
+    key = _key(role)
     if not (key.isascii() and key.isprintable()):  # http.client would show it in its error
-        raise ConfigError("GUARD_API_KEY holds characters that no header may; set it again")
+        raise ConfigError(f"{role.key_variable} holds characters that no header may; set it again")
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
-def _without_key(text: str) -> str:
+def _without_key(text: str, role: ServerRole) -> str:
     """A server's words with the key cut out, which some servers send back."""
-    key = os.environ.get("GUARD_API_KEY", "").strip()
+    key = _key(role)
     return text.replace(key, "[key]") if key else text
-
-
-def _shown(text: str) -> str:
-    """The first line of a server's words, for messages and logs. The key goes before the cut."""
-    return _without_key(text).strip().partition("\n")[0][:200]
-
-
-@dataclass(frozen=True)
-class Step:
-    """One token of an answer, and the likeliest tokens in its place with their probabilities."""
-
-    token: str
-    likely: tuple[tuple[str, float], ...]
-
-
-def read_reply(reply: Any) -> tuple[str, list[Step]]:
-    """(text, its steps) of a chat completion or a completion.
-
-    Text that is none is "". Steps are left out, all of them, where one is malformed: what a step
-    says is worth nothing when the one before it may be missing.
-    """
-    try:
-        choice = reply["choices"][0]
-        text = choice["message"]["content"] if "message" in choice else choice["text"]
-    except (KeyError, IndexError, TypeError):
-        return "", []
-    if not isinstance(text, str):
-        return "", []
-    try:
-        return text, _steps(choice["logprobs"])
-    except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
-        return text, []
-
-
-def step_at(steps: Sequence[Step], text: str, place: int) -> Step | None:
-    """The step that wrote the character at `place`; None where steps and text do not agree.
-
-    White space is not compared: servers strip it off the text, and decode it away from tokens that
-    are decoded alone. What follows the text, as an end-of-sequence token, does no harm.
-    """
-    if not _dense("".join(step.token for step in steps)).startswith(_dense(text)):
-        return None
-    before, written = len(_dense(text[:place])), 0
-    for step in steps:
-        written += len(_dense(step.token))
-        if written > before:
-            return step
-    return None
-
-
-def _steps(logprobs: Any) -> list[Step]:
-    """Steps from either form of log-probabilities; raises for anything else."""
-    if "content" in logprobs:  # of a chat completion
-        listed = [
-            (step["token"], [(top["token"], top["logprob"]) for top in step["top_logprobs"]])
-            for step in logprobs["content"]
-        ]
-    else:
-        pairs = zip(logprobs["tokens"], logprobs["top_logprobs"], strict=True)
-        listed = [(token, list(likely.items())) for token, likely in pairs]
-    return [
-        Step(_string(token), tuple((_string(top), _probability(value)) for top, value in likely))
-        for token, likely in listed
-    ]
-
-
-def _string(token: Any) -> str:
-    if not isinstance(token, str):
-        raise TypeError(f"a token is {quoted(token)}")
-    return token
-
-
-def _probability(logprob: Any) -> float:
-    # a little above zero is rounding, and what is no number is not below it
-    if isinstance(logprob, bool) or not (math.isfinite(logprob) and logprob <= 1e-3):
-        raise ValueError(f"a log-probability is {quoted(logprob)}")
-    return math.exp(min(0.0, logprob))
-
-
-def _dense(text: str) -> str:
-    return "".join(text.split())
