@@ -71,7 +71,7 @@ def bytes_held(asked: argparse.Namespace) -> dict:
 def plan(asked: argparse.Namespace) -> dict:
     cfg, mesh = find_model(MODEL)[1], load_mesh(MESH)
     phase = mesh.generate.for_model(cfg)
-    result: dict = {"model": MODEL, "mesh": MESH, "mean_context": MEAN_CONTEXT}
+    result: dict = {"of": f"{MODEL} on {MESH}", "mean_context": MEAN_CONTEXT}
     for name in ("model", "int8"):
         settings = Settings(mean_context=MEAN_CONTEXT, kv_dtype=name).capped(cfg)
         budget = phase_budget("generate", mesh.generate, cfg, mesh.topology, settings)

@@ -40,8 +40,8 @@ def test_a_token_is_found_where_the_table_says_it_is():
     at_once = pages.write_prompts(k, v, table)
     one_by_one = pages
     for n in range(16):
-        page, offset = table[0, n // 8][None], jnp.asarray([n % 8], jnp.int32)
-        one_by_one = one_by_one.write_tokens(k[:, n], v[:, n], page, offset)
+        page, offset = table[:, n // 8 : n // 8 + 1], jnp.asarray([[n % 8]], jnp.int32)
+        one_by_one = one_by_one.write_tokens(k[:, n : n + 1], v[:, n : n + 1], page, offset)
     for a, b in zip(jax.tree.leaves(at_once), jax.tree.leaves(one_by_one), strict=True):
         np.testing.assert_array_equal(a, b)
     np.testing.assert_array_equal(at_once.keys[:, 3, 2], k[0, 2])
@@ -52,6 +52,6 @@ def test_a_token_is_found_where_the_table_says_it_is():
 def test_specs_are_a_spec_for_each_array():
     layout = Layout.of(ModelMesh.of_sizes(CFG, replicas=2, tensor=4))
     spec = PartitionSpec("kv", "replica", None, None)
-    for dtype, arrays in (("float32", 2), ("int8", 4)):
+    for dtype, arrays in (("float32", 2), ("int8", 3)):
         pages = KvCache.abstract(CFG, 4, 8, dtype, layout).layers[0]
         assert pages.specs(layout) == KvPages(*[spec] * arrays)

@@ -59,8 +59,8 @@ def read_back(x):
 def in_int8(pages):
     """Pages of floats as they are stored in int8."""
     (keys, key_scales), (values, value_scales) = rounded(pages.keys), rounded(pages.values)
-    scales = (jnp.asarray(x[:, :, None]) for x in (key_scales, value_scales))
-    return KvPages(jnp.asarray(keys), jnp.asarray(values), *scales)
+    scales = np.stack([key_scales, value_scales], axis=2)
+    return KvPages(*(jnp.asarray(x) for x in (keys, values, scales)))
 
 
 def in_floats(pages):
@@ -74,21 +74,20 @@ def test_what_is_stored_is_what_numpy_rounds():
     pages = KvCache.new(tiny_config(), 4, 8, "int8").layers[0]
     table = jnp.asarray([[3, 1]], jnp.int32)
     at_once = pages.write_prompts(jnp.asarray(k), jnp.asarray(v), table)
-    one_by_one = pages
-    for n in range(16):
-        page, offset = table[0, n // 8][None], jnp.asarray([n % 8], jnp.int32)
-        token = jnp.asarray(k[:, n]), jnp.asarray(v[:, n])
-        one_by_one = one_by_one.write_tokens(*token, page, offset)
-    for a, b in zip(jax.tree.leaves(at_once), jax.tree.leaves(one_by_one), strict=True):
-        np.testing.assert_array_equal(a, b)
-    for x, stored, scales in (
-        (k, at_once.keys, at_once.key_scales),
-        (v, at_once.values, at_once.value_scales),
-    ):
+    for queries in (1, 4):
+        by_step = pages
+        for n in range(0, 16, queries):
+            steps = np.arange(n, n + queries, dtype=np.int32)[None]
+            new = (jnp.asarray(x[:, n : n + queries]) for x in (k, v))
+            by_step = by_step.write_tokens(*new, table[:, steps[0] // 8], jnp.asarray(steps % 8))
+        for a, b in zip(jax.tree.leaves(at_once), jax.tree.leaves(by_step), strict=True):
+            np.testing.assert_array_equal(a, b)
+    for row, (x, stored) in enumerate([(k, at_once.keys), (v, at_once.values)]):
         want, scale = rounded(x[0])  # [T, K, H] and [T, K]
         held = np.asarray(stored)[:, [3, 1]].reshape(2, 16, 16)
         np.testing.assert_array_equal(held, want.swapaxes(0, 1))
-        np.testing.assert_array_equal(np.asarray(scales)[:, [3, 1], 0].reshape(2, 16), scale.T)
+        scales = np.asarray(at_once.scales)[:, [3, 1], row].reshape(2, 16)
+        np.testing.assert_array_equal(scales, scale.T)
         assert not np.asarray(stored)[:, [0, 2]].any()
         read = at_once.as_read(jnp.asarray(x[0]))
         np.testing.assert_array_equal(read, read_back(x[0]))
@@ -143,8 +142,8 @@ def test_kernels_lower_for_their_platform():
         lambda: inputs(16, 8, head_dim=128, page_size=128, dtype=jnp.bfloat16)
     )
     tokens = jax.ShapeDtypeStruct(pages.keys.shape, jnp.int8)
-    scales = jax.ShapeDtypeStruct((*pages.keys.shape[:2], 1, 128), jnp.float32)
-    pages = KvPages(tokens, tokens, scales, scales)
+    scales = jax.ShapeDtypeStruct((*pages.keys.shape[:2], 2, 128), jnp.float32)
+    pages = KvPages(tokens, tokens, scales)
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         with jax.sharding.use_abstract_mesh(V5E):
             ends = jax.ShapeDtypeStruct((len(LENGTHS), 1), jnp.int32)

@@ -9,15 +9,16 @@
      └──────────┴──────────┴──────────┴──────────┴──────────┘
 
 A page belongs to one slot at a time. Page 0 belongs to nobody: idle slots and padding write there,
-so no write needs a mask. In int8 each page has its scales beside it, `[K, pages, 1, page_size]`: a
-row of lanes for each page, which a kernel copies as it copies the page.
+so no write needs a mask. In int8 each page has its scales beside it, `[K, pages, 2, page_size]`: a
+row of its keys' and a row of its values'. With one row XLA for TPU would store eight pages in a
+tile, and copy all scales for the kernel, which takes a page at a time.
 
 How a token is stored is known to this file and to the kernels in attention/, and to nobody else:
 the sampler, `plan` and the sweep ask `KvCache` for shapes, bytes and shardings.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,8 +33,6 @@ from thinksafe_jax.models import ModelConfig
 from thinksafe_jax.sampling.kv_rounding import INT8, from_int8, to_int8
 from thinksafe_jax.sampling.layout import ONE_DEVICE, Layout
 
-Write = Callable[[jax.Array, jax.Array], jax.Array]  # pages, what is new in them -> pages
-
 _DEVICE_SHARE = 0.85  # of the device memory that is free once the weights are there
 _HOST_SHARE = 0.25  # of the host memory that is free, where the device is the host
 
@@ -45,13 +44,12 @@ class KvPages:
 
     Attributes:
         keys, values: `[K, pages, page_size, H]`.
-        key_scales, value_scales: f32 `[K, pages, 1, page_size]` beside int8; else None.
+        scales: f32 `[K, pages, 2, page_size]`, of keys and of values, beside int8; else None.
     """
 
     keys: Any
     values: Any
-    key_scales: Any = None
-    value_scales: Any = None
+    scales: Any = None
 
     @property
     def page_size(self) -> int:
@@ -61,7 +59,7 @@ class KvPages:
     @property
     def has_scales(self) -> bool:
         """Whether keys and values are int8."""
-        return self.key_scales is not None
+        return self.scales is not None
 
     def specs(self, layout: Layout) -> "KvPages":
         """Mesh axes of each array: KV heads over the model's axes, pages over the slots' axes."""
@@ -78,50 +76,49 @@ class KvPages:
 
     def write_tokens(
         self,
-        k: Float[Array, "B K H"],
-        v: Float[Array, "B K H"],
-        page: Int[Array, " B"],
-        offset: Int[Array, " B"],
+        k: Float[Array, "B Q K H"],
+        v: Float[Array, "B Q K H"],
+        page: Int[Array, "B Q"],
+        offset: Int[Array, "B Q"],
     ) -> "KvPages":
-        """The pages with one token a slot written at `page`, `offset`."""
+        """The pages with the next tokens of each slot written, each at its `page` and `offset`."""
         # an index for every leading axis: a slice there would make XLA transpose the whole pool
         head = jnp.arange(self.keys.shape[0], dtype=jnp.int32)[:, None]
 
         def write(pages: jax.Array, new: jax.Array) -> jax.Array:
-            at = pages.at[head, page[None], offset[None]]
-            return at.set(jnp.swapaxes(new, 0, 1).astype(pages.dtype), mode="promise_in_bounds")
+            flat = jnp.moveaxis(new, 2, 0).reshape(*pages.shape[:1], -1, *pages.shape[3:])
+            at = pages.at[head, page.reshape(1, -1), offset.reshape(1, -1)]
+            return at.set(flat.astype(pages.dtype), mode="promise_in_bounds")
 
-        def write_scales(pages: jax.Array, new: jax.Array) -> jax.Array:
-            at = pages.at[head, page[None], 0, offset[None]]
-            return at.set(jnp.swapaxes(new, 0, 1), mode="promise_in_bounds")
-
-        return self._written(k, v, write, write_scales)
+        if not self.has_scales:
+            return KvPages(write(self.keys, k), write(self.values, v))
+        (k, key_scales), (v, value_scales) = to_int8(k), to_int8(v)
+        scales = self.scales
+        for step in range(page.shape[1]):  # tokens of a slot may lie in one page: one at a time
+            both = jnp.stack([key_scales[:, step], value_scales[:, step]], axis=2)  # [B, K, 2]
+            scales = _with_scales(scales, jnp.swapaxes(both, 0, 1), page[:, step], offset[:, step])
+        return KvPages(write(self.keys, k), write(self.values, v), scales)
 
     def write_prompts(
         self, k: Float[Array, "P T K H"], v: Float[Array, "P T K H"], page_ids: Int[Array, "P N"]
     ) -> "KvPages":
         """The pages with whole prompts written into `page_ids`; T is N times the page size."""
 
+        heads, _, page_size, _ = self.keys.shape
+
+        def paged(new: jax.Array) -> jax.Array:  # [P, T, K, ...] -> [K, P N, page_size, ...]
+            return jnp.moveaxis(new, 2, 0).reshape(heads, -1, page_size, *new.shape[3:])
+
         def write(pages: jax.Array, new: jax.Array) -> jax.Array:
-            heads = pages.shape[0]
-            paged = jnp.moveaxis(new, 2, 0).reshape(heads, -1, *pages.shape[2:])
             head = jnp.arange(heads, dtype=jnp.int32)[:, None]
             at = pages.at[head, page_ids.reshape(1, -1)]
-            return at.set(paged.astype(pages.dtype), mode="promise_in_bounds")
+            return at.set(new.astype(pages.dtype), mode="promise_in_bounds")
 
-        return self._written(k, v, write, write)
-
-    def _written(self, k: jax.Array, v: jax.Array, write: Write, write_scales: Write) -> "KvPages":
-        """The pages with `k` and `v` in them, in the form in which they are stored."""
         if not self.has_scales:
-            return KvPages(write(self.keys, k), write(self.values, v))
-        (keys, key_scales), (values, value_scales) = to_int8(k), to_int8(v)
-        return KvPages(
-            write(self.keys, keys),
-            write(self.values, values),
-            write_scales(self.key_scales, key_scales),
-            write_scales(self.value_scales, value_scales),
-        )
+            return KvPages(write(self.keys, paged(k)), write(self.values, paged(v)))
+        (k, key_scales), (v, value_scales) = to_int8(k), to_int8(v)
+        scales = write(self.scales, jnp.stack([paged(key_scales), paged(value_scales)], axis=2))
+        return KvPages(write(self.keys, paged(k)), write(self.values, paged(v)), scales)
 
 
 @jax.tree_util.register_dataclass
@@ -201,12 +198,25 @@ class KvCache:
         return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(self))
 
 
+def _with_scales(pool: jax.Array, new: jax.Array, page: jax.Array, offset: jax.Array) -> jax.Array:
+    """Scales `[K, pages, 2, page_size]` with those of one token a slot in them, `[K, B, 2]`.
+
+    Rows are read, changed and written whole: for single lanes XLA for TPU would carry all scales of
+    a layer to VMEM and back.
+    """
+    head = jnp.arange(pool.shape[0], dtype=jnp.int32)[:, None]
+    at = pool.at[head, page[None]]
+    here = jnp.arange(pool.shape[3], dtype=jnp.int32)[None] == offset[:, None]  # [B, page_size]
+    rows = jnp.where(here[None, :, None], new[..., None], at.get(mode="promise_in_bounds"))
+    return at.set(rows, mode="promise_in_bounds")
+
+
 def _layer_shapes(cfg: ModelConfig, pages: int, page_size: int, dtype: Any) -> KvPages:
     """What is stored for one layer: the only place that says so."""
     pool = cfg.num_kv_heads, pages
     tokens = jax.ShapeDtypeStruct((*pool, page_size, cfg.head_dim), jnp.dtype(dtype))
-    scales = jax.ShapeDtypeStruct((*pool, 1, page_size), jnp.float32)
-    return KvPages(tokens, tokens, *([scales] * 2 if tokens.dtype == INT8 else []))
+    scales = jax.ShapeDtypeStruct((*pool, 2, page_size), jnp.float32)
+    return KvPages(tokens, tokens, scales if tokens.dtype == INT8 else None)
 
 
 def stored_dtype(config: EngineConfig, params_dtype: Any) -> jnp.dtype:

@@ -260,8 +260,7 @@ def decode_hidden(
         q: jax.Array, k: jax.Array, v: jax.Array, pages: KvPages, *of_slots: jax.Array
     ) -> tuple[jax.Array, KvPages]:
         page, offset, table, lengths = of_slots
-        k, v = (x.reshape(-1, *x.shape[2:]) for x in (k, v))
-        pages = pages.write_tokens(k, v, page.reshape(-1), offset.reshape(-1))
+        pages = pages.write_tokens(k, v, page, offset)
         return attend_queries(spec.attention, q, pages, table, lengths), pages
 
     # one region for both: the write stays on the device that will read it, so no pages travel

@@ -31,7 +31,7 @@ def several_queries(
     q: jax.Array, pages: KvPages, table: jax.Array, lengths: jax.Array
 ) -> jax.Array:
     """As `xla.several_queries`: q `[B, Q, N, H]`, lengths i32 `[B, Q]` -> `[B, Q, N, H]`."""
-    pools = jax.tree.leaves(pages)  # keys and values; in int8 their scales, too
+    pools = jax.tree.leaves(pages)  # keys, values; in int8 their scales, too
     batch, queries, heads, head_dim = q.shape
     kv_heads, _, page_size, _ = pages.keys.shape
     group = heads // kv_heads
@@ -71,13 +71,13 @@ def paged_attention(
 def _token_axis(pool: Any) -> int:
     """Which axis of a pool, and of its buffers, has tokens.
 
-    Keys lie as `[K, pages, page_size, H]`, scales as `[K, pages, 1, page_size]`.
+    Keys lie as `[K, pages, page_size, H]`, scales as `[K, pages, 2, page_size]`.
     """
-    return 3 if pool.shape[2] == 1 else 2
+    return 3 if pool.shape[2] == 2 else 2
 
 
 def _two_pieces(pool: jax.Array) -> tuple[int, ...]:
-    """Shape of a pool's buffers: `[2, K, PIECE_TOKENS, H]`, or `[2, K, 1, PIECE_TOKENS]`."""
+    """Shape of a pool's buffers: `[2, K, PIECE_TOKENS, H]`, or `[2, K, 2, PIECE_TOKENS]`."""
     shape = [2, pool.shape[0], *pool.shape[2:]]
     shape[_token_axis(pool)] = PIECE_TOKENS
     return tuple(shape)
@@ -135,7 +135,7 @@ def _copies(
     """Starts, or waits for, the copies of a piece's pages: of those that the slot has tokens in.
 
     Args:
-        held: pool, buffers and semaphores of the keys, of the values, and of their scales.
+        held: pool, buffers and semaphores of the keys, the values, and their scales.
         act: "start" or "wait".
     """
     pages = PIECE_TOKENS // page_size
@@ -181,7 +181,7 @@ def _attend(
             preferred_element_type=jnp.float32,
         )  # fmt: skip
         if scales:
-            scores = scores * scales[0][buffer, head]
+            scores = scores * scales[0][buffer, head, :1]
         scores = jnp.where(position < limit, scores, jnp.float32(_LEAST))
         new_top = jnp.maximum(top, scores.max(axis=-1, keepdims=True))
         weights = jnp.where(position < limit, jnp.exp(scores - new_top), jnp.float32(0))
@@ -190,7 +190,8 @@ def _attend(
         value = jnp.where(token < longest, value, jnp.zeros_like(value))
         shares = weights
         if scales:
-            shares = jnp.where(position < limit, weights * scales[1][buffer, head], jnp.float32(0))
+            shares = weights * scales[0][buffer, head, 1:]
+            shares = jnp.where(position < limit, shares, jnp.float32(0))
         part = jax.lax.dot_general(
             shares.astype(value.dtype), value, (((1,), (0,)), ((), ())),
             preferred_element_type=jnp.float32,

@@ -142,16 +142,16 @@ def _with_block(
         _read(pages.keys, page_ids).astype(dtype),
         preferred_element_type=jnp.float32,
     )
-    if pages.has_scales:
-        scores = scores * _read_scales(pages.key_scales, page_ids)
+    scales = _read_scales(pages.scales, page_ids) if pages.has_scales else ()
+    if scales:
+        scores = scores * scales[0]
     scores = jnp.where(live, scores, jnp.float32(-1e30))
     new_top = jnp.maximum(top, scores.max(axis=-1))
     weights = jnp.where(live, jnp.exp(scores - new_top[..., None]), jnp.float32(0))
     rescale = jnp.exp(top - new_top)
     total = total * rescale + weights.sum(axis=-1)
-    if pages.has_scales:
-        scaled = weights * _read_scales(pages.value_scales, page_ids)
-        weights = jnp.where(live, scaled, jnp.float32(0))
+    if scales:
+        weights = jnp.where(live, weights * scales[1], jnp.float32(0))
     values = _read(pages.values, page_ids).astype(dtype)
     part = jnp.einsum(
         "kbgs,kbsh->kbgh",
@@ -170,10 +170,11 @@ def _read(pool: jax.Array, page_ids: jax.Array) -> jax.Array:
     return gathered.reshape(kv_heads, batch, -1, head_dim)
 
 
-def _read_scales(pool: jax.Array, page_ids: jax.Array) -> jax.Array:
-    """Scales `[K, B, 1, tokens]` of the pages `[B, N]` of each slot: beside scores and weights."""
-    gathered = pool.at[:, page_ids].get(mode="promise_in_bounds")
-    return gathered.reshape(*gathered.shape[:2], 1, -1)
+def _read_scales(pool: jax.Array, page_ids: jax.Array) -> tuple[jax.Array, ...]:
+    """Scales of keys and of values of the pages `[B, N]` of each slot: each `[K, B, 1, tokens]`."""
+    gathered = pool.at[:, page_ids].get(mode="promise_in_bounds")  # [K, B, N, 2, page_size]
+    shape = (*gathered.shape[:2], 1, -1)
+    return tuple(gathered[:, :, :, row].reshape(shape) for row in range(2))
 
 
 def _grouped(q: jax.Array, kv_heads: int, dtype: jnp.dtype) -> jax.Array:
