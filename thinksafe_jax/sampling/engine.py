@@ -28,6 +28,7 @@ from thinksafe_jax.sampling.kv_cache import KvCache, pool_pages, stored_dtype
 from thinksafe_jax.sampling.layout import Layout
 from thinksafe_jax.sampling.pages import PageAllocator
 from thinksafe_jax.sampling.programs import DecodeSpec
+from thinksafe_jax.sampling.replica_queue import deal_to_replicas
 from thinksafe_jax.sampling.requests import Completion, Request
 from thinksafe_jax.sampling.running import prefill_lengths
 from thinksafe_jax.sampling.scheduler import Scheduler
@@ -299,12 +300,13 @@ class Engine:
         queue = (None if request is None else self._check(request) for request in requests)
         shape = self._devices[0].drafts
         drafting = None if shape is None else Drafting(self.config.draft, shape)
-        shared = self.eos_ids, queue, self.stats, drafting
-        running = [
-            Scheduler(device, self.config, self._allocator(device), device.layout.shards, *shared)
-            for device in self._devices
-        ]
-        return self._drive(running, self._calls)
+        replicas: list[Scheduler] = []
+        queues = deal_to_replicas(queue, replicas, len(self._devices))
+        for device, mine in zip(self._devices, queues, strict=True):
+            pages, shards = self._allocator(device), device.layout.shards
+            shared = self.eos_ids, mine, self.stats, drafting
+            replicas.append(Scheduler(device, self.config, pages, shards, *shared))
+        return self._drive(list(replicas), self._calls)
 
     def _drive(self, running: list[Scheduler], call: int) -> Iterator[Completion]:
         """Steps the replicas by turns: while the host waits for one, the others work."""

@@ -91,6 +91,11 @@ class Scheduler:
         return sum(slot is not None for slot in self.slots)
 
     @property
+    def unfinished(self) -> int:
+        """Rows that it has taken and not finished."""
+        return self.active + len(self.preempted)
+
+    @property
     def idle(self) -> bool:
         """Nothing runs, and nothing waits: the queue has been seen to end."""
         running = self.in_flight is not None or any(self.slots) or self.preempted
