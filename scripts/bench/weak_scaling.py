@@ -2,10 +2,11 @@
 
     python scripts/bench/weak_scaling.py --json scripts/bench/results/weak_scaling.json
 
-Each replica gets 625 prompts (40,000 for 64) with long-tailed response lengths, by the hash of
-`--part`, and runs them through the real scheduler (128 slots, windows of 32) and a row store of
-its own; only the device is fake: every slot gives a token a step. A step is taken to cost the same
-on every replica, so time is counted in steps.
+Each replica gets 625 prompts (40,000 for 64) with long-tailed response lengths and runs them
+through the real scheduler (128 slots, windows of 32) and a row store of its own; only the device
+is fake: every slot gives a token a step. A step is taken to cost the same on every replica, so
+time is counted in steps, and all replicas run side by side. They share one queue, as the
+processes of a run do, or have what the hash of `--part` gives them ("parts").
 
     imbalance      most tokens of a replica over the mean
     slowest        steps of the slowest replica over the mean: what the others wait for it
@@ -14,11 +15,15 @@ on every replica, so time is counted in steps.
     tail           share of a replica's steps in which its queue was empty, the mean
     missing, twice rows of all stores that are absent or there more than once
     peak_rss_bytes of a host's process, which runs one replica
-    order          one replica, asked in the order of a guess of each length (the length times
-                   a lognormal factor of that sigma; null is the order given): its tail, and its
-                   steps over tokens / slots
+    guessed        64 replicas that share a queue, asked in the order of a guess of each length
+                   (the length times a lognormal factor of sigma 0.6)
+    order          one replica, asked in the order of guesses of several sigmas (null is the order
+                   given): its tail, and its steps over tokens / slots
+    ladder         steps of one replica whose guard refuses one answer of ten, up to 3 attempts:
+                   all in one queue, attempt by attempt, and tokens / slots. Verdicts cost none
+    samples        the same of 4 samples of each of 156 prompts, as `rejection` has them
     makespan_64    steps of 64 rows in 64 slots over those of the longest row
-    split_40k      imbalance of 40,000 prompts over so many replicas: cut by hash, as here, and
+    split_40k      imbalance of 40,000 prompts over so many replicas: cut by hash, as parts are, and
                    dealt out one by one, so that only their lengths differ; mean of 20 draws
 """
 
@@ -28,91 +33,153 @@ import resource
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import count as numbers_from_0
 from pathlib import Path
 
 import numpy as np
 from machine import machine
 from rehearsal import CountingDevice
+from synthesis_scale import END, EndingDevice, FakeGuard, FakeTokenizer
 from workloads import chain_of_thought_lengths
 
-from thinksafe_jax.config import EngineConfig, SamplingConfig
+from thinksafe_jax.config import EngineConfig, SamplingConfig, SynthesisConfig
+from thinksafe_jax.data import Prompt
+from thinksafe_jax.hosts import Group, shared_queue
 from thinksafe_jax.runs import Part, RowBuffer, RowStore
 from thinksafe_jax.sampling import Request
 from thinksafe_jax.sampling.pages import PageAllocator
 from thinksafe_jax.sampling.scheduler import Scheduler
 from thinksafe_jax.sampling.stats import EngineStats
+from thinksafe_jax.synthesis import Ledger, Rounds
 
 PER_REPLICA, SLOTS, WINDOW, PAGE, PROMPT = 625, 128, 32, 64, 250
 REPLICAS = (1, 2, 4, 8, 16, 32, 64)
 
 
-def run_replica(
-    part: Part,
+class Member(Group):
+    """A process whose queue is counted here, beside the others."""
+
+    def __init__(self, index: int, count: int, numbers: Iterator[int]):
+        super().__init__()
+        self.index, self.count, self._numbers = index, count, numbers
+
+    def counter(self, name: str) -> Callable[[], int]:
+        return self._numbers.__next__
+
+
+@dataclass
+class Replica:
+    """The rows of one replica on their way: tokens, steps, and when the queue was empty."""
+
+    rows: Iterator[int]
+    lengths: np.ndarray
+    store: RowStore
+    slots: int = SLOTS
+    drained: int | None = None  # windows until then
+
+    def __post_init__(self) -> None:
+        self.stats = EngineStats()
+        device = CountingDevice(self.slots, WINDOW)
+        longest = PROMPT + int(self.lengths.max())
+        self.run = scheduler(device, longest, self._requests(), self.stats, self.slots)
+        self.buffer = RowBuffer(self.store)
+
+    def _requests(self) -> Iterator[Request]:
+        for n in self.rows:
+            sampling = SamplingConfig(max_new_tokens=int(self.lengths[n]))
+            yield Request(name(n), range(PROMPT), sampling)
+        self.drained = self.stats.windows
+
+    def step(self) -> bool:
+        """One window; False when there is nothing more to do."""
+        for done in self.run.step():
+            self.buffer.add({"id": done.id, "tokens": len(done.token_ids)})
+        return not self.run.idle
+
+    @property
+    def steps(self) -> int:
+        return self.stats.windows * WINDOW
+
+    @property
+    def tail(self) -> float:
+        return (self.stats.windows - (self.drained or 0)) / self.stats.windows
+
+
+def scheduler(
+    device: CountingDevice,
+    longest: int,
+    requests: Iterator,
+    stats: EngineStats,
+    slots: int = SLOTS,
+    eos_ids: tuple[int, ...] = (),
+) -> Scheduler:
+    pages = PageAllocator(slots * -(-longest // PAGE) + 1, slots, -(-longest // 512) * 8, PAGE)
+    config = EngineConfig(slots=slots, window=WINDOW, page_size=PAGE)
+    return Scheduler(device, config, pages, 1, eos_ids, requests, stats)
+
+
+def run_replicas(
     lengths: np.ndarray,
     folder: Path,
+    replicas: int = 1,
+    *,
     guess: np.ndarray | None = None,
+    parts: bool = False,
     slots: int = SLOTS,
-) -> dict:
-    """Samples the rows of one part: tokens, steps, and the share of steps with an empty queue.
+) -> list[Replica]:
+    """Samples all rows on so many replicas, which go window by window together.
 
     Args:
         guess: of each length; the longest come first.
+        parts: cut by the hash of the ids instead of one queue.
     """
-    rows_of_part = [n for n in range(len(lengths)) if name(n) in part]
-    if guess is not None:
-        rows_of_part.sort(key=lambda n: -guess[n])
-    queued = 0
-
-    def requests():
-        nonlocal queued
-        for n in rows_of_part:
-            queued += 1
-            sampling = SamplingConfig(max_new_tokens=int(lengths[n]))
-            yield Request(name(n), range(PROMPT), sampling)
-
-    longest = PROMPT + int(lengths.max())
-    pages = PageAllocator(slots * -(-longest // PAGE) + 1, slots, -(-longest // 512) * 8, PAGE)
-    config, stats = EngineConfig(slots=slots, window=WINDOW, page_size=PAGE), EngineStats()
-    device = CountingDevice(slots, WINDOW)
-    run = Scheduler(device, config, pages, 1, (), requests(), stats)
-    drained = None
-    with RowBuffer(RowStore(folder / "samples", writer=part.name)) as rows:
-        while True:
-            for done in run.step():
-                rows.add({"id": done.id, "tokens": len(done.token_ids)})
-            if queued == len(rows_of_part) and drained is None:
-                drained = stats.windows
-            if run.idle:
-                break
-    tail = (stats.windows - (drained or 0)) / stats.windows
-    return {"tokens": stats.tokens, "steps": stats.windows * WINDOW, "tail": tail}
+    order = list(range(len(lengths))) if guess is None else np.argsort(-guess).tolist()
+    numbers, runs = numbers_from_0(), []
+    for n in range(replicas):
+        part = Part(n, replicas)
+        mine = iter([row for row in order if name(row) in part]) if parts else shared_queue(
+            Member(n, replicas, numbers), "rows", order, slots
+        )  # fmt: skip
+        runs.append(Replica(mine, lengths, RowStore(folder / "samples", writer=part.name), slots))
+    running = runs
+    while running:
+        running = [replica for replica in running if replica.step()]
+    for replica in runs:
+        replica.buffer.flush()
+    return runs
 
 
 def name(row: int) -> str:
     return f"row-{row}"
 
 
-def scale(replicas: int) -> dict:
-    """All replicas of a run, one after another, and what came of them together."""
+def scale(replicas: int, *, sigma: float | None = None, parts: bool = False) -> dict:
+    """All replicas of a run, and what came of them together."""
     lengths = chain_of_thought_lengths(PER_REPLICA * replicas)
+    guess = None if sigma is None else guessed(lengths, sigma, seed=0)
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        results = [run_replica(Part(n, replicas), lengths, folder) for n in range(replicas)]
-        store = RowStore(folder / "samples")
+        runs = run_replicas(lengths, Path(scratch), replicas, guess=guess, parts=parts)
+        store = RowStore(Path(scratch) / "samples")
         present = store.keys()
         twice = store.duplicates
-    tokens, steps = (np.array([result[key] for result in results]) for key in ("tokens", "steps"))
+    tokens = np.array([replica.stats.tokens for replica in runs])
+    steps = np.array([replica.steps for replica in runs])
     return {
         "replicas": replicas,
         "prompts": len(lengths),
         "imbalance": round(float(tokens.max() / tokens.mean()), 4),
         "slowest": round(float(steps.max() / steps.mean()), 4),
         "efficiency": round(float(tokens.sum() / (SLOTS * steps.max() * replicas)), 4),
-        "tail": round(float(np.mean([result["tail"] for result in results])), 4),
+        "tail": round(float(np.mean([replica.tail for replica in runs])), 4),
         "missing": len(lengths) - len(present),
         "twice": twice,
-        "peak_rss_bytes": host_memory(replicas),
     }
+
+
+def guessed(lengths: np.ndarray, sigma: float, seed: int) -> np.ndarray:
+    return lengths * np.random.default_rng(seed).lognormal(0, sigma, len(lengths))
 
 
 def host_memory(replicas: int) -> int:
@@ -126,13 +193,10 @@ def by_order(sigma: float | None) -> dict:
     runs = []
     for seed in range(5):
         lengths = chain_of_thought_lengths(PER_REPLICA, seed)
-        guess = None
-        if sigma is not None:
-            guess = lengths * np.random.default_rng(seed).lognormal(0, sigma, len(lengths))
+        guess = None if sigma is None else guessed(lengths, sigma, seed)
         with tempfile.TemporaryDirectory() as scratch:
-            of_run = run_replica(Part(0, 1), lengths, Path(scratch), guess)
-        over = of_run["steps"] * SLOTS / of_run["tokens"]
-        runs.append((of_run["tail"], over))
+            (replica,) = run_replicas(lengths, Path(scratch), guess=guess)
+        runs.append((replica.tail, replica.steps * SLOTS / replica.stats.tokens))
     tail, over = np.mean(runs, axis=0)
     return {
         "sigma": sigma,
@@ -141,12 +205,72 @@ def by_order(sigma: float | None) -> dict:
     }
 
 
+class CountingEngine:
+    """The real scheduler; a row ends when its length says so. Counts the steps of all calls."""
+
+    slots = SLOTS
+
+    def __init__(self, lengths: np.ndarray):
+        self.lengths, self.steps, self.tokens = lengths, 0, 0  # i64 [prompts, attempts]
+
+    def refuses(self, request: Request) -> str | None:
+        return None
+
+    def generate(self, requests: Iterator) -> Iterator:
+        self.stats = EngineStats()
+        longest = PROMPT + int(self.lengths.max())
+        device = EndingDevice(SLOTS, WINDOW)
+        run = scheduler(device, longest, map(self._sized, requests), self.stats, eos_ids=(END,))
+        while True:
+            yield from run.step()
+            if run.idle:
+                break
+        self.steps += self.stats.windows * WINDOW
+        self.tokens += self.stats.tokens
+
+    def _sized(self, request: Request | None) -> Request | None:
+        if request is None:
+            return None
+        length = int(self.lengths[int(request.id), request.sample])
+        return replace(request, sampling=SamplingConfig(max_new_tokens=length))
+
+
+def by_attempts(prompts: int, cfg: SynthesisConfig, *, one_queue: bool) -> dict:
+    """Steps of all attempts of a replica's prompts, the steps that full slots would take."""
+    asked = [Prompt(str(n), f"prompt {n}", "harmful") for n in range(prompts)]
+    lengths = chain_of_thought_lengths(prompts * cfg.attempts).reshape(prompts, cfg.attempts)
+    engine, guard = CountingEngine(lengths), FakeGuard()
+    between = None if cfg.method == "rejection" else lambda: guard
+    ladders = [cfg.attempts] if one_queue else range(1, cfg.attempts + 1)
+    with tempfile.TemporaryDirectory() as scratch:
+        stores = [RowStore(Path(scratch) / n, ("id", "attempt")) for n in ("samples", "verdicts")]
+        ledger = Ledger(cfg.reasoning)
+        for attempts in ladders:
+            so_far = replace(cfg, attempts=attempts)
+            rounds = Rounds(so_far, asked, FakeTokenizer(), *stores, ledger, lambda: None)
+            rounds.sample(engine, between)
+            if between is not None:
+                rounds.judge(guard)
+    return {
+        "rows": len(ledger.lengths),
+        "steps": engine.steps,
+        "steps_over_ideal": round(engine.steps * SLOTS / engine.tokens, 4),
+    }
+
+
+def attempts_in_one_queue(prompts: int, cfg: SynthesisConfig) -> dict[str, dict]:
+    return {
+        "one_queue": by_attempts(prompts, cfg, one_queue=True),
+        "attempt_by_attempt": by_attempts(prompts, cfg, one_queue=False),
+    }
+
+
 def makespan_64() -> float:
     """Rows that all begin at once end with the longest of them."""
     lengths = chain_of_thought_lengths(64)
     with tempfile.TemporaryDirectory() as scratch:
-        steps = run_replica(Part(0, 1), lengths, Path(scratch), slots=64)["steps"]
-    return round(steps / int(lengths.max()), 4)
+        (replica,) = run_replicas(lengths, Path(scratch), slots=64)
+    return round(replica.steps / int(lengths.max()), 4)
 
 
 def split_40k(replicas: int) -> dict[str, float]:
@@ -172,23 +296,24 @@ def main() -> None:
     if asked.host_of:
         lengths = chain_of_thought_lengths(PER_REPLICA * asked.host_of)
         with tempfile.TemporaryDirectory() as scratch:
-            run_replica(Part(0, asked.host_of), lengths, Path(scratch))
+            run_replicas(lengths[:: asked.host_of], Path(scratch))
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
         return
-    order = [by_order(sigma) for sigma in (None, 0.6, 0.3, 0.0)]
-    print(json.dumps({"order": order, "makespan_64": makespan_64()}))
-    rows = [scale(count) for count in asked.replicas]
-    for row in rows:
-        row["scaling"] = round(row["efficiency"] / rows[0]["efficiency"], 4)
-        print(json.dumps(row))
     result = {
-        "rows": rows,
-        "order": order,
+        "order": [by_order(sigma) for sigma in (None, 0.6, 0.3, 0.0)],
+        "ladder": attempts_in_one_queue(PER_REPLICA, SynthesisConfig(attempts=3)),
+        "samples": attempts_in_one_queue(156, SynthesisConfig(method="rejection", attempts=4)),
         "makespan_64": makespan_64(),
         "split_40k": {str(n): split_40k(n) for n in (4, 16, 64)},
-        "machine": machine(),
     }
-    print(json.dumps(result["split_40k"]))
+    print(json.dumps(result))
+    rows = [scale(n) | {"peak_rss_bytes": host_memory(n)} for n in asked.replicas]
+    most = max(asked.replicas)
+    others = {"parts": scale(most, parts=True), "guessed": scale(most, sigma=0.6)}
+    for row in [*rows, *others.values()]:
+        row["scaling"] = round(row["efficiency"] / rows[0]["efficiency"], 4)
+        print(json.dumps(row))
+    result = {"rows": rows, **others, **result, "machine": machine()}
     if asked.json:
         asked.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
