@@ -84,8 +84,8 @@ class Strict:
 class Stage:
     """An evaluation in a folder, run as often as a test needs; `stop_after` rows it is stopped."""
 
-    def __init__(self, folder: Path):
-        self.folder, self.logged = folder, []
+    def __init__(self, folder: Path, name: str = "before"):
+        self.folder, self.name, self.logged = folder, name, []
         self.cfg, self.max_unparsed = _config(folder), 1.0
 
     def run(
@@ -105,7 +105,7 @@ class Stage:
             self.cfg,
             Subject(self.engine, self.tokenizer, "none", fingerprint, kv_dtype),
             Judge(self.guard, self.max_unparsed),
-            self.folder / "evaluation/before",
+            self.folder / "evaluation" / self.name,
             log=lambda stage, **values: self.logged.append((stage, values)),
             check_stop=check_stop,
         )
@@ -140,6 +140,21 @@ def _config(folder: Path) -> EvaluationConfig:
 @pytest.fixture
 def stage(tmp_path):
     return Stage(tmp_path / "run")
+
+
+def test_what_was_long_before_is_asked_first_after(stage):
+    """No answer depends on the order; where nothing is known it is that of the suites."""
+
+    def order() -> list[str]:
+        asked = [id.partition("/")[0] for id in reversed(stage.engine.generated)]
+        return list(dict.fromkeys(asked))
+
+    before = stage.run()
+    assert order() == ["harmful", "over_refusal", "reasoning"]
+    stage.name = "after"
+    after = stage.run()
+    assert order() == ["over_refusal", "reasoning", "harmful"]  # 28, 18 and 12 tokens
+    assert after["harmful_response_rate"] == before["harmful_response_rate"]
 
 
 def test_the_numbers_and_the_file(stage):

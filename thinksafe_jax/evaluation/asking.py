@@ -99,22 +99,27 @@ def _prefix_ids(question: Question, subject: Subject) -> list[int]:
 
 
 def answer(
-    asked: Mapping[Key, Asked], subject: Subject, store: RowStore, journal: Journal, group: Group
+    asked: Mapping[Key, Asked],
+    subject: Subject,
+    store: RowStore,
+    journal: Journal,
+    group: Group,
+    earlier: RowStore | None = None,
 ) -> None:
     """Sample what has no response yet: all suites in one queue, kept as they finish.
 
-    The questions with the most tokens to come go first, so that no long one is left for the end.
-    Several processes share the queue; the first says what is missing.
+    What is likely to take longest goes first, so that no long answer is left for the end. Several
+    processes share the queue; the first says what is missing, and in which order.
 
     Args:
         asked: the same in all processes.
+        earlier: responses of another model to the same questions, by which lengths are guessed.
     """
-    items, done = list(asked.items()), store.keys()
-    missing = [n for n, (key, _) in enumerate(items) if key not in done]
-    waiting = [items[n][1] for n in group.decide(f"questions of {journal.name}", missing)]
+    items = list(asked.items())
+    order = _longest_first(items, store, earlier) if group.first else []
+    waiting = [items[n][1] for n in group.decide(f"questions of {journal.name}", order)]
     if not waiting:
         return
-    waiting.sort(key=lambda item: -item.request.sampling.max_new_tokens)
     questions = {(item.request.id, item.request.sample): item.question for item in waiting}
     requests = [item.request for item in waiting]
     name, expected = f"answers of {journal.name}", -(-len(requests) // group.count)
@@ -122,6 +127,22 @@ def answer(
         queue = shared_queue(group, name, requests, subject.engine.slots)
         for completion in subject.engine.generate(queue):
             keep(_row(questions[completion.id, completion.sample], completion, subject))
+
+
+def _longest_first(
+    items: Sequence[tuple[Key, Asked]], store: RowStore, earlier: RowStore | None
+) -> list[int]:
+    """Which items have no response yet: by the most tokens that they may have, then by a guess."""
+    done = store.keys()
+    rows = earlier.rows() if earlier is not None else ()
+    lengths = {tuple(row[name] for name in ROW_KEY): row.get("tokens", 0) for row in rows}
+
+    def guess(n: int) -> tuple[int, int]:
+        key, item = items[n]
+        return item.request.sampling.max_new_tokens, lengths.get(key, 0)
+
+    missing = [n for n, (key, _) in enumerate(items) if key not in done]
+    return sorted(missing, key=guess, reverse=True)
 
 
 def _row(question: Question, completion: Completion, subject: Subject) -> dict:

@@ -109,7 +109,10 @@ def _ask_and_judge(
     part = Part(group.index, group.count)
     responses = RowStore(out_dir / "responses", key=ROW_KEY, writer=part.name)
     verdicts = RowStore(out_dir / "verdicts", key=VERDICT_KEY, writer=part.name)
-    answer(asked, subject, responses, journal, group)
+    before = out_dir.with_name("before") / "responses"
+    guesses = RowStore(before, key=ROW_KEY, skip_bad_rows=True)
+    earlier = guesses if out_dir.name == "after" else None
+    answer(asked, subject, responses, journal, group, earlier)
     wait_for_rows(group, responses, journal.check_stop)
     mine = {
         tuple(row[name] for name in ROW_KEY): row
