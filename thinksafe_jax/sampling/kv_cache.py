@@ -93,10 +93,8 @@ class KvPages:
         if not self.has_scales:
             return KvPages(write(self.keys, k), write(self.values, v))
         (k, key_scales), (v, value_scales) = to_int8(k), to_int8(v)
-        scales = self.scales
-        for step in range(page.shape[1]):  # tokens of a slot may lie in one page: one at a time
-            both = jnp.stack([key_scales[:, step], value_scales[:, step]], axis=2)  # [B, K, 2]
-            scales = _with_scales(scales, jnp.swapaxes(both, 0, 1), page[:, step], offset[:, step])
+        both = jnp.stack([key_scales, value_scales], axis=-1)
+        scales = _with_scales(self.scales, both, page, offset)
         return KvPages(write(self.keys, k), write(self.values, v), scales)
 
     def write_prompts(
@@ -199,16 +197,25 @@ class KvCache:
 
 
 def _with_scales(pool: jax.Array, new: jax.Array, page: jax.Array, offset: jax.Array) -> jax.Array:
-    """Scales `[K, pages, 2, page_size]` with those of one token a slot in them, `[K, B, 2]`.
+    """Scales `[K, pages, 2, page_size]` with those of the next tokens of each slot in them.
 
-    Rows are read, changed and written whole: for single lanes XLA for TPU would carry all scales of
-    a layer to VMEM and back.
+    The rows of a page are read, changed and written whole: for single lanes XLA for TPU would carry
+    all scales of a layer to VMEM and back. Tokens of a slot that share a page write the same rows.
+
+    Args:
+        new: `[B, Q, K, 2]`; `page` and `offset` are `[B, Q]`.
     """
-    head = jnp.arange(pool.shape[0], dtype=jnp.int32)[:, None]
-    at = pool.at[head, page[None]]
-    here = jnp.arange(pool.shape[3], dtype=jnp.int32)[None] == offset[:, None]  # [B, page_size]
-    rows = jnp.where(here[None, :, None], new[..., None], at.get(mode="promise_in_bounds"))
-    return at.set(rows, mode="promise_in_bounds")
+    kv_heads, _, _, page_size = pool.shape
+    head = jnp.arange(kv_heads, dtype=jnp.int32)[:, None]
+    at = pool.at[head, page.reshape(1, -1)]
+    rows = at.get(mode="promise_in_bounds").reshape(kv_heads, *page.shape, 2, page_size)
+    lane = jnp.arange(page_size, dtype=jnp.int32)[None, None]
+    for step in range(page.shape[1]):
+        same = (page == page[:, step : step + 1])[..., None]  # [B, Q, 1]
+        here = same & (lane == offset[:, step, None, None])  # [B, Q, page_size]
+        token = jnp.swapaxes(new[:, step], 0, 1)  # [K, B, 2]
+        rows = jnp.where(here[None, :, :, None], token[:, :, None, :, None], rows)
+    return at.set(rows.reshape(kv_heads, -1, 2, page_size), mode="promise_in_bounds")
 
 
 def _layer_shapes(cfg: ModelConfig, pages: int, page_size: int, dtype: Any) -> KvPages:
