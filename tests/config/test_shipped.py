@@ -21,7 +21,7 @@ def test_the_packages_files_are_the_repositorys():
     assert link.is_symlink()
     assert link.resolve() == REPOSITORY / "configs"
     listed = {f"{file.kind}/{file.name}.yaml" for file in shipped_configs()}
-    real = {str(p.relative_to(REPOSITORY / "configs")) for p in REPOSITORY.glob("configs/*/*")}
+    real = {str(p.relative_to(REPOSITORY / "configs")) for p in REPOSITORY.glob("configs/*/*.yaml")}
     assert listed == real
 
 

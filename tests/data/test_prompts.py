@@ -9,7 +9,6 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from tests.support import shared_asset
 from thinksafe_jax.config import PromptSource
 from thinksafe_jax.data import Prompt, load_prompts, read_prompts, read_rows, source_hashes
 from thinksafe_jax.errors import ConfigError, InputError
@@ -87,13 +86,13 @@ def test_gold_answers_of_a_reasoning_suite(tmp_path):
 
 def test_real_files():
     xstest = PromptSource(
-        path=str(shared_asset("data", "xstest_prompts.csv")),
+        path="configs/prompts/xstest.csv",
         label_column="label",
         labels={"safe": "benign", "unsafe": "harmful"},
         limit=32,
     )
     gsm8k = PromptSource(
-        path=str(shared_asset("data", "gsm8k_test.jsonl")),
+        path="configs/prompts/gsm8k.jsonl",
         prompt_column="question",
         answer_column="answer",
         label="benign",
@@ -349,3 +348,34 @@ def test_parts_that_cannot_be_are_refused_with_their_line(tmp_path, ends):
     path = write(tmp_path, "rows.jsonl", json.dumps(row))
     text = refusal(path, **SPANS)
     assert text.startswith(f"{path}:1: c, k are") and "at most the response's 10" in text
+
+
+@pytest.mark.parametrize(
+    ("source", "rows"),
+    [
+        (PromptSource("configs/prompts/xstest.csv", id_column="id", label="harmful"), 450),
+        (PromptSource("configs/prompts/advbench.csv", id_column="id", label="harmful"), 160),
+        (
+            PromptSource(
+                "configs/prompts/gsm8k.jsonl", id_column="id", prompt_column="question",
+                answer_column="answer", label="benign",
+            ),
+            160,
+        ),
+    ],
+    ids=lambda value: value.path if isinstance(value, PromptSource) else "",
+)  # fmt: skip
+def test_prompts_that_ship_are_read_from_any_folder(source, rows, tmp_path, monkeypatch):
+    def read():
+        prompts = load_prompts([source], require_label=True)
+        return [(p.id, p.text, p.label, p.answer) for p in prompts], source_hashes([source])
+
+    from_clone = read()
+    monkeypatch.chdir(tmp_path)  # no configs/ here
+    assert read() == from_clone
+    assert len(from_clone[0]) == rows
+    file = tmp_path / source.path
+    file.parent.mkdir(parents=True)
+    file.write_text("")  # one that is here comes first
+    with pytest.raises(InputError):
+        read()

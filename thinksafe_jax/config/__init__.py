@@ -34,6 +34,7 @@ from thinksafe_jax.config.shipped import (
     find_config,
     named_configs,
     shipped_configs,
+    shipped_path,
 )
 from thinksafe_jax.config.strict import build
 from thinksafe_jax.config.yaml_files import read_yaml
@@ -74,6 +75,7 @@ __all__ = [
     "sampling_problems",
     "section_problems",
     "shipped_configs",
+    "shipped_path",
     "synthesis_samplings",
     "to_yaml",
     "validate",

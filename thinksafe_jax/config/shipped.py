@@ -61,8 +61,7 @@ def find_config(kind: str, name: str | Path) -> Path:
     if path.exists() and not path.is_dir():
         return path
     if path.suffix in _SUFFIXES:
-        shipped = _SHIPPED.parent / path
-        if path.parts[0] == _FOLDER.name and ".." not in path.parts and shipped.is_file():
+        if (shipped := shipped_path(path)) != path:
             return shipped
         raise ConfigError(f"no {KINDS[kind]} at {path}{_hint(kind, path.stem)}")
     file = named_configs(kind).get(str(name).lower())
@@ -74,6 +73,14 @@ def find_config(kind: str, name: str | Path) -> Path:
         f"no {KINDS[kind]} {quoted(str(name), 200)}: neither a file nor a name in {_FOLDER / kind}"
         f"{_hint(kind, str(name))}"
     )
+
+
+def shipped_path(path: str | Path) -> Path:
+    """The file itself; the shipped one where a path that begins with `configs/` is not there."""
+    path = Path(path)
+    shipped = _SHIPPED.parent / path
+    inside = path.parts[:1] == (_FOLDER.name,) and ".." not in path.parts
+    return shipped if inside and not path.exists() and shipped.is_file() else path
 
 
 def named_configs(kind: str) -> dict[str, Path]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import islice, pairwise
 from pathlib import Path
 
-from thinksafe_jax.config import PromptSource
+from thinksafe_jax.config import PromptSource, shipped_path
 from thinksafe_jax.data.cells import cell, name_cell, scalar_text, text_cell, value_cell
 from thinksafe_jax.data.readers import HUB, Row, is_dataset, read_dataset_rows, read_rows
 from thinksafe_jax.errors import ConfigError, InputError, listed, quoted
@@ -185,8 +185,9 @@ def source_hashes(sources: Sequence[PromptSource]) -> dict[str, str]:
     """sha256 of each source's content by its name, for the run's manifest."""
     hashes = {}
     for source in sources:
-        if Path(source.path).is_file():
-            hashes[_name(source)] = file_sha256(Path(source.path))
+        file = shipped_path(source.path)
+        if file.is_file():
+            hashes[_name(source)] = file_sha256(file)
         else:
             digest = hashlib.sha256()
             for row in source_rows(source):
@@ -245,7 +246,7 @@ def source_rows(source: PromptSource, columns: Collection[str] | None = None) ->
         return _mini_rows(source.path)
     if is_dataset(source.path):
         return read_dataset_rows(source)
-    return read_rows(source.path, columns)
+    return read_rows(shipped_path(source.path), columns)
 
 
 def _mini_rows(path: str) -> Iterator[Row]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
-from thinksafe_jax.config import EvaluationConfig, PromptSource, SuiteConfig
+from thinksafe_jax.config import EvaluationConfig, PromptSource, SuiteConfig, shipped_path
 from thinksafe_jax.data.benchmarks import Benchmark, benchmark
 from thinksafe_jax.data.cells import name_cell, scalar_text, text_cell, value_cell
 from thinksafe_jax.data.hub_rows import Source, hub_rows
@@ -113,8 +113,8 @@ def _named(suite: SuiteConfig, revisions: Path | None) -> tuple[list[Question], 
         rows: Iterator[Row] = source_rows(split)
         source = Source(suite.path, None, source_hashes([split])[suite.path])
     elif suite.path:
-        rows = read_rows(suite.path)
-        source = Source.of_file(Path(suite.path))
+        file = shipped_path(suite.path)
+        rows, source = read_rows(file), Source.of_file(file)
     elif bench.hub is None:
         names = " or ".join(bench.files) or "a file"
         raise ConfigError(
