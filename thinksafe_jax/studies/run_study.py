@@ -124,7 +124,7 @@ def _end_with_parent() -> None:
     """Asks this process to stop, as by SIGTERM, when the one that started it is no more."""
 
     def watch() -> None:
-        sys.stdin.buffer.read()
+        os.read(sys.stdin.fileno(), 1)  # unbuffered: a reader that holds a lock mars the exit
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, name="parent", daemon=True).start()
