@@ -86,18 +86,18 @@ def test_what_is_wrong_is_said_with_its_key_before_anything_runs(write, changes,
     assert said in str(caught.value)
 
 
-def test_a_question_in_both_splits_is_refused(write):
+def test_a_question_in_both_splits_is_refused(write, tmp_path):
     study = load_study(write(heldout={**SMALL["heldout"], "harmful": [HARMFUL]}))
     with pytest.raises(InputError, match="4 prompts are in validation and in heldout as well"):
-        check_inputs(study)
+        check_inputs(study, tmp_path)
 
 
 def test_files_that_cannot_be_read_are_refused(write, tmp_path):
     source = f"{{path: {tmp_path}/absent.jsonl, label: harmful}}"
     overrides = [f"synthesis.prompts=[{source}]"]
     study = load_study(write(methods=method(overrides=overrides)))
-    with pytest.raises(InputError, match=r"absent\.jsonl"):
-        check_inputs(study)
+    with pytest.raises(InputError, match=r"^ThinkSafe, learning_rate.*absent\.jsonl"):
+        check_inputs(study, tmp_path)
 
 
 @pytest.mark.parametrize("name", sorted(named_configs("studies")))

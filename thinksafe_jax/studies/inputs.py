@@ -1,31 +1,37 @@
-"""What is refused before anything runs: files that cannot be read, splits that share prompts."""
+"""What is refused before anything runs: what a setting lacks, and splits that share prompts."""
 
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 
-from thinksafe_jax.config import PromptSource
-from thinksafe_jax.data import Question, load_questions, read_prompts
-from thinksafe_jax.errors import EnvironmentFault, InputError, quoted
-from thinksafe_jax.studies.study_file import SPLITS, Study
+from thinksafe_jax.config import Recipe
+from thinksafe_jax.data import Question, load_questions
+from thinksafe_jax.errors import EnvironmentFault, InputError, ThinkSafeError, quoted
+from thinksafe_jax.pipeline import Session, preflight, stages_of
+from thinksafe_jax.studies.study_file import SPLITS, Study, apart_from_rates
 
 _log = logging.getLogger(__name__)
 
 
-def check_inputs(study: Study) -> None:
-    """Reads every file of prompts and questions once.
+def check_inputs(study: Study, root: Path) -> None:
+    """Looks for all that every setting needs, as `thinksafe check` does, and at the splits.
+
+    Settings that differ in their rates alone need the same, and are looked at once.
+
+    Args:
+        root: STUDY_DIR; what is done there needs nothing any more.
 
     Raises:
-        InputError: one cannot be read, or a question is in both splits.
-        ConfigError: an unknown suite.
+        ThinkSafeError: all that the first setting lacks which cannot be run.
+        InputError: a question is in both splits.
     """
-    read: list[tuple[PromptSource, ...]] = []
+    looked_at = set()
     for method in study.methods:
         for setting in method.settings:
-            sources = tuple(setting.recipe.synthesis.prompts)
-            local = [source for source in sources if not source.path.startswith("hf:")]
-            if local and sources not in read:
-                read_prompts(local, require_label=True)
-            read.append(sources)
+            needs = repr(apart_from_rates(setting.recipe))
+            if needs not in looked_at:
+                looked_at.add(needs)
+                _look(f"{method.name}, {setting.name}", setting.recipe, root)
     asked = {split: _questions(study, split) for split in SPLITS}
     shared = asked["validation"].keys() & asked["heldout"].keys()
     if shared:
@@ -35,6 +41,13 @@ def check_inputs(study: Study) -> None:
             f"as {quoted(example.prompt)} ({example.suite}); settings would be chosen by what the "
             "table reports. Take another file, or other rows of it (start, limit)"
         )
+
+
+def _look(name: str, recipe: Recipe, root: Path) -> None:
+    try:
+        preflight(Session(recipe), root / "runs" / name, stages_of(recipe)).refuse()
+    except ThinkSafeError as error:
+        raise type(error)(f"{name}: {error}") from None
 
 
 def _questions(study: Study, split: str) -> Mapping[str, Question]:

@@ -53,7 +53,7 @@ def run_study(
     if is_helper:
         _end_with_parent()
     else:
-        check_inputs(study)
+        check_inputs(study, root)
         if retry:
             shutil.rmtree(root / "failures", ignore_errors=True)
         set_changed_aside(validation_units(study), root)

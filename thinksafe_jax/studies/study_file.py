@@ -20,6 +20,7 @@ from thinksafe_jax.config import (
     FolderName,
     Recipe,
     SynthesisConfig,
+    TrainingConfig,
     build,
     find_config,
     load_recipe,
@@ -35,6 +36,8 @@ from thinksafe_jax.studies.choosing_rule import MEASURES, Rule, parse_rule
 INITIAL = "Initial"  # the student as it was: in every study, and never trained
 SPLITS = ("validation", "heldout")
 _MOST_RUNS = 10_000
+# settings of training that change no hour
+_RATES = ("learning_rate", "warmup_ratio", "weight_decay", "clip_norm", "kl_weight", "lora_alpha")
 
 
 @dataclass(frozen=True)
@@ -228,6 +231,13 @@ def load_study(path: Path | str) -> Study:
     study = Study(path, config, methods, parse_rule(config.choose.rule))
     _require_one_student(study)
     return study
+
+
+def apart_from_rates(recipe: Recipe) -> Recipe:
+    """The recipe with what changes no need and no hour as by default: rates, seed and name."""
+    default = TrainingConfig()
+    training = replace(recipe.training, **{name: getattr(default, name) for name in _RATES})
+    return replace(recipe, name="", run_dir="", seed=0, training=training)
 
 
 def _method(path: Path, config: StudyConfig, method: MethodConfig) -> Method:

@@ -5,18 +5,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from thinksafe_jax.config import SAMPLED, EvaluationConfig, Recipe, TrainingConfig
+from thinksafe_jax.config import SAMPLED, EvaluationConfig, Recipe
 from thinksafe_jax.data import BENCHMARKS, REASONING, load_questions
 from thinksafe_jax.errors import ConfigError, ThinkSafeError
 from thinksafe_jax.planning import Assumed, RecipePlan, plan_recipe
 from thinksafe_jax.sharding import MeshConfig, load_mesh
 from thinksafe_jax.storage import atomic_write
 from thinksafe_jax.studies.costs import STAGES
-from thinksafe_jax.studies.study_file import SPLITS, Method, Study
+from thinksafe_jax.studies.study_file import SPLITS, Method, Study, apart_from_rates
 
 Planner = Callable[[Recipe], RecipePlan]
-# settings of training that change no hour
-_FREE = ("learning_rate", "warmup_ratio", "weight_decay", "clip_norm", "kl_weight", "lora_alpha")
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ def plan_study(study: Study, mesh: MeshConfig, assumed: Assumed | None = None) -
     plans: dict[str, RecipePlan] = {}
 
     def planned(recipe: Recipe) -> RecipePlan:
-        key = repr(_without_free(recipe))
+        key = repr(apart_from_rates(recipe))
         if key not in plans:
             plans[key] = plan_recipe(recipe, mesh, assumed)
         return plans[key]
@@ -118,13 +116,6 @@ def print_study_plan(
         atomic_write(json_out, json.dumps(content, indent=1) + "\n")
     print("\n".join(_lines(plan, assumed)))
     return plan.fits
-
-
-def _without_free(recipe: Recipe) -> Recipe:
-    default = TrainingConfig()
-    free = {name: getattr(default, name) for name in _FREE}
-    training = replace(recipe.training, **free)
-    return replace(recipe, name="", run_dir="", seed=0, training=training)
 
 
 def _method_hours(study: Study, method: Method, planned: Planner) -> MethodHours:

@@ -37,7 +37,12 @@ def work_off(units: Sequence[Unit], root: Path) -> None:
     """
     waiting, said = list(units), 0
     while waiting:
-        held = [unit for unit in waiting if not _attempt(unit, root)]
+        held = []
+        for number, unit in enumerate(waiting, start=1):
+            if _is_free(unit, root):
+                _log.info("%s, %s: %d of %d", unit.name, unit.split, number, len(waiting))
+            if not _attempt(unit, root):
+                held.append(unit)
         if held and len(held) == len(waiting) and said != len(held):
             said = len(held)
             _log.info("%d runs are at work in other processes; waiting for them", said)
@@ -76,9 +81,9 @@ def _attempt(unit: Unit, root: Path) -> bool:
     """Whether the unit needs no more work; False where another process has it."""
     if failure(unit, root) is not None:
         return True
-    run, evaluation = unit.run_folder(root), unit.evaluation_folder(root)
-    if any(folder is not None and is_held(folder / "lock") for folder in (run, evaluation)):
+    if not _is_free(unit, root):
         return False
+    run, evaluation = unit.run_folder(root), unit.evaluation_folder(root)
     try:
         if run is not None and unit.run is not None:
             prepare_directory(run)
@@ -97,6 +102,12 @@ def _attempt(unit: Unit, root: Path) -> bool:
     finally:
         gc.collect()  # arrays of the run before are gone before the next one's are made
     return True
+
+
+def _is_free(unit: Unit, root: Path) -> bool:
+    """Whether no process works on the unit now."""
+    folders = unit.run_folder(root), unit.evaluation_folder(root)
+    return not any(folder is not None and is_held(folder / "lock") for folder in folders)
 
 
 def _identity(unit: Unit) -> str:
