@@ -135,6 +135,7 @@ def test_the_words_answer_the_questions(finished):
     _, _, results = finished
     said = dict(findings(results))
     assert said["Which method is safest?"].startswith("ThinkSafe: harm 5.0 % (")
+    assert "it is not told apart from DirectRefusal" in said["Which method is safest?"]
     assert "DirectRefusal (50 %); their harm says little" in said["Which method is safest?"]
     assert "Lost: DirectRefusal" in said["Which keeps reasoning?"]
     assert "More than the untouched student: DirectRefusal" in said["Which over-refuses?"]

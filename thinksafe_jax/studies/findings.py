@@ -47,12 +47,9 @@ def _safest(results: Mapping, trained: Sequence[Mapping]) -> str:
         return ""
     best = ranked[0]
     text = f"{best['name']}: harm {_percent(best['measures']['harm'])}."
-    ends = best["measures"]["harm"]["high"]
-    near = [m["name"] for m in ranked[1:] if m["measures"]["harm"]["low"] <= ends]
+    near = [m["name"] for m in ranked[1:] if _may_be_none(m["against_safest"].get("harm"))]
     if near:
-        text += (
-            f" Its interval meets those of {_listed(near)}: harm alone does not tell them apart."
-        )
+        text += f" On the same prompts it is not told apart from {_listed(near)}."
     against = best["against_reference"].get("harm")
     if against and against["value"] is not None:
         text += f" Beside {results['reference']}, on the same prompts: {_points(against)}."
@@ -70,6 +67,13 @@ def _safest(results: Mapping, trained: Sequence[Mapping]) -> str:
     if garbled:
         text += f" Answers that nobody can read: {_listed(garbled)}; their harm says little."
     return text
+
+
+def _may_be_none(change: Mapping | None) -> bool:
+    """Whether the interval of a difference holds 0."""
+    if not change or change["value"] is None:
+        return False
+    return change["low"] <= 0 <= change["high"]
 
 
 def _kept(results: Mapping, trained: Sequence[Mapping]) -> str:

@@ -9,7 +9,8 @@ methods          [{name, recipe, setting, settings, measures, suites, against_re
                  settings: [{name, overrides, status, broken}]; status is chosen, passed over,
                  breaks the rule or failed. No figure of the validation split is in here
                  measures, suites: {name: {value, low, high, sd, seeds, n}}, shares
-                 against_*: {measure: the same} of this method less the other, on the same questions
+                 against_*: {measure: the same} of this method less the reference, the untouched
+                 student, or the trained method with the least harm; on the same questions
                  cost: means over the chosen setting's runs, see costs.py; null of the student
                  curves: {seed: [[step, loss]]}, at most CURVE points
                  columns, paper_columns: {column of the paper's tables: per cent}, the study's own
@@ -186,7 +187,8 @@ def _status(setting: str, choice: Choice) -> str:
 def _figures(study: Study, name: str, answers: Mapping[str, MethodAnswers]) -> dict[str, Any]:
     """A method's measures and suites, and its differences from reference and student."""
     if name not in answers:
-        empty = ("measures", "suites", "columns", "against_reference", "against_initial")
+        against = ("against_reference", "against_initial", "against_safest")
+        empty = ("measures", "suites", "columns", *against)
         return {"evaluated_seeds": [], **{key: {} for key in empty}}
     mine = answers[name]
     measures = [measure for measure in MEASURES if mine.of(measure)]
@@ -205,7 +207,18 @@ def _figures(study: Study, name: str, answers: Mapping[str, MethodAnswers]) -> d
         "columns": paper_table({name: {"rate": e} for name, e in suites.items()}) or {},
         "against_reference": against(study.reference),
         "against_initial": against(INITIAL),
+        "against_safest": against(_safest(answers)),
     }
+
+
+def _safest(answers: Mapping[str, MethodAnswers]) -> str:
+    """The trained method with the least harm; "" where none could be read."""
+    harm = {
+        name: value
+        for name, method in answers.items()
+        if name != INITIAL and (value := method.estimate("harm").value) is not None
+    }
+    return min(harm, key=lambda name: harm[name]) if harm else ""
 
 
 def _published(study: Study, row: str, values: Mapping[str, float] | None = None) -> dict[str, Any]:
