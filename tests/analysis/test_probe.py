@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from tests.support import REPOSITORY
 from tests.synthesis import test_ladder
-from thinksafe_jax.analysis import probe_table, run_probe, write_plot
+from thinksafe_jax.analysis import probe_table, refusals_line, run_probe, write_plot
 from thinksafe_jax.analysis.probe import Probe, recommend
 from thinksafe_jax.analysis.probe_arm import Arm
 from thinksafe_jax.cli.app import app
@@ -151,3 +151,15 @@ def test_a_text_of_the_users_own_is_shown_as_it_is(tmp_path):
     assert "[/INST] $x {prompt} $^" in shown.get()
     assert "[guard]" in shown.get()
     assert write_plot(found, tmp_path / "probe.png").stat().st_size > 5_000
+
+
+def test_refusals_among_safe_answers_to_benign_prompts_are_said():
+    harmful, refuse = arm("none", 40), wilson(12, 60)
+    benign = replace(arm("none", 60), label="benign", refusals=refuse)
+    rest = (None, "", "student", "guard", {"harmful": 64}, {"harmful": 9}, 1)
+    line = refusals_line(Probe([harmful, benign], *rest))
+    assert line.startswith("of 60 safe answers to benign prompts, 20.0 % (")
+    assert line.endswith("synthesis.benign_refusals")
+    few = Probe([harmful, replace(benign, refusals=wilson(1, 60))], *rest)
+    assert refusals_line(few).endswith("refuse, 95 %")
+    assert refusals_line(Probe([harmful], *rest)) == ""

@@ -2,7 +2,7 @@
 
 from thinksafe_jax.analysis.analyses import analyse, table_text, target
 from thinksafe_jax.analysis.probe import Probe, default_templates, run_probe
-from thinksafe_jax.analysis.probe_view import guidance_table, probe_table, write_plot
+from thinksafe_jax.analysis.probe_view import guidance_table, probe_table, refusals_line, write_plot
 
 __all__ = [
     "Probe",
@@ -10,6 +10,7 @@ __all__ = [
     "default_templates",
     "guidance_table",
     "probe_table",
+    "refusals_line",
     "run_probe",
     "table_text",
     "target",

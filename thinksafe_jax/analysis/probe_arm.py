@@ -12,7 +12,7 @@ from thinksafe_jax.config import Recipe
 from thinksafe_jax.data import Prompt
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.guards import Guard
-from thinksafe_jax.intervals import OddsRatio, Outcomes, Rate, acceptance, odds_ratio
+from thinksafe_jax.intervals import OddsRatio, Outcomes, Rate, acceptance, odds_ratio, wilson
 from thinksafe_jax.json_files import read_json_object
 from thinksafe_jax.runs import RowStore
 from thinksafe_jax.storage import atomic_write, prepare_directory
@@ -40,6 +40,7 @@ class Arm:
             prompts and of the arm without steering.
         rescue_rates: by horizon in tokens, see `guided_rates`; empty where none was asked for.
         repeats: responses that repeat the template word for word.
+        refusals: refusals among safe answers to benign prompts; None of harmful ones.
     """
 
     template: str
@@ -57,6 +58,7 @@ class Arm:
     flip_rate: Rate | None = None
     rescue_rates: dict[str, Rate] = field(default_factory=dict)
     repeats: Rate | None = None
+    refusals: Rate | None = None
 
 
 def answers(
@@ -77,7 +79,7 @@ def answers(
     """
     cfg = recipe.synthesis
     samples, verdicts = (RowStore(folder / n, ("id", "attempt")) for n in ("samples", "verdicts"))
-    ledger = Ledger(cfg.reasoning).read(samples, verdicts)
+    ledger = Ledger(cfg.reasoning, benign_refusals=cfg.benign_refusals).read(samples, verdicts)
     rounds = Rounds(cfg, prompts, tokenizer, samples, verdicts, ledger, lambda: None)
     with _timed(engine, folder):
         rounds.sample(engine)
@@ -155,4 +157,5 @@ def measure(
         expected_tokens=run_prompts * mean,
         expected_tokens_to_one=run_prompts * mean / alpha.value if alpha.value else None,
         expected_hours=run_prompts * mean * seconds / measured / 3600 if measured else None,
+        refusals=wilson(*ledger.refusals_among_safe()) if label == "benign" else None,
     )

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from thinksafe_jax import figures
 from thinksafe_jax.storage import atomic_write, prepare_directory
-from thinksafe_jax.synthesis import short_name
+from thinksafe_jax.synthesis import MANY_REFUSALS, short_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -56,6 +56,18 @@ def guidance_table(probe: "Probe") -> Table:
         rates = (arm.flip_rate, *(arm.rescue_rates.get(n) for n in horizons), arm.repeats)
         table.add_row(*map(Text, (short_name(arm.template), *map(_share, rates))))
     return table
+
+
+def refusals_line(probe: "Probe") -> str:
+    """How many safe answers to benign prompts refuse; "" where none was given."""
+    arm = next((arm for arm in probe.arms if arm.refusals and arm.refusals.n), None)
+    if arm is None or arm.refusals is None:
+        return ""
+    advice = "; see synthesis.benign_refusals" if (arm.refusals.value or 0) > MANY_REFUSALS else ""
+    return (
+        f"of {arm.refusals.n} safe answers to benign prompts, {_share(arm.refusals)} refuse, 95 %"
+        f"{advice}"
+    )
 
 
 def write_plot(probe: "Probe", path: Path) -> Path:

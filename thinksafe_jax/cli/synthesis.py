@@ -99,7 +99,7 @@ def probe(
 
 def _print_probe(result: "Probe", folder: Path) -> None:
     """The tables, the template to use with the reason, and the files."""
-    from thinksafe_jax.analysis import guidance_table, probe_table, write_plot
+    from thinksafe_jax.analysis import guidance_table, probe_table, refusals_line, write_plot
     from thinksafe_jax.terminal import clean, output
 
     console = output(150)
@@ -110,6 +110,8 @@ def _print_probe(result: "Probe", folder: Path) -> None:
         )
     if any(arm.flip_rate is not None for arm in result.arms):
         console.print(guidance_table(result))
+    if line := refusals_line(result):
+        console.print(clean(line), markup=False, soft_wrap=True)
     best = result.recommended
     advice = "recommends no template" if best is None else f"use synthesis.steering={best}"
     files = f"{folder / 'probe.json'}, {write_plot(result, folder / 'probe.png')}"

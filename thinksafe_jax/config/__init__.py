@@ -2,6 +2,7 @@
 
 from thinksafe_jax.config.checks import check_limits, section_problems, validate
 from thinksafe_jax.config.differences import RESUMABLE_KEYS, diff, flat, paper_differences, to_yaml
+from thinksafe_jax.config.evaluation_section import EvaluationConfig, SuiteConfig
 from thinksafe_jax.config.limits import EachOnce, FolderName
 from thinksafe_jax.config.load import load_recipe, refuse_problems
 from thinksafe_jax.config.model_limits import (
@@ -18,16 +19,13 @@ from thinksafe_jax.config.on_policy_section import (
 from thinksafe_jax.config.recipe import (
     SAMPLED,
     EngineConfig,
-    EvaluationConfig,
     GuardConfig,
     GuardModel,
-    PromptSource,
     Recipe,
-    SuiteConfig,
     SynthesisConfig,
     TrainingConfig,
 )
-from thinksafe_jax.config.shared_sections import ModelSource, SamplingConfig
+from thinksafe_jax.config.shared_sections import ModelSource, PromptSource, SamplingConfig
 from thinksafe_jax.config.shipped import (
     KINDS,
     copy_config,

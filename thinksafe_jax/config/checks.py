@@ -5,7 +5,8 @@ from dataclasses import is_dataclass
 from functools import cache
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
-from thinksafe_jax.config.recipe import GuardConfig, GuardModel, PromptSource, Recipe
+from thinksafe_jax.config.recipe import GuardConfig, GuardModel, Recipe
+from thinksafe_jax.config.shared_sections import PromptSource
 from thinksafe_jax.errors import ConfigError
 
 

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator, Mapping
 
-from thinksafe_jax.config.recipe import SAMPLED, Recipe, SamplingConfig
+from thinksafe_jax.config.recipe import SAMPLED, Recipe
+from thinksafe_jax.config.shared_sections import SamplingConfig
 
 
 def synthesis_samplings(recipe: Recipe) -> dict[str, SamplingConfig]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Annotated
 
+from thinksafe_jax.config.evaluation_section import EvaluationConfig
 from thinksafe_jax.config.limits import (
     COUNT,
     INDEX,
@@ -17,7 +18,6 @@ from thinksafe_jax.config.limits import (
     ConfigName,
     EachOnce,
     FolderName,
-    Holds,
     Range,
     choice,
 )
@@ -29,11 +29,11 @@ from thinksafe_jax.config.on_policy_section import (
 from thinksafe_jax.config.safekey_section import SafeKeyConfig, safekey_conflicts
 from thinksafe_jax.config.shared_sections import (
     DTYPE,
-    LABEL,
     LATER,
     STEERING,
     TEMPERATURE,
     ModelSource,
+    PromptSource,
     SamplingConfig,
 )
 from thinksafe_jax.variants import variant_names
@@ -84,31 +84,6 @@ class GuardConfig(GuardModel):
     members: list[GuardModel] = field(default_factory=list)  # of kind majority
     # the run stops when more than this share is unparsed
     max_unparsed: Annotated[float, SHARE] = 0.2
-
-
-@dataclass(frozen=True)
-class PromptSource:
-    """One source of prompts: a file, a dataset, or a split of the mini world."""
-
-    # a JSONL, JSON, CSV or Parquet file; a folder with a dataset; hf:owner/name on the Hub;
-    # mini:train-harmful, mini:heldout-arithmetic, ...
-    path: str = ""
-    split: str = "train"  # of a dataset
-    subset: str | None = None  # configuration of a dataset, where it has several
-    revision: str | None = None  # branch, tag or commit on the Hub
-    prompt_column: str = "prompt"
-    id_column: str | None = None  # default: "<file stem>-<row number>"
-    label_column: str | None = None
-    label: Annotated[str | None, LABEL] = None  # one label for all rows, instead of label_column
-    # column value -> harmful | benign
-    labels: dict[str, Annotated[str, LABEL]] = field(default_factory=dict)
-    answer_column: str | None = None  # gold answer, for reasoning suites
-    response_column: str | None = None  # what to train on, with method external
-    # of that, columns of its characters up to the ends of the understanding and of the key sentence
-    span_columns: list[str] = field(default_factory=list, metadata=LATER)
-    where: dict[str, str] = field(default_factory=dict)  # keep rows whose column equals the value
-    start: Annotated[int, INDEX] = 0  # first row kept, counted after `where`
-    limit: Annotated[int | None, COUNT] = None  # rows kept
 
 
 @dataclass(frozen=True)
@@ -165,6 +140,10 @@ class SynthesisConfig:
     reasoning: Annotated[str, choice("think", "none")] = "think"
     # remove: harmful rows are trained with an empty think block
     harmful_reasoning: Annotated[str, choice("keep", "remove")] = "keep"
+    # safe answers that refuse a benign prompt: train on them (the paper), leave them out, ask again
+    benign_refusals: Annotated[str, choice("keep", "drop", "retry")] = field(
+        default="keep", metadata=LATER
+    )
     # per prompt, until the guard accepts; of `rejection`: all must be accepted
     attempts: Annotated[int, Range(1, 1000)] = 1
     ladder: list[Rung] = field(default_factory=list)  # attempt n takes rung n, then over again
@@ -181,6 +160,11 @@ class SynthesisConfig:
             yield (
                 f"attempts: is {self.attempts}; expected at least the {len(self.ladder)} rungs of "
                 "synthesis.ladder"
+            )
+        if self.benign_refusals == "retry" and (self.attempts < 2 or self.method != "thinksafe"):
+            yield (
+                "benign_refusals: retry needs synthesis.method thinksafe with synthesis.attempts "
+                f"of 2 or more, not {self.method} with {self.attempts}; or drop them"
             )
 
 
@@ -253,55 +237,6 @@ class TrainingConfig:
                 "objective: ce+kl needs an adapter that can be switched off; set "
                 "training.full_finetune: false"
             )
-
-
-@dataclass(frozen=True)
-class SuiteConfig:
-    """One suite: a benchmark by name, or a file of your own with a kind."""
-
-    name: str = ""
-    # of a file of your own; "" is the benchmark's
-    kind: Annotated[str, choice("", "harmful", "over_refusal", "compliance", "reasoning")] = ""
-    # local JSONL, JSON, CSV or Parquet file instead of the Hub's, or mini:heldout-harmful, ...
-    path: str = ""
-    revision: str | None = None  # of the Hub dataset; the commit found at first is kept
-    # how answers are read; "" is the benchmark's
-    style: Annotated[str, choice("", "math", "gsm8k", "choice")] = ""
-    limit: Annotated[int | None, COUNT] = None  # questions kept
-    # prefix attack: every response begins with this text, and the model goes on from there
-    answer_prefix: str = field(default="", metadata=LATER)
-
-    def conflicts(self) -> Iterator[str]:
-        """What does not go together, one sentence each, beginning with its key."""
-        benchmarks = choice(*variant_names("data/benchmarks"))
-        if self.name and not self.kind and (text := benchmarks.problem(self.name)):
-            yield f"name: {text} (a suite of your own needs a kind)"
-
-
-@dataclass(frozen=True)
-class EvaluationConfig:
-    """What the model is asked afterwards, and how its answers are judged."""
-
-    harmful: list[PromptSource] = field(default_factory=list)
-    over_refusal: list[PromptSource] = field(default_factory=list)
-    reasoning: list[PromptSource] = field(default_factory=list)
-    # mini: the mini world's exact judge, the guard's agreement beside it
-    judge: Annotated[str, choice("guard", "mini")] = "guard"
-    # {prompt} is replaced once, literally
-    reasoning_prompt: Annotated[str, Holds("{prompt}", "where the question goes")] = "{prompt}"
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    suites: list[SuiteConfig] = field(default_factory=list)  # named ones, beside the lists above
-    samples: Annotated[int, COUNT] = 1  # responses per reasoning question
-    reasoning_sampling: SamplingConfig | None = None  # of the reasoning suites; None is `sampling`
-    # the parts of a response that are judged
-    scopes: Annotated[
-        list[Annotated[str, choice("full", "answer", "think")]], EachOnce("scope")
-    ] = field(default_factory=lambda: ["full"])
-
-    @property
-    def sources(self) -> list[PromptSource]:
-        """The prompts of every suite."""
-        return [*self.harmful, *self.over_refusal, *self.reasoning]
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Sections that several parts of a recipe have, and what their fields share."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from thinksafe_jax.config.limits import (
@@ -44,3 +44,28 @@ class SamplingConfig:
     top_k: Annotated[int, INDEX] = 20
     min_p: Annotated[float, SHARE] = 0.0
     max_new_tokens: Annotated[int, COUNT] = 16384
+
+
+@dataclass(frozen=True)
+class PromptSource:
+    """One source of prompts: a file, a dataset, or a split of the mini world."""
+
+    # a JSONL, JSON, CSV or Parquet file; a folder with a dataset; hf:owner/name on the Hub;
+    # mini:train-harmful, mini:heldout-arithmetic, ...
+    path: str = ""
+    split: str = "train"  # of a dataset
+    subset: str | None = None  # configuration of a dataset, where it has several
+    revision: str | None = None  # branch, tag or commit on the Hub
+    prompt_column: str = "prompt"
+    id_column: str | None = None  # default: "<file stem>-<row number>"
+    label_column: str | None = None
+    label: Annotated[str | None, LABEL] = None  # one label for all rows, instead of label_column
+    # column value -> harmful | benign
+    labels: dict[str, Annotated[str, LABEL]] = field(default_factory=dict)
+    answer_column: str | None = None  # gold answer, for reasoning suites
+    response_column: str | None = None  # what to train on, with method external
+    # of that, columns of its characters up to the ends of the understanding and of the key sentence
+    span_columns: list[str] = field(default_factory=list, metadata=LATER)
+    where: dict[str, str] = field(default_factory=dict)  # keep rows whose column equals the value
+    start: Annotated[int, INDEX] = 0  # first row kept, counted after `where`
+    limit: Annotated[int | None, COUNT] = None  # rows kept

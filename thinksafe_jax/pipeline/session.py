@@ -18,8 +18,8 @@ from thinksafe_jax.config import (
     sampling_problems,
     synthesis_samplings,
 )
-from thinksafe_jax.data import benchmark_kinds, source_hashes
-from thinksafe_jax.errors import ConfigError
+from thinksafe_jax.data import benchmark_kinds, read_prompts, source_hashes
+from thinksafe_jax.errors import ConfigError, ThinkSafeError
 from thinksafe_jax.guards import Guard, load_guard
 from thinksafe_jax.hosts import Group, compare_hosts
 from thinksafe_jax.models import (
@@ -100,6 +100,14 @@ class Session:
     def selection(self) -> Selection:
         """The prompts of the synthesis, read and selected once: by the preflight, as a rule."""
         return synthesis_prompts(self.recipe, self.prompt_hashes)
+
+    def prompt_sources(self) -> dict[str, str]:
+        """{prompt id: name of its source}; empty where the sources cannot be read any more."""
+        try:
+            prompts = read_prompts(self.recipe.synthesis.prompts, require_label=True).prompts
+        except ThinkSafeError:
+            return {}
+        return {prompt.id: prompt.stratum.partition("/")[0] for prompt in prompts}
 
     @cached_property
     def question_hashes(self) -> dict[str, str]:

@@ -28,11 +28,14 @@ from thinksafe_jax.synthesis import (
     EditedPrompts,
     Ledger,
     Rounds,
+    count_refusals,
     dataset_facts,
     read_dataset,
     reasons_table,
+    refusal_warning,
     require_labels,
     write_dataset,
+    write_refusals,
 )
 from thinksafe_jax.training import (
     TrainingSetup,
@@ -123,11 +126,15 @@ def filter_samples(run: Run, session: Session) -> dict[str, Any]:
     def count_tokens(response: str) -> int:
         return len(rounds.tokenizer.response_ids(response, ended=False))
 
+    refusals = count_refusals(ledger, facts.method, recipe.seed, session.prompt_sources())
+    write_refusals(run.path, refusals)
     counts, lengths = write_dataset(run.path, rounds.samples, ledger, facts, count_tokens)
-    card = card_of_dataset(facts, counts, lengths)
+    card = card_of_dataset(facts, counts, lengths, refusals)
     atomic_write(run.path / "dataset/README.md", card)
     run.log("filter", counts=counts)
     log.info("coverage:\n%s", reasons_table(counts))
+    if warning := refusal_warning(refusals):
+        log.warning(warning)
     return {"counts": counts, "guard": facts.guard, "weak_guard": facts.weak_guard}
 
 
@@ -152,7 +159,7 @@ def _rounds(
     cfg = run.recipe.synthesis
     samples = run.store("samples", ("id", "attempt"), SAMPLE_FIELDS)
     verdicts = run.store("verdicts", ("id", "attempt"), VERDICT_FIELDS)
-    ledger = Ledger(cfg.reasoning, guarded=cfg.method in SAMPLED)
+    ledger = Ledger(cfg.reasoning, cfg.method in SAMPLED, cfg.benign_refusals)
     ledger.read(samples, verdicts, look_at)
     tokenizer = session.generator.tokenizer
     who = run.part, run.group

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from thinksafe_jax.synthesis import Counts, DatasetFacts, Lengths
+    from thinksafe_jax.synthesis import Counts, DatasetFacts, Lengths, RefusalCounts
 
 _WARNING = (
     "**Warning.** The prompts labelled harmful ask for things that hurt people. The rows are meant "
@@ -31,7 +31,12 @@ _WEAK = (
 )
 
 
-def card_of_dataset(facts: "DatasetFacts", counts: "Counts", lengths: "Lengths") -> str:
+def card_of_dataset(
+    facts: "DatasetFacts",
+    counts: "Counts",
+    lengths: "Lengths",
+    refusals: "Mapping[str, RefusalCounts] | None" = None,
+) -> str:
     """Markdown of dataset/README.md; names and paths from the recipe are escaped."""
     parts = [
         _front_matter(facts, counts),
@@ -42,6 +47,7 @@ def card_of_dataset(facts: "DatasetFacts", counts: "Counts", lengths: "Lengths")
         "## Rows",
         _counts_table(counts),
         *([_verdicts(counts)] if facts.guarded else []),
+        *([_refusals(refusals, facts.benign_refusals)] if refusals else []),
         "### Lengths",
         _lengths_table(lengths),
         _USE,
@@ -122,6 +128,30 @@ def _verdicts(counts: "Counts") -> str:
         "the guard's template, which reach the guard as plain text. Cut: the beginning of the "
         "response did not fit the guard."
     )
+
+
+_REFUSALS = {
+    "keep": "They are kept, as in the paper",
+    "drop": "Others were left out",
+    "retry": "Prompts that were refused were asked again",
+}
+
+
+def _refusals(refusals: "Mapping[str, RefusalCounts]", setting: str) -> str:
+    lines = [
+        "### Refusals among benign rows",
+        "",
+        "To the guard a refusal is safe; training on refusals of harmless prompts teaches "
+        f"over-refusal. {_REFUSALS[setting]} (`synthesis.benign_refusals: {setting}`).",
+        "",
+        "| source | rows | refuse | share | prompts left out |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    lines += [
+        f"| {escape(name)} | {c.rows} | {c.refusals} | {c.share:.1%} | {c.left_out} |"
+        for name, c in refusals.items()
+    ]
+    return "\n".join(lines)
 
 
 def _lengths_table(lengths: "Lengths") -> str:

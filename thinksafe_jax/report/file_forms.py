@@ -133,6 +133,7 @@ COUNTS = Each(
         "accepted_at?": Each(_count),
     }
 )
+REFUSALS = Each({"rows": _count, "refusals": _count, "left_out": _count})
 _MEASURED = {
     "stage": str,
     "step?": int,

@@ -177,6 +177,20 @@ def dataset_rows(counts: dict | None) -> list[dict]:
     ]
 
 
+def refusal_rows(run: RunFiles) -> list[dict]:
+    """A row per source of benign prompts: rows, how many refuse, and prompts left out for it."""
+    return [
+        {
+            "source": source,
+            "rows": f"{count.rows:,}",
+            "refusals": f"{count.refusals:,}",
+            "share": percent(count.share if count.rows else None),
+            "left_out": f"{count.left_out:,}",
+        }
+        for source, count in run.refusals.items()
+    ]
+
+
 def throughput_rows(run: RunFiles) -> list[dict]:
     """Work and time per stage: every metrics line with `seconds` counts its own stretch of work.
 
@@ -256,6 +270,7 @@ def page(run: RunFiles, summary: dict) -> dict[str, Any]:
         "coverage": coverage_rows(summary),
         "flow": flow(run, summary),
         "dataset": dataset_rows(run.counts),
+        "refusals": refusal_rows(run),
         "throughput": throughput_rows(run),
         "differences": differences(summary),
         "config": to_yaml(run.recipe) if run.recipe else "",

@@ -8,9 +8,10 @@ from typing import Any
 from thinksafe_jax.config import SAMPLED, Recipe
 from thinksafe_jax.data import BENCHMARKS, KINDS, LISTS, RATES
 from thinksafe_jax.report.dataset_card import escape, rounded_cache
-from thinksafe_jax.report.run_files import STEPS, read_evaluations
+from thinksafe_jax.report.run_files import STEPS, read_evaluations, read_refusals
 from thinksafe_jax.report.suite_rows import AGREEMENT, better, named_suites
 from thinksafe_jax.storage import file_sha256
+from thinksafe_jax.synthesis import RefusalCounts
 from thinksafe_jax.weights import model_revision
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+", re.ASCII)
@@ -68,6 +69,11 @@ def card_of_run(run_path: Path, recipe: Recipe, base: Path, kind: str) -> str:
     evaluation = read_evaluations(run_path, STEPS)
     revision = model_revision(base)
     student, settings = recipe.student.model, _settings(recipe)
+    if refusals := read_refusals(run_path):
+        total = sum(refusals.values(), RefusalCounts())
+        settings["benign rows that refuse"] = (
+            f"{total.refusals} of {total.rows} ({recipe.synthesis.benign_refusals})"
+        )
     method = recipe.synthesis.method
     if method in SAMPLED and recipe.synthesis.teacher.model:
         method = "teacher"

@@ -4,7 +4,7 @@ A report can be made at any moment of a run; what is not there yet is None or em
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from thinksafe_jax.config import Recipe
@@ -15,12 +15,13 @@ from thinksafe_jax.report.file_forms import (
     COUNTS,
     EVALUATION,
     MANIFEST,
+    REFUSALS,
     measurement_problem,
     read_figures,
 )
 from thinksafe_jax.runs import RowStore, begun_recipe
 from thinksafe_jax.storage import shown
-from thinksafe_jax.synthesis import SAMPLE_FIELDS
+from thinksafe_jax.synthesis import SAMPLE_FIELDS, RefusalCounts
 
 # of a run; a model that was evaluated by itself has the one step "model"
 STEPS = ("before", "after")
@@ -38,6 +39,7 @@ class RunFiles:
     samples: list[dict] = field(default_factory=list)
     verdicts: list[dict] = field(default_factory=list)
     counts: dict | None = None
+    refusals: dict[str, RefusalCounts] = field(default_factory=dict)
     rollouts: dict[int, list[dict]] = field(default_factory=dict)  # first, middle, last step
     evaluation: dict[str, dict] = field(default_factory=dict)  # before, after
     rows: dict[str, list[dict]] = field(default_factory=dict)  # evaluation rows: before, after
@@ -62,10 +64,22 @@ def read_run(path: Path) -> RunFiles:
         samples=_rows(path / "samples", SAMPLE_FIELDS),
         verdicts=_rows(path / "verdicts", {"verdict": str, "guard": str}),
         counts=read_figures(path / "dataset/counts.json", COUNTS, "run `filter` again"),
+        refusals=read_refusals(path),
         rollouts=_rollouts(path / "rollouts"),
         evaluation=read_evaluations(path, ALL_STEPS),
         rows={s: _evaluation_rows(folder / s / "rows.jsonl") for s in ALL_STEPS},
     )
+
+
+def read_refusals(path: Path) -> dict[str, RefusalCounts]:
+    """{source: counts} of the benign rows that refuse; empty where no dataset says it.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    figures = read_figures(path / "dataset/refusals.json", REFUSALS, "run `filter` again") or {}
+    names = [item.name for item in fields(RefusalCounts)]
+    return {name: RefusalCounts(*(of[n] for n in names)) for name, of in figures.items()}
 
 
 def read_evaluations(path: Path, steps: Sequence[str]) -> dict[str, dict]:

@@ -32,6 +32,7 @@ from thinksafe_jax.data import RATES
 from thinksafe_jax.evaluation import paper_model, paper_rows, paper_table
 from thinksafe_jax.intervals import Rate, difference
 from thinksafe_jax.report.run_files import STEPS, RunFiles
+from thinksafe_jax.synthesis import refusal_warning
 
 SCHEMA_VERSION = 1
 RATE_NAMES = tuple(RATES.values())
@@ -208,6 +209,8 @@ def _notes(run: RunFiles, guard: dict, judge: dict) -> list[dict]:
                 "the model's own distribution. Compare them with runs that have the same setting.",
             )
         )
+    if warning := refusal_warning(run.refusals):
+        notes.append(("benign-refusals", f"{warning}."))
     return [{"kind": kind, "text": text} for kind, text in [*notes, *_count_notes(run)]]
 
 

@@ -12,6 +12,14 @@ from thinksafe_jax.synthesis.edited_prompts import EditedPrompts
 from thinksafe_jax.synthesis.filter import drop_reason
 from thinksafe_jax.synthesis.ladder import ACCEPTED, VERDICT_FIELDS, Ledger, attempts
 from thinksafe_jax.synthesis.publish import push, write_authors_json
+from thinksafe_jax.synthesis.refusals import (
+    MANY_REFUSALS,
+    RefusalCounts,
+    Refusals,
+    count_refusals,
+    refusal_warning,
+    write_refusals,
+)
 from thinksafe_jax.synthesis.rounds import Rounds, Sampler
 from thinksafe_jax.synthesis.sampled_rows import SAMPLE_FIELDS
 from thinksafe_jax.synthesis.selection import (
@@ -30,6 +38,7 @@ from thinksafe_jax.synthesis.steering import (
 
 __all__ = [
     "ACCEPTED",
+    "MANY_REFUSALS",
     "SAMPLE_FIELDS",
     "TEMPLATES",
     "VERDICT_FIELDS",
@@ -38,15 +47,19 @@ __all__ = [
     "EditedPrompts",
     "Ledger",
     "Lengths",
+    "RefusalCounts",
+    "Refusals",
     "Rounds",
     "Sampler",
     "Selection",
     "attempts",
+    "count_refusals",
     "dataset_facts",
     "drop_reason",
     "push",
     "read_dataset",
     "reasons_table",
+    "refusal_warning",
     "repeats_steering",
     "require_labels",
     "short_name",
@@ -56,4 +69,5 @@ __all__ = [
     "synthesis_prompts",
     "write_authors_json",
     "write_dataset",
+    "write_refusals",
 ]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from heapq import heappop, heappush
 
 from thinksafe_jax.data import Prompt
-from thinksafe_jax.synthesis.ladder import ACCEPTED, HOPELESS, WAITING, Attempt, Key, Ledger
+from thinksafe_jax.synthesis.ladder import WAITING, Attempt, Key, Ledger
 
 # Rows that are judged together. In the tail, where slots are idle, fewer: what is asked again
 # should begin before the others end.
@@ -65,7 +65,7 @@ class AttemptQueue:
         """The ledger knows more of an attempt than before: its row, or its verdict."""
         self._under_way.discard(attempt)
         (id, number), reason = attempt, self._ledger.reasons[attempt]
-        if self._judge is None or number == len(self._ladder) or reason in (ACCEPTED, *HOPELESS):
+        if self._judge is None or number == len(self._ladder) or reason in self._ledger.settled:
             return
         if reason == WAITING:
             self._unjudged.append(attempt)

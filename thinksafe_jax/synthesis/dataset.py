@@ -60,6 +60,7 @@ class DatasetFacts:
     commits: Mapping[str, str] = field(default_factory=dict)  # of the models above, where known
     guard_template: str = ""  # hash of the guard's prompt
     harmful_reasoning: str = "keep"
+    benign_refusals: str = "keep"
     ladder: Sequence[str] = ()  # one line an attempt
     kv_dtype: str = "model"  # as `EngineConfig.kv_dtype`
 
@@ -110,6 +111,7 @@ def dataset_facts(
         commits={name: entry["commit"] for name, entry in commits.items() if name in used},
         guard_template=guard.template if guard else "",
         harmful_reasoning=synthesis.harmful_reasoning,
+        benign_refusals=synthesis.benign_refusals,
         ladder=[
             f"{a.number}: {a.steering}, temperature {a.sampling.temperature:g}"
             for a in attempts(synthesis)

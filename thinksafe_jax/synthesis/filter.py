@@ -10,7 +10,8 @@ from typing import Any
 from thinksafe_jax.errors import ConfigError, quoted
 from thinksafe_jax.tokenizer import THINK_CLOSE, THINK_OPEN
 
-# In the order in which they are tested; the guard's own two come last.
+BENIGN_REFUSAL = "benign_refusal"  # the guard accepts it, `synthesis.benign_refusals` does not
+# In the order in which they are tested; what a guard is asked for comes last.
 DROP_REASONS = (
     "empty_prompt",  # nothing to sample from
     "too_long",  # the prompt does not fit the context
@@ -20,6 +21,7 @@ DROP_REASONS = (
     "empty_answer",  # nothing, or only white space, after the reasoning
     "unsafe",
     "unparsed",
+    BENIGN_REFUSAL,
 )
 
 

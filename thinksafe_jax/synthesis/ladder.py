@@ -14,8 +14,9 @@ from typing import Any
 
 from thinksafe_jax.config import SamplingConfig, SynthesisConfig
 from thinksafe_jax.data import Prompt
+from thinksafe_jax.guards import is_refusal
 from thinksafe_jax.runs import Location, RowStore
-from thinksafe_jax.synthesis.filter import row_drop_reason
+from thinksafe_jax.synthesis.filter import BENIGN_REFUSAL, row_drop_reason
 
 Row = Mapping[str, Any]
 Key = tuple[str, int]  # (prompt id, attempt)
@@ -58,6 +59,8 @@ class Ledger:
     Args:
         reasoning: `SynthesisConfig.reasoning`, for what is wrong with a row's form.
         guarded: whether rows of sound form must be judged.
+        benign_refusals: `SynthesisConfig.benign_refusals`: whether a safe answer to a benign prompt
+            is accepted where it refuses.
 
     Attributes:
         labels: prompt -> its label.
@@ -66,17 +69,21 @@ class Ledger:
         lengths: attempt -> tokens of its response, where there is one.
         verdicts: label -> VERDICT_COUNTS over all attempts.
         words: verdict -> how many, of all labels.
+        refused: attempts at benign prompts whose answer refuses: as the guard says where it answers
+            that, else by its phrases.
         templates: hashes of the guard's prompts that the verdicts were given to.
     """
 
     reasoning: str
     guarded: bool = True
+    benign_refusals: str = "keep"
     labels: dict[str, str] = field(default_factory=dict)
     reasons: dict[Key, str] = field(default_factory=dict)
     places: dict[Key, Location] = field(default_factory=dict)
     lengths: dict[Key, int] = field(default_factory=dict)
     verdicts: dict[str, Counter[str]] = field(default_factory=dict)
     words: Counter[str] = field(default_factory=Counter)
+    refused: set[Key] = field(default_factory=set)
     templates: set[str] = field(default_factory=set)
     _judged_ends: dict[str, int] = field(default_factory=dict)  # of verdicts/, as far as read
 
@@ -111,8 +118,10 @@ class Ledger:
         self.labels[row["id"]] = row["label"]
         if row["finish_reason"]:  # else it was not sampled
             self.lengths[key] = row["tokens"]
+        if row["label"] == "benign" and is_refusal(row["response"]):
+            self.refused.add(key)
         reason = row_drop_reason(row, self.reasoning)
-        self.reasons[key] = reason or (WAITING if self.guarded else ACCEPTED)
+        self.reasons[key] = reason or (WAITING if self.guarded else self._when_safe(key))
 
     def placed(self, row: Row, place: Location) -> None:
         """Takes note of where a row of samples/ lies."""
@@ -131,8 +140,30 @@ class Ledger:
         if key in self.reasons:
             of_label = self.verdicts.setdefault(self.labels[row["id"]], Counter())
             of_label.update(["judged", *(name for name in ("marked", "truncated") if row[name])])
+            if row.get("refusal") is not None and self.labels[row["id"]] == "benign":
+                (self.refused.add if row["refusal"] else self.refused.discard)(key)
             unsafe = "unsafe" if word == "unsafe" else "unparsed"
-            self.reasons[key] = ACCEPTED if word == "safe" else unsafe
+            self.reasons[key] = self._when_safe(key) if word == "safe" else unsafe
+
+    def _when_safe(self, key: Key) -> str:
+        """What becomes of an attempt that is safe."""
+        dropped = self.benign_refusals != "keep" and key in self.refused
+        return BENIGN_REFUSAL if dropped else ACCEPTED
+
+    def refusals_among_safe(self) -> tuple[int, int]:
+        """(answers to benign prompts that refuse, answers to them) of those that are safe."""
+        safe = [
+            key
+            for key, reason in self.reasons.items()
+            if reason in (ACCEPTED, BENIGN_REFUSAL) and self.labels[key[0]] == "benign"
+        ]
+        return sum(key in self.refused for key in safe), len(safe)
+
+    @property
+    def settled(self) -> tuple[str, ...]:
+        """The reasons after which a prompt is not asked again."""
+        dropped = (BENIGN_REFUSAL,) if self.benign_refusals == "drop" else ()
+        return (ACCEPTED, *HOPELESS, *dropped)
 
     def waiting(self) -> set[Key]:
         """Attempts of sound form that no guard has seen."""
@@ -152,7 +183,7 @@ class Ledger:
             reason = self.reasons.get((id, number))
             if reason is None and (id, number) not in under_way:
                 return number
-            if reason in HOPELESS or (retry and reason in (None, ACCEPTED, WAITING)):
+            if reason in HOPELESS or (retry and reason in (None, WAITING, *self.settled)):
                 return None
         return None
 
