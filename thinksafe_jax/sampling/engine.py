@@ -183,7 +183,7 @@ class Engine:
         for device, held in zip(self._devices, new, strict=True):
             device.params = held
 
-    def update_adapter(self, adapter: Adapter | None) -> None:
+    def update_adapter(self, adapter: Adapter | None, lora: LoraConfig | None = None) -> None:
         """Takes a new adapter, as after a training step; the weights stay. Nothing is compiled.
 
         A `generate` call that has not ended is over: its rows would mix two models.
@@ -191,15 +191,17 @@ class Engine:
         Args:
             adapter: arrays `[L, ...]` as training has them, on any devices, of the engine's `lora`;
                 None is the model without one. Of arrays that span processes, all must call this.
+            lora: the adapter's own shape where it is known, as `import_adapter` gives it: the
+                arrays do not tell their scale.
 
         Raises:
-            InputError: the engine keeps no adapter apart, or one of another shape.
+            InputError: the engine keeps no adapter apart, or one of another shape or scale.
         """
         if not self._adapters:
             raise InputError(
                 "update_adapter: no adapter is kept apart; build the engine with lora="
             )
-        new = [place.put(adapter) for place in self._adapters]
+        new = [place.put(adapter, lora) for place in self._adapters]
         self._calls += 1
         for device, held in zip(self._devices, new, strict=True):
             device.adapter = held

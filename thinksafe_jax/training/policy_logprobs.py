@@ -5,7 +5,7 @@ prompt | response  --->  tokens [S, T], options [S]      --->   the model's own,
                                                                 the distribution drawn from
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -22,11 +22,10 @@ from thinksafe_jax.sampling import Options, token_logprobs
 from thinksafe_jax.training.batches import Tokens
 from thinksafe_jax.training.mesh import TrainingMesh
 from thinksafe_jax.training.model_pass import ModelPass
+from thinksafe_jax.training.row_batches import row_batches
 from thinksafe_jax.training.setup import TrainingSetup
 
 Tree = Any
-_SHORTEST = 64  # padded length of a row
-_CALL_TOKENS = 4096  # of the rows of a call on each device, at most, unless one row is longer
 
 
 @dataclass(frozen=True)
@@ -56,8 +55,8 @@ def make_row_logprobs(setup: TrainingSetup) -> RowLogprobs:
     Its arguments are those of the training step: `frozen` is the base of an adapter, None without.
     It gives an array `[n, 2]` for each row: of each response token the model's own log-probability
     (temperature 1, nothing filtered) and that in the distribution that it was drawn from, in nats.
-    Dropout is off. One program is compiled for each padded length. Of several processes all call it
-    with the same rows.
+    Dropout is off. A few programs are compiled for each padded length. Of several processes all
+    call it with the same rows.
     """
     mesh = setup.mesh
     shards = 1 if mesh is None else mesh.num_shards
@@ -65,12 +64,16 @@ def make_row_logprobs(setup: TrainingSetup) -> RowLogprobs:
 
     def score(trainable: Tree, frozen: Tree, rows: Sequence[SampledRow]) -> list[np.ndarray]:
         scores: list[np.ndarray] = [np.zeros((0, 2), np.float32)] * len(rows)
-        for length, members in _calls(rows, shards):
-            arrays = _arrays([rows[n] for n in members], length, -len(members) % shards)
+        whole = [[*row.prompt_ids, *row.token_ids] for row in rows]
+        for batch in row_batches(whole, shards):
+            samplings = [rows[n].sampling for n in batch.members]
+            # empty rows are as the last one: another draw would be one more for all
+            samplings += samplings[-1:] * (len(batch.tokens) - len(samplings))
+            arrays: Any = (batch.tokens, batch.lengths, Options.of(samplings))
             if mesh is not None:
                 arrays = mesh.put(arrays, mesh.row_sharding)
             values = jax.device_get(compiled(trainable, frozen, *arrays))
-            for place, n in enumerate(members):
+            for place, n in enumerate(batch.members):
                 start = len(rows[n].prompt_ids) - 1  # the state at t predicts token t + 1
                 scores[n] = values[place, start : start + len(rows[n].token_ids)]
         return scores
@@ -115,33 +118,6 @@ def logprob_gap(
     ends = np.cumsum([len(gap) for gap in gaps])
     row = rows[int(np.searchsorted(ends, worst, side="right"))]
     return LogprobGap(float(together.mean()), float(together[worst]), row.id, len(together))
-
-
-def _calls(rows: Sequence[SampledRow], shards: int) -> Iterator[tuple[int, list[int]]]:
-    """(padded length, which rows) of each call: rows of one length together."""
-    by_length: dict[int, list[int]] = {}
-    for n, row in enumerate(rows):
-        length = _SHORTEST
-        while length < len(row.prompt_ids) + len(row.token_ids):
-            length *= 2
-        by_length.setdefault(length, []).append(n)
-    for length, members in sorted(by_length.items()):
-        size = shards * max(1, _CALL_TOKENS // length)
-        yield from ((length, members[at : at + size]) for at in range(0, len(members), size))
-
-
-def _arrays(
-    rows: Sequence[SampledRow], length: int, spare: int
-) -> tuple[np.ndarray, np.ndarray, Options]:
-    """Tokens i32 `[S, length]`, lengths i32 `[S]` and options of the rows, and of spare ones."""
-    count = len(rows) + spare
-    tokens, lengths = np.zeros((count, length), np.int32), np.zeros(count, np.int32)
-    for n, row in enumerate(rows):
-        ids = [*row.prompt_ids, *row.token_ids]
-        tokens[n, : len(ids)], lengths[n] = ids, len(ids)
-    samplings = [row.sampling for row in rows]
-    # spare rows are as the last one: another draw would be one more for all
-    return tokens, lengths, Options.of(samplings + samplings[-1:] * spare)
 
 
 def _scores(setup: TrainingSetup) -> Callable[..., Float[Array, "S T 2"]]:

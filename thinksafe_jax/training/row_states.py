@@ -16,9 +16,9 @@ from jaxtyping import Array, Float, Int
 
 from thinksafe_jax.models import LoraConfig, ModelConfig, forward, head_kernel, logits
 from thinksafe_jax.training.mesh import TrainingMesh
+from thinksafe_jax.training.row_batches import row_batches
 
 Tree = Any
-_PASS_TOKENS = 8192  # of a batch on each device, at most, unless one row is longer
 _CHUNK = 128  # positions of a row whose logits exist at once
 
 
@@ -69,29 +69,15 @@ class RowStates:
             adapter: switched on for the pass; None is the model alone.
             top: whether the likeliest tokens are asked for, which takes the logits.
         """
-        states: list[RowState | None] = [None] * len(rows)
-        by_length: dict[int, list[int]] = {}
-        for index, (ids, _) in enumerate(rows):
-            by_length.setdefault(_padded(len(ids)), []).append(index)
-        for length, members in sorted(by_length.items()):
-            count = self._rows_of_pass(length)
-            for first in range(0, len(members), count):
-                part = members[first : first + count]
-                tokens = np.zeros((count, length), np.int32)
-                lengths = np.zeros(count, np.int32)
-                for place, index in enumerate(part):
-                    ids = rows[index][0]
-                    tokens[place, : len(ids)], lengths[place] = ids, len(ids)
-                hidden, likeliest = self._run(tokens, lengths, adapter, top)
-                for place, index in enumerate(part):
-                    ids, start = rows[index]
-                    window = slice(start - 1, len(ids) - 1)  # the state at t predicts t + 1
-                    states[index] = RowState(hidden[place, window], likeliest[place, window])
-        return [state for state in states if state is not None]
-
-    def _rows_of_pass(self, length: int) -> int:
+        states: dict[int, RowState] = {}
         shards = 1 if self.mesh is None else self.mesh.num_shards
-        return shards * max(1, _PASS_TOKENS // length)
+        for batch in row_batches([ids for ids, _ in rows], shards):
+            hidden, likeliest = self._run(batch.tokens, batch.lengths, adapter, top)
+            for place, index in enumerate(batch.members):
+                ids, start = rows[index]
+                window = slice(start - 1, len(ids) - 1)  # the state at t predicts t + 1
+                states[index] = RowState(hidden[place, window], likeliest[place, window])
+        return [states[index] for index in range(len(rows))]
 
     def _run(self, tokens: np.ndarray, lengths: np.ndarray, adapter: Tree | None, top: bool) -> Any:
         arrays: Any = (tokens, lengths)
@@ -131,11 +117,3 @@ class RowStates:
 
         top = jnp.moveaxis(jax.lax.map(top_of, pieces), 0, 1)
         return top.reshape(batch, -1)[:, :length]
-
-
-def _padded(length: int) -> int:
-    """A length that few others have: 64, 96, 128, 192, 256 ..."""
-    size = 64
-    while size < length:
-        size = size * 3 // 2 if size & (size - 1) == 0 else size * 4 // 3
-    return size
