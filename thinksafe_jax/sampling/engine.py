@@ -191,8 +191,7 @@ class Engine:
         Args:
             adapter: arrays `[L, ...]` as training has them, on any devices, of the engine's `lora`;
                 None is the model without one. Of arrays that span processes, all must call this.
-            lora: the adapter's own shape where it is known, as `import_adapter` gives it: the
-                arrays do not tell their scale.
+            lora: its own shape where that is known: arrays do not tell their scale.
 
         Raises:
             InputError: the engine keeps no adapter apart, or one of another shape or scale.
