@@ -18,6 +18,20 @@ def test_every_row_belongs_to_one_part():
         assert max(counts) < 1.3 * len(ids) / of
 
 
+def test_a_row_is_followed_up_by_who_wrote_it_or_by_the_hash():
+    """Shards of processes that are there now are theirs; of earlier starts one process is named."""
+    parts = [Part(number, 3) for number in range(3)]
+    assert [part.follows_up("row", "part-1of3-00000.jsonl") for part in parts] == [
+        False,
+        True,
+        False,
+    ]
+    for shard in ("part-00000.jsonl", "part-1of4-00007.jsonl", "part-0of13-00000.jsonl"):
+        hashed = [id in part for id in map(str, range(9)) for part in parts]
+        assert [p.follows_up(str(n), shard) for n in range(9) for p in parts] == hashed
+        assert WHOLE.follows_up("row", shard)
+
+
 @pytest.mark.parametrize("text", ["", "2", "2/2", "-1/2", "1/0", "a/b", "0/4/2"])
 def test_a_part_that_is_none_is_refused(text):
     assert Part.parse("3/8") == Part(3, 8)
