@@ -42,6 +42,14 @@ OTHERS = REPOSITORY / "configs/recipes/mini-self-distillation.yaml"
         (GRPO, "engine.kv_dtype=int8", "on_policy.max_log_p_gap: cannot be held"),
         (OTHERS, "engine.kv_dtype=int8", "nothing corrects the divergence .* leave it at model"),
         (GRPO, "engine.kv_dtype=int4", "expected one of model, int8"),
+        (GRPO, "on_policy.server.url=http://h:1/v1", "adapter_folder: no value given"),
+        (GRPO, "on_policy.server.url=http://h:1/v1", "set training.ratio_cap"),
+        (GRPO, "on_policy.server.retries=2", "expected the server's address"),
+        (
+            REPOSITORY / "configs/recipes/mini.yaml",
+            "on_policy.server.url=http://h:1/v1",
+            "on_policy.server: draws rollouts, and no on_policy.method is set",
+        ),
         (REPOSITORY / "configs/recipes/mini.yaml", "training.ratio_cap=2", "no on_policy.method"),
         (
             REPOSITORY / "configs/recipes/mini.yaml",
@@ -58,6 +66,19 @@ def test_what_does_not_go_together_is_refused_with_its_key(file, override, words
 def test_rounded_keys_and_values_go_with_a_gradient_that_is_corrected():
     corrected = ["engine.kv_dtype=int8", "training.ratio_cap=2", "on_policy.max_log_p_gap=null"]
     assert load_recipe(GRPO, corrected).engine.kv_dtype == "int8"
+
+
+def test_a_server_of_rollouts_may_move_but_not_come_or_go():
+    """A run is begun with who draws its rollouts, and of what model; not with where that stands."""
+    served = ["training.ratio_cap=2", "on_policy.server.adapter_folder=/a"]
+    here = load_recipe(GRPO, ["training.ratio_cap=2"]).on_policy
+    there, moved = (
+        load_recipe(GRPO, [*served, f"on_policy.server.url=http://{host}/v1"]).on_policy
+        for host in ("h", "i")
+    )
+    assert content_hash(there.comparable) == content_hash(moved.comparable)
+    assert content_hash(there.comparable) != content_hash(here.comparable)
+    assert content_hash(here.comparable) == content_hash(here)
 
 
 STAR1 = REPOSITORY / "configs/recipes/qwen3-0.6b-star1.yaml"

@@ -25,6 +25,7 @@ from thinksafe_jax.config.recipe import (
     SynthesisConfig,
     TrainingConfig,
 )
+from thinksafe_jax.config.rollout_server_section import RolloutServerConfig
 from thinksafe_jax.config.shared_sections import ModelSource, PromptSource, SamplingConfig
 from thinksafe_jax.config.shipped import (
     KINDS,
@@ -54,6 +55,7 @@ __all__ = [
     "PromptSource",
     "Recipe",
     "RewardTerm",
+    "RolloutServerConfig",
     "SamplingConfig",
     "SuiteConfig",
     "SynthesisConfig",

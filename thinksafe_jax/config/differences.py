@@ -10,7 +10,7 @@ from thinksafe_jax.config.recipe import Recipe
 from thinksafe_jax.errors import quoted
 
 # Changing these between two starts of one run directory cannot change any row or weight; another
-# mesh or draft only their last bits.
+# mesh or draft only their last bits, another server of the same model likewise.
 RESUMABLE_KEYS = (
     "name",
     "run_dir",
@@ -18,6 +18,12 @@ RESUMABLE_KEYS = (
     "engine.draft",
     "engine.draft_tokens",
     "guard.max_unparsed",
+    "on_policy.server.url",
+    "on_policy.server.adapter_folder",
+    "on_policy.server.served_folder",
+    "on_policy.server.concurrency",
+    "on_policy.server.timeout_seconds",
+    "on_policy.server.retries",
     "training.evaluate_every",
     "training.checkpoint_every",
     "training.checkpoint_minutes",

@@ -5,7 +5,7 @@ GRPO that avoids the known traps. `qwen3-0.6b-grpo-authors` is the paper's own.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Annotated, Any
 
@@ -16,6 +16,7 @@ from thinksafe_jax.config.limits import (
     SHARE,
     choice,
 )
+from thinksafe_jax.config.rollout_server_section import RolloutServerConfig, server_conflicts
 from thinksafe_jax.config.shared_sections import LABEL, LATER, STEERING, ModelSource, SamplingConfig
 from thinksafe_jax.variants import variant_names
 
@@ -104,6 +105,7 @@ class OnPolicyConfig:
     truncated: Annotated[str, choice("keep", "drop")] = "keep"
     # nats between the sampler's log p of a token and training's; above it the run stops
     max_log_p_gap: Annotated[float | None, POSITIVE] = None
+    server: RolloutServerConfig = field(default_factory=RolloutServerConfig, metadata=LATER)
 
     # grpo
     rewards: list[RewardTerm] = field(default_factory=_default_rewards)
@@ -126,6 +128,11 @@ class OnPolicyConfig:
     # the tokens that are learnt from: a file of on_policy/token_rules
     taught: Annotated[str, choice(*variant_names("on_policy/token_rules"))] = "all"
     horizon: HorizonConfig = field(default_factory=HorizonConfig, metadata=LATER)
+
+    @property
+    def comparable(self) -> "OnPolicyConfig":
+        """What decides rollouts and weights: a server of rollouts may have moved since."""
+        return replace(self, server=self.server.comparable)
 
     def conflicts(self) -> Iterator[str]:
         """What does not go together, one sentence each, beginning with its key."""
@@ -167,6 +174,7 @@ def loop_conflicts(
     Args:
         context: `engine.max_length`.
     """
+    yield from server_conflicts(cfg.method, cfg.server, training)
     if not cfg.method:
         if training.objective == "rollout-streams":
             yield "training.objective: rollout-streams is what on_policy.method sets, not a recipe"
@@ -211,7 +219,7 @@ def rounding_conflicts(cfg: OnPolicyConfig, training: Any, engine: Any) -> Itera
     values included. The importance ratio to the policy in training, cut at `ratio_cap`, corrects
     the policy gradient with it; no method corrects a divergence over the positions of the rollouts.
     """
-    if not cfg.method or engine.kv_dtype == "model":
+    if not cfg.method or cfg.server.url or engine.kv_dtype == "model":
         return
     if cfg.max_log_p_gap is not None:
         yield (

@@ -25,11 +25,10 @@ from thinksafe_jax.on_policy.prefixes import Prefixes
 from thinksafe_jax.on_policy.references import References
 from thinksafe_jax.on_policy.rewards import check_classes
 from thinksafe_jax.on_policy.rollouts import Asked, Draw, Rollout
-from thinksafe_jax.on_policy.sampler import RolloutSampler
+from thinksafe_jax.on_policy.sampler import RolloutSampler, SamplingStats
 from thinksafe_jax.on_policy.schedule import Schedule
 from thinksafe_jax.on_policy.step_arrays import rollout_example, step_layouts
 from thinksafe_jax.on_policy.step_metrics import rollout_metrics
-from thinksafe_jax.sampling import EngineStats
 from thinksafe_jax.storage import content_hash
 from thinksafe_jax.tokenizer import ChatTokenizer
 from thinksafe_jax.training import (
@@ -141,7 +140,7 @@ class OnPolicySteps:
         guard = replace(recipe.guard, max_unparsed=limit) if judges else None
         return {
             "prompts sha256": content_hash(asked)[:16],
-            "on_policy": content_hash(recipe.on_policy)[:16],
+            "on_policy": content_hash(recipe.on_policy.comparable)[:16],
             "guard": content_hash(guard)[:16],
             **self._prefixes.identity,
         }
@@ -191,6 +190,9 @@ class OnPolicySteps:
         for prompt in self._schedule[number]:
             prefix = self._prefixes.of(prompt, number)
             asked.append(Asked(prompt, number, [*self._prompt_ids[prompt.id], *prefix], prefix))
+        facts: dict[str, Any] = {"horizon": most} if cfg.horizon.lengths else {}
+        if cfg.server.url:
+            facts["served"] = cfg.server.served_name or self._recipe.student.model
         return Draw(
             f"step-{number:06d}",
             str(number),
@@ -198,7 +200,7 @@ class OnPolicySteps:
             replace(cfg.sampling, max_new_tokens=most),
             policy,
             cfg.samples,
-            {"horizon": most} if cfg.horizon.lengths else {},
+            facts,
         )
 
     def _packed(self, examples: Sequence[RolloutExample]) -> Step:
@@ -221,10 +223,12 @@ class OnPolicySteps:
         taught: Taught,
         *,
         seconds: float,
-        stats: EngineStats | None,
+        stats: SamplingStats | None,
     ) -> None:
         """Logs a step; `stats` are those of its sampling, None where nothing was sampled."""
-        self.latest = {**taught.metrics, **rollout_metrics(rollouts), **draw.facts}
+        self.latest = {**taught.metrics, **rollout_metrics(rollouts)}
+        if "horizon" in draw.facts:
+            self.latest["horizon"] = draw.facts["horizon"]
         sampled = {"sampling_seconds": 0.0}
         if stats is not None:
             sampled = {

@@ -35,7 +35,8 @@ class Rollout:
         prompt_ids: what the model read.
         token_ids: what it wrote, the end-of-sequence token included where it came to its end.
         logprobs: f32, the log-probability of each of `token_ids` under the model itself, in nats.
-        sampling_logprobs: f32, that in the distribution it was drawn from.
+        sampling_logprobs: f32, that in the distribution it was drawn from. Of a server one of the
+            two may be empty: it says what the method needs.
         response: the answer as text, what was given included, without the end-of-sequence token.
         finish_reason: "stop", or "length" where it was cut.
         verdict: the guard's; None where the method asks none, or before it was asked.

@@ -1,9 +1,9 @@
 """Rollouts: read back where they were drawn before, drawn where not, and judged."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from thinksafe_jax.errors import EnvironmentFault, InputError, quoted
 from thinksafe_jax.guards import Exchange, Guard, Verdict, answer_part, check_unparsed
@@ -18,13 +18,51 @@ from thinksafe_jax.on_policy.rollouts import (
     rollout_of_row,
 )
 from thinksafe_jax.runs import RowBuffer, RowStore, Run, wait_for_rows
-from thinksafe_jax.sampling import Engine, Request
+from thinksafe_jax.sampling import Completion, Request
 from thinksafe_jax.storage import refresh
 from thinksafe_jax.tokenizer import ChatTokenizer
 
 # of the rows of rollouts/*/verdicts
 _VERDICT_FIELDS = {"verdict": str, "word": str, "guard": str, "template": str}
 FOLDER = "rollouts"
+
+
+class SamplingStats(Protocol):
+    """What one call of `generate` took."""
+
+    @property
+    def seconds(self) -> float: ...
+
+    @property
+    def occupancy(self) -> float:
+        """Share of the places for requests that were at work."""
+        ...
+
+
+class RolloutEngine(Protocol):
+    """Who draws: the sampler here (`sampling.Engine`), or a server (`ServedEngine`)."""
+
+    @property
+    def slots(self) -> int:
+        """Requests that it works on at a time."""
+        ...
+
+    @property
+    def stats(self) -> SamplingStats:
+        """Of the last `generate`; another object after each."""
+        ...
+
+    def update_adapter(self, adapter: Any) -> None:
+        """Takes the adapter of the policy; None is the untrained model."""
+        ...
+
+    def refuses(self, request: Request) -> str | None:
+        """Why a request can never run, or None."""
+        ...
+
+    def generate(self, requests: Iterable[Request], /) -> Iterator[Completion]:
+        """Completions with `Drawn`, as they finish."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -40,7 +78,7 @@ class RolloutSampler:
     """
 
     run: Run
-    engine: Callable[[], Engine]
+    engine: Callable[[], RolloutEngine]
     tokenizer: ChatTokenizer
     guard: Callable[[], Guard]
 

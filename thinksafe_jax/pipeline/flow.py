@@ -202,7 +202,8 @@ def _train_inputs(session: Session, path: Path) -> Sequence[Any]:
     r = session.recipe
     if r.on_policy.method:
         asked = r.synthesis, session.prompt_hashes
-        return r.student, r.training, r.seed, r.on_policy, r.guard, *asked, *_drawn_with(r)
+        drawn = r.on_policy.comparable, r.guard, *asked, *_drawn_with(r)
+        return r.student, r.training, r.seed, *drawn
     return r.student, r.training, r.seed, path / "dataset/train.jsonl"
 
 

@@ -1,7 +1,8 @@
 """The train stage of an on-policy recipe: the sampler, the guard and the trainer in one loop."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -17,7 +18,10 @@ from thinksafe_jax.on_policy import (
     Method,
     OnPolicySteps,
     References,
+    RolloutEngine,
     RolloutSampler,
+    ServedEngine,
+    ServedModel,
     StepParts,
     make_method,
     needs_guard,
@@ -25,13 +29,13 @@ from thinksafe_jax.on_policy import (
 from thinksafe_jax.pipeline.session import Session
 from thinksafe_jax.pipeline.take_steps import take_steps
 from thinksafe_jax.runs import Run
-from thinksafe_jax.sampling import Engine
 from thinksafe_jax.tokenizer import vocabulary_difference
 from thinksafe_jax.training import RowStates, TrainingMesh, TrainingSetup, TrainResult
 from thinksafe_jax.weights import load_params
 
 _log = logging.getLogger(__name__)
 Tree = Any
+Metrics = Mapping[str, Any]
 
 
 def rollout_and_train(run: Run, session: Session) -> TrainResult:
@@ -52,19 +56,20 @@ def rollout_and_train(run: Run, session: Session) -> TrainResult:
     # on one device sampler and trainer share the arrays of the base, layers apart
     weights = session.weights
     params = weights.for_sampling() if session.mesh is None else weights.for_training()
+    served = _served(run, session, method, setup) if recipe.on_policy.server.url else None
 
     @cache
     def references() -> References:
         return _references(session, method, params, setup)
 
     @cache
-    def engine() -> Engine:
+    def engine() -> RolloutEngine:
         # these before the sampler, whose pool takes what is left of the devices
         if method.reference not in (None, "base"):
             references()
         if needs_guard(recipe, method):
             _ = session.guard
-        return session.engine_apart(params, setup.lora)
+        return served or session.engine_apart(params, setup.lora)
 
     parts = StepParts(
         RolloutSampler(run, engine, tokenizer, lambda: session.guard),
@@ -75,12 +80,8 @@ def rollout_and_train(run: Run, session: Session) -> TrainResult:
         run.log,
     )
     steps = OnPolicySteps(recipe, selection.prompts, tokenizer, parts)
-
-    def shown(values: Mapping[str, Any]) -> Mapping[str, Any]:
-        _check_gap(values, recipe.on_policy.max_log_p_gap)
-        return _watched(steps.latest, values)
-
-    result = take_steps(run, params, setup, steps, shown=shown)
+    with served or nullcontext():
+        result = take_steps(run, params, setup, steps, shown=_shown_of(recipe, steps))
     session.release_guards()
     result.summary.update(selection.facts)
     return result
@@ -94,6 +95,28 @@ def _warn_of_one_label(prompts: Sequence[Prompt]) -> None:
             "all %d prompts are %s: nothing in training speaks against %s", len(prompts), *labels,
             "refusing everything" if labels == {"harmful"} else "answering everything",
         )  # fmt: skip
+
+
+def _served(run: Run, session: Session, method: Method, setup: TrainingSetup) -> ServedEngine:
+    """The recipe's server of rollouts, with the student as it is asked for there."""
+    recipe = session.recipe
+    session.check_sampling()
+    assert setup.lora is not None, "an on-policy method trains an adapter"
+    server, longest = recipe.on_policy.server, session.cfg.max_position_embeddings
+    model = ServedModel(
+        server.served_name or recipe.student.model,
+        session.cfg,
+        session.tokenizer.eos_ids,
+        min(recipe.engine.max_length or longest, longest),
+    )
+    return ServedEngine(
+        server,
+        model,
+        setup.lora,
+        seed=recipe.seed,
+        mode="processed" if method.tempered else "raw",
+        owner=str(run.path),
+    )
 
 
 def _references(session: Session, method: Method, params: Tree, setup: TrainingSetup) -> References:
@@ -149,8 +172,24 @@ def _check_gap(values: Mapping[str, Any], most: float | None) -> None:
         )
 
 
-def _watched(rollouts: Mapping[str, float], values: Mapping[str, Any]) -> dict[str, Any]:
-    """What the progress line shows: rewards, lengths and refusals, for the loss says nothing."""
+def _shown_of(recipe: Recipe, steps: OnPolicySteps) -> Callable[[Metrics], Metrics]:
+    """What the progress line shows of a step's metrics, once their gap is within the bound."""
+
+    def shown(values: Metrics) -> Metrics:
+        _check_gap(values, recipe.on_policy.max_log_p_gap)
+        return _watched(steps.latest, values, corrected=recipe.training.ratio_cap > 0)
+
+    return shown
+
+
+def _watched(
+    rollouts: Mapping[str, float], values: Mapping[str, Any], *, corrected: bool
+) -> dict[str, Any]:
+    """What the progress line shows: rewards, lengths and refusals, for the loss says nothing.
+
+    Args:
+        corrected: whether importance ratios correct the gradient; then how well they can.
+    """
     names = {
         "reward": "reward",
         "unsafe": "unsafe",
@@ -161,4 +200,5 @@ def _watched(rollouts: Mapping[str, float], values: Mapping[str, Any]) -> dict[s
         "repeats_guidance": "repeats",
     }
     shown = {short: rollouts[name] for name, short in names.items() if name in rollouts}
-    return shown | {k: values[k] for k in ("kl", "log_p_gap_max") if k in values}
+    ratios = ("effective_sample_share",) if corrected else ()
+    return shown | {k: values[k] for k in ("kl", "log_p_gap_max", *ratios) if k in values}

@@ -228,4 +228,5 @@ def _recipe_hash(recipe: Recipe) -> str:
     names = [key.removeprefix("training.") for key in RESUMABLE_KEYS if key.startswith("training.")]
     training = replace(recipe.training, **{n: getattr(default.training, n) for n in names})
     guard = replace(recipe.guard, max_unparsed=default.guard.max_unparsed)
-    return content_hash(replace(recipe, name="", run_dir="", training=training, guard=guard))
+    recipe = replace(recipe, training=training, guard=guard, on_policy=recipe.on_policy.comparable)
+    return content_hash(replace(recipe, name="", run_dir=""))
