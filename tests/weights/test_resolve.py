@@ -10,7 +10,12 @@ import pytest
 from tests.weights.hub_server import FakeHub, Resolver
 from tests.weights.kit import small_checkpoint
 from thinksafe_jax.errors import EnvironmentFault, InputError
-from thinksafe_jax.weights import model_revision, resolve_model
+from thinksafe_jax.weights import (
+    download_dataset,
+    model_headers,
+    model_revision,
+    resolve_model,
+)
 
 pytestmark = pytest.mark.hub
 
@@ -207,3 +212,22 @@ def test_directories_and_packaged_models(tmp_path):
     for name in ("nothing-here", "./a/b", "/no/such", "a/b/c"):
         with pytest.raises(InputError, match="no such directory, and not a Hub id"):
             resolve_model(name)
+
+
+@pytest.mark.parametrize("ask", [resolve_model, model_headers])
+def test_a_folder_that_is_not_there_is_said_to_be_one_that_may_be_meant(ask, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(EnvironmentFault, match="the Hub cannot be reached") as caught:
+        ask("models/SmolLM2")
+    assert "folder meant" not in str(caught.value)
+    (tmp_path / "models").mkdir()
+    with pytest.raises(EnvironmentFault, match="Or is a folder meant") as caught:
+        ask("models/SmolLM2")
+    assert "models is here, models/SmolLM2 is not" in str(caught.value)
+
+
+def test_the_command_that_downloads_a_dataset_says_that_it_is_one():
+    with pytest.raises(EnvironmentFault) as caught:
+        download_dataset("owner/rows", None)
+    assert "(HF_HUB_OFFLINE is set)" in str(caught.value)
+    assert "`hf download owner/rows --repo-type dataset`" in str(caught.value)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from thinksafe_jax.config import GuardConfig, GuardModel, ModelSource
 from thinksafe_jax.guards import check_guard, load_guard
-from thinksafe_jax.models import ModelConfig, load_config
+from thinksafe_jax.models import ModelConfig, load_config, parameter_count
 from thinksafe_jax.pipeline.disk_checks import download_folder
 from thinksafe_jax.pipeline.fault_list import FaultList
 from thinksafe_jax.sharding import MeshConfig, ModelMesh, load_mesh
@@ -60,6 +60,11 @@ class ModelChecks:
                 folder = download_folder(name)
                 sizes[folder] = sizes.get(folder, 0) + facts.to_fetch
         return sizes
+
+    def names(self) -> list[str]:
+        """The models that are there, each with its size."""
+        seen = {name: facts for (name, _), facts in self._facts.items() if facts is not None}
+        return [f"{n} ({parameter_count(f.cfg) / 1e6:,.4g} M)" for n, f in seen.items()]
 
     def look(self, key: str, source: Source, *, speaks: bool = True) -> ModelFacts | None:
         """The facts of a model; None, with its fault noted, where they cannot be had.

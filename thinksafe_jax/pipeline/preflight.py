@@ -8,6 +8,7 @@ loaded, and nothing is written but small files of models to the caches that keep
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from thinksafe_jax.config import (
 )
 from thinksafe_jax.data import Prompt, benchmark_kinds
 from thinksafe_jax.errors import ConfigError, InputError
+from thinksafe_jax.hosts import current
 from thinksafe_jax.on_policy import make_method
 from thinksafe_jax.pipeline.disk_checks import require_room, samples_bytes, training_bytes
 from thinksafe_jax.pipeline.fault_list import FaultList
@@ -66,6 +68,7 @@ class _Preflight:
     def __init__(self, session: Session, run_dir: Path, todo: set[str], *, new_run: bool):
         self.session, self.recipe, self.run_dir, self.todo = session, session.recipe, run_dir, todo
         self.faults, self.prompts = FaultList(), list[Prompt]()
+        self.seen: list[str] = []  # what is there, for the line at the end
         self.loop = bool(self.recipe.on_policy.method)
         self.samples = self.recipe.synthesis.method in SAMPLED and not self.loop
         self.mesh = self._mesh()
@@ -79,9 +82,11 @@ class _Preflight:
             writable_place(self.run_dir)
         if "evaluate" in todo:
             pins = self.run_dir / "evaluation/datasets.json"
-            check_questions(recipe.evaluation, pins, self.faults)
+            self.seen.append(f"{check_questions(recipe.evaluation, pins, self.faults):,} questions")
         if "sample" in todo or (self.loop and "train" in todo):
             self.prompts = check_prompts(self.session, self.faults)
+            labels = Counter(prompt.label for prompt in self.prompts)
+            self.seen += [f"{n:,} {label} prompts" for label, n in labels.items()]
         student = self.models.look("student", recipe.student)
         if student is not None:
             self._check_student(student)
@@ -96,7 +101,9 @@ class _Preflight:
                 require_trackers(recipe.training.trackers)
         if student is not None:
             self._check_disks(student)
-        if recipe.mesh is None and jax.device_count() > 1:
+        if not self.faults.faults:
+            log.info("all is there: %s", ", ".join([*self.seen, *self.models.names()]))
+        if recipe.mesh is None and jax.device_count() > 1 and current().first:
             log.warning("%s", mesh_advice(jax.devices()[0].device_kind, jax.device_count()))
 
     def _mesh(self) -> MeshConfig | None:
@@ -206,6 +213,7 @@ class _Preflight:
             )
         with self.faults.under("disk"):
             require_room(needs)
+        self.seen.append(f"room for {sum(needs.values()) / 1e9:,.1f} GB")
         if not (self.prompts and self.samples):
             return
         cfg = self.recipe.synthesis

@@ -91,10 +91,18 @@ def download_dataset(name: str, revision: str | None) -> Path:
 def _patiently(name: str, revision: str | None, **what: Any) -> Path:
     from huggingface_hub import snapshot_download
 
-    return _ask(name, revision, lambda: Path(snapshot_download(name, revision=revision, **what)))
+    of_dataset = what.get("repo_type") == "dataset"
+    return _ask(
+        name,
+        revision,
+        lambda: Path(snapshot_download(name, revision=revision, **what)),
+        of_dataset=of_dataset,
+    )
 
 
-def _ask(name: str, revision: str | None, question: Callable[[], T]) -> T:
+def _ask(
+    name: str, revision: str | None, question: Callable[[], T], *, of_dataset: bool = False
+) -> T:
     """What the Hub answers, asked again while it says that it has too much to do."""
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -105,7 +113,7 @@ def _ask(name: str, revision: str | None, question: Callable[[], T]) -> T:
         except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
             status, after = _answer(error)
             if status not in (429, 500, 502, 503, 504):
-                raise _explained(name, revision, status, error) from None
+                raise _explained(name, revision, status, error, of_dataset) from None
             if attempt == _TRIES:
                 raise RetryLater(
                     f"{name}: the Hub answered {status} {attempt} times; try again later"
@@ -129,17 +137,19 @@ def _answer(error: BaseException | None) -> tuple[int | None, float | None]:
 
 
 def _explained(
-    name: str, revision: str | None, status: int | None, error: Exception
+    name: str, revision: str | None, status: int | None, error: Exception, of_dataset: bool
 ) -> EnvironmentFault | InputError:
+    from huggingface_hub.constants import HF_HUB_OFFLINE
     from huggingface_hub.errors import (
         GatedRepoError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
 
+    page, kind = (f"datasets/{name}", " --repo-type dataset") if of_dataset else (name, "")
     if isinstance(error, GatedRepoError) or status == 403:
         return MissingRequirement(
-            f"{name} is gated: accept its licence at https://huggingface.co/{name} and log in "
+            f"{name} is gated: accept its licence at https://huggingface.co/{page} and log in "
             "with `hf auth login` (or set HF_TOKEN)"
         )
     if isinstance(error, RevisionNotFoundError):
@@ -148,8 +158,9 @@ def _explained(
         return InputError(
             f"{name}: no such repository on the Hub, or it is private: log in with `hf auth login`"
         )
+    reason = "HF_HUB_OFFLINE is set" if HF_HUB_OFFLINE else first_line(error)
     return EnvironmentFault(
-        f"{name}: not in the local cache, and the Hub cannot be reached ({first_line(error)}). "
-        f"Download it where there is a connection (`hf download {name}`) and set HF_HOME, or give "
-        "a directory"
+        f"{name}: not in the local cache, and the Hub cannot be reached ({reason}). Download it "
+        f"where there is a connection (`hf download {name}{kind}`) and set HF_HOME, or give a "
+        "directory"
     )

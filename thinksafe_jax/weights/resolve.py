@@ -2,11 +2,13 @@
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from thinksafe_jax.errors import InputError, type_and_line
+from thinksafe_jax.errors import EnvironmentFault, InputError, type_and_line
 from thinksafe_jax.json_files import load_unique
 from thinksafe_jax.storage import atomic_write
 from thinksafe_jax.weights.adapter_config import read_adapter_config
@@ -43,7 +45,8 @@ def resolve_model(name: str, revision: str | None = None, revisions: Path | None
     if not remote and not is_hub_id(name):
         raise InputError(f"{name}: no such directory, and not a Hub id (owner/name)")
     begun_with = _commit_of(revisions, name, revision)
-    folder = fetch(name) if remote else download(name, begun_with or revision)
+    with _folder_meant(name):
+        folder = fetch(name) if remote else download(name, begun_with or revision)
     commit = folder.name if remote else model_revision(folder)
     if begun_with is not None and commit != begun_with:
         raise InputError(
@@ -85,7 +88,8 @@ def model_headers(
     if remote:
         return ModelHeaders(*fetch_headers(name))
     revision = _commit_of(revisions, name, revision) or revision
-    folder = _model_folder(download_headers(name, revision))
+    with _folder_meant(name):
+        folder = _model_folder(download_headers(name, revision))
     if has_weights(folder):
         return ModelHeaders(folder)
     weights = weight_files(name, revision)
@@ -95,6 +99,20 @@ def model_headers(
             "opened. Convert them with transformers' save_pretrained"
         )
     return ModelHeaders(folder, sum(weights.values()))
+
+
+@contextmanager
+def _folder_meant(name: str) -> Iterator[None]:
+    """Says of a name that the Hub does not give whether it looks like a folder that is not here."""
+    try:
+        yield
+    except (InputError, EnvironmentFault) as error:
+        parent = Path(name).parent
+        if "://" in name or not parent.is_dir():
+            raise
+        raise type(error)(
+            f"{error.args[0]}. Or is a folder meant? {parent} is here, {name} is not"
+        ) from None
 
 
 def _model_folder(folder: Path) -> Path:
