@@ -243,11 +243,13 @@ def by_attempts(prompts: int, cfg: SynthesisConfig, *, one_queue: bool) -> dict:
     between = None if cfg.method == "rejection" else lambda: guard
     ladders = [cfg.attempts] if one_queue else range(1, cfg.attempts + 1)
     with tempfile.TemporaryDirectory() as scratch:
-        stores = [RowStore(Path(scratch) / n, ("id", "attempt")) for n in ("samples", "verdicts")]
+        names, key = ("samples", "verdicts"), ("id", "attempt")
+        samples, verdicts = (RowStore(Path(scratch) / name, key) for name in names)
         ledger = Ledger(cfg.reasoning)
         for attempts in ladders:
             so_far = replace(cfg, attempts=attempts)
-            rounds = Rounds(so_far, asked, FakeTokenizer(), *stores, ledger, lambda: None)
+            tokenizer = FakeTokenizer()
+            rounds = Rounds(so_far, asked, tokenizer, samples, verdicts, ledger, lambda: None)
             rounds.sample(engine, between)
             if between is not None:
                 rounds.judge(guard)
