@@ -187,8 +187,8 @@ def _status(setting: str, choice: Choice) -> str:
 def _figures(study: Study, name: str, answers: Mapping[str, MethodAnswers]) -> dict[str, Any]:
     """A method's measures and suites, and its differences from reference and student."""
     if name not in answers:
-        against = ("against_reference", "against_initial", "against_safest")
-        empty = ("measures", "suites", "columns", *against)
+        others = ("against_reference", "against_initial", "against_safest")
+        empty = ("measures", "suites", "columns", *others)
         return {"evaluated_seeds": [], **{key: {} for key in empty}}
     mine = answers[name]
     measures = [measure for measure in MEASURES if mine.of(measure)]
