@@ -15,7 +15,7 @@ def planned(monkeypatch):
     recipes = []
 
     def plan(recipe, mesh, assumed):
-        recipes.append(recipe)
+        recipes.append((recipe.synthesis.method, assumed.response_tokens))
         hours = {"load": 9.0, "sample": 1.0, "guard": 0.5, "train": float(recipe.training.epochs)}
         stages = [
             StagePlan(name, "mini:student", hours=value, tokens_per_second=1000.0)
@@ -36,7 +36,8 @@ def test_runs_and_hours_are_summed_over_settings_and_seeds(write, planned):
     assert thinksafe.hours == {"sample": 5.0, "guard": 2.5, "train": 1 + 2 + 1 + 2 + 2}
     # it samples nothing, and five epochs cost five hours
     assert (refusal.runs, refusal.hours) == (2, {"sample": 0.0, "guard": 0.0, "train": 10.0})
-    assert len(planned) == 3  # the learning rate changes no hour
+    # the learning rate changes no hour, and a fixed refusal is short
+    assert planned == [("thinksafe", 360), ("thinksafe", 360), ("direct-refusal", 32)]
     assert plan.evaluations == {"validation": 5, "heldout": 6}
     assert plan.responses == {"validation": 4, "heldout": 4}
     answers = 5 * 4 + 6 * 4

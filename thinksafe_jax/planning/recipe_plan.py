@@ -43,7 +43,9 @@ def plan_recipe(recipe: Recipe, mesh: MeshConfig, assumed: Assumed | None = None
     """
     assumed = assumed or Assumed()
     prompts = _count_prompts(recipe)
-    asked, on_policy = prompts or assumed.prompts, bool(recipe.on_policy.method)
+    # where the sources are not here, the recipe's limit still holds
+    most = min(assumed.prompts, recipe.synthesis.limit or assumed.prompts)
+    asked, on_policy = prompts or most, bool(recipe.on_policy.method)
     rows = rollouts_of(recipe, asked) if on_policy else asked
     request = PlanRequest(as_dataset(recipe) if on_policy else recipe, mesh, rows, assumed)
     request.devices()  # before JAX starts: how many are simulated is asked for once

@@ -15,6 +15,7 @@ from thinksafe_jax.studies.costs import STAGES
 from thinksafe_jax.studies.study_file import SPLITS, Method, Study, apart_from_rates
 
 Planner = Callable[[Recipe], RecipePlan]
+_FIXED_TOKENS = 32  # of a response that is one text for every prompt
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,9 @@ def plan_study(study: Study, mesh: MeshConfig, assumed: Assumed | None = None) -
     def planned(recipe: Recipe) -> RecipePlan:
         key = repr(apart_from_rates(recipe))
         if key not in plans:
-            plans[key] = plan_recipe(recipe, mesh, assumed)
+            fixed = recipe.synthesis.method in ("direct-refusal", "safepath")
+            tokens = _FIXED_TOKENS if fixed else assumed.response_tokens
+            plans[key] = plan_recipe(recipe, mesh, replace(assumed, response_tokens=tokens))
         return plans[key]
 
     methods = [_method_hours(study, method, planned) for method in study.methods]
