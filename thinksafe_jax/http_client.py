@@ -159,7 +159,8 @@ class Server:
         if error.code not in _BUSY:
             raise Refused(f"HTTP {error.code}: {text}") from None
         after = error.headers.get("Retry-After", "")
-        return f"HTTP {error.code}", float(after) if after.isdecimal() else None
+        reason = f"HTTP {error.code}: {text}" if text else f"HTTP {error.code}"
+        return reason, float(after) if after.isdecimal() else None
 
     def _shown(self, text: str) -> str:
         """The first line of a server's words; the key goes before the cut."""

@@ -161,6 +161,16 @@ def test_a_server_that_loads_no_adapters_is_refused(server, tmp_path, answer, wo
         list(made.generate(requests(1)))
 
 
+def test_an_adapter_of_a_rank_that_the_server_has_no_room_for_is_said(server, tmp_path):
+    """vLLM answers 500, as it does when it is about to go."""
+    rank = 500, "LoRA rank 2 is greater than max_lora_rank 1."
+    server.instead = lambda path, body: rank if path == "load_lora_adapter" else None
+    made = engine(server, tmp_path, retries=0)
+    made.update_adapter(adapter(1.0))
+    with pytest.raises(RetryLater, match=r"max_lora_rank 1.*needs .*--max-lora-rank 2 or more"):
+        list(made.generate(requests(1)))
+
+
 def test_a_folder_that_the_server_does_not_see_is_refused(server, tmp_path):
     made = engine(server, tmp_path, served_folder="/elsewhere")
     made.update_adapter(adapter(1.0))

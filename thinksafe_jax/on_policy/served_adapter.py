@@ -92,6 +92,11 @@ class ServedAdapter:
         if jax.process_index() == 0:
             shutil.rmtree(self._folder / name, ignore_errors=True)
 
+    @property
+    def _needed(self) -> str:
+        rank = f"--max-lora-rank {self._lora.r}"
+        return f"vLLM needs --enable-lora, {rank} or more, and a folder that it sees"
+
     def _ask_to_load(self, name: str) -> None:
         path = f"{self._seen}/{name}"
         server = f"rollout server {self._server.url}"
@@ -114,6 +119,7 @@ class ServedAdapter:
             if "already" in str(refused):  # loaded: by another process, or before a kill
                 return
             raise EnvironmentFault(
-                f"{server}: does not load the adapter {path} ({refused}); vLLM needs "
-                f"--enable-lora, --max-lora-rank {self._lora.r} or more, and a folder that it sees"
+                f"{server}: does not load the adapter {path} ({refused}); {self._needed}"
             ) from None
+        except RetryLater as error:  # vLLM answers 500 to an adapter that it has no room for
+            raise RetryLater(f"{error}. It was asked to load {path}; {self._needed}") from None

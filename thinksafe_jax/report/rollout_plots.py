@@ -43,6 +43,10 @@ _PANELS: tuple[tuple[str, dict[str, tuple[str, str]]], ...] = (
     ),
     ("nats", {"kl": ("divergence from the reference", "after")}),
     ("nats, log scale", {"log_p_gap_max": ("largest gap of sampler and trainer", "muted")}),
+    (
+        "share of tokens",
+        {"effective_sample_share": ("effective sample under importance ratios", "after")},
+    ),
 )
 
 
