@@ -51,3 +51,20 @@ def test_a_pool_below_one_row_is_said_with_both_numbers():
     plan = plan_loop(request, parts)
     assert not plan.fits(mesh)
     assert "would hold 0 tokens, one longest row has 18,432" in plan.problems[0]
+
+
+def test_where_a_server_draws_nothing_here_is_held_for_the_sampler():
+    """Its hours are not counted either, and it is said."""
+    mesh = load_mesh("v6e-8")
+    served = ["url=http://h:1/v1", "adapter_folder=/a"]
+    recipe = load_recipe(
+        GRPO, ["training.ratio_cap=2", *(f"on_policy.server.{key}" for key in served)]
+    )
+    request = PlanRequest(as_dataset(recipe), mesh, 640, Assumed())
+    parts = [
+        StagePlan("sample", "student", bytes={"weights": GB, "kv pool": 30 * GB}, hours=5.0),
+        StagePlan("train", "student", bytes={"weights": 2 * GB}, hours=1.0),
+    ]
+    plan = plan_loop(request, parts)
+    assert plan.bytes == {"train student": 2 * GB} and plan.hours == 1.0
+    assert plan.problems == [] and "not planned" in plan.facts[0]

@@ -2,7 +2,8 @@
 
 The loop trains on each rollout once. So its parts are planned as stages of a recipe that samples
 as many rows and trains on them for one epoch. What the loop adds is that sampler, guard, teacher
-and trainer are on the devices at the same time.
+and trainer are on the devices at the same time. Where a server draws the rollouts there is no
+sampler; what the server takes is not planned.
 """
 
 from collections.abc import Sequence
@@ -14,6 +15,10 @@ from thinksafe_jax.planning.memory import phase_budget
 from thinksafe_jax.planning.stage_plans import PlanRequest, StagePlan, start_plan
 
 _POOL = "kv pool"  # as the plan of sampling calls it
+_SERVED = (
+    "drawn by the server of on_policy.server, whose memory and hours are not planned; the stage "
+    "sample is what they would be here"
+)
 
 
 def rollouts_of(recipe: Recipe, prompts: int) -> int:
@@ -44,37 +49,56 @@ def plan_loop(request: PlanRequest, parts: Sequence[StagePlan]) -> StagePlan:
     Returns:
         A stage whose hours are those of its parts one after the other.
     """
-    recipe, mesh, topology = request.recipe, request.mesh, request.mesh.topology
-    held = {f"{part.name} {part.model}": part.peak for part in parts}
-    pool = parts[0].bytes.get(_POOL, 0)
-    held[f"{parts[0].name} {parts[0].model}"] -= pool
-    teacher = recipe.on_policy.teacher
-    if teacher.model:
-        model, cfg = find_model(teacher.model)
-        settings = request.settings(cfg, teacher.dtype)
-        budget = phase_budget("generate", mesh.train, cfg, topology, settings)
-        held[f"teacher {model}"] = budget.bytes.get("weights", 0)
-    held[_POOL] = max(0, min(pool, int(topology.hbm_bytes) - sum(held.values())))
+    recipe, mesh = request.recipe, request.mesh
+    sampler, others = parts[0], parts[1:]
+    held = {f"{part.name} {part.model}": part.peak for part in others} | _teacher(request)
+    steps = f"{request.rows // recipe.training.batch_size:,} steps of "
+    facts = [f"{steps}{recipe.training.batch_size} rollouts, {_SERVED}"]
+    problems: list[str] = []
+    if not recipe.on_policy.server.url:
+        others, pool = parts, sampler.bytes.get(_POOL, 0)
+        held = {f"{sampler.name} {sampler.model}": sampler.peak - pool, **held}
+        held[_POOL] = max(0, min(pool, int(mesh.topology.hbm_bytes) - sum(held.values())))
+        tokens, context = _pool_tokens(request, held[_POOL])
+        problems = [] if tokens >= context else [_no_room(tokens, context)]
+        facts = [
+            f"{steps}{recipe.training.batch_size} rollouts; the base lies in the "
+            "layouts of sampler and trainer, an adapter goes from one to the other each step",
+            f"beside guard and trainer a pool of {tokens:,} tokens is left: set "
+            f"engine.pool_tokens={tokens // 1000 * 1000}",
+        ]
     model, cfg = find_model(recipe.student.model)
     settings = request.settings(cfg, recipe.student.dtype)
-    token = phase_budget("generate", mesh.generate, cfg, topology, settings).kv_bytes_per_token
-    tokens = held[_POOL] // token if token else 0
-    steps = request.rows // recipe.training.batch_size
     plan, _ = start_plan("loop", model, cfg, mesh.train, request, settings)
     return replace(
         plan,
         bytes=held,
-        problems=[] if tokens >= settings.context else [_no_room(tokens, settings.context)],
-        facts=[
-            f"{steps:,} steps of {recipe.training.batch_size} rollouts; the base lies in the "
-            "layouts of sampler and trainer, an adapter goes from one to the other each step",
-            f"beside guard and trainer a pool of {tokens:,} tokens is left: set "
-            f"engine.pool_tokens={tokens // 1000 * 1000}",
-            "the hours are those of the parts one after the other, on the same devices",
-        ],
-        hours=sum(part.hours for part in parts),
+        problems=problems,
+        facts=[*facts, "the hours are those of the parts one after the other, on the same devices"],
+        hours=sum(part.hours for part in others),
         nearest=[],
     )
+
+
+def _teacher(request: PlanRequest) -> dict[str, int]:
+    """The teacher's weights, which lie beside the student; {} where there is none."""
+    teacher, mesh = request.recipe.on_policy.teacher, request.mesh
+    if not teacher.model:
+        return {}
+    model, cfg = find_model(teacher.model)
+    settings = request.settings(cfg, teacher.dtype)
+    budget = phase_budget("generate", mesh.train, cfg, mesh.topology, settings)
+    return {f"teacher {model}": budget.bytes.get("weights", 0)}
+
+
+def _pool_tokens(request: PlanRequest, pool: int) -> tuple[int, int]:
+    """(tokens that a KV pool of so many bytes holds, tokens of the longest row)."""
+    student, mesh = request.recipe.student, request.mesh
+    _, cfg = find_model(student.model)
+    settings = request.settings(cfg, student.dtype)
+    budget = phase_budget("generate", mesh.generate, cfg, mesh.topology, settings)
+    token = budget.kv_bytes_per_token
+    return pool // token if token else 0, settings.context
 
 
 def _no_room(tokens: int, context: int) -> str:
