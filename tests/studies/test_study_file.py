@@ -68,6 +68,8 @@ def test_without_a_grid_nothing_is_chosen_and_no_validation_is_needed(write):
         ({"choose": {"rule": "minimise harms"}}, "no measure 'harms'; expected one of harm,"),
         ({"choose": {"rule": "less harm"}}, "choose.rule: is 'less harm'"),
         ({"published": "Qwen3-0.7B"}, "did you mean Qwen3-"),
+        ({"published": "Qwen3-0.6B", "methods": method(published="ThinkSave")}, "mean ThinkSafe?"),
+        ({"methods": method(published="ThinkSafe")}, "published: is ''; expected one of Qwen3-"),
         ({"methods": method(recipe="minni")}, "no recipe 'minni'"),
         ({"methods": method(name="Initial")}, "which another method has"),
         ({"methods": method(name="a/b")}, "methods[0].name: is 'a/b'; expected the name of one"),

@@ -23,7 +23,7 @@ def planned(monkeypatch):
         ]
         return RecipePlan(recipe.name, mesh, 10, True, assumed, stages)
 
-    monkeypatch.setattr(study_plan, "plan_recipe", plan)
+    monkeypatch.setattr("thinksafe_jax.planning.plan_recipe", plan)
     return recipes
 
 

@@ -20,7 +20,6 @@ from thinksafe_jax.synthesis import attempts, steer
 from thinksafe_jax.tokenizer import ChatTokenizer
 from thinksafe_jax.weights import resolve_model
 
-STAGES = ("sample", "guard", "train")
 _TIMED = ("sample", "judge", "rollout")
 
 

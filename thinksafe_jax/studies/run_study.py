@@ -1,4 +1,7 @@
-"""A study from its file to its page; the same command goes on where it was stopped."""
+"""A study from its file to its page; the same command goes on where it was stopped.
+
+What computes is imported in the functions, so that a file is refused before JAX is imported.
+"""
 
 import logging
 import os
@@ -14,12 +17,8 @@ from typing import Any
 
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.storage import atomic_write, prepare_directory
-from thinksafe_jax.studies.inputs import check_inputs
-from thinksafe_jax.studies.results import choices, write_results
 from thinksafe_jax.studies.study_file import Study
-from thinksafe_jax.studies.study_page import write_page
 from thinksafe_jax.studies.units import heldout_units, validation_units
-from thinksafe_jax.studies.work_off import set_changed_aside, work_off
 
 _log = logging.getLogger(__name__)
 HELPER = "THINKSAFE_STUDY_HELPER"  # set in the processes that `--jobs` starts
@@ -48,6 +47,11 @@ def run_study(
         ConfigError, InputError: prompts or questions cannot be read, or splits share prompts.
         EnvironmentFault, RetryLater, Terminated: as `run_pipeline`; run the same command again.
     """
+    from thinksafe_jax.studies.inputs import check_inputs
+    from thinksafe_jax.studies.results import write_results
+    from thinksafe_jax.studies.study_page import write_page
+    from thinksafe_jax.studies.work_off import set_changed_aside, work_off
+
     prepare_directory(root)
     is_helper = bool(os.environ.get(HELPER))
     if is_helper:
@@ -74,6 +78,8 @@ def run_study(
 
 
 def _chosen(study: Study, root: Path) -> Mapping[str, str | None]:
+    from thinksafe_jax.studies.results import choices
+
     chosen = {name: choice.chosen for name, choice in choices(study, root).items()}
     for name, setting in chosen.items():
         if setting is None:

@@ -30,7 +30,6 @@ from thinksafe_jax.config import (
     validate,
 )
 from thinksafe_jax.errors import ConfigError, did_you_mean, quoted
-from thinksafe_jax.evaluation import paper_columns, paper_rows, published_tables
 from thinksafe_jax.studies.choosing_rule import MEASURES, Rule, parse_rule
 
 INITIAL = "Initial"  # the student as it was: in every study, and never trained
@@ -90,12 +89,8 @@ class StudyConfig:
                 f"reference: is {quoted(self.reference)}; expected one of {', '.join(names)}"
                 f"{did_you_mean(self.reference, names)}"
             )
-        models = published_tables()["models"]
-        if self.published and self.published not in models:
-            yield (
-                f"published: is {quoted(self.published)}; expected one of {', '.join(models)}"
-                f"{did_you_mean(self.published, models)}"
-            )
+        if self.published or any(m.published or m.published_values for m in self.methods):
+            yield from self._paper_problems()
         for split in SPLITS:
             if not self.asks(split) and (split == "heldout" or self.chooses):
                 yield f"{split}: asks nothing; expected harmful, over_refusal, reasoning or suites"
@@ -113,20 +108,30 @@ class StudyConfig:
         for key, values in method.grid.items():
             if not values or len({json.dumps(value) for value in values}) < len(values):
                 yield f"grid.{key}: is {quoted(values)}; expected one value or more, each once"
-        columns = [column.key for column in paper_columns()]
-        for column in method.published_values:
-            if column not in columns:
-                yield (
-                    f"published_values.{column}: unknown column; expected one of "
-                    f"{', '.join(columns)}{did_you_mean(column, columns)}"
-                )
-        if method.published and self.published in published_tables()["models"]:
-            rows = paper_rows(self.published)
-            if method.published not in rows:
-                yield (
-                    f"published: is {quoted(method.published)}; expected one of {', '.join(rows)}"
-                    f"{did_you_mean(method.published, rows)}"
-                )
+
+    def _paper_problems(self) -> Iterator[str]:
+        from thinksafe_jax.evaluation import paper_columns, paper_rows, published_tables
+
+        models = published_tables()["models"]
+        if self.published not in models:
+            yield (
+                f"published: is {quoted(self.published)}; expected one of {', '.join(models)}"
+                f"{did_you_mean(self.published, models)}"
+            )
+            return
+        rows, columns = paper_rows(self.published), [column.key for column in paper_columns()]
+        for i, method in enumerate(self.methods):
+            named = [
+                (f"published_values.{name}", name, columns) for name in method.published_values
+            ]
+            if method.published:
+                named.append(("published", method.published, list(rows)))
+            for key, name, known in named:
+                if name not in known:
+                    yield (
+                        f"methods[{i}].{key}: no {quoted(name)} in the paper's tables; expected "
+                        f"one of {', '.join(known)}{did_you_mean(name, known)}"
+                    )
 
     def _rule_problems(self) -> Iterator[str]:
         try:

@@ -8,9 +8,9 @@ from thinksafe_jax.evaluation import paper_columns
 from thinksafe_jax.report import page_environment
 from thinksafe_jax.storage import atomic_write
 from thinksafe_jax.studies import study_plots
-from thinksafe_jax.studies.costs import STAGES
 from thinksafe_jax.studies.findings import findings
 from thinksafe_jax.studies.study_file import INITIAL
+from thinksafe_jax.studies.units import STAGES
 
 TEMPLATE = "study.html.jinja"
 TITLES = {

@@ -4,17 +4,20 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from thinksafe_jax.config import SAMPLED, EvaluationConfig, Recipe
 from thinksafe_jax.data import BENCHMARKS, REASONING, load_questions
 from thinksafe_jax.errors import ConfigError, ThinkSafeError
-from thinksafe_jax.planning import Assumed, RecipePlan, plan_recipe
-from thinksafe_jax.sharding import MeshConfig, load_mesh
 from thinksafe_jax.storage import atomic_write
-from thinksafe_jax.studies.costs import STAGES
 from thinksafe_jax.studies.study_file import SPLITS, Method, Study, apart_from_rates
+from thinksafe_jax.studies.units import STAGES
 
-Planner = Callable[[Recipe], RecipePlan]
+if TYPE_CHECKING:
+    from thinksafe_jax.planning import Assumed, RecipePlan
+    from thinksafe_jax.sharding import MeshConfig
+
+Planner = Callable[[Recipe], "RecipePlan"]
 _FIXED_TOKENS = 32  # of a response that is one text for every prompt
 
 
@@ -67,16 +70,18 @@ class StudyPlan:
         return all(method.fits for method in self.methods)
 
 
-def plan_study(study: Study, mesh: MeshConfig, assumed: Assumed | None = None) -> StudyPlan:
+def plan_study(study: Study, mesh: "MeshConfig", assumed: "Assumed | None" = None) -> StudyPlan:
     """Plans one run of every setting that costs another one, and sums over seeds.
 
     Raises:
         ConfigError, EnvironmentFault: as `plan_recipe`.
     """
+    from thinksafe_jax.planning import Assumed, plan_recipe
+
     assumed = assumed or Assumed()
     plans: dict[str, RecipePlan] = {}
 
-    def planned(recipe: Recipe) -> RecipePlan:
+    def planned(recipe: Recipe) -> "RecipePlan":
         key = repr(apart_from_rates(recipe))
         if key not in plans:
             fixed = recipe.synthesis.method in ("direct-refusal", "safepath")
@@ -103,13 +108,15 @@ def plan_study(study: Study, mesh: MeshConfig, assumed: Assumed | None = None) -
 
 
 def print_study_plan(
-    study: Study, mesh: str | None, assumed: Assumed, json_out: Path | None
+    study: Study, mesh: str | None, assumed: "Assumed", json_out: Path | None
 ) -> bool:
     """The command `thinksafe plan --study`; whether everything fits.
 
     Raises:
         ConfigError: neither the command nor the recipes name a mesh.
     """
+    from thinksafe_jax.sharding import load_mesh
+
     name = mesh or study.methods[0].settings[0].recipe.mesh
     if name is None:
         raise ConfigError("the study's recipes name no mesh; give --mesh")
@@ -137,7 +144,7 @@ def _method_hours(study: Study, method: Method, planned: Planner) -> MethodHours
     return MethodHours(method.name, runs, hours, fits)
 
 
-def _run_hours(recipe: Recipe, plan: RecipePlan) -> dict[str, float]:
+def _run_hours(recipe: Recipe, plan: "RecipePlan") -> dict[str, float]:
     """Hours of one run by stage; a method that samples nothing only trains."""
     sampled = bool(recipe.on_policy.method) or recipe.synthesis.method in SAMPLED
     names = STAGES if sampled else ("train",)
@@ -191,7 +198,7 @@ def _student_rate(study: Study, planned: Planner) -> float:
     return next(s.tokens_per_second for s in planned(recipe).stages if s.name == "sample")
 
 
-def _lines(plan: StudyPlan, assumed: Assumed) -> Iterator[str]:
+def _lines(plan: StudyPlan, assumed: "Assumed") -> Iterator[str]:
     runs = sum(method.runs for method in plan.methods)
     yield f"{plan.study} on {plan.mesh}: {plan.chips} chips, {runs} runs"
     yield (

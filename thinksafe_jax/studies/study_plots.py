@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from thinksafe_jax.report import COLOURS, figure_of
-from thinksafe_jax.studies.costs import STAGES
 from thinksafe_jax.studies.study_file import INITIAL
+from thinksafe_jax.studies.units import STAGES
 
 STAGE_COLOURS = {"sample": "after", "guard": "benign", "train": "harmful"}
 _ROW = 0.34  # inches of a method in a list of methods

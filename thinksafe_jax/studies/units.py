@@ -15,6 +15,7 @@ from pathlib import Path
 from thinksafe_jax.config import Recipe
 from thinksafe_jax.studies.study_file import INITIAL, Method, Setting, Study
 
+STAGES = ("sample", "guard", "train")  # what a run costs is told by these
 UNTOUCHED = "untouched"  # the setting of the student that is not trained
 
 
