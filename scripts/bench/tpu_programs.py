@@ -24,7 +24,6 @@ import argparse
 import gzip
 import json
 import math
-import time
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -39,13 +38,13 @@ from thinksafe_jax.models.attention import IMPLEMENTATIONS as FRESH
 from thinksafe_jax.planning.abstract_programs import (
     Program,
     Sampler,
-    compile_only,
     decode_program,
     guard_program,
     prefill_program,
     train_program,
 )
 from thinksafe_jax.planning.collectives import collectives_of
+from thinksafe_jax.planning.compiler import compiler_output
 from thinksafe_jax.planning.devices import compile_devices
 from thinksafe_jax.planning.find_model import find_model
 from thinksafe_jax.planning.hbm_traffic import HbmTraffic, hbm_traffic
@@ -150,15 +149,13 @@ def compiled(case: Case, folder: Path) -> tuple[str, dict[str, Any]]:
     """The program's text (HLO) and its memory, from the folder where they lie there already."""
     text, facts = folder / f"{case.name}.hlo.gz", folder / f"{case.name}.json"
     if not facts.exists():
-        began = time.monotonic()
-        result = compile_only(case.build())
-        memory = result.memory_analysis()
+        output = compiler_output(case.build())
         with gzip.open(text, "wt", encoding="utf-8") as file:
-            file.write(result.as_text())
+            file.write(output.text)
         sizes = {
-            "argument_bytes": memory.argument_size_in_bytes,
-            "temporary_bytes": memory.temp_size_in_bytes,
-            "compile_seconds": round(time.monotonic() - began, 1),
+            "argument_bytes": output.argument_bytes,
+            "temporary_bytes": output.temporary_bytes,
+            "compile_seconds": round(output.seconds, 1),
         }
         facts.write_text(json.dumps(sizes), encoding="utf-8")
     with gzip.open(text, "rt", encoding="utf-8") as file:

@@ -10,13 +10,13 @@ from tests.support import live_arrays, quick_compiles, tiny_config
 from tests.training import kit
 from thinksafe_jax.planning.abstract_programs import (
     Sampler,
-    compile_program,
     decode_program,
     guard_program,
     prefill_program,
     shard_bytes,
     train_program,
 )
+from thinksafe_jax.planning.compiler import compile_program
 from thinksafe_jax.planning.devices import compile_devices
 from thinksafe_jax.planning.measure import filled_arguments
 from thinksafe_jax.sharding import load_mesh

@@ -15,12 +15,12 @@ from tests.training import kit
 from thinksafe_jax.planning import devices
 from thinksafe_jax.planning.abstract_programs import (
     Sampler,
-    compile_program,
     decode_program,
     guard_program,
     prefill_program,
     train_program,
 )
+from thinksafe_jax.planning.compiler import compile_program
 from thinksafe_jax.planning.devices import compile_devices, torus
 from thinksafe_jax.sharding import ModelMesh, load_mesh
 
@@ -129,7 +129,10 @@ def test_the_compiler_says_nothing_of_the_tpu_that_is_not_here():
 @needs_libtpu
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["v5e-16", "v5p-8", "v6e-8"])
-def test_every_program_of_a_run_is_compiled_by_the_compiler_of_the_chips(name):
+def test_every_program_of_a_run_is_compiled_by_the_compiler_of_the_chips(
+    name, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("THINKSAFE_CACHE", str(tmp_path))
     mesh = load_mesh(name)
     topology, generate = mesh.topology, mesh.generate.for_model(CFG)
     of_host, replica = generate.of_host(topology.hosts), generate.of_replica()
@@ -142,8 +145,10 @@ def test_every_program_of_a_run_is_compiled_by_the_compiler_of_the_chips(name):
         partial(guard_program, CFG, of_host, compile_devices(topology, of_host.devices), 1, 256),
         partial(train_program, CFG, mesh.train, compile_devices(topology), config),
     ]
-    for build in (builds[2], *builds):  # the second time JAX's cache on disk warned
+    for build in builds:
         compiled = compile_program(build, "bfloat16")
         assert compiled.compiler.startswith("TPU v")
         assert 0 < compiled.arguments <= compiled.peak < topology.hbm_bytes
         assert "all-reduce" in compiled.collectives
+        assert compile_program(build, "bfloat16") == compiled  # as it is kept, time and all
+    assert len(list(tmp_path.rglob("*.json.gz"))) == len(builds)

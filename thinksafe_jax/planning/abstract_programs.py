@@ -1,23 +1,20 @@
 """The programs of a run, from shapes alone: decode, prefill, guard and training step on a mesh.
 
-Nothing is allocated. What runs is compiled: one replica's sampler on its own devices, one host's
-guard, one training step over the whole mesh.
+Nothing is allocated. They are what runs: one replica's sampler on its own devices, one host's
+guard, one training step over the whole mesh. `compiler` compiles them.
 """
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.compilation_cache import compilation_cache
 
 from thinksafe_jax.config import TrainingConfig
 from thinksafe_jax.guards import score_words
 from thinksafe_jax.models import AttentionRequest, ModelConfig, Params, abstract_params
-from thinksafe_jax.planning.collectives import Collectives, collectives_of
 from thinksafe_jax.sampling import (
     DecodeSpec,
     KvCache,
@@ -68,6 +65,12 @@ class Program:
     rare_branches: bool = False
     again: Callable[[tuple, Any], tuple] = lambda arguments, results: arguments
 
+    @property
+    def device(self) -> Any:
+        """One of those that it is compiled for."""
+        leaf = jax.tree.leaves(self.arguments)[0]
+        return next(iter(leaf.sharding.device_set))
+
 
 @dataclass(frozen=True)
 class Sampler:
@@ -94,78 +97,6 @@ class Sampler:
     window: int = 1
     drafts: int = 0
     kv_dtype: str = "model"
-
-
-@dataclass(frozen=True)
-class Compiled:
-    """What the compiler says of a program; bytes are per device.
-
-    Attributes:
-        compiler: whose figures these are.
-        arguments: weights, cache, optimiser state, batch.
-        temporaries: everything else that is alive at the same time.
-        collectives: by kind, of one call.
-        flops: as the compiler counts them: every loop once.
-        seconds: that compiling took.
-    """
-
-    compiler: str
-    arguments: int
-    temporaries: int
-    collectives: Collectives
-    flops: float
-    seconds: float
-
-    @property
-    def peak(self) -> int:
-        """Results replace the arguments that they are computed from."""
-        return self.arguments + self.temporaries
-
-
-def compile_program(build: Callable[[str], Program], dtype: str) -> Compiled:
-    """Compiles a program and reads it.
-
-    XLA:CPU knows no bfloat16 and would keep float32 copies beside every array. There the program is
-    compiled in float32 and sizes are scaled to the dtype, which comes near what a chip needs.
-
-    Args:
-        build: dtype of weights and cache -> the program.
-    """
-    wanted = build(dtype)
-    native = _platform(wanted) != "cpu" or dtype == "float32"
-    program = wanted if native else build("float32")
-    scale = jnp.dtype(dtype).itemsize / 4 if not native else 1
-    began = time.monotonic()
-    compiled = compile_only(program)
-    seconds = time.monotonic() - began
-    memory, costs = compiled.memory_analysis(), compiled.cost_analysis()
-    branches = "least" if program.rare_branches else "all"
-    collectives = collectives_of(compiled.as_text(), branches=branches)
-    return Compiled(
-        compiler=_kind(program) + ("" if native else f" (float32, scaled to {dtype})"),
-        arguments=memory.argument_size_in_bytes if native else shard_bytes(wanted.arguments),
-        temporaries=round(scale * memory.temp_size_in_bytes),
-        collectives={kind: traffic.scaled(scale) for kind, traffic in collectives.items()},
-        flops=float((costs or {}).get("flops", 0.0)),
-        seconds=seconds,
-    )
-
-
-def compile_only(program: Program) -> Any:
-    """The compiled program (`jax.stages.Compiled`), which may be for devices that are not here."""
-    lowered = program.function.lower(*program.arguments, **program.statics)
-    if _platform(program) != "tpu":
-        return lowered.compile()
-    # JAX writes what is compiled for chips that are not here to its cache on disk, cannot read it
-    # back, and warns
-    before = jax.config.values["jax_enable_compilation_cache"]
-    jax.config.update("jax_enable_compilation_cache", False)
-    compilation_cache.reset_cache()
-    try:
-        return lowered.compile()
-    finally:
-        jax.config.update("jax_enable_compilation_cache", before)
-        compilation_cache.reset_cache()
 
 
 def shard_bytes(tree: Tree) -> int:
@@ -307,16 +238,3 @@ def _first(layout: Layout) -> Any:
 def _size(layout: Layout) -> int:
     assert layout.mesh is not None
     return layout.mesh.size
-
-
-def _device(program: Program) -> Any:
-    leaf = jax.tree.leaves(program.arguments)[0]
-    return next(iter(leaf.sharding.device_set))
-
-
-def _platform(program: Program) -> str:
-    return _device(program).platform
-
-
-def _kind(program: Program) -> str:
-    return _device(program).device_kind

@@ -4,8 +4,9 @@ from dataclasses import replace
 from functools import partial
 
 from thinksafe_jax.config import GuardModel
-from thinksafe_jax.planning.abstract_programs import compile_program, guard_program
+from thinksafe_jax.planning.abstract_programs import guard_program
 from thinksafe_jax.planning.collectives import total
+from thinksafe_jax.planning.compiler import compile_program
 from thinksafe_jax.planning.find_model import find_model
 from thinksafe_jax.planning.memory import Settings, phase_budget
 from thinksafe_jax.planning.roofline import bound_of, guard_cost

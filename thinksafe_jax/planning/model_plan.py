@@ -9,13 +9,9 @@ from typing import Any
 
 from thinksafe_jax.config import TrainingConfig
 from thinksafe_jax.models import ModelConfig, parameter_count
-from thinksafe_jax.planning.abstract_programs import (
-    Compiled,
-    Program,
-    compile_program,
-    train_program,
-)
+from thinksafe_jax.planning.abstract_programs import Program, train_program
 from thinksafe_jax.planning.base_layouts import base_layouts
+from thinksafe_jax.planning.compiler import Compiled, compile_program
 from thinksafe_jax.planning.devices import compile_devices
 from thinksafe_jax.planning.find_model import find_model
 from thinksafe_jax.planning.memory import (

@@ -14,11 +14,11 @@ from thinksafe_jax.data import benchmark_kinds
 from thinksafe_jax.models import ModelConfig
 from thinksafe_jax.planning.abstract_programs import (
     Sampler,
-    compile_program,
     decode_program,
     prefill_program,
 )
 from thinksafe_jax.planning.collectives import total
+from thinksafe_jax.planning.compiler import compile_program
 from thinksafe_jax.planning.devices import is_simulated
 from thinksafe_jax.planning.find_model import find_model
 from thinksafe_jax.planning.memory import Budget, Settings, filled_rows

@@ -9,15 +9,14 @@ import jax
 from thinksafe_jax.errors import EnvironmentFault, ThinkSafeError
 from thinksafe_jax.models import ModelConfig
 from thinksafe_jax.planning.abstract_programs import (
-    Compiled,
     Program,
     Sampler,
-    compile_program,
     decode_program,
     prefill_program,
     train_program,
 )
 from thinksafe_jax.planning.collectives import total
+from thinksafe_jax.planning.compiler import Compiled, compile_program
 from thinksafe_jax.planning.devices import compile_devices, is_simulated
 from thinksafe_jax.planning.measure import measured_seconds
 from thinksafe_jax.planning.memory import Settings, filled_rows, phase_budget

@@ -4,8 +4,9 @@ from dataclasses import replace
 from functools import partial
 
 from thinksafe_jax.models import ModelConfig
-from thinksafe_jax.planning.abstract_programs import Compiled, compile_program, train_program
+from thinksafe_jax.planning.abstract_programs import train_program
 from thinksafe_jax.planning.collectives import total
+from thinksafe_jax.planning.compiler import Compiled, compile_program
 from thinksafe_jax.planning.find_model import find_model
 from thinksafe_jax.planning.memory import Budget
 from thinksafe_jax.planning.roofline import bound_of, train_cost

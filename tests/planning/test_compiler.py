@@ -1,0 +1,92 @@
+"""What a compiler gave for chips that are not here is kept, and read for the same program."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from thinksafe_jax.planning import compiler
+from thinksafe_jax.planning.abstract_programs import Program
+from thinksafe_jax.planning.compiler import compiler_output
+
+
+class Chip:
+    """A simulated device in the place of a TPU's."""
+
+    platform, device_kind = "tpu", "TPU v5 lite"
+
+
+class OnChips(Program):
+    """A program whose devices say that they are TPUs."""
+
+    device = Chip
+
+
+@pytest.fixture
+def compiled(tmp_path, monkeypatch):
+    """Programs that were given to the compiler, one after the other."""
+    given = []
+
+    def compile_lowered(lowered):
+        given.append(lowered.as_text())
+        return lowered.compile()
+
+    monkeypatch.setenv("THINKSAFE_CACHE", str(tmp_path))
+    monkeypatch.setattr(compiler, "_compiled_elsewhere", compile_lowered)
+    monkeypatch.setattr(compiler, "_coordinates", lambda device: [device.id])
+    return given
+
+
+def doubled(size=8, devices=2):
+    """x -> 2 x, the sum over the devices."""
+    mesh = jax.make_mesh((devices,), ("x",), devices=jax.devices()[:devices])
+    array = jax.ShapeDtypeStruct((size,), jnp.float32, sharding=NamedSharding(mesh, P("x")))
+    return OnChips(jax.jit(lambda x: 2 * x.sum()), (array,), {}, size, size, devices)
+
+
+def test_the_same_program_is_compiled_once(compiled):
+    first = compiler_output(doubled())
+    assert "all-reduce" in first.text
+    assert compiler_output(doubled()) == first
+    assert len(compiled) == 1
+
+
+@pytest.mark.parametrize("change", [{"size": 16}, {"devices": 4}])
+def test_another_program_or_other_chips_are_compiled(compiled, change):
+    compiler_output(doubled())
+    compiler_output(doubled(**change))
+    assert len(compiled) == 2
+
+
+def test_other_flags_of_the_compiler_are_another_program(compiled, monkeypatch):
+    compiler_output(doubled())
+    monkeypatch.setenv("LIBTPU_INIT_ARGS", "--xla_tpu_scoped_vmem_limit_kib=65536")
+    compiler_output(doubled())
+    assert len(compiled) == 2
+
+
+def test_a_torn_file_is_compiled_again(compiled, tmp_path):
+    first = compiler_output(doubled())
+    (file,) = tmp_path.rglob("*.json.gz")
+    file.write_bytes(file.read_bytes()[:50])
+    again = compiler_output(doubled())
+    assert dataclasses.replace(again, seconds=first.seconds) == first
+    assert len(compiled) == 2
+    assert compiler_output(doubled()) == again  # and is whole now
+
+
+def test_no_place_on_the_disk_is_no_fault(compiled, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("THINKSAFE_CACHE", str(tmp_path / "file"))
+    assert compiler_output(doubled()).argument_bytes == 16
+
+
+def test_what_is_compiled_for_devices_that_are_here_is_left_to_jax(compiled, tmp_path):
+    program = doubled()
+    here = Program(program.function, program.arguments, {}, rows=8, tokens=8, devices=2)
+    assert "all-reduce" in compiler_output(here).text
+    assert not list(tmp_path.iterdir())
+    assert not compiled
