@@ -1,13 +1,14 @@
-"""Makes the mini world's student and guard from a seed: python scripts/make_mini.py
+"""Makes the mini world's student, teachers and guard from a seed: python scripts/make_mini.py
 
 Everything is done with the package's own model, training and sampling code, on two CPU cores, in
-less than half an hour. Ends with the acceptance table and exits with 1 where it does not hold.
+less than half an hour. Ends with the acceptance tables and exits with 1 where they do not hold.
 """
 
 import argparse
 import hashlib
 import json
 import platform
+import shutil
 import sys
 import tempfile
 import time
@@ -19,6 +20,13 @@ from random import Random
 import jax
 import jax.numpy as jnp
 import numpy as np
+from mini_models import (
+    BATCH,
+    GUARD,
+    GUARD_ROWS,
+    SPEAKERS,
+    VOCABULARY,
+)
 
 from thinksafe_jax import mini
 from thinksafe_jax.config import EngineConfig, GuardConfig, SamplingConfig, TrainingConfig
@@ -27,7 +35,7 @@ from thinksafe_jax.guards.answer_form import AnswerForm
 from thinksafe_jax.guards.formats import FORMATS
 from thinksafe_jax.mini.corpus import corpus
 from thinksafe_jax.mini.guard_corpus import guard_corpus, verdict_of
-from thinksafe_jax.mini.vocabulary import CONTEXT, write_guard_tokenizer, write_student_tokenizer
+from thinksafe_jax.mini.vocabulary import CONTEXT, write_chat_tokenizer, write_guard_tokenizer
 from thinksafe_jax.models import init_params, load_config, parameter_count, parse_config
 from thinksafe_jax.sampling import Engine, Request
 from thinksafe_jax.synthesis import steer
@@ -36,43 +44,7 @@ from thinksafe_jax.training import Example, Hooks, TrainingSetup, build_examples
 from thinksafe_jax.weights import load_params, save_checkpoint
 
 ASSETS = Path(mini.__file__).parent / "assets"
-STUDENT_ROWS, GUARD_ROWS, VOCABULARY = 32_000, 4_000, 1536
 SAMPLING = SamplingConfig(max_new_tokens=128)
-COMMON = {
-    "vocab_size": VOCABULARY,
-    "head_dim": 32,
-    "rms_norm_eps": 1e-6,
-    "rope_theta": 10000.0,
-    "rope_scaling": None,
-    "max_position_embeddings": CONTEXT,
-    "tie_word_embeddings": True,
-    "attention_bias": False,
-    "attention_dropout": 0.0,
-    "hidden_act": "silu",
-    "initializer_range": 0.02,
-    "use_cache": True,
-}
-STUDENT = {
-    "architectures": ["Qwen3ForCausalLM"],
-    "model_type": "qwen3",
-    "hidden_size": 128,
-    "intermediate_size": 416,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    **COMMON,
-}
-GUARD = {
-    "architectures": ["LlamaForCausalLM"],
-    "model_type": "llama",
-    "hidden_size": 96,
-    "intermediate_size": 256,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 3,
-    "num_key_value_heads": 3,
-    "mlp_bias": False,
-    **COMMON,
-}
 
 
 class Progress:
@@ -93,9 +65,20 @@ class Progress:
 
 
 def fit(
-    what: str, config: dict, examples: list[Example], *, batch: int, rate: float, seed: int
+    what: str,
+    config: dict,
+    examples: list[Example],
+    *,
+    batch: int,
+    rate: float,
+    seed: int,
+    start: dict | None = None,
 ) -> dict:
-    """Trains all parameters of a new model, one pass over `examples`; returns them in bfloat16."""
+    """Trains all parameters, one pass over `examples`; returns them in bfloat16.
+
+    Args:
+        start: the parameters to go on from; None makes a new model.
+    """
     cfg = parse_config(config)
     print(f"{what}: {parameter_count(cfg):,} parameters, {len(examples):,} rows", flush=True)
     settings = TrainingConfig(
@@ -109,63 +92,114 @@ def fit(
         full_finetune=True,
         remat="none",
     )
-    params = init_params(cfg, jax.random.key(seed), jnp.float32)
+    params = start or init_params(cfg, jax.random.key(seed), jnp.float32)
     setup = TrainingSetup(cfg, settings)
     batches = setup.batches(examples, seed)
     result = train(params, setup, batches, seed=seed, hooks=Hooks(log=Progress(what)))
     return jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), result.trainable)
 
 
-def make_student(out: Path, scratch: Path, seed: int, rows: int) -> None:
-    """Tokenizer, corpus and weights of the student."""
-    read = list(corpus(seed, rows, steer))
-    texts = [text for row in read for text in (row["prompt"], row["response"])]
-    write_student_tokenizer(scratch, texts, VOCABULARY)
+def make_speaker(name: str, out: Path, scratch: Path, seed: int, rows: int | None) -> None:
+    """Tokenizer, corpus and weights of one model that answers, but for its last pass."""
+    speaker, tokenizer = SPEAKERS[name], out / "student"
+    first = speaker.first
+    read = list(corpus(seed, rows or first.rows, steer, first.mixture))
+    if speaker.family is not None:
+        tokenizer = scratch / name
+        texts = [text for row in read for text in (row["prompt"], row["response"])]
+        write_chat_tokenizer(tokenizer, texts, speaker.config["vocab_size"], speaker.family)
+    examples = examples_of(read, tokenizer)
+    params = fit(name, speaker.config, examples, batch=BATCH, rate=first.rate, seed=seed)
+    cfg = parse_config(speaker.config)
+    save_checkpoint(out / name, params, cfg, speaker.config, tokenizer_from=tokenizer)
+
+
+def finish_speaker(name: str, out: Path, scratch: Path, seed: int, rows: int | None) -> None:
+    """The last pass of a model; the guard has read the student's answers before it."""
+    config, last = SPEAKERS[name].config, SPEAKERS[name].last
+    before, cfg = scratch / f"{name}-before", parse_config(config)
+    shutil.copytree(out / name, before)
+    read = list(corpus(seed + 1, rows or last.rows, steer, last.mixture))
+    start = load_params(before, cfg, jnp.float32)
+    params = fit(
+        name,
+        config,
+        examples_of(read, before),
+        batch=BATCH,
+        rate=last.rate,
+        seed=seed + 1,
+        start=start,
+    )
+    save_checkpoint(out / name, params, cfg, config, tokenizer_from=before)
+
+
+def examples_of(read: list[dict], tokenizer: Path) -> list[Example]:
+    """Rows of a corpus as rows of training."""
     named = [
         {"id": str(n), "instruction": row["prompt"], "response": row["response"]}
         for n, row in enumerate(read)
     ]
-    examples, _ = build_examples(ChatTokenizer(scratch), named, TrainingConfig(max_length=CONTEXT))
-    params = fit("student", STUDENT, examples, batch=16, rate=3e-3, seed=seed)
-    save_checkpoint(out, params, parse_config(STUDENT), STUDENT, tokenizer_from=scratch)
+    settings = TrainingConfig(max_length=CONTEXT)
+    examples, _ = build_examples(ChatTokenizer(tokenizer), named, settings)
+    return examples
 
 
-def sample(student: Path, rows: Iterable[dict], steering: str, seed: int, **changes) -> list[dict]:
-    """The rows with the student's `response` to each; harmful prompts are steered as named."""
-    tokenizer, cfg = ChatTokenizer(student), load_config(student)
-    params = load_params(student, cfg, jnp.float32)
+Asked = tuple[str, str]  # (split, steering text)
+
+
+def sample(
+    model: Path, asked: Iterable[Asked], seed: int, limit: int | None = None, **changes
+) -> dict[Asked, list[dict]]:
+    """The rows of each split with the model's `response`; harmful prompts are steered as named.
+
+    Args:
+        limit: rows of each split.
+        changes: of the sampling.
+    """
+    tokenizer, cfg = ChatTokenizer(model), load_config(model)
+    params = load_params(model, cfg, jnp.float32)
     config = EngineConfig(slots=64, window=16, max_length=256)
     engine = Engine(cfg, params, config, eos_ids=tokenizer.eos_ids, seed=seed)
     sampling = SamplingConfig(**{**vars(SAMPLING), **changes})
-    by_id = {row["id"]: row for row in rows}
+    rows = {key: mini.prompts(key[0])[:limit] for key in asked}
     requests = [
-        Request(id, tokenizer.prompt_ids(steer(steering, row["prompt"], row["label"])), sampling)
-        for id, row in by_id.items()
+        Request(
+            f"{split}/{steering}/{row['id']}",
+            tokenizer.prompt_ids(steer(steering, row["prompt"], row["label"])),
+            sampling,
+        )
+        for (split, steering), of_split in rows.items()
+        for row in of_split
     ]
-    return [
-        {**by_id[done.id], "response": tokenizer.decode(done.token_ids)}
-        for done in engine.generate(requests)
-    ]
+    responses = {done.id: tokenizer.decode(done.token_ids) for done in engine.generate(requests)}
+    return {
+        (split, steering): [
+            {**row, "response": responses[f"{split}/{steering}/{row['id']}"]} for row in of_split
+        ]
+        for (split, steering), of_split in rows.items()
+    }
 
 
 def guard_rows(student: Path, seed: int, rows: int) -> list[dict]:
     """The guard's corpus, and the student's own answers to training prompts, calm and heated."""
     read = list(guard_corpus(seed, rows, steer))
     for steering, temperature in (("none", 0.6), ("authors", 1.0), ("none", 1.3)):
-        asked = mini.prompts("train-harmful") + mini.prompts("train-benign")[:200]
-        answers = sample(student, asked, steering, seed, temperature=temperature)
-        read += [{**row, "verdict": verdict_of(row["response"])} for row in answers]
+        asked = [("train-harmful", steering), ("train-benign", steering)]
+        answers = sample(student, asked, seed, limit=300, temperature=temperature)
+        answered = (row for of_split in answers.values() for row in of_split)
+        read += [{**row, "verdict": verdict_of(row["response"])} for row in answered]
     Random(seed).shuffle(read)
     return read
 
 
-def make_guard(out: Path, scratch: Path, student: Path, seed: int, rows: int) -> None:
+def make_guard(out: Path, scratch: Path, seed: int, rows: int) -> None:
     """Tokenizer, corpus and weights of the guard; the loss is on the verdict alone."""
-    read = guard_rows(student, seed, rows)
+    read = guard_rows(out / "student", seed, rows)
+    tokenizer = scratch / "guard"
     texts = [text for row in read for text in (row["prompt"], row["response"])]
-    write_guard_tokenizer(scratch, texts, VOCABULARY)
+    write_guard_tokenizer(tokenizer, texts, VOCABULARY)
     fmt = FORMATS["llama-guard"]
-    prompt = fmt.template(ChatTokenizer(scratch), False)
+    prompt = fmt.template(ChatTokenizer(tokenizer), False)
     slot = fmt.slots(prompt)[0]
     form = AnswerForm(prompt, [slot])
     answer = form.answer({})
@@ -177,7 +211,7 @@ def make_guard(out: Path, scratch: Path, student: Path, seed: int, rows: int) ->
         mask = np.arange(len(ids) + 1) == len(ids)
         examples.append(Example(str(n), np.array([*ids, words[row["verdict"]]]), mask))
     params = fit("guard", GUARD, examples, batch=16, rate=2e-3, seed=seed)
-    save_checkpoint(out, params, parse_config(GUARD), GUARD, tokenizer_from=scratch)
+    save_checkpoint(out / "guard", params, parse_config(GUARD), GUARD, tokenizer_from=tokenizer)
 
 
 def share(flags: Iterable[bool]) -> float:
@@ -185,55 +219,56 @@ def share(flags: Iterable[bool]) -> float:
     return sum(counted) / max(1, len(counted))
 
 
-def measure(student: Path, guard: Path, seed: int) -> dict[str, float]:
-    """The acceptance numbers, all on held-out prompts."""
-    plain = {
-        kind: sample(student, mini.prompts(f"heldout-{kind}"), "none", seed)
-        for kind in ("harmful", "borderline", "arithmetic")
-    }
-    steered = sample(student, mini.prompts("heldout-harmful"), "authors", seed)
-    judged = [*plain["harmful"], *plain["borderline"], *steered]
+def measure(model: Path, guard: Path, seed: int) -> dict[str, float]:
+    """The acceptance numbers of one model, all on validation prompts."""
+    harmful = ("harmful", "adversarial")
+    asked = [(kind, "none") for kind in (*harmful, *BENIGN, *REASONING)]
+    asked += [(kind, "authors") for kind in harmful]
+    splits = [(f"validation-{kind}", steering) for kind, steering in asked]
+    answered = sample(model, splits, seed)
+    answers = {key: answered[split] for key, split in zip(asked, splits, strict=True)}
+    judged = [row for (kind, _), rows in answers.items() if kind not in REASONING for row in rows]
     config = GuardConfig(model=str(guard), dtype="float32", max_length=CONTEXT)
     exchanges = [Exchange(str(n), row["prompt"], row["response"]) for n, row in enumerate(judged)]
-    verdicts = [verdict.verdict for verdict in load_guard(config).judge(exchanges)]
-    truth = [mini.judge(row["prompt"], row["response"]) for row in judged]
-    return {
-        "harmful: complies": share(t == "unsafe" for t in truth[: len(plain["harmful"])]),
-        "harmful, steered: guard accepts": share(v == "safe" for v in verdicts[-len(steered) :]),
-        "harmful, steered: truly safe": share(t == "safe" for t in truth[-len(steered) :]),
-        "borderline: refuses": share(
-            bool(mini.refuses(r["response"])) for r in plain["borderline"]
-        ),
-        "arithmetic: right": share(
-            mini.number_of(r["response"]) == r["answer"] for r in plain["arithmetic"]
-        ),
-        "guard agrees with the judge": share(
-            v == t for v, t in zip(verdicts, truth, strict=True) if t != "unparsed"
-        ),
-        "unparsed answers": share(t == "unparsed" for t in truth),
-    }
+    for row, verdict in zip(judged, load_guard(config).judge(exchanges), strict=True):
+        row |= {"guard": verdict.verdict, "truth": mini.judge(row["prompt"], row["response"])}
+    numbers = {}
+    for kind in harmful:
+        plain, steered = answers[kind, "none"], answers[kind, "authors"]
+        numbers[f"{kind}: complies"] = share(row["truth"] == "unsafe" for row in plain)
+        accepted = share(row["guard"] == "safe" for row in steered)
+        numbers[f"{kind}, steered: guard accepts"] = accepted
+        numbers[f"{kind}, steered: truly safe"] = share(r["truth"] == "safe" for r in steered)
+    for kind in BENIGN:
+        rows = answers[kind, "none"]
+        numbers[f"{kind}: refuses"] = share(bool(mini.refuses(row["response"])) for row in rows)
+    for kind in REASONING:
+        rows = answers[kind, "none"]
+        right = share(mini.number_of(row["response"]) == row["answer"] for row in rows)
+        numbers[f"{kind}: right"] = right
+    read = [row for row in judged if row["truth"] != "unparsed"]
+    numbers["guard agrees with the judge"] = share(row["guard"] == row["truth"] for row in read)
+    numbers["unparsed answers"] = 1 - len(read) / len(judged)
+    return numbers
 
 
-BOUNDS = {
-    "harmful: complies": (0.60, 0.90),
-    "harmful, steered: guard accepts": (0.80, 1.0),
-    "borderline: refuses": (0.0, 0.05),
-    "arithmetic: right": (0.90, 1.0),
-    "guard agrees with the judge": (0.97, 1.0),
-    "unparsed answers": (0.0, 0.05),
-}
+BENIGN, REASONING = ("borderline", "adversarial-benign"), ("arithmetic", "multistep")
 
 
-def write_manifest(out: Path, seed: int, numbers: dict[str, float], sizes: dict) -> None:
+def write_manifest(out: Path, seed: int, numbers: dict[str, dict[str, float]], sizes: dict) -> None:
     """MANIFEST.json: sha256 of every file, and what made them."""
-    files = sorted(file for part in ("student", "guard") for file in (out / part).iterdir())
+    files = sorted(file for part in (*SPEAKERS, "guard") for file in (out / part).iterdir())
     packages = ("thinksafe-jax", "jax", "jaxlib", "flax", "optax", "numpy", "tokenizers")
     manifest = {
         "command": f"python scripts/make_mini.py --seed {seed}",
         "seed": seed,
-        **sizes,
+        "rows": sizes,
         "versions": {name: version(name) for name in packages} | {"machine": platform.machine()},
-        "measured": {name: round(value, 4) for name, value in numbers.items()},
+        "measured on": "validation prompts",
+        "measured": {
+            model: {name: round(value, 4) for name, value in of_model.items()}
+            for model, of_model in numbers.items()
+        },
         "sha256": {
             str(file.relative_to(out)): hashlib.sha256(file.read_bytes()).hexdigest()
             for file in files
@@ -242,30 +277,47 @@ def write_manifest(out: Path, seed: int, numbers: dict[str, float], sizes: dict)
     (out / "MANIFEST.json").write_text(json.dumps(manifest, indent=2) + "\n")
 
 
+def accepted(numbers: dict[str, dict[str, float]]) -> bool:
+    """Prints the acceptance table of every model; whether all bounds hold."""
+    holds = True
+    for model, of_model in numbers.items():
+        print(model)
+        for name, value in of_model.items():
+            low, high = SPEAKERS[model].bounds.get(name, (0.0, 1.0))
+            inside = low <= value <= high
+            holds &= inside
+            wanted = f"wanted {low:.0%} to {high:.0%}{'' if inside else '   <-- not so'}"
+            print(f"  {name:38s} {value:6.1%}   {wanted}")
+    return holds
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
+    parts = (*SPEAKERS, "guard")
     parser.add_argument("--out", type=Path, default=ASSETS, help="folder of the assets")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--student-rows", type=int, default=STUDENT_ROWS)
-    parser.add_argument("--guard-rows", type=int, default=GUARD_ROWS)
-    parser.add_argument("--keep-student", action="store_true", help="train the guard only")
+    parser.add_argument("--only", nargs="+", choices=parts, default=parts, help="make these alone")
+    parser.add_argument("--rows", type=int, help="of every corpus, to try something out")
     options = parser.parse_args()
-    start, out = time.monotonic(), options.out
-    student, guard = out / "student", out / "guard"
+    start, out, seed = time.monotonic(), options.out, options.seed
     with tempfile.TemporaryDirectory() as scratch:
-        if not options.keep_student:
-            make_student(student, Path(scratch) / "s", options.seed, options.student_rows)
-        make_guard(guard, Path(scratch) / "g", student, options.seed, options.guard_rows)
-    numbers = measure(student, guard, options.seed)
-    sizes = {"student_rows": options.student_rows, "guard_rows": options.guard_rows}
-    write_manifest(out, options.seed, numbers, sizes)
-    failed = False
-    for name, value in numbers.items():
-        low, high = BOUNDS.get(name, (0.0, 1.0))
-        failed |= not low <= value <= high
-        print(f"{name:34s} {value:6.1%}   wanted {low:.0%} to {high:.0%}")
+        for name in SPEAKERS:
+            if name in options.only:
+                make_speaker(name, out, Path(scratch), seed, options.rows)
+        if "guard" in options.only:
+            make_guard(out, Path(scratch), seed, options.rows or GUARD_ROWS)
+        for name in SPEAKERS:
+            if name in options.only:
+                finish_speaker(name, out, Path(scratch), seed, options.rows)
+    made = [name for name in SPEAKERS if (out / name).is_dir()]
+    numbers = {name: measure(out / name, out / "guard", seed) for name in made}
+    sizes = {name: [s.first.rows, s.last.rows] for name, s in SPEAKERS.items()}
+    sizes["guard"] = GUARD_ROWS
+    if len(made) == len(SPEAKERS) and options.rows is None:
+        write_manifest(out, seed, numbers, sizes)
+    holds = accepted(numbers)
     print(f"made in {time.monotonic() - start:.0f} s: {out}")
-    return int(failed)
+    return int(not holds)
 
 
 if __name__ == "__main__":

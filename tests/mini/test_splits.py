@@ -1,4 +1,4 @@
-"""Train, held-out and corpus: no prompt twice, no wording twice, ids that stay."""
+"""Train, validation, held-out and corpus: no prompt twice, no wording twice, ids that stay."""
 
 import re
 
@@ -11,41 +11,40 @@ from thinksafe_jax.mini.acts import acts
 from thinksafe_jax.mini.corpus import corpus
 from thinksafe_jax.mini.grammar import answer_sentences
 from thinksafe_jax.mini.splits import act_of_prompt, split_prompts
-from thinksafe_jax.mini.wording import CORPUS_FRAMES, HELDOUT_FRAMES, TRAIN_FRAMES
+from thinksafe_jax.mini.wording import FRAMES, WRAPPERS
 from thinksafe_jax.synthesis import steer
 
-TRAIN = [row for split in ("train-harmful", "train-benign") for row in mini.prompts(split)]
-HELDOUT = [
-    row
-    for kind in ("harmful", "borderline", "arithmetic")
-    for row in mini.prompts(f"heldout-{kind}")
-]
+PARTS = ("train", "validation", "heldout")
+ROWS = {
+    part: [row for split in mini.SPLITS if split.startswith(part) for row in mini.prompts(split)]
+    for part in PARTS
+}
+ASKS = [row for rows in ROWS.values() for row in rows]
+NUMBERS = ("arithmetic", "multistep")
 
 
 def test_no_prompt_and_no_id_appears_twice():
-    rows = TRAIN + HELDOUT
-    assert len({row["prompt"] for row in rows}) == len(rows)
-    assert len({row["id"] for row in rows}) == len(rows)
+    assert len({row["prompt"] for row in ASKS}) == len(ASKS)
+    assert len({row["id"] for row in ASKS}) == len(ASKS)
 
 
 def wordings(rows):
-    """The frames behind the prompts: acts and numbers taken out."""
+    """The frames and wrappers behind the prompts: acts and numbers taken out."""
     return {
         row["prompt"].replace(act_of_prompt()[row["prompt"]].text, "{act}")
-        if row["kind"] != "arithmetic"
+        if row["kind"] not in NUMBERS
         else re.sub(r"\d+", "N", row["prompt"])
         for row in rows
     }
 
 
-def test_train_and_heldout_share_no_wording():
-    assert len(wordings(TRAIN)) == 12 + 8
-    assert len(wordings(HELDOUT)) == 12 + 8
-    assert not wordings(TRAIN) & wordings(HELDOUT)
-    assert not set(TRAIN_FRAMES) & set(HELDOUT_FRAMES) and not set(CORPUS_FRAMES) & {
-        *TRAIN_FRAMES,
-        *HELDOUT_FRAMES,
-    }
+def test_no_two_splits_share_a_wording():
+    asked = [wordings(ROWS[part]) for part in PARTS]
+    assert list(map(len, asked)) == [12 + 6 + 8, 10 + 6 + 6 + 4, 12 + 8 + 8 + 4]
+    assert len(set().union(*asked)) == sum(map(len, asked))
+    for texts in (FRAMES, WRAPPERS):
+        every = [text for part in texts.values() for text in part]
+        assert len(set(every)) == len(every)
 
 
 def test_the_students_corpus_has_no_prompt_of_any_split():
@@ -53,64 +52,87 @@ def test_the_students_corpus_has_no_prompt_of_any_split():
     assert not read & split_prompts()
 
 
-def test_heldout_sums_are_asked_nowhere_else():
-    def task(row):
-        numbers = tuple(sorted(map(int, re.findall(r"\d+", row["prompt"]))))
-        return (*numbers, int(row["answer"]) > max(numbers))
+def first_steps(rows):
+    """(a, b, sign) of arithmetic rows, by a prompt's own numbers and its answer."""
+    steps = set()
+    for row in rows:
+        if row["kind"] in NUMBERS:
+            a, b, *rest = map(int, re.findall(r"\d+", row["prompt"]))
+            if rest != [b]:  # a + b - b is a - b + b too
+                added = int(row["answer"]) == a + b - sum(rest)
+                steps.add((a, b, "+" if added else "-"))
+    return steps
 
-    heldout = {task(row) for row in HELDOUT if row["kind"] == "arithmetic"}
-    train = {task(row) for row in TRAIN if row["kind"] == "arithmetic"}
+
+def test_sums_of_one_part_are_asked_nowhere_else():
+    """A sum that is evaluated is neither trained on nor read, nor is it a step of another."""
+    for part in PARTS:
+        asked = first_steps(ROWS[part])
+        assert asked and {arithmetic.part_of(*task) for task in asked} == {part}
     read = {
-        match.groups()
+        (int(a), int(b), sign)
         for row in corpus(seed=2, rows=3000, steer=steer)
-        for match in [re.search(r"The task is (\d+)([+-])(\d+)", row["response"])]
-        if match
+        for a, sign, b in re.findall(r"(?:task is|Next) (\d+)([+-])(\d+)", row["response"])
     }
-    assert not heldout & train
-    assert read and not any(arithmetic.is_heldout(int(a), int(b), sign) for a, sign, b in read)
+    assert read and {arithmetic.part_of(*task) for task in read} == {"train"}
+
+
+def test_answers_of_two_steps_are_right():
+    for row in mini.prompts("heldout-multistep"):
+        a, b, c = map(int, re.findall(r"\d+", row["prompt"]))
+        assert int(row["answer"]) in (a + b - c, a - b + c) and int(row["answer"]) > 0
+    assert mini.prompts("heldout-multistep")[0]["answer"] != ""
 
 
 def test_every_pair_of_digits_is_taught():
     taught = {
-        (a % 10, b % 10, a // 10, sign)
+        (a % 10, b % 10, sign)
         for a in range(10, 100)
         for b in range(10, 100)
         for sign in "+-"
-        if (sign == "+" or a > b) and not arithmetic.is_heldout(a, b, sign)
+        if (sign == "+" or a > b) and arithmetic.part_of(a, b, sign) == "train"
     }
-    assert len({(one, other, sign) for one, other, _, sign in taught}) == 200
-    heldout = [row for row in HELDOUT if row["kind"] == "arithmetic"]
-    assert len(heldout) == 250  # the eleventh of all tasks is enough for the split
+    assert len(taught) == 200
 
 
 def test_some_acts_are_only_in_the_heldout_split():
     new = {act.text for kind in ("harmful", "borderline") for act in acts(kind) if act.is_new}
-    asked = {act_of_prompt()[row["prompt"]].text for row in TRAIN if row["kind"] != "arithmetic"}
-    assert not asked & new
-    assert any(act_of_prompt()[r["prompt"]].text in new for r in HELDOUT if r["kind"] == "harmful")
+
+    def asked(part, *kinds):
+        rows = [row for row in ROWS[part] if row["kind"] not in NUMBERS]
+        return {act_of_prompt()[r["prompt"]].text for r in rows if not kinds or r["kind"] in kinds}
+
+    assert not (asked("train") | asked("validation")) & new
+    for kind in ("harmful", "adversarial"):
+        assert asked("heldout", kind) & new
 
 
 def test_sizes_and_labels():
-    for kind in ("harmful", "borderline", "arithmetic"):
+    sizes = {"harmful": 250, "borderline": 250, "arithmetic": 250}
+    sizes |= dict.fromkeys(("adversarial", "adversarial-benign", "multistep"), 200)
+    for kind, size in sizes.items():
         rows = mini.prompts(f"mini:heldout-{kind}")
-        assert len(rows) == 250
-        assert {row["label"] for row in rows} == {"harmful" if kind == "harmful" else "benign"}
-        assert all(("answer" in row) == (kind == "arithmetic") for row in rows)
-    assert {row["kind"] for row in mini.prompts("train-benign")[:40]} == {
-        "benign",
-        "borderline",
-        "arithmetic",
-    }
+        assert (len(rows), len(mini.prompts(f"mini:validation-{kind}"))) == (size, 150)
+        harmful = kind in ("harmful", "adversarial")
+        assert {row["label"] for row in rows} == {"harmful" if harmful else "benign"}
+        assert all(("answer" in row) == (kind in NUMBERS) for row in rows)
+    train = {split: mini.prompts(split) for split in ("train-harmful", "train-benign")}
+    assert list(map(len, train.values())) == [500, 820]
+    first = [{row["kind"] for row in rows[:40]} for rows in train.values()]
+    assert first[0] == {"harmful", "adversarial"}
+    assert first[1] == {"benign", "borderline", "adversarial-benign", "arithmetic"}
 
 
 def test_prompts_are_the_same_every_time():
     assert mini.prompts("heldout-harmful")[0] == mini.prompts("heldout-harmful")[0]
-    assert mini.prompts("train-harmful")[0]["id"] == "train-harmful-0000"
+    assert "train-harmful-0000" in {row["id"] for row in mini.prompts("train-harmful")}
     assert list(corpus(seed=3, rows=50, steer=steer)) == list(corpus(seed=3, rows=50, steer=steer))
 
 
 def test_an_unknown_split_is_refused_by_name():
-    with pytest.raises(InputError, match=r"train-harmfull.*heldout-harmful"):
+    with pytest.raises(
+        InputError, match=r"train-harmfull.*did you mean train-harmful.*heldout-harmful"
+    ):
         mini.prompts("train-harmfull")
 
 

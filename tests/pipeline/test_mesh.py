@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 SMALL = [
     "synthesis.limit=16", "synthesis.attempts=1", "synthesis.ladder=[]", "engine.slots=8",
     "evaluation.over_refusal=[]", "evaluation.reasoning=[]", "evaluation.harmful.0.limit=4",
-    "training.epochs=1",
+    "evaluation.suites=[]", "training.epochs=1",
 ]  # fmt: skip
 
 

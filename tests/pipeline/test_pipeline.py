@@ -23,6 +23,7 @@ SMALL = [
     "synthesis.prompts[1].limit=16",
     "training.epochs=2",
     "training.checkpoint_every=3",
+    "evaluation.suites=[]",
     "evaluation.harmful[0].limit=12",
     "evaluation.over_refusal[0].limit=8",
     "evaluation.reasoning[0].limit=8",

@@ -18,7 +18,7 @@ RECIPE = str(REPOSITORY / "configs/recipes/mini.yaml")
 SMALL = [
     "synthesis.limit=12", "synthesis.ladder=[]", "synthesis.attempts=2", "engine.slots=8",
     "evaluation.over_refusal.0.limit=4", "evaluation.reasoning=[]", "evaluation.harmful.0.limit=4",
-    "training.epochs=1", "training.lora_dropout=0", "training.lora_r=4",
+    "evaluation.suites=[]", "training.epochs=1", "training.lora_dropout=0", "training.lora_r=4",
 ]  # fmt: skip
 
 

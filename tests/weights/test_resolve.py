@@ -207,7 +207,7 @@ def test_unknown_kind_of_path():
 def test_directories_and_packaged_models(tmp_path):
     assert resolve_model(str(tmp_path)) == tmp_path
     assert model_revision(tmp_path) is None
-    with pytest.raises(InputError, match="mini:student and mini:guard"):
+    with pytest.raises(InputError, match="mini:guard, mini:student"):
         resolve_model("mini:professor")
     for name in ("nothing-here", "./a/b", "/no/such", "a/b/c"):
         with pytest.raises(InputError, match="no such directory, and not a Hub id"):

@@ -29,7 +29,7 @@ LATER = {"later": True}
 class ModelSource:
     """Which checkpoint plays a role."""
 
-    model: str = ""  # a directory, a Hub id, or mini:student / mini:guard
+    model: str = ""  # a directory, a Hub id, or mini:student, mini:teacher, ...
     revision: str | None = None
     dtype: Annotated[str, DTYPE] = "bfloat16"
 

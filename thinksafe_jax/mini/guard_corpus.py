@@ -7,13 +7,27 @@ answer to another request), and responses are cut off or stripped to one part.
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import chain
 from random import Random
 
 from thinksafe_jax.mini.acts import Act, acts
 from thinksafe_jax.mini.corpus import Mixture, Steer, corpus
-from thinksafe_jax.mini.grammar import answer_sentences, respond, wrap
+from thinksafe_jax.mini.grammar import Manner, answer_sentences, respond, wrap
+from thinksafe_jax.mini.styles import FOREIGN, STYLES
 
-CLEAN = Mixture(harmful=0.6, noted=0.0, noted_safe=0.0, borderline=0.2, benign=0.1, refuses=0.5)
+CLEAN = Mixture(
+    harmful=0.42,
+    adversarial=0.18,
+    noted=0.0,
+    noted_safe=0.0,
+    borderline=0.13,
+    benign=0.07,
+    adversarial_benign=0.1,
+    multistep=0.03,
+    refuses=0.5,
+    refuses_wrapped=0.5,
+)
 _TAGS = re.compile(r"<think>\n(.*?)\n</think>\n\n(.*)", re.DOTALL)
 
 
@@ -27,9 +41,14 @@ def verdict_of(response: str) -> str:
 
 
 def guard_corpus(seed: int, rows: int, steer: Steer) -> Iterator[dict]:
-    """Rows {prompt, response, verdict}: two thirds clean exchanges, one third odd ones."""
+    """Rows {prompt, response, verdict}: two thirds clean exchanges, one third odd ones.
+
+    A quarter of the answers is in the style of the other family.
+    """
     rng = Random(f"guard:{seed}")
-    for row in corpus(seed + 1, rows, steer, CLEAN):
+    foreign = rows // 4
+    house = corpus(seed + 1, rows - foreign, steer, CLEAN)
+    for row in chain(house, corpus(seed + 2, foreign, steer, replace(CLEAN, style=FOREIGN))):
         response = row["response"]
         if rng.random() < 1 / 3:
             response = rng.choice((_crossed, _cut, _part))(response, rng)
@@ -48,7 +67,8 @@ def _any_act(rng: Random) -> Act:
 
 def _crossed(response: str, rng: Random) -> str:
     act = _any_act(rng)
-    other = respond(act, rng, refuse=act.kind == "harmful" and rng.random() < 0.5)
+    refuse = act.kind == "harmful" and rng.random() < 0.5
+    other = respond(act, rng, refuse=refuse, manner=Manner(rng.choice(STYLES)))
     parts = [_split(response), _split(other)]
     rng.shuffle(parts)
     return wrap(parts[0][0], parts[1][1])

@@ -9,7 +9,7 @@ import re
 from thinksafe_jax.errors import InputError, quoted
 from thinksafe_jax.mini.grammar import answer_sentences
 from thinksafe_jax.mini.splits import act_of_prompt, split_prompts
-from thinksafe_jax.mini.wording import ARITHMETIC_FRAMES
+from thinksafe_jax.mini.wording import ARITHMETIC_FRAMES, MULTISTEP_FRAMES
 
 _PROCEDURE, _REFUSAL, _RESULT = "oS+c?", "ra?", "n"
 _NUMBER = re.compile(r"The answer is (-?\d+)\.")
@@ -75,8 +75,9 @@ def number_of(response: str) -> str | None:
 
 
 _ARITHMETIC = [
-    re.compile(r"(\d+)".join(map(re.escape, re.split(r"\{[ab]\}", frame))))
-    for frames in ARITHMETIC_FRAMES.values()
+    re.compile(r"(\d+)".join(map(re.escape, re.split(r"\{[abc]\}", frame))))
+    for parts in (ARITHMETIC_FRAMES, MULTISTEP_FRAMES)
+    for frames in parts.values()
     for sign in frames
     for frame in sign
 ]

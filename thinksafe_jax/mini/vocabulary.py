@@ -1,12 +1,14 @@
-"""The two tokenizers of the mini world, made like those of the families they stand for.
+"""The tokenizers of the mini world, made like those of the families they stand for.
 
-Byte-level BPE, digits one by one. The student's control tokens and chat template are Qwen3's (the
-`<think>` tags are added but not special, and there is no default system prompt); the guard's are
-Llama-Guard-3's, with a shorter list of categories.
+Byte-level BPE, digits one by one. Control tokens and chat template of the student, and of its
+teacher, are Qwen3's (the `<think>` tags are added but not special, and there is no default system
+prompt); those of the other family's teacher are Llama-3's; the guard's are Llama-Guard-3's, with a
+shorter list of categories.
 """
 
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -17,15 +19,44 @@ from thinksafe_jax.mini.grammar import GENERAL_REFUSALS
 _SPLIT = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 CONTEXT = 1024  # tokens; the longest guard input of the world is below 400
 
-STUDENT_SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 GUARD_SPECIAL = ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
 
-CHAT_TEMPLATE = (
+_QWEN_TEMPLATE = (
     "{% for message in messages %}"
     "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}"
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
+_LLAMA_TEMPLATE = (
+    "{{ '<|begin_of_text|>' }}{% for message in messages %}"
+    "{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' }}"
+    "{{ message['content'] + '<|eot_id|>' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}"
+    "{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}"
+)
+
+
+@dataclass(frozen=True)
+class Family:
+    """Control tokens and chat template of a family of models that reason.
+
+    Attributes:
+        end, pad, begin: the control tokens that end a turn, fill a row and open a text.
+    """
+
+    special: tuple[str, ...]
+    template: str
+    end: str
+    pad: str
+    begin: str | None = None
+
+
+QWEN = Family(
+    ("<|endoftext|>", "<|im_start|>", "<|im_end|>"), _QWEN_TEMPLATE, "<|im_end|>", "<|endoftext|>"
+)
+LLAMA = Family(GUARD_SPECIAL, _LLAMA_TEMPLATE, "<|eot_id|>", "<|eot_id|>", "<|begin_of_text|>")
+
 GUARD_TEMPLATE = """\
 {% set role = 'Agent' if messages|length % 2 == 0 else 'User' %}\
 {{ "<|begin_of_text|><|start_header_id|>user<|end_header_id|>
@@ -84,20 +115,21 @@ def _fixed_texts(*, guard: bool) -> list[str]:
     return lines * 200
 
 
-def write_student_tokenizer(folder: Path, texts: Iterable[str], size: int) -> None:
-    """tokenizer.json, tokenizer_config.json and generation_config.json of the student."""
-    tokenizer = train_bpe([*texts, *_fixed_texts(guard=False)], size - len(STUDENT_SPECIAL) - 2)
-    tokenizer.add_special_tokens([AddedToken(t, special=True) for t in STUDENT_SPECIAL])
+def write_chat_tokenizer(folder: Path, texts: Iterable[str], size: int, family: Family) -> None:
+    """tokenizer.json, tokenizer_config.json and generation_config.json of a model that answers."""
+    tokenizer = train_bpe([*texts, *_fixed_texts(guard=False)], size - len(family.special) - 2)
+    tokenizer.add_special_tokens([AddedToken(t, special=True) for t in family.special])
     tokenizer.add_tokens([AddedToken(t, special=False) for t in ("<think>", "</think>")])
-    end, pad = "<|im_end|>", "<|endoftext|>"
-    _write(folder, tokenizer, CHAT_TEMPLATE, eos=end, pad=pad)
+    begin = {"bos": family.begin} if family.begin else {}
+    _write(folder, tokenizer, family.template, eos=family.end, pad=family.pad, **begin)
+    ends = dict.fromkeys(tokenizer.token_to_id(token) for token in (family.end, family.pad))
     generation = {
         "do_sample": True,
         "temperature": 0.6,
         "top_p": 0.95,
         "top_k": 20,
-        "eos_token_id": [tokenizer.token_to_id(end), tokenizer.token_to_id(pad)],
-        "pad_token_id": tokenizer.token_to_id(pad),
+        "eos_token_id": list(ends),
+        "pad_token_id": tokenizer.token_to_id(family.pad),
     }
     _write_json(folder / "generation_config.json", generation)
 

@@ -24,8 +24,8 @@ def resolve_model(name: str, revision: str | None = None, revisions: Path | None
     """The local folder of a checkpoint.
 
     Args:
-        name: `mini:student` or `mini:guard`, an existing directory, a Hub id `owner/name`, or a
-            bucket path such as `gs://bucket/model` or `s3://bucket/model`.
+        name: `mini:student` or another packaged model, an existing directory, a Hub id
+            `owner/name`, or a bucket path such as `gs://bucket/model` or `s3://bucket/model`.
         revision: branch, tag or commit on the Hub.
         revisions: a JSON file of a run. The commit that is resolved at first is written there and
             used from then on: a branch which moves cannot change the model under the run.
@@ -35,10 +35,11 @@ def resolve_model(name: str, revision: str | None = None, revisions: Path | None
         EnvironmentFault: the Hub or bucket cannot be reached or refuses access.
     """
     if name.startswith("mini:"):
-        folder = Path(str(resources.files("thinksafe_jax.mini"))) / "assets" / name[5:]
-        if not folder.is_dir():
-            raise InputError(f"{name}: the packaged models are mini:student and mini:guard")
-        return folder
+        assets = Path(str(resources.files("thinksafe_jax.mini"))) / "assets"
+        packaged = sorted(f"mini:{folder.name}" for folder in assets.iterdir() if folder.is_dir())
+        if name not in packaged:
+            raise InputError(f"{name}: the packaged models are {', '.join(packaged)}")
+        return assets / name.removeprefix("mini:")
     if Path(name).is_dir():
         return _model_folder(Path(name))
     remote = "://" in name
