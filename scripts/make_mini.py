@@ -312,7 +312,7 @@ def main() -> int:
     made = [name for name in SPEAKERS if (out / name).is_dir()]
     numbers = {name: measure(out / name, out / "guard", seed) for name in made}
     sizes = {name: [s.first.rows, s.last.rows] for name, s in SPEAKERS.items()}
-    sizes["guard"] = GUARD_ROWS
+    sizes["guard"] = [GUARD_ROWS]
     if len(made) == len(SPEAKERS) and options.rows is None:
         write_manifest(out, seed, numbers, sizes)
     holds = accepted(numbers)
