@@ -15,6 +15,8 @@ os.environ["NO_PROXY"] = "127.0.0.1,localhost"
 # time: the key is all that decides the machine code. Most of the suite's time is compiling.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(__file__).parents[1] / ".pytest_cache/compiled")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+# Models are so small that compiling is all: programs are compiled with few optimisations.
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 
 import jax
 from jaxtyping import install_import_hook

@@ -1,7 +1,6 @@
 """What several tests share: reference assets, tiny random models made by transformers."""
 
 import re
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -131,36 +130,6 @@ def live_arrays() -> list:
 
     gc.collect()
     return jax.live_arrays()
-
-
-@contextmanager
-def quick_compiles(folder: Path):
-    """Programs are compiled with few optimisations, and once; also in processes that a test starts.
-
-    Models are so small that compiling is all.
-    """
-    import os
-
-    import jax
-    from jax.experimental.compilation_cache import compilation_cache
-
-    settings = {
-        "jax_compilation_cache_dir": str(folder),
-        "jax_persistent_cache_min_compile_time_secs": 0.5,
-        "jax_disable_most_optimizations": True,
-    }
-    before = {name: jax.config.values[name] for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-        os.environ[name.upper()] = str(value)
-    compilation_cache.reset_cache()
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            jax.config.update(name, value)
-            del os.environ[name.upper()]
-        compilation_cache.reset_cache()
 
 
 _JOIN = """

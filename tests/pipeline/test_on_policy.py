@@ -29,10 +29,9 @@ SMALL = [
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory):
-    """One device, and one compile cache for every process of this file."""
-    clean = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS",)}
-    return clean | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled"))}
+def environment():
+    """One device."""
+    return {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
 
 
 def train(run_dir: Path, environment, *more, recipe="mini-grpo", fault=""):

@@ -22,18 +22,6 @@ SMALL = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def quick(tmp_path_factory):
-    """Compiled without most optimisations, here and in the processes that are started."""
-    import jax
-
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", True)
-    folder = str(tmp_path_factory.mktemp("compiled"))
-    yield {"JAX_COMPILATION_CACHE_DIR": folder, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 def settings(folder):
     """Two devices: replicas to generate, rows of a pass to train."""
     mesh = folder / "two.yaml"
@@ -61,7 +49,7 @@ def rows(folder):
     return sorted([str(row.get(name)) for name in told] for row in found)
 
 
-def test_two_processes_make_what_one_makes(tmp_path, quick):
+def test_two_processes_make_what_one_makes(tmp_path):
     """They go on where one of three parts was sampled before: the number of hosts may change."""
     changes = settings(tmp_path)
     recipe = load_recipe(RECIPE, changes)
@@ -69,7 +57,7 @@ def test_two_processes_make_what_one_makes(tmp_path, quick):
     run_pipeline(recipe, one)
     run_part(recipe, two, Part(1, 3))
     assert len(list(two.glob("samples/part-1of3-*"))) > 0 and not (two / "dataset").exists()
-    done = start(two, changes, **quick)
+    done = start(two, changes)
     assert [code for code, _, _ in done] == [0, 0], done
 
     for name in ("samples", "verdicts", "evaluation"):
@@ -96,9 +84,9 @@ def test_two_processes_make_what_one_makes(tmp_path, quick):
     assert changed <= {"lock", "manifest.json"}
 
 
-def test_other_settings_on_one_host_are_refused_before_work_begins(tmp_path, quick):
+def test_other_settings_on_one_host_are_refused_before_work_begins(tmp_path):
     changes = [*settings(tmp_path), "training.epochs=3{index}"]
-    done = start(tmp_path / "run", changes, **quick)
+    done = start(tmp_path / "run", changes)
     assert [code for code, _, _ in done] == [2, 2]
     for _, _, errors in done:
         assert "the hosts differ in their config" in errors
@@ -106,18 +94,18 @@ def test_other_settings_on_one_host_are_refused_before_work_begins(tmp_path, qui
     assert not list(tmp_path.glob("run/*"))
 
 
-def test_a_run_directory_that_not_all_see_is_refused(tmp_path, quick):
+def test_a_run_directory_that_not_all_see_is_refused(tmp_path):
     changes = settings(tmp_path)
-    apart = start(tmp_path / "run-{index}", changes, THINKSAFE_LAG_LIMIT="1", **quick)
+    apart = start(tmp_path / "run-{index}", changes, THINKSAFE_LAG_LIMIT="1")
     assert [code for code, _, _ in apart] == [4, 4]
     assert all("is not the directory that process 0" in errors for _, _, errors in apart)
 
 
-def test_a_host_that_never_starts_is_named(tmp_path, quick):
+def test_a_host_that_never_starts_is_named(tmp_path):
     limit = {"THINKSAFE_START_LIMIT": "4"}
     where = ["--coordinator", "{address}", "--processes", "2", "--process", "0"]
     command = [sys.executable, "-m", "thinksafe_jax", *where, "run", "-c", RECIPE]
-    ((code, _, errors),) = finish_processes(start_processes(command, 1, 1, **limit, **quick))
+    ((code, _, errors),) = finish_processes(start_processes(command, 1, 1, **limit))
     assert code == 4
     assert "1 of 2 processes joined within 4 s; missing: process 1." in errors.replace("\n", " ")
     assert "Was the command started on all hosts (gcloud: --worker=all, Slurm: srun)?" in errors

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from tests.support import live_arrays, quick_compiles, tiny_config
+from tests.support import live_arrays, tiny_config
 from tests.training import kit
 from thinksafe_jax.planning.abstract_programs import (
     Sampler,
@@ -26,12 +26,6 @@ pytestmark = pytest.mark.slow
 CFG = tiny_config(vocab_size=2048, num_heads=4)
 MESH = load_mesh("cpu-8")
 SAMPLER = Sampler(slots=4, pool_tokens=512, longest=256, prompt=32, page_size=16)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quickly(tmp_path_factory):
-    with quick_compiles(tmp_path_factory.mktemp("compiled")):
-        yield
 
 
 def train_step(dtype="float32", **changes):

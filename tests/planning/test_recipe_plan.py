@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.sharding.kit import write_mesh
-from tests.support import REPOSITORY, live_arrays, quick_compiles, shared_asset
+from tests.support import REPOSITORY, live_arrays, shared_asset
 from thinksafe_jax.cli.app import app
 from thinksafe_jax.config import load_recipe
 from thinksafe_jax.errors import ConfigError
@@ -26,12 +26,6 @@ pytestmark = pytest.mark.slow
 MINI = REPOSITORY / "configs/recipes/mini.yaml"
 # the mini guard has three heads: one device holds it whole
 ALONE = ("replica: 2, tensor: 4", "replica: 8, tensor: 1")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quickly(tmp_path_factory):
-    with quick_compiles(tmp_path_factory.mktemp("compiled")):
-        yield
 
 
 def mini_plan(tmp_path, *changes, overrides=(), assumed=None):

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.sharding.kit import TIED, write_mesh
-from tests.support import REPOSITORY, quick_compiles
+from tests.support import REPOSITORY
 from thinksafe_jax.cli.app import app
 from thinksafe_jax.errors import ConfigError, InputError
 from thinksafe_jax.planning import settings_of
@@ -21,12 +21,6 @@ pytestmark = pytest.mark.slow
 
 SIZES = {"prompt": 32, "slots": 2, "length": 64, "rows": 4, "context": 128, "dtype": "float32"}
 SETTINGS = settings_of(**SIZES, measure=False)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quickly(tmp_path_factory):
-    with quick_compiles(tmp_path_factory.mktemp("compiled")):
-        yield
 
 
 def cells(mesh, *tables, phases=("decode", "train")):

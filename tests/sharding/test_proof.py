@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from tests.sharding.kit import NAMES
-from tests.support import quick_compiles, tiny_config
+from tests.support import tiny_config
 from tests.training import kit
 from thinksafe_jax.config import EngineConfig, SamplingConfig
 from thinksafe_jax.models import init_adapter, init_params
@@ -33,12 +33,6 @@ SHAPE = EngineConfig(
     slots=2, window=4, page_size=16, pool_tokens=1024, max_length=128, replicas="together"
 )
 SETTINGS = kit.settings(batch_size=8, micro_batch_size=8, max_length=40, lora_dropout=0.0, lora_r=4)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quickly(tmp_path_factory):
-    with quick_compiles(tmp_path_factory.mktemp("compiled")):
-        yield
 
 
 def shipped(phase: str) -> dict[str, Phase]:
