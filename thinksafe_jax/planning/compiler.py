@@ -24,6 +24,7 @@ import jax.numpy as jnp
 from jax.experimental.compilation_cache import compilation_cache
 
 from thinksafe_jax.errors import EnvironmentFault
+from thinksafe_jax.json_files import load_unique
 from thinksafe_jax.planning.abstract_programs import Program, shard_bytes
 from thinksafe_jax.planning.collectives import Collectives, collectives_of
 from thinksafe_jax.storage import atomic_write, cache_folder, content_hash
@@ -145,7 +146,7 @@ def _version(name: str) -> str:
 def _kept(file: Path) -> CompilerOutput | None:
     """What is in the file; None where there is none, or it cannot be read."""
     try:
-        return CompilerOutput(**json.loads(gzip.decompress(file.read_bytes())))
+        return CompilerOutput(**load_unique(gzip.decompress(file.read_bytes()).decode()))
     except (OSError, EOFError, ValueError, TypeError, zlib.error):
         return None
 
