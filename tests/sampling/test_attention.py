@@ -54,6 +54,11 @@ def inputs(heads=8, kv_heads=2, head_dim=32, page_size=16, dtype=jnp.float32):
     return q, pages, jnp.asarray(table), jnp.asarray(LENGTHS, jnp.int32)
 
 
+def paired(pages):
+    """The same pages with each value behind its key."""
+    return KvPages(jnp.concatenate([pages.keys, pages.values], axis=-1))
+
+
 def by_definition(q, pages, table, lengths):
     """Softmax over each slot's own tokens, in float64."""
     keys, values = (np.asarray(x, np.float64) for x in (pages.keys, pages.values))
@@ -109,6 +114,22 @@ def test_tpu_kernel_of_several_queries_equals_the_definition_in_the_interpreter(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("queries", [1, 3])
+def test_values_behind_their_keys_are_read_alike(queries):
+    """Head_dim 64 on a TPU, by XLA and by the kernel in the interpreter."""
+    q, pages, table, lengths = inputs(head_dim=64, page_size=64)
+    several = jnp.stack([jnp.roll(q, n, axis=0) for n in range(queries)], axis=1)
+    ends = jnp.maximum(lengths[:, None] - jnp.arange(queries, dtype=jnp.int32)[None, ::-1], 1)
+    by_xla = attend_queries("xla", several, paired(pages), table, ends)
+    np.testing.assert_array_equal(by_xla, attend_queries("xla", several, pages, table, ends))
+    with pltpu.force_tpu_interpret_mode(pltpu.InterpretParams(uninitialized_memory="nan")):
+        out = tpu_several_queries(several, paired(pages), table, ends)
+    for n in range(queries):
+        expected = by_definition(several[:, n], pages, table, ends[:, n])
+        np.testing.assert_allclose(out[:, n], expected, atol=2e-6)
+
+
+@pytest.mark.slow
 @DEPRECATED
 def test_gpu_kernel_equals_xla_in_the_interpreter():
     case = inputs()
@@ -136,6 +157,14 @@ def test_kernels_lower_for_their_platform(heads):
         with jax.sharding.use_abstract_mesh(H200):
             gpu = jax.jit(gpu_paged_attention).trace(*case).lower(lowering_platforms=("cuda",))
         assert "triton" in gpu.as_text()
+
+
+def test_a_head_of_half_a_row_of_lanes_has_a_kernel_on_tpus():
+    """Values lie behind their keys then; in int8, and for other narrow heads, they do not."""
+    request = AttentionRequest("tpu", 64, page_size=64, kv_dtype="bfloat16")
+    assert choose(request) == "pallas-tpu-queries"
+    for change in ({"kv_dtype": "int8", "page_size": 128}, {"head_dim": 32}, {"head_dim": 96}):
+        assert choose(dataclasses.replace(request, **change)) == "xla"
 
 
 def test_the_table_of_implementations_says_why():

@@ -1,5 +1,7 @@
 """The KV cache's one type: what it says of itself is what it holds."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,6 +49,34 @@ def test_a_token_is_found_where_the_table_says_it_is():
     np.testing.assert_array_equal(at_once.keys[:, 3, 2], k[0, 2])
     np.testing.assert_array_equal(at_once.values[:, 1, 5], v[0, 13])
     assert not at_once.keys[:, [0, 2]].any()
+
+
+class OnTpu(Layout):
+    """One device, which says that it is a TPU."""
+
+    platform = "tpu"
+
+
+def test_on_a_tpu_a_value_of_half_a_row_lies_behind_its_key():
+    cfg = dataclasses.replace(CFG, head_dim=64)
+    pages = KvCache.new(cfg, 4, 8, "float32", OnTpu()).layers[0]
+    apart = KvCache.new(cfg, 4, 8, "float32").layers[0]
+    assert pages.keys.shape == (2, 4, 8, 128)
+    assert len(jax.tree.leaves(pages)) == 1
+    rng = np.random.default_rng(0)
+    k, v = (jnp.asarray(rng.normal(size=(1, 8, 2, 64)), jnp.float32) for _ in range(2))
+    page, offset = jnp.asarray([[1]], jnp.int32), jnp.asarray([[3]], jnp.int32)
+
+    def written(pages):
+        pages = pages.write_prompts(k, v, jnp.asarray([[2]], jnp.int32))
+        return pages.write_tokens(k[:, :1], v[:, :1], page, offset)
+
+    pages, apart = written(pages), written(apart)
+    np.testing.assert_array_equal(pages.keys[..., :64], apart.keys)
+    np.testing.assert_array_equal(pages.keys[..., 64:], apart.values)
+    assert len(jax.tree.leaves(KvCache.new(cfg, 4, 8, "int8", OnTpu()).layers[0])) == 3
+    narrow = KvCache.new(CFG, 4, 8, "float32", OnTpu()).layers[0]
+    assert not narrow.is_paired
 
 
 def test_specs_are_a_spec_for_each_array():

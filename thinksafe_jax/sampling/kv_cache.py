@@ -13,6 +13,12 @@ so no write needs a mask. In int8 each page has its scales beside it, `[K, pages
 row of its keys' and a row of its values'. With one row XLA for TPU would store eight pages in a
 tile, and copy all scales for the kernel, which takes a page at a time.
 
+A TPU's rows have 128 lanes. Where head_dim fills half of one, each value lies behind its key:
+
+    one token    | key, 64 lanes | value, 64 lanes |    keys is [K, pages, page_size, 128]
+
+With rows of 64 XLA would store the pages innermost, and copy the whole pool for a kernel.
+
 How a token is stored is known to this file and to the kernels in attention/, and to nobody else:
 the sampler, `plan` and the sweep ask `KvCache` for shapes, bytes and shardings.
 """
@@ -34,6 +40,7 @@ from thinksafe_jax.sampling.kv_rounding import INT8, from_int8, to_int8
 from thinksafe_jax.sampling.layout import ONE_DEVICE, Layout
 
 _DEVICE_SHARE = 0.85  # of the device memory that is free once the weights are there
+PAIRED_HEAD_DIM = 64  # half of a TPU's lanes
 _HOST_SHARE = 0.25  # of the host memory that is free, where the device is the host
 
 
@@ -43,12 +50,13 @@ class KvPages:
     """Keys and values of one layer; or a shape, spec or sharding for each array.
 
     Attributes:
-        keys, values: `[K, pages, page_size, H]`.
+        keys, values: `[K, pages, page_size, H]`; values None where they lie behind the keys, in
+            `[K, pages, page_size, 2 H]`.
         scales: f32 `[K, pages, 2, page_size]`, of keys and of values, beside int8; else None.
     """
 
     keys: Any
-    values: Any
+    values: Any = None
     scales: Any = None
 
     @property
@@ -60,6 +68,11 @@ class KvPages:
     def has_scales(self) -> bool:
         """Whether keys and values are int8."""
         return self.scales is not None
+
+    @property
+    def is_paired(self) -> bool:
+        """Whether each value lies behind its key, in the row of one array."""
+        return self.values is None
 
     def specs(self, layout: Layout) -> "KvPages":
         """Mesh axes of each array: KV heads over the model's axes, pages over the slots' axes."""
@@ -90,6 +103,8 @@ class KvPages:
             at = pages.at[head, page.reshape(1, -1), offset.reshape(1, -1)]
             return at.set(flat.astype(pages.dtype), mode="promise_in_bounds")
 
+        if self.is_paired:
+            return KvPages(write(self.keys, jnp.concatenate([k, v], axis=-1)))
         if not self.has_scales:
             return KvPages(write(self.keys, k), write(self.values, v))
         (k, key_scales), (v, value_scales) = to_int8(k), to_int8(v)
@@ -112,6 +127,8 @@ class KvPages:
             at = pages.at[head, page_ids.reshape(1, -1)]
             return at.set(new.astype(pages.dtype), mode="promise_in_bounds")
 
+        if self.is_paired:
+            return KvPages(write(self.keys, paged(jnp.concatenate([k, v], axis=-1))))
         if not self.has_scales:
             return KvPages(write(self.keys, paged(k)), write(self.values, paged(v)))
         (k, key_scales), (v, value_scales) = to_int8(k), to_int8(v)
@@ -144,7 +161,7 @@ class KvCache:
             pages: of each shard of the slots, page 0 included.
             dtype: in which keys and values are stored; int8 has scales beside it.
         """
-        shapes = _layer_shapes(cfg, layout.shards * pages, page_size, dtype)
+        shapes = _layer_shapes(cfg, layout.shards * pages, page_size, dtype, layout.platform)
         shardings = jax.tree.map(layout.sharding, shapes.specs(layout))
         layer = jax.tree.map(
             lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
@@ -218,10 +235,14 @@ def _with_scales(pool: jax.Array, new: jax.Array, page: jax.Array, offset: jax.A
     return at.set(rows.reshape(kv_heads, -1, 2, page_size), mode="promise_in_bounds")
 
 
-def _layer_shapes(cfg: ModelConfig, pages: int, page_size: int, dtype: Any) -> KvPages:
+def _layer_shapes(
+    cfg: ModelConfig, pages: int, page_size: int, dtype: Any, platform: str = "cpu"
+) -> KvPages:
     """What is stored for one layer: the only place that says so."""
     pool = cfg.num_kv_heads, pages
     tokens = jax.ShapeDtypeStruct((*pool, page_size, cfg.head_dim), jnp.dtype(dtype))
+    if platform == "tpu" and tokens.dtype != INT8 and cfg.head_dim == PAIRED_HEAD_DIM:
+        return KvPages(jax.ShapeDtypeStruct((*pool, page_size, 2 * cfg.head_dim), tokens.dtype))
     scales = jax.ShapeDtypeStruct((*pool, 2, page_size), jnp.float32)
     return KvPages(tokens, tokens, scales if tokens.dtype == INT8 else None)
 

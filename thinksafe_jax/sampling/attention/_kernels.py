@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from thinksafe_jax.models import AttentionRequest
-from thinksafe_jax.sampling.kv_cache import KvPages
+from thinksafe_jax.sampling.kv_cache import PAIRED_HEAD_DIM, KvPages
 
 PIECE_TOKENS = 512
 
@@ -28,11 +28,16 @@ def page_refusal(request: AttentionRequest) -> str | None:
     return None
 
 
-def tpu_refusal(request: AttentionRequest) -> str | None:
-    """Why a paged kernel for TPU cannot run a request, or None."""
+def tpu_refusal(request: AttentionRequest, *, paired: bool = False) -> str | None:
+    """Why a paged kernel for TPU cannot run a request, or None.
+
+    Args:
+        paired: the kernel reads pages in which values lie behind their keys.
+    """
     if request.platform != "tpu":
         return f"a TPU kernel, the platform is {request.platform}"
-    if request.head_dim % 128:
+    paired = paired and request.head_dim == PAIRED_HEAD_DIM and request.kv_dtype != "int8"
+    if request.head_dim % 128 and not paired:
         # XLA stores pages of narrower heads with the page innermost, and copies the pool for it
         return f"needs a head_dim that 128 divides, this model has {request.head_dim}"
     return page_refusal(request)

@@ -8,6 +8,9 @@
 A grid step is a slot, with all KV heads of the device. Keys and values are read once whatever the
 number of queries, and only pages below the slot's length are read. In int8 they stay so up to the
 product: the scales of keys multiply the scores, those of values the weights.
+
+Where values lie behind their keys (head_dim 64) a row is read once and serves as both: zeros stand
+behind the query, and the half of the output that sums keys is dropped.
 """
 
 from collections.abc import Sequence
@@ -31,13 +34,17 @@ def several_queries(
     q: jax.Array, pages: KvPages, table: jax.Array, lengths: jax.Array
 ) -> jax.Array:
     """As `xla.several_queries`: q `[B, Q, N, H]`, lengths i32 `[B, Q]` -> `[B, Q, N, H]`."""
-    pools = jax.tree.leaves(pages)  # keys, values; in int8 their scales, too
+    pools = jax.tree.leaves(pages)  # keys, values unless behind them; in int8 their scales
     batch, queries, heads, head_dim = q.shape
     kv_heads, _, page_size, _ = pages.keys.shape
     group = heads // kv_heads
     # a query is to its keys what another head of its group is: both are rows of one product
-    rows = scaled(q, pages).reshape(batch, queries, kv_heads, group, head_dim)
-    rows = jnp.moveaxis(rows, 2, 1).reshape(batch, kv_heads, queries * group, head_dim)
+    rows = scaled(q, pages)
+    if pages.is_paired:
+        rows = jnp.concatenate([rows, jnp.zeros_like(rows)], axis=-1)
+    width = rows.shape[-1]  # of a row of the pool: H or 2 H
+    rows = rows.reshape(batch, queries, kv_heads, group, width)
+    rows = jnp.moveaxis(rows, 2, 1).reshape(batch, kv_heads, queries * group, width)
     block = pl.BlockSpec((1, *rows.shape[1:]), lambda b, *_: (b, 0, 0, 0))
     whole = pl.BlockSpec(memory_space=pl.ANY)
     out = pl.pallas_call(
@@ -57,8 +64,8 @@ def several_queries(
         compiler_params=pltpu.CompilerParams(dimension_semantics=("arbitrary",)),
         name="paged_attention_queries",
     )(lengths, table, rows, *pools)
-    out = jnp.moveaxis(out.reshape(batch, kv_heads, queries, group, head_dim), 1, 2)
-    return out.reshape(q.shape).astype(q.dtype)
+    out = jnp.moveaxis(out.reshape(batch, kv_heads, queries, group, width), 1, 2)
+    return out[..., width - head_dim :].reshape(q.shape).astype(q.dtype)
 
 
 def paged_attention(
@@ -164,11 +171,11 @@ def _attend(
     """The running softmax with one more piece in it.
 
     Args:
-        buffers: of keys and values, and in int8 of their scales.
+        buffers: of keys, of values unless they lie behind them, and in int8 of their scales.
         limit: i32 `[Q * group, PIECE_TOKENS]`, tokens of the piece that each row sees.
         carry: maxima and sums `[K, Q * group, 1]`, outputs `[K, Q * group, H]`.
     """
-    keys, values, *scales = buffers
+    keys, values, *scales = buffers if len(buffers) > 1 else (*buffers, *buffers)
     position = jax.lax.broadcasted_iota(jnp.int32, limit.shape, 1)
     # what no page was read into is old, and may be anything: 0 times a NaN would be NaN
     token = jax.lax.broadcasted_iota(jnp.int32, (limit.shape[1], 1), 0)
@@ -209,7 +216,7 @@ def _in_dtype(x: jax.Array, dtype: Any) -> jax.Array:
 
 def refuses(request: AttentionRequest) -> str | None:
     """Why the kernel cannot run a request, or None."""
-    why = tpu_refusal(request)
+    why = tpu_refusal(request, paired=True)
     if why is None and request.kv_dtype == "int8" and request.page_size % _LANES:
         return (
             f"with engine.kv_dtype int8 needs engine.page_size {_LANES}, whose scales fill a row "

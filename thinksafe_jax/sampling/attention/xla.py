@@ -91,8 +91,8 @@ def _attend(
 
     What differs between the queries of a slot is how far each may look.
     """
-    kv_heads, _, page_size, head_dim = pages.keys.shape
-    batch, queries, heads, _ = q.shape
+    kv_heads, _, page_size, _ = pages.keys.shape
+    batch, queries, heads, head_dim = q.shape
     per_block = max(1, block_tokens // page_size)
     tokens = per_block * page_size
     group = heads // kv_heads
@@ -139,7 +139,7 @@ def _with_block(
     scores = jnp.einsum(
         "kbgh,kbsh->kbgs",
         grouped,
-        _read(pages.keys, page_ids).astype(dtype),
+        _read(pages, "keys", page_ids).astype(dtype),
         preferred_element_type=jnp.float32,
     )
     scales = _read_scales(pages.scales, page_ids) if pages.has_scales else ()
@@ -152,7 +152,7 @@ def _with_block(
     total = total * rescale + weights.sum(axis=-1)
     if scales:
         weights = jnp.where(live, weights * scales[1], jnp.float32(0))
-    values = _read(pages.values, page_ids).astype(dtype)
+    values = _read(pages, "values", page_ids).astype(dtype)
     part = jnp.einsum(
         "kbgs,kbsh->kbgh",
         weights.astype(dtype),
@@ -163,11 +163,19 @@ def _with_block(
     return new_top, total, out * rescale[..., None] + part
 
 
-def _read(pool: jax.Array, page_ids: jax.Array) -> jax.Array:
-    """Keys or values `[K, B, tokens, H]` of the pages `[B, N]` of each slot."""
+def _read(pages: KvPages, which: str, page_ids: jax.Array) -> jax.Array:
+    """Keys or values `[K, B, tokens, H]` of the pages `[B, N]` of each slot.
+
+    Args:
+        which: "keys" or "values".
+    """
+    pool = pages.keys if pages.is_paired else getattr(pages, which)
     gathered = pool.at[:, page_ids].get(mode="promise_in_bounds")
-    kv_heads, batch, _, _, head_dim = gathered.shape
-    return gathered.reshape(kv_heads, batch, -1, head_dim)
+    kv_heads, batch, _, _, width = gathered.shape
+    rows = gathered.reshape(kv_heads, batch, -1, width)
+    if not pages.is_paired:
+        return rows
+    return rows[..., : width // 2] if which == "keys" else rows[..., width // 2 :]
 
 
 def _read_scales(pool: jax.Array, page_ids: jax.Array) -> tuple[jax.Array, ...]:
