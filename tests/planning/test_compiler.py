@@ -47,11 +47,15 @@ def doubled(size=8, devices=2):
     return OnChips(jax.jit(lambda x: 2 * x.sum()), (array,), {}, size, size, devices)
 
 
-def test_the_same_program_is_compiled_once(compiled):
+def test_the_same_program_is_compiled_once(compiled, caplog, tmp_path):
+    caplog.set_level("INFO", "thinksafe_jax")
     first = compiler_output(doubled())
     assert "all-reduce" in first.text
     assert compiler_output(doubled()) == first
     assert len(compiled) == 1
+    (said,) = caplog.messages
+    assert said.startswith(f"compiling a program for {Chip.device_kind}, up to minutes; kept in")
+    assert said.endswith(str(tmp_path / "compiled"))
 
 
 @pytest.mark.parametrize("change", [{"size": 16}, {"devices": 4}])

@@ -9,6 +9,7 @@ gave is kept on disk, and read again for the same program:
 
 import gzip
 import json
+import logging
 import os
 import time
 import zlib
@@ -28,6 +29,8 @@ from thinksafe_jax.json_files import load_unique
 from thinksafe_jax.planning.abstract_programs import Program, shard_bytes
 from thinksafe_jax.planning.collectives import Collectives, collectives_of
 from thinksafe_jax.storage import atomic_write, cache_folder, content_hash
+
+_log = logging.getLogger(__name__)
 
 _VERSIONS = ("jax", "jaxlib", "libtpu")
 _FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
@@ -114,6 +117,8 @@ def compiler_output(program: Program) -> CompilerOutput:
     file = cache_folder() / "compiled" / f"{_key(program, lowered)}.json.gz"
     if kept := _kept(file):
         return kept
+    kind = program.device.device_kind
+    _log.info("compiling a program for %s, up to minutes; kept in %s", kind, file.parent)
     output = _output(_compiled_elsewhere(lowered), began)
     with suppress(EnvironmentFault, OSError):  # a plan needs no place on the disk
         file.parent.mkdir(parents=True, exist_ok=True)
