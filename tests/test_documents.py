@@ -10,8 +10,6 @@ import pytest
 from tests.support import REPOSITORY
 
 DOCUMENTS = sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md")])
-# shows the tree as it was; to be brought up to date and taken off here
-BEHIND = {"README.md"}
 ROOMS = ("thinksafe_jax/", "tests/", "docs/", "configs/", "scripts/")
 
 each_document = pytest.mark.parametrize(
@@ -34,7 +32,7 @@ def test_links_lead_to_files(document: Path):
 def test_files_that_are_named_exist(document: Path):
     """Names in backquotes, from the repository's root; NAME stands for what a reader chooses."""
     named = re.findall(r"`([\w./-]+/[\w./-]*)(?:::[^`]*)?`", text_of(document))
-    named = [name for name in named if name.startswith(ROOMS) and document.name not in BEHIND]
+    named = [name for name in named if name.startswith(ROOMS)]
     named = [name.rpartition("/")[0] if "NAME" in name else name for name in named]
     assert [name for name in named if not (REPOSITORY / name).exists()] == []
 
