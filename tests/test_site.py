@@ -51,12 +51,12 @@ def test_the_command_page_has_every_command_and_no_marks_of_the_terminal(pages):
     assert "[/]" not in text and "[cyan]" not in text
 
 
-def test_fences_are_run_unless_they_say_why_not_and_indented_commands_are_refused():
+def test_fences_are_run_unless_a_title_says_what_they_take_and_indented_commands_are_refused():
     check = script("check_commands")
     text = (
         "```bash\necho a\n```\n"
-        '```bash title="not run here: it needs a chip"\nfalse\n```\n'
-        '```python title="three lines"\nprint(1)\n```\n'
+        '```bash title="needs a chip"\nfalse\n```\n'
+        "```python\nprint(1)\n```\n"
         "    thinksafe run --config mini\n"
     )
     assert list(check.blocks(text)) == [("bash", "echo a\n"), ("python", "print(1)\n")]

@@ -1,8 +1,8 @@
 """Runs the commands of the site's pages, page by page: python scripts/site/check_commands.py
 
-Every fence of bash or Python in docs/ is run in a folder of its page, in their order, unless its
-title begins with "not run here:" and says why. Ends with 1 where a command fails, and where a
-command stands in an indented block, where this check would not see it.
+Every fence of bash or Python in docs/ is run in a folder of its page, in order, unless it has
+a title, which says to readers what it takes ("needs a TPU VM", "takes minutes"). Ends with 1 where a
+command fails, and where one stands in an indented block, where this check would not see it.
 """
 
 import os
@@ -17,13 +17,12 @@ from pathlib import Path
 DOCS = Path(__file__).parents[2] / "docs"
 _FENCE = re.compile(r"^```(bash|python)(?: title=\"(.*?)\")?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _INDENTED = re.compile(r"^(?: {4}|\t)(thinksafe|pip|make|bash|python|gcloud) .*$", re.MULTILINE)
-_NOT_RUN = "not run here: "
 
 
 def blocks(text: str) -> Iterator[tuple[str, str]]:
     """(language, code) of each fence that is to be run."""
     for language, title, code in _FENCE.findall(text):
-        if not title.startswith(_NOT_RUN):
+        if not title:
             yield language, code
 
 

@@ -76,7 +76,7 @@ def configuration_page() -> str:
                 f"`{field.name}`",
                 _allowed(hints[field.name]),
                 _default(field),
-                comments.get(field.name, ""),
+                comments.get(field.name, "").replace("<", "&lt;"),
             )
             lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
         lines.append("")
