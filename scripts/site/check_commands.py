@@ -1,7 +1,7 @@
 """Runs the commands of the site's pages, page by page: python scripts/site/check_commands.py
 
-Every fence of bash or Python in docs/ is run in a folder of its page, in order, unless it has
-a title, which says to readers what it takes ("needs a TPU VM", "takes minutes"). Ends with 1 where a
+Every fence of bash or Python in docs/ is run in a folder of its page, in order, unless it has a
+title, which says to readers what it takes ("needs a TPU VM", "takes minutes"). Ends with 1 where a
 command fails, and where one stands in an indented block, where this check would not see it.
 """
 
