@@ -84,14 +84,30 @@ def test_plan_of_a_known_model_needs_no_network(thinksafe, tmp_path):
         (["plan", "--model", "Qwen3-9B", "--mesh", "v5e-16"], 2, "did you mean qwen3-8b?"),
         (["plan", "--model", "Qwen3-8B", "--mesh", "v5e-61"], 2, "did you mean v5e-16?"),
         (["plan", "--model", "owner/name", "--mesh", "v5e-8"], 4, "the Hub cannot be reached"),
-        (["run", "--config", "qwen3-8b"], 4, "the Hub cannot be reached"),
-        (["run", "--config", "mini", "mesh=v5e-16"], 2, "= 16 needs more than the 1 devices"),
     ],
 )
 def test_one_line_says_what_is_wrong(thinksafe, tmp_path, arguments, code, said):
     done = thinksafe(*arguments, cwd=tmp_path, XLA_FLAGS="")
     assert (done.returncode, said in done.stderr) == (code, True), done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (
+            ["--config", "qwen3-8b"],
+            3,
+            "Qwen/Qwen3-8B: not in the local cache, and the Hub cannot be",
+        ),
+        (["--config", "mini", "mesh=v5e-16"], 2, "= 16 needs more than the 1 devices"),
+    ],
+)
+def test_a_run_that_cannot_begin_lists_what_is_missing(thinksafe, tmp_path, arguments, code, said):
+    done = thinksafe("run", *arguments, cwd=tmp_path, XLA_FLAGS="")
+    assert (done.returncode, said in done.stderr) == (code, True), done.stderr
+    assert "problems; nothing was started" in done.stderr
+    assert not [path for path in (tmp_path / "runs").rglob("*") if path.is_file()]
 
 
 def test_the_mini_recipe_runs(thinksafe, tmp_path):

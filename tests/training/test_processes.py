@@ -35,13 +35,13 @@ def start(folder, count, *tasks, **environment):
 
 
 @pytest.fixture(scope="module")
-def two(folder, compiled_once):
+def two(folder):
     """Two processes: trained, stopped by a signal to one, then one of them frozen."""
     return start(folder, 2, "whole", "stopped", "frozen", THINKSAFE_SILENCE_LIMIT="10")
 
 
 @pytest.fixture(scope="module")
-def killed(folder, compiled_once):
+def killed(folder):
     return start(folder, 2, "killed")
 
 

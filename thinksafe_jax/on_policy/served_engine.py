@@ -137,8 +137,13 @@ class ServedEngine:
             try:
                 while running:
                     done, running = wait(running, return_when=FIRST_COMPLETED)
+                    if any(map(_has_failed, done)):
+                        # the call ends; what is on its way is waited for, and kept
+                        self._server.stop()
+                        done |= {future for future in running if not future.cancel()}
+                        wait(done)
+                        running, rest = set(), iter(())
                     running |= {pool.submit(self._ask, name, r) for r in islice(rest, len(done))}
-                    # what came is kept before what failed ends the call
                     for future in sorted(done, key=_has_failed):
                         completion, seconds = future.result()
                         self.stats.request_seconds += seconds
