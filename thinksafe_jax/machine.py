@@ -61,8 +61,12 @@ def compile_cache_folder() -> Path:
 
 
 def enable_compile_cache() -> None:
-    """Lets JAX keep what took it over half a second to compile. Starts no back end."""
+    """Lets JAX keep what took it over half a second to compile. Starts no back end.
+
+    JAX's own variables come first.
+    """
     import jax
 
     jax.config.update("jax_compilation_cache_dir", str(compile_cache_folder()))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

@@ -1,0 +1,23 @@
+"""The compile cache: where it is, and what is kept in it."""
+
+import jax
+import pytest
+
+from thinksafe_jax.machine import enable_compile_cache
+
+KEY = "jax_persistent_cache_min_compile_time_secs"
+
+
+@pytest.mark.parametrize(("variable", "kept"), [("0", 7.0), (None, 0.5)], ids=["JAX's own", "ours"])
+def test_jaxs_own_variable_says_what_is_kept(monkeypatch, variable, kept):
+    before = jax.config.values[KEY], jax.config.values["jax_compilation_cache_dir"]
+    jax.config.update(KEY, 7.0)  # as JAX would have it from the variable
+    monkeypatch.delenv(KEY.upper())
+    if variable is not None:
+        monkeypatch.setenv(KEY.upper(), variable)
+    try:
+        enable_compile_cache()
+        assert jax.config.values[KEY] == kept
+    finally:
+        jax.config.update(KEY, before[0])
+        jax.config.update("jax_compilation_cache_dir", before[1])
