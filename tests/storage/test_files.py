@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from thinksafe_jax.errors import EnvironmentFault
-from thinksafe_jax.storage import atomic_write, prepare_directory
+from thinksafe_jax.storage import atomic_write, prepare_directory, set_aside, writable_place
 
 
 def test_a_file_is_replaced_whole(tmp_path):
@@ -69,3 +69,26 @@ def test_a_directory_that_cannot_be_written_is_refused():
         first == f"{folder}: cannot write, permission denied; choose a directory that you can write"
     )
     assert second.startswith(f"{folder}/new: cannot write, permission denied")
+
+
+def test_what_is_set_aside_replaces_nothing(tmp_path):
+    for content in ("first", "second", "third"):
+        (tmp_path / "rows.jsonl").write_text(content)
+        set_aside(tmp_path / "rows.jsonl", tmp_path / "earlier" / "rows-ab.jsonl")
+        (tmp_path / "runs").mkdir()
+        (tmp_path / "runs" / content).touch()
+        set_aside(tmp_path / "runs", tmp_path / "earlier" / "runs-ab")
+    kept = {p.name: p for p in (tmp_path / "earlier").iterdir()}
+    files = ("rows-ab.jsonl", "rows-ab.2.jsonl", "rows-ab.3.jsonl")
+    assert [kept[name].read_text() for name in files] == ["first", "second", "third"]
+    folders = [
+        kept[name] / text
+        for name, text in zip(("runs-ab", "runs-ab.2"), ("first", "second"), strict=True)
+    ]
+    assert all(file.exists() for file in folders)
+    assert not (tmp_path / "rows.jsonl").exists()
+
+
+def test_a_place_is_proved_writable_and_nothing_is_left(tmp_path):
+    assert writable_place(tmp_path / "a" / "b") == tmp_path
+    assert not list(tmp_path.iterdir())

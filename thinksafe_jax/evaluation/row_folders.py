@@ -11,7 +11,7 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from thinksafe_jax.storage import atomic_write, persist, prepare_directory
+from thinksafe_jax.storage import atomic_write, persist, prepare_directory, set_aside
 
 _log = logging.getLogger(__name__)
 
@@ -47,11 +47,5 @@ def _short(identity: str) -> str:
 
 
 def _set_aside(path: Path, target: Path) -> None:
-    """Move to `target`, or beside it where something lies there."""
-    free, number = target, 1
-    while free.exists():
-        number += 1
-        free = target.with_name(f"{target.stem}.{number}{target.suffix}")
-    prepare_directory(target.parent)
-    path.rename(free)
-    _log.warning("%s: of another model, guard or setting; it is kept as %s", path, free)
+    kept = set_aside(path, target)
+    _log.warning("%s: of another model, guard or setting; it is kept as %s", path, kept)

@@ -5,13 +5,12 @@ import re
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from itertools import count
 from pathlib import Path
 
 from thinksafe_jax.config import RESUMABLE_KEYS, Recipe, diff, load_recipe, to_yaml
 from thinksafe_jax.errors import ConfigError
 from thinksafe_jax.json_files import load_unique
-from thinksafe_jax.storage import atomic_write, persist, shown, storage_errors
+from thinksafe_jax.storage import atomic_write, persist, set_aside, shown, storage_errors
 from thinksafe_jax.version import __version__
 
 log = logging.getLogger(__name__)
@@ -116,14 +115,8 @@ def clear_verdicts(path: Path, recipe: Recipe) -> None:
         made += [path / name for name in _OF_GUARD]
     made += [step / name for step in evaluated for name in ("rows.jsonl", "verdicts")]
     for folder in (path / "evaluation").glob("*/earlier/verdicts-*"):
-        folder.rename(_unused(folder.with_name(f"replaced-{folder.name}")))
+        set_aside(folder, folder.with_name(f"replaced-{folder.name}"))
     _delete(path, [item for item in made if item.exists()])
-
-
-def _unused(path: Path) -> Path:
-    """The path, or one beside it where something lies there."""
-    numbered = (path.with_name(f"{path.name}.{number}") for number in count(2))
-    return path if not path.exists() else next(p for p in numbered if not p.exists())
 
 
 def _delete(path: Path, items: Iterable[Path]) -> None:

@@ -155,6 +155,21 @@ def writable_place(folder: Path) -> Path:
     return prepare_directory(place)
 
 
+def set_aside(path: Path, target: Path) -> Path:
+    """Moves a file or folder to `target`, or beside it where something lies there: NAME.2, NAME.3.
+
+    Returns:
+        Where it is now.
+    """
+    free, number = target, 1
+    while free.exists():
+        number += 1
+        free = target.with_name(f"{target.stem}.{number}{target.suffix}")
+    prepare_directory(target.parent)
+    path.rename(free)
+    return free
+
+
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
     """Turn the operating system's refusals into one sentence with the path and the way out.

@@ -17,7 +17,7 @@ from thinksafe_jax.errors import ConfigError, InputError, InUse
 from thinksafe_jax.json_files import read_json_object
 from thinksafe_jax.pipeline import evaluate_student, run_pipeline, stages_of
 from thinksafe_jax.runs import begun_recipe
-from thinksafe_jax.storage import atomic_write, content_hash, is_held, prepare_directory
+from thinksafe_jax.storage import atomic_write, content_hash, is_held, prepare_directory, set_aside
 from thinksafe_jax.studies.units import Unit
 
 _log = logging.getLogger(__name__)
@@ -130,10 +130,5 @@ def _set_aside(folder: Path, root: Path) -> None:
             f"{folder} was begun with another recipe and is in use; stop what works there, or give "
             "the changed study another --study-dir"
         )
-    target, number = root / "earlier" / folder.relative_to(root), 1
-    while target.exists():
-        number += 1
-        target = target.with_name(f"{folder.name}.{number}")
-    prepare_directory(target.parent)
-    folder.rename(target)
-    _log.warning("%s: the study has another recipe by now; it is kept as %s", folder, target)
+    kept = set_aside(folder, root / "earlier" / folder.relative_to(root))
+    _log.warning("%s: the study has another recipe by now; it is kept as %s", folder, kept)
