@@ -107,7 +107,7 @@ def test_a_run_that_cannot_begin_lists_what_is_missing(thinksafe, tmp_path, argu
     done = thinksafe("run", *arguments, cwd=tmp_path, XLA_FLAGS="")
     assert (done.returncode, said in done.stderr) == (code, True), done.stderr
     assert "problems; nothing was started" in done.stderr
-    assert not [path for path in (tmp_path / "runs").rglob("*") if path.is_file()]
+    assert not (tmp_path / "runs").exists()
 
 
 def test_the_mini_recipe_runs(thinksafe, tmp_path):

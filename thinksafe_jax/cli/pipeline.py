@@ -213,10 +213,10 @@ def start(recipe, folder: Path, stages, **options: bool) -> None:
         options: keyword arguments of `run_pipeline`.
     """
     from thinksafe_jax.runs import refuse_inside
-    from thinksafe_jax.storage import prepare_directory
+    from thinksafe_jax.storage import writable_place
 
     refuse_inside(folder)
-    prepare_directory(folder)  # before the imports below, which take seconds
+    writable_place(folder)  # before the imports below, which take seconds
     from thinksafe_jax.pipeline import run_pipeline
 
     summary = run_pipeline(recipe, folder, stages=stages, **options)
