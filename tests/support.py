@@ -1,7 +1,10 @@
 """What several tests share: reference assets, tiny random models made by transformers."""
 
 import re
+import threading
+from contextlib import contextmanager
 from functools import cache
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,21 @@ def shared_asset(*parts: str) -> Path:
     if not path.exists():
         pytest.skip(f"reference asset {'/'.join(parts)} is not beside the repository")
     return path
+
+
+@contextmanager
+def loopback_server(handler: type[BaseHTTPRequestHandler]):
+    """Serves on a free port of this machine; yields the address, as http://127.0.0.1:8000."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
 @cache

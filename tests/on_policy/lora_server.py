@@ -4,12 +4,13 @@ import json
 import threading
 from collections.abc import Callable
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 
+from tests.support import loopback_server
 from thinksafe_jax.config import EngineConfig, SamplingConfig
 from thinksafe_jax.models import load_config
 from thinksafe_jax.sampling import Engine, Request
@@ -96,16 +97,8 @@ def serving(server: LoraServer):
         def log_message(self, *_):
             pass
 
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    http.daemon_threads = True
-    thread = threading.Thread(target=http.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{http.server_port}/v1"
-    finally:
-        http.shutdown()
-        http.server_close()
-        thread.join()
+    with loopback_server(Handler) as url:
+        yield f"{url}/v1"
 
 
 class MiniStudent:

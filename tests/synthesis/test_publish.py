@@ -5,11 +5,11 @@ import json
 import os
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 
+from tests.support import loopback_server
 from thinksafe_jax.config import Recipe, SynthesisConfig
 from thinksafe_jax.guards import Verdict
 from thinksafe_jax.report import card_of_dataset
@@ -89,11 +89,8 @@ class Hub(BaseHTTPRequestHandler):
 @pytest.fixture
 def hub():
     handler = type("Handler", (Hub,), {"files": {}, "private": []})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield handler, f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+    with loopback_server(handler) as url:
+        yield handler, url
 
 
 def small_dataset(folder):
