@@ -35,6 +35,8 @@ OTHERS = REPOSITORY / "configs/recipes/mini-self-distillation.yaml"
         (GRPO, "training.objective=ce+kl", "does not read it; leave it out"),
         (GRPO, "training.heldout_rows=3", "does not read it; leave it out"),
         (GRPO, "synthesis.method=external", "does not read it; leave it out"),
+        (GRPO, "synthesis.harmful_reasoning=remove", "synthesis.harmful_reasoning: on_policy"),
+        (GRPO, "synthesis.benign_refusals=drop", "synthesis.benign_refusals: on_policy.method"),
         (GRPO, "training.lora_dropout=0.05", "rollouts have no dropout; set it to 0"),
         (GRPO, "training.max_length=100", "less than training.max_length"),
         (GRPO, "engine.max_length=100", "on_policy.sampling.max_new_tokens: is 128"),
@@ -93,6 +95,7 @@ SAFEKEY = REPOSITORY / "configs/recipes/qwen3-0.6b-safekey.yaml"
         (SAFEKEY, "training.objective=ce", "span_columns: is read by training.objective safekey"),
         (SAFEKEY, "synthesis.method=rejection", "synthesis.method is rejection; expected external"),
         (SAFEKEY, "training.think_newlines=authors", "moves the spans"),
+        (SAFEKEY, "synthesis.harmful_reasoning=remove", "changes the rows whose spans"),
         (SAFEKEY, "training.safekey.last_epochs=0", "training.safekey.last_epochs: is 0"),
     ],
 )

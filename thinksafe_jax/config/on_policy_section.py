@@ -26,6 +26,11 @@ _OF_METHOD = {  # the keys that only some methods look at
     "guidance": ("self-distillation",), "taught": ("self-distillation",),
     "horizon": ("self-distillation",), "prefixes": ("grpo",),
 }  # fmt: skip
+# keys of other sections that no method looks at
+_TRAINING_UNREAD = ("objective", "weighting", "heldout_rows", "full_finetune")
+_SYNTHESIS_UNREAD = (
+    "method", "teacher", "harmful_reasoning", "benign_refusals", "ladder", "attempts"
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -187,8 +192,8 @@ def loop_conflicts(
             f"on_policy.samples {cfg.samples}: a step holds whole groups"
         )
     for name, section, keys in (
-        ("training", training, ("objective", "weighting", "heldout_rows", "full_finetune")),
-        ("synthesis", synthesis, ("method", "teacher", "harmful_reasoning", "ladder", "attempts")),
+        ("training", training, _TRAINING_UNREAD),
+        ("synthesis", synthesis, _SYNTHESIS_UNREAD),
     ):
         for key in keys:
             if getattr(section, key) != getattr(type(section)(), key):

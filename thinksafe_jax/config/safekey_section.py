@@ -49,6 +49,11 @@ def safekey_conflicts(training: Any, synthesis: Any) -> Iterator[str]:
         yield (
             "synthesis.prompts: no source has span_columns, which training.objective safekey needs"
         )
+    if synthesis.harmful_reasoning != "keep":
+        yield (
+            "synthesis.harmful_reasoning: changes the rows whose spans training.objective safekey "
+            "reads; set it to keep"
+        )
     if training.think_newlines != "keep":
         yield (
             "training.think_newlines: moves the spans of training.objective safekey; set it to keep"
