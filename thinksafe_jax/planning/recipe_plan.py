@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
-from thinksafe_jax.config import GuardConfig, GuardModel, Recipe
+from thinksafe_jax.config import GuardModel, Recipe
 from thinksafe_jax.data import read_prompts
 from thinksafe_jax.errors import ThinkSafeError
 from thinksafe_jax.planning.guard_plan import plan_guard
@@ -13,6 +13,7 @@ from thinksafe_jax.planning.loop_plan import as_dataset, plan_loop, rollouts_of
 from thinksafe_jax.planning.sample_plan import plan_sample
 from thinksafe_jax.planning.stage_plans import Assumed, PlanRequest, StagePlan, plan_load
 from thinksafe_jax.planning.train_plan import plan_train
+from thinksafe_jax.planning.workload import guards_of
 from thinksafe_jax.sharding import MeshConfig
 
 _TRIES = 4  # other settings that are compiled in search of some that fit
@@ -66,15 +67,13 @@ def _count_prompts(recipe: Recipe) -> int | None:
 
 
 def _guards_of_training(recipe: Recipe) -> list[GuardModel]:
-    """Those that judge what is trained on: every sample, and of a loop what has a reward."""
-    asks = not recipe.on_policy.method or recipe.on_policy.method == "grpo"
-    return _guards(recipe.guard) if asks else []
+    """Those on the mesh that judge what is trained on: neither phrases nor servers.
 
-
-def _guards(cfg: GuardConfig | GuardModel) -> list[GuardModel]:
-    """The guards that run on the mesh: neither phrases nor servers."""
-    members = cfg.members if isinstance(cfg, GuardConfig) and cfg.kind == "majority" else [cfg]
-    return [m for m in members if not m.is_matcher and m.kind != "same" and not m.url]
+    They judge every sample; of a loop what has a reward.
+    """
+    if recipe.on_policy.method not in ("", "grpo"):
+        return []
+    return [g for g in guards_of(recipe.guard) if not g.is_matcher and not g.url]
 
 
 def _searched(
