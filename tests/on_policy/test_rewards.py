@@ -10,7 +10,13 @@ import pytest
 from tests.on_policy import kit
 from thinksafe_jax.config import RewardTerm
 from thinksafe_jax.errors import ConfigError, InputError
-from thinksafe_jax.on_policy.rewards import REWARDS, check_classes, reward_function, rewards_of
+from thinksafe_jax.on_policy.rewards import (
+    REWARDS,
+    check_classes,
+    is_for,
+    reward_function,
+    rewards_of,
+)
 
 
 @pytest.mark.parametrize(
@@ -81,6 +87,14 @@ def test_rewards_by_class_of_prompt():
     ]
     answered = [replace(r, response=kit.CLOSED) for r in rollouts_by_class()]
     assert rewards_of(terms, answered)[1:3] == [[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
+
+
+def test_a_label_may_hold_a_slash():
+    """A value of the label column, as `hate/threatening`, is a class whole; its end is none."""
+    prompt = replace(rollouts_by_class()[0].prompt, stratum="chain.2/hate/threatening")
+    wanted = ["chain.2", "hate/threatening", "chain.2/hate/threatening"]
+    others = ["threatening", "chain.2/hate", "hate"]
+    assert [s for s in [*wanted, *others] if is_for(RewardTerm(stratum=s), prompt)] == wanted
 
 
 def test_a_reward_for_prompts_that_are_not_there_is_refused():

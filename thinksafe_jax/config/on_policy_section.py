@@ -42,8 +42,8 @@ class RewardTerm:
     weight: Annotated[float, POSITIVE] = 1.0
     # only for prompts of this label; default both
     label: Annotated[str | None, LABEL] = None
-    # only for prompts of this class: of a source (the stem of its path), or of a value in its label
-    # column; default all
+    # only for prompts of this class: of a source (the stem of its path; a second source of one stem
+    # is stem.2), or of a value in its label column; default all
     stratum: str | None = field(default=None, metadata=LATER)
 
 

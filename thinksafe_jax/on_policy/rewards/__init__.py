@@ -66,7 +66,7 @@ def rewards_of(
 
 def is_for(term: RewardTerm, prompt: Prompt) -> bool:
     """Whether a term rewards answers to this prompt: by its label, and by its class."""
-    source, _, spelled = prompt.stratum.rpartition("/")
+    source, _, spelled = prompt.stratum.partition("/")  # a source's name has no slash, a label may
     classes = (None, prompt.stratum, source, spelled)
     return term.label in (None, prompt.label) and term.stratum in classes
 
