@@ -10,6 +10,7 @@ no loss lies on it. All rollouts of a group begin alike, so they are compared fa
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from typing import NoReturn
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from thinksafe_jax.guards import is_refusal
 from thinksafe_jax.runs import RowStore
 from thinksafe_jax.storage import content_hash, run_folder, shown
 from thinksafe_jax.synthesis import SAMPLE_FIELDS, Ledger
-from thinksafe_jax.tokenizer import THINK_CLOSE, ChatTokenizer
+from thinksafe_jax.tokenizer import THINK_CLOSE, THINK_OPEN, ChatTokenizer
 
 
 class Prefixes:
@@ -33,7 +34,8 @@ class Prefixes:
         seed: of the run; with prompt and step it decides who is given which.
 
     Raises:
-        InputError: the other run has no verdicts, or no flawed answer to any of the prompts.
+        InputError: the other run has no verdicts, or no flawed answer with reasoning to any of the
+            prompts.
     """
 
     def __init__(
@@ -74,18 +76,40 @@ class Prefixes:
             )
         reasons = Ledger("none").read(samples, verdicts).reasons
         flawed: dict[str, list[tuple[tuple[str, int], list[int]]]] = {}
+        bare = 0  # flawed answers without reasoning
         for row in samples.rows():
             key, wanted = (row["id"], row["attempt"]), row["prompt"] in texts
-            if wanted and _is_flawed(row["label"], row["response"], reasons.get(key, "")):
-                reasoning = row["response"].partition(THINK_CLOSE)[0].rstrip()
-                ids = tokenizer.response_ids(reasoning, ended=False)[: self._config.tokens]
-                flawed.setdefault(row["prompt"], []).append((key, ids))
+            if not wanted or not _is_flawed(row["label"], row["response"], reasons.get(key, "")):
+                continue
+            reasoning = _reasoning(row["response"])
+            if reasoning is None:
+                bare += 1
+                continue
+            ids = tokenizer.response_ids(reasoning, ended=False)[: self._config.tokens]
+            flawed.setdefault(row["prompt"], []).append((key, ids))
         if not flawed:
-            raise InputError(
-                f"on_policy.prefixes.run: {shown(folder)} has no rejected answer to any of the "
-                f"{len(texts)} prompts of synthesis.prompts; ask the same prompts there"
-            )
+            _refuse(shown(folder), len(texts), bare)
         return {text: [ids for _, ids in sorted(rows)] for text, rows in sorted(flawed.items())}
+
+
+def _refuse(folder: str, prompts: int, bare: int) -> NoReturn:
+    """Says why a run gives no beginning."""
+    if bare:
+        raise InputError(
+            f"on_policy.prefixes.run: {folder} has {bare} rejected answers to the {prompts} "
+            f"prompts of synthesis.prompts, and none has reasoning between {THINK_OPEN} and {THINK_CLOSE}; "
+            "a beginning is a thought. Ask the same prompts there of a model that thinks"
+        )
+    raise InputError(
+        f"on_policy.prefixes.run: {folder} has no rejected answer to any of the {prompts} prompts "
+        "of synthesis.prompts; ask the same prompts there"
+    )
+
+
+def _reasoning(response: str) -> str | None:
+    """The reasoning with its opening tag; all of one that was cut before its end; None: none."""
+    before, closed, _ = response.partition(THINK_CLOSE)
+    return before.rstrip() if closed or THINK_OPEN in response else None
 
 
 def _is_flawed(label: str, response: str, reason: str) -> bool:
