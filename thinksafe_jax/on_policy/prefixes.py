@@ -97,8 +97,9 @@ def _refuse(folder: str, prompts: int, bare: int) -> NoReturn:
     if bare:
         raise InputError(
             f"on_policy.prefixes.run: {folder} has {bare} rejected answers to the {prompts} "
-            f"prompts of synthesis.prompts, and none has reasoning between {THINK_OPEN} and {THINK_CLOSE}; "
-            "a beginning is a thought. Ask the same prompts there of a model that thinks"
+            f"prompts of synthesis.prompts, and none has reasoning between {THINK_OPEN} and "
+            f"{THINK_CLOSE}; a beginning is a thought. Ask the same prompts there of a model that "
+            "thinks"
         )
     raise InputError(
         f"on_policy.prefixes.run: {folder} has no rejected answer to any of the {prompts} prompts "
