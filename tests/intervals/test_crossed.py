@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 
 from thinksafe_jax.intervals import Answers, crossed, crossed_difference, wilson
+from thinksafe_jax.intervals.quantiles import t_quantile
+from thinksafe_jax.intervals.shares import wilson_interval
 
 
-def answers(table) -> Answers:
+def answers(table, first=0) -> Answers:
     """One answer a cell; NaN where it could not be read."""
     table = np.asarray(table, float)
-    questions = tuple(f"q{n:04d}" for n in range(table.shape[1]))
+    questions = tuple(f"q{n:04d}" for n in range(first, first + table.shape[1]))
     return Answers(questions, np.nan_to_num(table), (~np.isnan(table)).astype(float))
 
 
@@ -58,9 +60,61 @@ def test_what_cannot_be_read_is_left_out_and_a_seed_without_answers_leaves_no_ra
 
 
 def test_a_measure_of_two_suites_is_their_mean():
-    few, many = answers(np.ones((2, 10))), answers(np.zeros((2, 1000)))
+    few, many = answers(np.ones((2, 10))), answers(np.zeros((2, 1000)), first=10)
     estimate = crossed([few, many])
     assert estimate.value == 0.5 and estimate.n == 1010
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_a_suite_that_is_asked_twice_says_no_more_than_once(share):
+    suite = answers(np.random.default_rng(5).random((5, 40)) < share)
+    once, twice = crossed([suite]), crossed([suite, suite])
+    assert twice.n == once.n == 40 and twice.seeds == once.seeds
+    assert (twice.value, twice.low, twice.high) == pytest.approx(
+        (once.value, once.low, once.high), abs=1e-12
+    )
+
+
+@pytest.mark.parametrize("alike", [False, True])
+def test_a_difference_on_a_suite_that_is_asked_twice_says_no_more_than_once(alike):
+    rng = np.random.default_rng(6)
+    left, right = (answers(rng.random((3, 40)) < share) for share in (0.3, 0.6))
+    right = left if alike else right
+    once, twice = (crossed_difference([left] * k, [right] * k) for k in (1, 2))
+    assert twice.n == once.n == 40
+    assert (twice.value, twice.low, twice.high) == pytest.approx(
+        (once.value, once.low, once.high), abs=1e-12
+    )
+
+
+def test_suites_without_a_common_question_add_their_variances():
+    """Of one seed: a quarter of each suite's p (1 - p) / (P - 1), and P - 1 degrees of each."""
+    tables = np.random.default_rng(8).random((2, 1, 50)) < [[[0.4]], [[0.7]]]
+    estimate = crossed([answers(tables[0]), answers(tables[1], first=50)])
+    shares = tables.mean(axis=(1, 2))
+    variance = (shares * (1 - shares) / 49).sum() / 4
+    p = shares.mean()
+    trials = min(100, p * (1 - p) / variance) * (1.959963985 / t_quantile(98, 0.975)) ** 2
+    assert (estimate.low, estimate.high) == pytest.approx(wilson_interval(p, trials, 0.95))
+
+
+def test_seeds_and_questions_that_cancel_leave_an_interval():
+    """The variance is 0, and so were its degrees of freedom: Student's quantile was no number."""
+    left, right = answers([[0, 1, 0], [1, 0, 1]]), answers([[1, 0, 1], [0, 1, 0]])
+    estimate, alike = (crossed_difference([left], [side]) for side in (right, left))
+    assert (estimate.low, estimate.high) == (alike.low, alike.high) and alike.high > 0.7
+
+
+def test_a_question_of_two_suites_is_one_when_intervals_hold_the_truth():
+    """A plain and another suite of the same 60 prompts: hard ones are hard in both."""
+    rng = np.random.default_rng(13)
+    held = []
+    for _ in range(300):
+        hard = rng.normal(0, 2.0, 60)
+        suites = [drawn(rng, mean=0.0, questions=60, shared=hard) for _ in range(2)]
+        estimate = crossed(suites)
+        held.append(estimate.low <= 0.5 <= estimate.high)
+    assert 0.93 <= np.mean(held) <= 0.99
 
 
 def test_a_difference_cancels_what_questions_have_in_common():

@@ -11,6 +11,7 @@ from thinksafe_jax.errors import InputError
 from thinksafe_jax.evaluation import paper_rows
 from thinksafe_jax.studies.costs import run_cost
 from thinksafe_jax.studies.findings import findings
+from thinksafe_jax.studies.measures import read_answers
 from thinksafe_jax.studies.results import choices, write_results
 from thinksafe_jax.studies.study_page import render
 from thinksafe_jax.studies.units import heldout_units
@@ -129,6 +130,23 @@ def test_seeds_that_were_asked_other_questions_are_refused(tmp_path):
     file.write_text("".join(lines[1:]))
     with pytest.raises(InputError, match="was asked other questions"):
         write_results(study, tmp_path)
+
+
+def test_a_question_is_known_by_its_text_and_not_by_its_number_in_a_file(tmp_path):
+    folder = tmp_path / "evaluation/model"
+    folder.mkdir(parents=True)
+    asked = [("plain", "1", "how"), ("plain", "2", "why"), ("prefix", "1", "why"),
+             ("variants", "1", "in a game, how")]  # fmt: skip
+    rows = [
+        {"suite": suite, "kind": "harmful", "id": number, "sample": 0, "prompt": prompt}
+        | {"response": "x", "finish_reason": "stop", "verdict": "safe"}
+        | ({"cluster": "how"} if suite == "variants" else {})
+        for suite, number, prompt in asked
+    ]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    answers = read_answers({1: tmp_path})
+    assert [a.questions for a in answers.answers.values()] == [("how", "why"), ("why",), ("how",)]
+    assert answers.estimate("harm").n == 2
 
 
 def test_the_words_answer_the_questions(finished):

@@ -13,13 +13,16 @@ over both (two-way clustering: Cameron, Gelbach and Miller 2011, equation 2.11):
 
     V = V_seeds + V_questions - V_cells
 
+A measure is the mean of several suites, and two of them may ask the same question, as a plain and
+a prefix attack do. Columns of one name are one question: what it adds to each is added up first.
+
 A few seeds say little of their own spread, so quantiles are Student's, with the degrees of freedom
 that Satterthwaite's formula gives the sum. In worlds of known truth with five seeds and 250
 questions, 95 % intervals held it 94 to 98 times in 100.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from statistics import NormalDist
 
@@ -35,7 +38,7 @@ class Answers:
     """What the seeds of a method said to the questions of one suite.
 
     Attributes:
-        questions: names of the columns.
+        questions: names of the columns, each once; equal names in two suites are one question.
         hits: answers that count towards the rate, [S, P].
         counts: answers that were counted, [S, P]; 0 where none could be read.
     """
@@ -59,7 +62,7 @@ class Estimate:
         value, low, high: a share, or a difference of shares.
         sd: standard deviation over seeds; None of one seed.
         seeds: the value of each seed, in order.
-        n: questions.
+        n: different questions.
     """
 
     value: float | None
@@ -81,24 +84,27 @@ def crossed(suites: Sequence[Answers], confidence: float = 0.95) -> Estimate:
     """The rate of a method: the mean over suites of the mean over seeds.
 
     The interval is Wilson's with the number of trials that V leaves, p (1 - p) / V, scaled by
-    (z / t)². It stays in [0, 1] and has a width at 0 and 1, where each question is one trial. Of
-    one seed it knows the questions alone.
+    (z / t)². It stays in [0, 1] and has a width at 0 and 1, where each different question is one
+    trial. Of one seed it knows the questions alone.
 
     Args:
         suites: one or more, with the same seeds in the same order.
     """
     if not _are_answered(suites):
         return _NOTHING
+    names = [suite.questions for suite in suites]
     rates = np.stack([_rates(suite) for suite in suites])  # [K, S]
-    p, n = float(rates.mean()), sum(len(suite.questions) for suite in suites)
-    trials = len(suites) ** 2 / sum(1 / len(suite.questions) for suite in suites)
+    p = float(rates.mean())
+    weights = _united(names, [np.full((1, len(q)), 1 / len(q) / len(names)) for q in names])
+    trials = 1 / float((weights**2).sum())
     if 0 < p < 1:
-        variance, freedom = _variance([_shares(suite) for suite in suites])
-        total = float(sum(suite.counts.sum() for suite in suites))
+        variance, freedom = _variance(names, [_shares(suite) for suite in suites])
+        total = float(_united(names, [suite.counts for suite in suites], np.maximum).sum())
         few = _few(freedom, confidence)
         trials = min(total, p * (1 - p) / variance) * few if variance > 0 else total
     low, high = wilson_interval(p, trials, confidence)
-    return Estimate(p, low, high, _sd(rates.mean(axis=0)), tuple(map(float, rates.mean(axis=0))), n)
+    seeds = rates.mean(axis=0)
+    return Estimate(p, low, high, _sd(seeds), tuple(map(float, seeds)), weights.size)
 
 
 def crossed_difference(
@@ -108,33 +114,36 @@ def crossed_difference(
 
     A question that both find hard cancels. Seeds are compared in their order: they have nothing in
     common but the number, and the spread of the pairs is that of both methods together. Where no
-    question differs the interval is what no difference in n questions still allows.
+    question differs, or all that differs cancels, the interval is what no difference in n questions
+    still allows.
 
     Args:
         left, right: the same suites, with the same seeds in the same order.
     """
-    shared = [[q for q in a.questions if q in set(b.questions)] for a, b in _pairs(left, right)]
     pairs = [
         (a.of(questions), b.of(questions))
-        for (a, b), questions in zip(_pairs(left, right), shared, strict=True)
-        if questions
+        for a, b in zip(left, right, strict=True)
+        if (questions := _shared(a, b))
     ]
     if not _are_answered([side for pair in pairs for side in pair]):
         return _NOTHING
     seeds = np.stack([_rates(b) - _rates(a) for a, b in pairs]).mean(axis=0)
-    value, n = float(seeds.mean()), sum(map(len, shared))
+    names = [a.questions for a, _ in pairs]
+    value, n = float(seeds.mean()), len({q for of_suite in names for q in of_suite})
     parts = [_shares(b) - _shares(a) for a, b in pairs]
-    variance, freedom = _variance(parts)
+    variance, freedom = _variance(names, parts)
     tail = (1 - confidence) / 2
     half = t_quantile(freedom, 1 - tail) * math.sqrt(variance)
-    if not any(part.any() for part in parts):
+    if variance <= 0:
         half = 1 - tail ** (1 / n)
     low, high = max(-1.0, value - half), min(1.0, value + half)
     return Estimate(value, low, high, _sd(seeds), tuple(map(float, seeds)), n)
 
 
-def _pairs(left: Sequence[Answers], right: Sequence[Answers]) -> list[tuple[Answers, Answers]]:
-    return list(zip(left, right, strict=True))
+def _shared(left: Answers, right: Answers) -> list[str]:
+    """Questions that both have, in the order of the left."""
+    asked = set(right.questions)
+    return [question for question in left.questions if question in asked]
 
 
 def _are_answered(suites: Sequence[Answers]) -> bool:
@@ -155,28 +164,55 @@ def _shares(suite: Answers) -> Float[np.ndarray, "S P"]:
     return residuals / suite.counts.sum(axis=1, keepdims=True) / len(suite.hits)
 
 
-def _variance(parts: Sequence[Float[np.ndarray, "S _"]]) -> tuple[float, float]:
+def _united(
+    names: Sequence[Sequence[str]],
+    parts: Sequence[Float[np.ndarray, "S _"]],
+    join: Callable[..., np.ndarray] = np.add,
+) -> Float[np.ndarray, "S Q"]:
+    """One column for each of the Q different questions: those of equal names, joined.
+
+    Args:
+        names: questions of each suite, [P] of each.
+        parts: columns of each suite, [S, P] of each.
+    """
+    place = {name: n for n, name in enumerate(dict.fromkeys(q for of in names for q in of))}
+    united = np.zeros((len(parts[0]), len(place)))
+    for of_suite, part in zip(names, parts, strict=True):
+        columns = [place[name] for name in of_suite]
+        united[:, columns] = join(united[:, columns], part)
+    return united
+
+
+def _variance(
+    names: Sequence[Sequence[str]], parts: Sequence[Float[np.ndarray, "S _"]]
+) -> tuple[float, float]:
     """(variance of the mean over suites, its degrees of freedom) of what the cells add.
 
     Args:
+        names: questions of each suite.
         parts: `_shares` of each suite, or differences of them.
     """
     parts = [part / len(parts) for part in parts]
     count = len(parts[0])
-    by_seed = np.sum([part.sum(axis=1) for part in parts], axis=0)  # [S]
-    of_questions = sum(
-        part.shape[1] / max(1, part.shape[1] - 1) * float((part.sum(axis=0) ** 2).sum())
-        for part in parts
-    )
-    of_cells = sum(float((part**2).sum()) for part in parts)
-    of_seeds = count / (count - 1) * float((by_seed**2).sum()) if count > 1 else 0.0
+    cells = _united(names, parts)  # [S, Q]
+    by_question = _united(
+        names,
+        [part.sum(axis=0, keepdims=True) * math.sqrt(_bessel(part.shape[1])) for part in parts],
+    )  # [1, Q]
+    of_questions, of_cells = float((by_question**2).sum()), float((cells**2).sum())
+    of_seeds = _bessel(count) * float((cells.sum(axis=1) ** 2).sum()) if count > 1 else 0.0
     between = max(0.0, of_seeds - of_cells)
-    columns = sum(part.shape[1] for part in parts)
-    freedom = max(1, columns - len(parts))
+    means = len({frozenset(of_suite) for of_suite in names})  # suites of equal questions have one
+    freedom = max(1.0, cells.shape[1] - means)
     variance = between + of_questions
     if of_seeds > 0:  # not less the cells: with few seeds that difference is often 0 by chance
         freedom = variance**2 / (of_seeds**2 / (count - 1) + of_questions**2 / freedom)
-    return variance, float(freedom)
+    return variance, max(1.0, freedom)
+
+
+def _bessel(count: int) -> float:
+    """N / (N - 1); 1 of one."""
+    return count / max(1, count - 1)
 
 
 def _few(freedom: float, confidence: float) -> float:

@@ -126,11 +126,15 @@ def _cells(folder: Path) -> dict[str, SuiteCells]:
 
 @cache
 def _read_cells(file: Path, *_of_content: int) -> dict[str, SuiteCells]:
-    """Suite by suite, questions in the order of their names, so that seeds have equal columns."""
+    """Suite by suite, questions in the order of their names, so that seeds have equal columns.
+
+    A question is its cluster, else its text: two files may number their rows alike, and two suites
+    may ask the same prompt.
+    """
     cells: dict[str, dict[str, list[float]]] = {}
     kinds: dict[str, str] = {}
     for row in read_scored_rows(file):
-        suite, question = row["suite"], row.get("cluster") or row["id"]
+        suite, question = row["suite"], row.get("cluster") or row["prompt"]
         kinds[suite] = row["kind"]
         cell = cells.setdefault(suite, {}).setdefault(question, [0.0, 0.0, 0.0, 0.0])
         hit = outcome(row)
