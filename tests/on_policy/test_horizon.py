@@ -1,5 +1,6 @@
 """The horizon: rollouts grow while the teacher rescues longer ones, and resume as they were."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,7 @@ from tests.on_policy import kit
 from thinksafe_jax.config import HorizonConfig, Recipe
 from thinksafe_jax.data import Prompt
 from thinksafe_jax.errors import InputError
+from thinksafe_jax.hosts import Group
 from thinksafe_jax.on_policy.horizon import Horizon
 from thinksafe_jax.on_policy.rollouts import Asked, Draw
 
@@ -138,6 +140,68 @@ def test_a_measurement_that_was_cut_short_is_finished_with_the_same_rates(tmp_pa
     assert again.tokens(10, ADAPTER) == 4
     assert finished == lines
     assert len(later.asked) == 8 + 3 * 8 - deaths
+
+
+def test_an_answer_that_the_guard_cannot_read_does_not_count(tmp_path, caplog):
+    """One of two is half of them, and `guard.max_unparsed` is not what a measurement asks."""
+    made, engine, guard, lines = horizon(tmp_path, {2: 8, 4: 8, 8: 8}, prompts=2, unsafe=2)
+    judge, say = guard.judge, engine.say
+    ends = iter(["no", "??"] * len(LENGTHS))
+    engine.say = lambda r: say(r) if len(r.prompt_ids) == 1 else next(ends)
+
+    def mute(exchanges):
+        for verdict, unread in (
+            (v, e.response.endswith("?")) for e in exchanges for v in judge([e])
+        ):
+            yield replace(verdict, verdict="unparsed") if unread else verdict
+
+    guard.judge = mute
+    assert made.tokens(10, ADAPTER) == 8
+    assert lines == [
+        {"step": 10, "unsafe": 2, "rescued 2": 1.0, "rescued 4": 1.0, "rescued 8": 1.0}
+    ]
+    assert "rescue-000010-2: 1 of 2 verdicts cannot be read" in caplog.text
+    again, _, _, _ = horizon(tmp_path, {}, prompts=2, unsafe=2)
+    assert again.tokens(15, LATER) == 8
+
+
+class Recorded(Group):
+    """Process 0 of two, whose decisions the other is told."""
+
+    def __init__(self):
+        super().__init__()
+        self.told = {}
+
+    def decide(self, name, value=None):
+        self.told[name] = json.loads(json.dumps(value))
+        return value
+
+
+class Other(Group):
+    """Process 1, which is told what process 0 decided."""
+
+    first = False
+
+    def __init__(self, told):
+        super().__init__()
+        self.told = told
+
+    def decide(self, name, value=None):
+        return self.told[name]
+
+
+def test_a_host_that_does_not_see_the_rates_yet_has_those_of_process_0(tmp_path):
+    rescued = {2: 8, 4: 6, 8: 5}
+    horizon(tmp_path, rescued)[0].tokens(10, ADAPTER)
+    first, blind = horizon(tmp_path, rescued)[0], horizon(tmp_path / "lagging", rescued)[0]
+    first.sampler.run.group = Recorded()
+    blind.sampler.run.group = Other(first.sampler.run.group.told)
+    for step, adapter in ((10, ADAPTER), (15, LATER)):
+        assert [made.tokens(step, adapter) for made in (first, blind)] == [4, 4]
+    assert not list((tmp_path / "lagging").rglob("*.jsonl*"))  # it measured nothing
+    late = horizon(tmp_path / "lagging", rescued)[0]
+    late.sampler.run.group = Other(first.sampler.run.group.told)
+    assert late.tokens(15, LATER) == 4
 
 
 def test_a_measurement_that_is_gone_or_of_other_weights_is_refused(tmp_path):

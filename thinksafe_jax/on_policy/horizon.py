@@ -79,16 +79,20 @@ class Horizon:
         return chosen
 
     def _rates_at(self, step: int, adapter: Tree | None) -> Rates:
-        """The rates of a measurement; with an adapter it is made where it is not there."""
+        """The rates of a measurement; with an adapter it is made where it is not there.
+
+        Process 0 reads the rows for all: another one may see a shared disk later than it.
+        """
         if step in self._rates:
             return self._rates[step]
         run, lengths = self.sampler.run, self.recipe.on_policy.horizon.lengths
         store = run.store(f"{FOLDER}/horizon", ("step", "tokens"), _FIELDS)
         refresh(store.folder)
-        rows = {row["tokens"]: row for row in store.rows() if row["step"] == step}
+        kept = [dict(row) for row in store.rows() if row["step"] == step]
+        kept = run.group.decide(f"rescue rates of {step}", kept)
+        rows = {row["tokens"]: row for row in kept}
         missing = [length for length in lengths if length not in rows]
-        due = adapter is not None and run.group.decide(f"rescue rates of {step}", bool(missing))
-        if adapter is not None and due:
+        if missing and adapter is not None:
             made = self._measure(step, adapter)
             if run.group.first:
                 store.append(row for row in made if row["tokens"] in missing)
@@ -166,7 +170,14 @@ class Horizon:
             return []
         answers = self.sampler.draw(replace(draw, asked=fitting))
         # what was cut off is part of the answer that is judged
-        return self.sampler.judge(folder, [replace(answer, prefix_ids=()) for answer in answers])
+        whole = [replace(answer, prefix_ids=()) for answer in answers]
+        judged = self.sampler.judge(folder, whole, check=False)  # a few: one is a large share
+        unread = sum(a.verdict is not None and a.verdict.verdict == "unparsed" for a in judged)
+        if unread:
+            _log.warning(
+                "%s: %d of %d verdicts cannot be read and do not count", folder, unread, len(judged)
+            )
+        return judged
 
 
 def _check_policy(store: RowStore, row: Mapping[str, Any], policy: str) -> None:
