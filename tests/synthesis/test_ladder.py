@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import json
 from dataclasses import replace
 
 import pytest
@@ -267,3 +268,16 @@ def test_rejection_keeps_a_prompt_only_if_all_are_safe(tmp_path):
 def test_ladders_that_make_no_sense_are_refused_before_any_row(override, message):
     with pytest.raises(ConfigError, match=message):
         load_recipe(REPOSITORY / "configs/recipes/mini.yaml", [override])
+
+
+def test_a_few_rows_say_nothing_of_the_guard(tmp_path):
+    """What earlier starts heard counts as well: a resume may have one row left, and that unread."""
+    words = climb(tmp_path)[0].ledger.words
+    share = words["unparsed"] / words.total()
+    (shard,) = (tmp_path / "verdicts").iterdir()
+    lines = shard.read_text().splitlines()
+    lost = next(n for n, line in enumerate(lines) if json.loads(line)["verdict"] == "unparsed")
+    assert len(lines) == words.total() and share < 1
+    shard.write_text("".join(f"{line}\n" for n, line in enumerate(lines) if n != lost))
+    rounds, _ = climb(tmp_path, max_unparsed=share)
+    assert rounds.ledger.words == words

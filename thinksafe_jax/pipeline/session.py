@@ -1,5 +1,6 @@
 """What the stages of a run share: the student, its tokenizer, the guard, the sampler."""
 
+import logging
 import math
 from dataclasses import replace
 from functools import cached_property
@@ -38,6 +39,8 @@ from thinksafe_jax.synthesis import Selection, synthesis_prompts
 from thinksafe_jax.tokenizer import ChatTokenizer
 from thinksafe_jax.training import TrainingMesh, TrainResult
 from thinksafe_jax.weights import fingerprint, import_adapter, load_params, resolve_model
+
+log = logging.getLogger(__name__)
 
 
 class Session:
@@ -103,10 +106,14 @@ class Session:
 
     def prompt_sources(self) -> dict[str, str]:
         """{prompt id: name of its source}; empty where the sources cannot be read any more."""
-        try:
-            prompts = read_prompts(self.recipe.synthesis.prompts, require_label=True).prompts
-        except ThinkSafeError:
-            return {}
+        if "selection" in vars(self):  # read already
+            prompts = self.selection.prompts
+        else:
+            try:
+                prompts = read_prompts(self.recipe.synthesis.prompts, require_label=True).prompts
+            except ThinkSafeError as error:
+                log.warning("refusals are not counted by source: %s", error)
+                return {}
         return {prompt.id: prompt.stratum.partition("/")[0] for prompt in prompts}
 
     @cached_property

@@ -81,6 +81,7 @@ def sample(run: Run, session: Session) -> dict[str, Any]:
     if rounds.judged:
         run.log("judge", rows=rounds.judged, seconds=round(rounds.judging_seconds, 3))
     _wait_for_all(run, rounds.samples)
+    _wait_for_all(run, rounds.verdicts)  # of rows that others wrote, too: none is judged twice
     return {**_over_processes(run, totals), **selection.facts, "draw_versions": versions}
 
 

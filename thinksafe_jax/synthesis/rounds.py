@@ -24,7 +24,7 @@ from thinksafe_jax.hosts import Group, shared_queue
 from thinksafe_jax.machine import peak_memory
 from thinksafe_jax.runs import WHOLE, Part, RowBuffer, RowStore
 from thinksafe_jax.sampling import Completion, Request
-from thinksafe_jax.synthesis.attempt_queue import AttemptQueue
+from thinksafe_jax.synthesis.attempt_queue import FEW, AttemptQueue
 from thinksafe_jax.synthesis.ladder import ACCEPTED, WAITING, Key, Ledger, attempts
 from thinksafe_jax.synthesis.sampled_rows import fixed_rows, plan_attempt, sample_rows
 from thinksafe_jax.terminal import Progress
@@ -76,7 +76,6 @@ class Rounds:
     group: Group = field(default_factory=Group)
     judged: int = field(default=0, init=False)
     judging_seconds: float = field(default=0.0, init=False)
-    _unparsed: int = field(default=0, init=False)  # of the verdicts
 
     def fixed(self) -> None:
         """Rows of the methods that sample nothing."""
@@ -117,6 +116,9 @@ class Rounds:
                 began = time.monotonic()
                 for _ in self._verdicts(judging, rows, max_unparsed):
                     pass
+                # a handful says nothing of the guard; and a resume may have few rows left
+                if self.ledger.words.total() >= min(FEW, len(self.prompts)):
+                    self._check_guard(judging, max_unparsed)
                 self.judging_seconds += time.monotonic() - began
 
             queue = AttemptQueue(prompts, ladder, self.ledger, judge if judging else None)
@@ -192,24 +194,29 @@ class Rounds:
             for reason in self._verdicts(guard, waiting, max_unparsed):
                 said[reason] += 1
                 bar.advance(accepted=said[ACCEPTED], unparsed=said["unparsed"])
+        self._check_guard(guard, max_unparsed)
         return len(waiting)
+
+    def _check_guard(self, guard: Guard, max_unparsed: float) -> None:
+        """Over all verdicts that are known, those of earlier starts among them."""
+        words = self.ledger.words
+        check_unparsed(words["unparsed"], words.total(), max_unparsed, guard.name)
 
     def _verdicts(
         self, guard: Guard, waiting: Collection[Key], max_unparsed: float
     ) -> Iterator[str]:
         """Asks the guard; gives what became of each row, when its verdict is kept and noted."""
         with RowBuffer(self.verdicts) as buffer:
-            for count, verdict in enumerate(guard.judge(self._exchanges(waiting)), start=1):
+            for verdict in guard.judge(self._exchanges(waiting)):
                 id, _, number = verdict.id.rpartition("#")
                 row = {**verdict.row(int(number)), "id": id}
                 buffer.add(row)
                 self.ledger.judged(row)
                 self.judged += 1
-                self._unparsed += verdict.verdict == "unparsed"
                 yield self.ledger.reasons[id, int(number)]
                 self.check_stop()
-                if count % _CHECKED == 0 or count == len(waiting):
-                    check_unparsed(self._unparsed, self.judged, max_unparsed, guard.name)
+                if self.judged % _CHECKED == 0:
+                    self._check_guard(guard, max_unparsed)
 
     def _exchanges(self, waiting: Collection[Key]) -> Iterator[Exchange]:
         """The guard sees the ORIGINAL prompt and the whole response, in the order of the rows."""
