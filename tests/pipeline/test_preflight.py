@@ -51,7 +51,8 @@ RECIPE = Recipe(
 def missing(recipe: Recipe, run_dir: Path, *stages: str, **options) -> list[str]:
     """The sentences of the preflight of a start."""
     session = Session(recipe)
-    return preflight(session, run_dir, stages or stages_of(recipe), **options).sentences()
+    faults = preflight(session, run_dir, stages or stages_of(recipe), **options)
+    return [str(error) for error in faults.errors()]
 
 
 def changed(section: str, **values) -> Recipe:
@@ -231,7 +232,9 @@ def test_what_compares_answers_is_looked_for_before_any_is_given(tmp_path, monke
 
 def test_disks_have_room_for_checkpoints_exports_and_downloads(tmp_path, monkeypatch, caplog):
     cfg = Session(RECIPE).cfg
-    needed = disk_checks.training_bytes(RECIPE, cfg)
+    folder = tmp_path / "checkpoints"
+    export = disk_checks.export_bytes(RECIPE, cfg)
+    needed = disk_checks.checkpoint_bytes(RECIPE, cfg, folder) + export
     r = RECIPE.training.lora_r
     heads = (cfg.num_heads + cfg.num_kv_heads) * cfg.head_dim
     trained = 4 * cfg.num_layers * r * (2 * cfg.hidden_size + heads)  # q and v, a and b, float32
@@ -242,6 +245,25 @@ def test_disks_have_room_for_checkpoints_exports_and_downloads(tmp_path, monkeyp
     assert line.startswith("disk: ") and "GB are needed" in line and str(tmp_path) in line
     monkeypatch.setattr(disk_checks, "free_bytes", lambda path: needed)
     assert missing(RECIPE, tmp_path, "train") == []
+
+
+def test_what_lies_on_the_disk_is_not_needed_again(tmp_path, monkeypatch):
+    """A run whose checkpoints are there goes on with the room for the one that is written next."""
+    cfg, folder = Session(RECIPE).cfg, tmp_path / "checkpoints"
+    export = disk_checks.export_bytes(RECIPE, cfg)
+    fresh = disk_checks.checkpoint_bytes(RECIPE, cfg, folder)
+    one = fresh // 3
+    for step in ("1", "2"):
+        (folder / step).mkdir(parents=True)
+        (folder / step / "state").write_bytes(b"0" * one)
+    assert disk_checks.checkpoint_bytes(RECIPE, cfg, folder) == fresh - 2 * one == one
+    (folder / "2" / "more").write_bytes(b"0" * one)
+    assert disk_checks.checkpoint_bytes(RECIPE, cfg, folder) == one
+    monkeypatch.setattr(disk_checks, "free_bytes", lambda path: one + export)
+    assert missing(RECIPE, tmp_path, "train") == []
+    monkeypatch.setattr(disk_checks, "free_bytes", lambda path: export)
+    assert missing(RECIPE, tmp_path, "export") == []
+    assert len(missing(RECIPE, tmp_path, "train")) == 1
 
 
 def test_folders_on_one_disk_are_added_up(tmp_path, monkeypatch):

@@ -18,17 +18,30 @@ _FLOAT32 = 4  # bytes
 _TOKEN = 4  # bytes of text, about
 
 
-def training_bytes(recipe: Recipe, cfg: ModelConfig) -> int:
-    """Bytes of checkpoints and export: all that are kept, and one that is being written."""
+def checkpoint_bytes(recipe: Recipe, cfg: ModelConfig, folder: Path) -> int:
+    """Bytes that checkpoints will still need: all that are kept, and one that is being written.
+
+    Args:
+        folder: of the checkpoints; those that lie there are replaced in time, one by one.
+    """
+    trained = _trained(recipe, cfg)
+    size = _size(trained) + _size(jax.eval_shape(make_optimizer(recipe.training).init, trained))
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    there = sum(file.stat().st_size for file in files)
+    return max(size, (recipe.training.keep_checkpoints + 1) * size - there)
+
+
+def export_bytes(recipe: Recipe, cfg: ModelConfig) -> int:
+    """Bytes of the adapter, or of the whole model where all of it is trained."""
+    dtype = jnp.dtype(recipe.student.dtype if recipe.training.full_finetune else jnp.float32)
+    return _size(_trained(recipe, cfg)) // _FLOAT32 * dtype.itemsize
+
+
+def _trained(recipe: Recipe, cfg: ModelConfig) -> dict[str, jax.ShapeDtypeStruct]:
     training = recipe.training
-    full = training.full_finetune
-    tensors = parameter_tensors(cfg) if full else adapter_tensors(cfg, lora_config(training))
-    shapes = {".".join(k): jax.ShapeDtypeStruct(t.shape, jnp.float32) for k, t in tensors.items()}
-    state = jax.eval_shape(make_optimizer(training).init, shapes)
-    trained = _size(shapes)
-    dtype = jnp.dtype(recipe.student.dtype if full else jnp.float32)
-    export = trained // _FLOAT32 * dtype.itemsize
-    return (training.keep_checkpoints + 1) * (trained + _size(state)) + export
+    lora = lora_config(training)
+    tensors = parameter_tensors(cfg) if training.full_finetune else adapter_tensors(cfg, lora)
+    return {".".join(k): jax.ShapeDtypeStruct(t.shape, jnp.float32) for k, t in tensors.items()}
 
 
 def _size(tree: object) -> int:

@@ -65,9 +65,9 @@ class FaultList:
             who = "" if len(hosts) == len(every) else ", ".join(map(group.describe, hosts)) + ": "
             self._add(kind, who + text)
 
-    def sentences(self) -> list[str]:
-        """The faults as they are shown, each alone."""
-        return [str(_KINDS[kind](text)) for kind, text in self.faults]
+    def errors(self) -> list[ThinkSafeError]:
+        """The faults, each alone."""
+        return [_KINDS[kind](text) for kind, text in self.faults]
 
     def refuse(self) -> None:
         """Ends a start that lacks something.

@@ -24,7 +24,12 @@ from thinksafe_jax.data import Prompt, benchmark_kinds
 from thinksafe_jax.errors import ConfigError, InputError
 from thinksafe_jax.hosts import current
 from thinksafe_jax.on_policy import make_method
-from thinksafe_jax.pipeline.disk_checks import require_room, samples_bytes, training_bytes
+from thinksafe_jax.pipeline.disk_checks import (
+    checkpoint_bytes,
+    export_bytes,
+    require_room,
+    samples_bytes,
+)
 from thinksafe_jax.pipeline.fault_list import FaultList
 from thinksafe_jax.pipeline.mesh_advice import mesh_advice
 from thinksafe_jax.pipeline.model_checks import ModelChecks, ModelFacts
@@ -207,10 +212,13 @@ class _Preflight:
 
     def _check_disks(self, student: ModelFacts) -> None:
         needs = self.models.to_fetch()
+        written = 0
+        if "train" in self.todo:
+            folder = self.run_dir / "checkpoints"
+            written += checkpoint_bytes(self.recipe, student.cfg, folder)
         if self.todo & {"train", "export"}:
-            needs[self.run_dir] = needs.get(self.run_dir, 0) + training_bytes(
-                self.recipe, student.cfg
-            )
+            written += export_bytes(self.recipe, student.cfg)
+        needs[self.run_dir] = needs.get(self.run_dir, 0) + written
         with self.faults.under("disk"):
             require_room(needs)
         self.seen.append(f"room for {sum(needs.values()) / 1e9:,.1f} GB")
