@@ -30,7 +30,8 @@ while ((starts > 0)); do
       case $status in
         0) queue delete --force --quiet; exit 0 ;;
         2 | 3) again=no ;; # usage or input
-        4) if grep -q 'missing: ' "$output"; then again=no; fi ;; # else storage or network
+        # something to install or accept, as thinksafe and doctor say it; else storage or network
+        4) if grep -qE '(error|process [0-9]+ \([^)]*\)): missing: ' "$output"; then again=no; fi ;;
       esac
       if [[ $again = no ]]; then
         echo "$name costs money until: $delete" >&2

@@ -11,6 +11,13 @@ import pytest
 from tests.object_store import s3_bucket
 from tests.support import REPOSITORY, finish_processes, free_port
 from thinksafe_jax.doctor import examine_pod, print_report
+from thinksafe_jax.errors import (
+    ConfigError,
+    EnvironmentFault,
+    InputError,
+    MissingRequirement,
+    RetryLater,
+)
 from thinksafe_jax.hosts import Group
 
 pytestmark = pytest.mark.hub
@@ -92,7 +99,27 @@ def test_alone_it_examines_one_host(tmp_path, place, sound, capsys):
     print_report(report)
     assert "8 x cpu" in capsys.readouterr().out
     assert report.bandwidth is not None and report.bandwidth.right
+    assert report.exit_code == (0 if sound else 4)
     assert [f"{tmp_path}/file/run" in problem for problem in report.problems] == [True] * (
         not sound
     )
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(
+    "errors, code",
+    [
+        ([], 0),
+        ([InputError("no column")], 3),
+        ([MissingRequirement("a licence")], 4),
+        ([RetryLater("a guard is away")], 75),
+        ([RetryLater("a guard is away"), InputError("no column"), EnvironmentFault("disk")], 3),
+        ([ConfigError("a mesh"), InputError("no column")], 2),
+    ],
+    ids=lambda value: "" if isinstance(value, list) else str(value),
+)
+def test_what_a_recipe_lacks_has_the_exit_code_of_the_run(errors, code):
+    """Scripts that start again on a rented pod go by it."""
+    report = examine_pod(Group(), None, lambda: errors)
+    assert report.exit_code == code
+    assert len(report.problems) == len(errors)

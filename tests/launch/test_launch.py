@@ -173,7 +173,9 @@ def stand_in(tmp_path, monkeypatch):
         ((3,), "error: no column", 3, 1),
         ((75, 75, 75), "", 75, 1),
         ((4,), "error: missing: guard.model: gated", 4, 1),
+        ((4,), "process 0 (tpu-a): missing: guard.model: gated", 4, 1),
         ((4, 0), "error: the bucket cannot be reached", 0, 1),
+        ((4, 0), "error: 1 of 2 processes joined within 300 s; missing: process 1. Is", 0, 1),
     ],
     ids=[
         "capacity and then a peer lost",
@@ -181,7 +183,9 @@ def stand_in(tmp_path, monkeypatch):
         "bad input",
         "given up",
         "a licence",
+        "a licence, by doctor",
         "network",
+        "a host that is late",
     ],
 )
 def test_spot_runs_are_started_again_until_they_are_done(stand_in, codes, said, ended, created):

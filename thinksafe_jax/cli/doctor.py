@@ -9,7 +9,7 @@ import typer
 from thinksafe_jax import hosts
 from thinksafe_jax.cli.arguments import run_directory
 from thinksafe_jax.cli.pipeline import recipe_faults
-from thinksafe_jax.errors import ConfigError
+from thinksafe_jax.errors import ConfigError, ThinkSafeError
 
 _OVERRIDE = re.compile(r"[A-Za-z_][\w.\[\]]*=")  # begins a change to the recipe, not a path
 
@@ -36,7 +36,8 @@ def doctor(
 
     With --pod, on all hosts: devices, versions, clocks, disk, whether all can write in RUN_DIR and
     see each other's files there, what `thinksafe check` looks for, and an all-reduce with its
-    bandwidth. Exit code 4 when something is missing or one host differs.
+    bandwidth. Exit code 4 when something is missing or one host differs; what the recipe lacks has
+    the exit codes of `thinksafe check`.
 
     Examples:
 
@@ -50,13 +51,13 @@ def doctor(
     if overrides and config is None:
         raise ConfigError(f"{overrides[0]}: changes a recipe; name it with --pod --config")
     if pod:
-        sound = _examine_pod(context, run_dir, config, overrides)
+        code = _examine_pod(context, run_dir, config, overrides)
     else:
         findings = examine(run_directory(run_dir) if run_dir else None)
         print_findings(findings)
-        sound = not any(f.state == "missing" for f in findings)
-    if not sound:
-        raise typer.Exit(4)
+        code = 4 if any(f.state == "missing" for f in findings) else 0
+    if code:
+        raise typer.Exit(code)
 
 
 def _apart(arguments: list[str]) -> tuple[str | None, list[str]]:
@@ -70,20 +71,21 @@ def _apart(arguments: list[str]) -> tuple[str | None, list[str]]:
 
 def _examine_pod(
     context: typer.Context, run_dir: str | None, config: Path | None, overrides: list[str]
-) -> bool:
+) -> int:
+    """The exit code."""
     told = context.parent.params if context.parent else {}
     told = {name: told.get(name) for name in ("coordinator", "processes", "process")}
     group = hosts.join(**told, compare=False)
     from thinksafe_jax.doctor import examine_pod, print_report
 
-    def missing() -> list[str]:
-        return [] if config is None else recipe_faults(config, overrides, run_dir).sentences()
+    def missing() -> list[ThinkSafeError]:
+        return [] if config is None else recipe_faults(config, overrides, run_dir).errors()
 
     report = examine_pod(group, run_dir, missing if config else None)
     if group.first:
         print_report(report)
     group.barrier("doctor: printed")
-    return not report.problems
+    return report.exit_code
 
 
 def register(app: typer.Typer) -> None:

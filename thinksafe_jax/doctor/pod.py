@@ -14,7 +14,14 @@ from typing import Any
 
 from thinksafe_jax.doctor.collective import Bandwidth, all_reduce
 from thinksafe_jax.doctor.host import LITTLE_SPACE
-from thinksafe_jax.errors import EnvironmentFault, ThinkSafeError, first_line
+from thinksafe_jax.errors import (
+    ConfigError,
+    EnvironmentFault,
+    InputError,
+    RetryLater,
+    ThinkSafeError,
+    first_line,
+)
 from thinksafe_jax.hosts import Group, majority, software_versions, source_hash
 from thinksafe_jax.storage import cache_folder, free_bytes, is_url, open_store, store_errors
 
@@ -32,7 +39,8 @@ class HostReport:
     versions: dict[str, str]
     free_disk: int
     run_dir: str
-    recipe: list[str] | None  # what is missing for it; None where none was given
+    # what is missing for it, [(exit code, sentence)]; None where none was given
+    recipe: list[tuple[int, str]] | None
 
 
 @dataclass(frozen=True)
@@ -44,16 +52,20 @@ class PodReport:
         skews: seconds by which each host's clock is ahead of the middle one.
         bandwidth: of an all-reduce over all devices; None on one device.
         problems: what has to be put right, each naming its host.
+        exit_code: 0 without problems; else of the one that is least likely to pass by itself.
     """
 
     hosts: list[HostReport]
     skews: list[float]
     bandwidth: Bandwidth | None
     problems: list[str]
+    exit_code: int
 
 
 def examine_pod(
-    group: Group, run_dir: str | None = None, recipe: Callable[[], list[str]] | None = None
+    group: Group,
+    run_dir: str | None = None,
+    recipe: Callable[[], list[ThinkSafeError]] | None = None,
 ) -> PodReport:
     """Examines all hosts; every process of the group calls this and gets the same report.
 
@@ -73,7 +85,7 @@ def examine_pod(
         versions={**software_versions(), "code": source_hash()[:12]},
         free_disk=free_bytes(cache_folder()),
         run_dir=shared,
-        recipe=None if recipe is None else recipe(),
+        recipe=None if recipe is None else [(e.exit_code, str(e)) for e in recipe()],
     )
     hosts = [HostReport(**facts) for facts in group.gather("doctor", asdict(mine))]
     skews = _skews(group)
@@ -85,7 +97,16 @@ def examine_pod(
         wrong = group.gather("all-reduce", bandwidth is None or bandwidth.right)
         problems += [f"{group.describe(i)}: the all-reduce gave a wrong sum; a chip or link is "
                      "broken" for i, right in enumerate(wrong) if not right]  # fmt: skip
-    return PodReport(hosts, skews, bandwidth, problems)
+    return PodReport(hosts, skews, bandwidth, problems, _exit_code(hosts, problems))
+
+
+def _exit_code(hosts: Sequence[HostReport], problems: Sequence[str]) -> int:
+    """As of `FaultList.refuse`: scripts that start again go by it."""
+    codes = {code for host in hosts for code, _ in host.recipe or ()}
+    if len(problems) > sum(len(host.recipe or ()) for host in hosts):  # of the hosts themselves
+        codes.add(EnvironmentFault.exit_code)
+    kinds = (ConfigError, InputError, EnvironmentFault, RetryLater)
+    return next((kind.exit_code for kind in kinds if kind.exit_code in codes), 0)
 
 
 def _fault(work: Callable[[], Any]) -> str:
@@ -176,5 +197,6 @@ def _problems(group: Group, hosts: Sequence[HostReport], skews: Sequence[float])
                 f"{who}: {host.free_disk / 2**30:.1f} GiB free for THINKSAFE_CACHE, under "
                 f"{LITTLE_SPACE / 2**30:.0f}; set it to a larger disk"
             )
-        problems += [f"{who}: {fault}" for fault in (host.run_dir, *(host.recipe or ())) if fault]
+        missing = [sentence for _, sentence in host.recipe or ()]
+        problems += [f"{who}: {fault}" for fault in (host.run_dir, *missing) if fault]
     return problems
