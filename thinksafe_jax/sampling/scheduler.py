@@ -88,7 +88,7 @@ class Scheduler:
     @property
     def active(self) -> int:
         """Slots that are busy."""
-        return sum(slot is not None for slot in self.slots)
+        return sum(self._busy)
 
     @property
     def unfinished(self) -> int:
@@ -146,10 +146,29 @@ class Scheduler:
         return sorted(free, key=lambda n: (n % per_shard, n))
 
     def _has_room(self, running: Running, index: int) -> bool:
+        busy = self._busy[self.pages.shard_of(index)]
+        return self._fits(running, busy, self.pages.free_pages(index))
+
+    def _fits(self, running: Running, busy: int, free: int) -> bool:
         """Room for the prompt, two windows, and a page for each of the shard's busy slots."""
         ahead = min(running.cursor + 2 * self.config.window, running.limit)
-        busy = self._busy[self.pages.shard_of(index)]
-        return not busy or self.pages.pages_for(ahead) + busy <= self.pages.free_pages(index)
+        return not busy or self.pages.pages_for(ahead) + busy <= free
+
+    def can_begin(self, requests: Sequence[Request]) -> bool:
+        """Whether all of them would enter slots if they were admitted now, in their order."""
+        slots = self._free_slots()
+        if self.preempted or len(requests) > len(slots):
+            return False
+        busy, promised = list(self._busy), [0] * self.shards
+        for request, index in zip(requests, slots, strict=False):
+            shard, running = self.pages.shard_of(index), Running(request, 0)
+            running.cursor = len(request.prompt_ids) - 1
+            free = self.pages.free_pages(index) - promised[shard]
+            if not self._fits(running, busy[shard], free):
+                return False
+            busy[shard] += 1
+            promised[shard] += self.pages.pages_for(running.cursor)
+        return True
 
     def _prefill_calls(self, new: list[Running]) -> Iterator[tuple[int, list[Running]]]:
         """One prompt for each shard in a call, of one padded length.
