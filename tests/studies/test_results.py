@@ -14,8 +14,8 @@ from thinksafe_jax.studies.findings import findings
 from thinksafe_jax.studies.measures import read_answers
 from thinksafe_jax.studies.results import choices, write_results
 from thinksafe_jax.studies.study_page import render
-from thinksafe_jax.studies.units import heldout_units
-from thinksafe_jax.studies.work_off import failure
+from thinksafe_jax.studies.units import heldout_units, validation_units
+from thinksafe_jax.studies.work_off import _identity, failure
 
 
 @pytest.fixture(scope="module")
@@ -112,14 +112,32 @@ def test_a_failed_seed_is_dropped_and_said(tmp_path):
     last = next(u for u in units if u.method == "DirectRefusal" and u.seed == 3)
     file = last.failure_file(tmp_path)
     file.parent.mkdir(parents=True)
-    from thinksafe_jax.studies.work_off import _identity
-
     file.write_text(json.dumps({"error": "no row can be trained on", "recipe": _identity(last)}))
     assert failure(last, tmp_path) == "no row can be trained on"
     results = write_results(study, tmp_path)
     assert method(results, "DirectRefusal")["evaluated_seeds"] == [1, 2]
     assert [d["why"] for d in results["dropped"]] == ["no row can be trained on"]
     assert "no row can be trained on" in render(results)
+
+
+def test_a_rule_that_needs_the_untouched_student_says_why_it_has_no_value(tmp_path):
+    study = write_study(tmp_path)
+    unit = next(unit for unit in validation_units(study) if unit.method == "Initial")
+    file = unit.failure_file(tmp_path)
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps({"error": "disk of glass", "recipe": _identity(unit)}))
+    with pytest.raises(InputError, match=r"untouched student .* its reasoning .*: disk of glass"):
+        choices(study, tmp_path)
+
+
+def test_a_rule_that_needs_what_the_untouched_student_was_not_asked_says_so(tmp_path):
+    study = write_study(tmp_path)
+    for unit in validation_units(study):
+        file = unit.evaluation_folder(tmp_path) / "evaluation/model/rows.jsonl"
+        rows = [line for line in file.read_text().splitlines() if '"reasoning"' not in line]
+        file.write_text("\n".join(rows) + "\n")
+    with pytest.raises(InputError, match=r"its reasoning .* asked nothing of that kind"):
+        choices(study, tmp_path)
 
 
 def test_seeds_that_were_asked_other_questions_are_refused(tmp_path):

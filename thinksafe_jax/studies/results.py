@@ -37,15 +37,19 @@ from thinksafe_jax.studies.work_off import failure
 
 SCHEMA_VERSION = 1
 CURVE = 120
+_UNREAD = "it was asked nothing of that kind, or no answer could be read"
 
 
 def choices(study: Study, root: Path) -> dict[str, Choice]:
     """What the rule chooses for each method, from the finished first round.
 
     A method with one setting has no choice. A setting counts with all its seeds or not at all.
+
+    Raises:
+        InputError: the untouched student has no value of a measure to which the rule compares.
     """
     units = validation_units(study)
-    initial = _values(study, [u for u in units if u.method == INITIAL], root) if units else {}
+    initial = _initial_values(study, units, root) if units else {}
     chosen = {}
     for method in study.methods:
         if len(method.settings) == 1:
@@ -54,8 +58,21 @@ def choices(study: Study, root: Path) -> dict[str, Choice]:
         settings = [
             (s.name, _values(study, _of(units, method.name, s.name), root)) for s in method.settings
         ]
-        chosen[method.name] = choose(study.rule, settings, initial or {})
+        chosen[method.name] = choose(study.rule, settings, initial)
     return chosen
+
+
+def _initial_values(study: Study, units: Sequence[Unit], root: Path) -> dict[str, float]:
+    """The rule's measures of the untouched student, as far as they could be measured."""
+    of_initial = [unit for unit in units if unit.method == INITIAL]
+    values = _values(study, of_initial, root) or {}
+    for condition in study.rule.conditions:
+        if condition.from_initial and condition.measure not in values:
+            raise InputError(
+                f"{root}: the untouched student could not be evaluated, and the rule needs its "
+                f"{condition.measure} ({condition.text}): {_why(of_initial, root)}"
+            )
+    return values
 
 
 def _of(units: Sequence[Unit], method: str, setting: str) -> list[Unit]:
@@ -81,9 +98,8 @@ def write_results(study: Study, root: Path) -> dict[str, Any]:
     heldout = heldout_units(study, {name: choice.chosen for name, choice in chosen.items()})
     answers = _answers(heldout, root)
     if INITIAL not in answers:
-        raise InputError(
-            f"{root}: the untouched student could not be evaluated: {_why(heldout, root)}"
-        )
+        why = _why([unit for unit in heldout if unit.method == INITIAL], root)
+        raise InputError(f"{root}: the untouched student could not be evaluated: {why}")
     costs = _costs([*validation, *heldout], root)
     methods = [_initial(study, answers)]
     methods += [
@@ -125,7 +141,7 @@ def _answers(units: Sequence[Unit], root: Path) -> dict[str, MethodAnswers]:
 
 
 def _why(units: Sequence[Unit], root: Path) -> str:
-    return next(filter(None, (failure(unit, root) for unit in units)), "no run")
+    return next(filter(None, (failure(unit, root) for unit in units)), _UNREAD)
 
 
 def _costs(units: Sequence[Unit], root: Path) -> dict[str, RunCost]:
