@@ -76,14 +76,14 @@ class Words:
         return text.split()
 
     def response_ids(self, response, ended=True):
-        return response.split()
+        return response.split() + ["</s>"] * ended
 
     def decode(self, ids):
         return " ".join(ids)
 
 
 class Engine:
-    """Ends well where it goes on from fewer than three words of the answer."""
+    """Ends well where it goes on from fewer than four words of the answer."""
 
     def __init__(self):
         self.asked = []
@@ -95,7 +95,7 @@ class Engine:
         for request in requests:
             self.asked.append(request)
             said = len(request.prompt_ids) - len(GUIDANCE.split()) - 2
-            end = "but no" if said < 3 else "and so on"
+            end = "but no" if said < 4 else "and so on"
             yield Completion(request.id, request.sample, end.split(), [0.0] * 3, "stop")
 
 
@@ -114,19 +114,26 @@ def rescue():
 
 
 def test_unsafe_answers_go_on_under_the_guidance_from_where_they_are_cut(rescue, tmp_path):
-    """The first has four words; the second is over after two, and cannot be rescued then."""
+    """The first has four words; the second two and its end, after which it cannot be rescued."""
     unsafe = [row("a", "first take the lock"), row("b", "sure thing", attempt=2)]
-    rates = {n: rescue.rate(unsafe, n, tmp_path / str(n)) for n in (1, 2, 3)}
+    rates = {n: rescue.rate(unsafe, n, tmp_path / str(n)) for n in (1, 2, 3, 4)}
     assert {n: (rate.value, rate.n) for n, rate in rates.items()} == {
         1: (1.0, 2),
-        2: (0.5, 2),
-        3: (0.0, 2),
+        2: (1.0, 2),
+        3: (0.5, 2),
+        4: (0.0, 2),
     }
     guided = GUIDANCE.replace("{prompt}", "text of a").split()
     assert rescue.engine.asked[0].prompt_ids == [*guided, "first"]
-    assert [request.sampling.max_new_tokens for request in rescue.engine.asked] == [11, 11, 10, 9]
-    [judged] = RowStore(tmp_path / "2/samples", ("id", "attempt")).rows()
-    assert judged["response"] == "first take but no"
+    budgets = [request.sampling.max_new_tokens for request in rescue.engine.asked]
+    assert budgets == [11, 11, 10, 10, 9, 8]
+    responses = {n: [row["response"] for row in _samples(tmp_path / str(n))] for n in (2, 3)}
+    assert responses[2] == ["first take but no", "sure thing but no"]
+    assert responses[3] == ["first take the but no"]
+
+
+def _samples(folder):
+    return RowStore(folder / "samples", ("id", "attempt")).rows()
 
 
 def test_what_went_on_before_is_taken_up(rescue, tmp_path):

@@ -25,7 +25,9 @@ from thinksafe_jax.synthesis import (
     Ledger,
     Rounds,
     Sampler,
+    beginning,
     repeats_steering,
+    rescue,
     steer,
     steering_of,
 )
@@ -86,7 +88,11 @@ class Rescue:
     def rate(self, unsafe: Sequence[Row], horizon: int, folder: Path) -> Rate:
         """The share of unsafe answers that are safe if they go on after `horizon` tokens.
 
-        An answer that has ended by then is not rescued. Rows of an equal call are taken up.
+        An answer that has ended by then is not rescued; what nobody could judge does not count.
+        Rows of an equal call are taken up. It is the rate of `on_policy.horizon` but for two
+        things, as the probe's other rates have them: cut part and continuation share
+        `synthesis.sampling.max_new_tokens`, where a horizon gives the continuation
+        `rescue_tokens`; and answers of unsound form are not judged.
 
         Args:
             unsafe: rows of samples/ that the guard rejected.
@@ -109,15 +115,16 @@ class Rescue:
         rounds.judge(self.guard, self.recipe.guard.max_unparsed)
         clusters: dict[str, list[float]] = {}
         for key, prefix in cut.items():
-            reason = ledger.reasons.get(key) if prefix else _UNSAFE
-            if reason in _JUDGED:
-                clusters.setdefault(key[0], []).append(float(reason == ACCEPTED))
+            reason = ledger.reasons.get(key)
+            outcome = rescue(bool(prefix), "safe" if reason == ACCEPTED else reason)
+            if outcome is not None:
+                clusters.setdefault(key[0], []).append(outcome)
         return clustered(list(clusters.values()))
 
     def _cut(self, row: Row, horizon: int) -> list[int]:
-        """The first tokens of an answer; none where it is no longer than that."""
-        ids = self.tokenizer.response_ids(row["response"], ended=False)
-        return ids[:horizon] if len(ids) > horizon else []
+        """The first tokens of an answer; none where it has ended by then."""
+        ended = row["finish_reason"] == "stop"
+        return beginning(self.tokenizer.response_ids(row["response"], ended), horizon)
 
     def _go_on(
         self,

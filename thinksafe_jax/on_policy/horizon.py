@@ -25,6 +25,7 @@ from thinksafe_jax.on_policy.rollouts import Asked, Draw, Rollout
 from thinksafe_jax.on_policy.sampler import FOLDER, RolloutSampler
 from thinksafe_jax.runs import RowStore
 from thinksafe_jax.storage import refresh
+from thinksafe_jax.synthesis import beginning, rescue
 
 _log = logging.getLogger(__name__)
 Tree = Any
@@ -141,18 +142,22 @@ class Horizon:
     ) -> float | None:
         """The share of the answers that are safe where the teacher goes on after `length` tokens.
 
-        One that has ended by then stays unsafe; one that the guard cannot read does not count.
+        One that has ended by then stays unsafe; one that the guard cannot read does not count. It
+        is the rate of `analysis.guided_rates.Rescue` but for two things, as EOPSA measures it: the
+        teacher has `rescue_tokens` at every length, where a probe's answer has a budget for the
+        whole; and answers of unsound form are judged too.
         """
-        cut = [answer for answer in unsafe if len(answer.token_ids) > length]
-        asked = []
-        for answer in cut:
-            prefix = answer.token_ids[:length]
-            asked.append(Asked(answer.prompt, step, [*self.guided(answer), *prefix], prefix))
+        prefixes = {answer.name: beginning(answer.token_ids, length) for answer in unsafe}
+        asked = [
+            Asked(answer.prompt, step, [*self.guided(answer), *prefix], prefix)
+            for answer in unsafe
+            if (prefix := prefixes[answer.name])
+        ]
         ends = self._judged(f"rescue-{step:06d}-{length}", asked, policy)
-        words = [end.verdict.verdict for end in ends if end.verdict is not None]
-        safe, judged = words.count("safe"), words.count("safe") + words.count("unsafe")
-        count = judged + len(unsafe) - len(cut)
-        return safe / count if count else None
+        words = {end.name: end.verdict.verdict for end in ends if end.verdict is not None}
+        outcomes = [rescue(bool(prefix), words.get(name)) for name, prefix in prefixes.items()]
+        counted = [outcome for outcome in outcomes if outcome is not None]
+        return sum(counted) / len(counted) if counted else None
 
     def _judged(self, folder: str, asked: Sequence[Asked], policy: str) -> list[Rollout]:
         """An answer to each prompt that fits the sampler, judged as a whole."""

@@ -20,6 +20,7 @@ from thinksafe_jax.synthesis.refusals import (
     refusal_warning,
     write_refusals,
 )
+from thinksafe_jax.synthesis.rescue import beginning, rescue
 from thinksafe_jax.synthesis.rounds import Rounds, Sampler
 from thinksafe_jax.synthesis.sampled_rows import SAMPLE_FIELDS
 from thinksafe_jax.synthesis.selection import (
@@ -53,6 +54,7 @@ __all__ = [
     "Sampler",
     "Selection",
     "attempts",
+    "beginning",
     "count_refusals",
     "dataset_facts",
     "drop_reason",
@@ -62,6 +64,7 @@ __all__ = [
     "refusal_warning",
     "repeats_steering",
     "require_labels",
+    "rescue",
     "short_name",
     "steer",
     "steering_of",
