@@ -6,9 +6,10 @@ import pytest
 
 from tests.sharding.kit import write_mesh
 from tests.support import REPOSITORY
+from thinksafe_jax.config import read_yaml
 from thinksafe_jax.errors import ConfigError
 from thinksafe_jax.planning.devices import _FAMILIES
-from thinksafe_jax.sharding import load_mesh
+from thinksafe_jax.sharding import chip_of_device, load_mesh
 from thinksafe_jax.sharding.chips import FACTS, with_chip_facts
 
 CHIPS = sorted((REPOSITORY / "configs" / "chips").glob("*.yaml"))
@@ -31,6 +32,40 @@ def test_every_chip_ships_all_facts_with_their_source(file):
 def test_the_chips_that_the_tpu_compiler_is_asked_for_have_facts():
     names = {with_chip_facts({"chip": file.stem})[0]["chip"] for file in CHIPS}
     assert set(_FAMILIES) <= names
+
+
+def test_every_chip_that_ships_is_known_by_what_jax_calls_it():
+    kinds = [read_yaml(file).device_kind for file in CHIPS]
+    names = [with_chip_facts({"chip": file.stem})[0]["chip"] for file in CHIPS]
+    assert [chip_of_device(kind) for kind in kinds] == names
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("TPU v5 lite", "TPU v5e"),
+        ("TPU v5e", "TPU v5e"),
+        ("TPU v5", "TPU v5p"),
+        ("TPU7x", "TPU v7x"),
+        ("NVIDIA H100 80GB HBM3", "NVIDIA H100 SXM"),
+        ("NVIDIA H100 PCIe", None),  # another memory, fewer FLOPs
+    ],
+)
+def test_what_jax_calls_a_chip_is_taken_to_the_letter(kind, name):
+    assert chip_of_device(kind) == name
+
+
+def test_a_broken_file_of_another_chip_is_in_nobodys_way(tmp_path, monkeypatch):
+    folder = tmp_path / "configs" / "chips"
+    folder.mkdir(parents=True)
+    (folder / "broken.yaml").write_text("name: mine\nhbm_bytes: much\n")
+    monkeypatch.chdir(tmp_path)
+    stated = write_mesh(tmp_path)
+    assert load_mesh(stated).topology.chip == "test chip"
+    assert chip_of_device("TPU v5 lite") == "TPU v5e"
+    # a chip that is not to be found may be the broken one
+    with pytest.raises(ConfigError, match=r"broken\.yaml"):
+        load_mesh(write_mesh(tmp_path, ("test chip", "mine"), *WITHOUT_FACTS))
 
 
 def test_mesh_files_that_ship_leave_facts_to_their_chip():

@@ -4,18 +4,7 @@ from collections.abc import Iterator
 
 from thinksafe_jax.config import named_configs
 from thinksafe_jax.errors import ThinkSafeError
-from thinksafe_jax.sharding import Topology, load_mesh
-
-# what JAX calls a chip, by its beginning -> what mesh files call it, by its beginning
-_CHIPS = {
-    "cpu": "simulated CPU",
-    "TPU v5 lite": "TPU v5e",
-    "TPU v5e": "TPU v5e",
-    "TPU v5": "TPU v5p",
-    "TPU v6": "TPU v6e",
-    "NVIDIA H100": "NVIDIA H100",
-    "NVIDIA H200": "NVIDIA H200",
-}
+from thinksafe_jax.sharding import Topology, chip_of_device, load_mesh
 
 
 def mesh_advice(device_kind: str, count: int) -> str:
@@ -25,8 +14,8 @@ def mesh_advice(device_kind: str, count: int) -> str:
         device_kind: as JAX has it, "TPU v5 lite".
     """
     said = f"{count} devices ({device_kind}) and no mesh: one of them does all the work"
-    chip = next((name for kind, name in _CHIPS.items() if device_kind.startswith(kind)), None)
-    alike = {n: t.chips for n, t in _topologies() if chip and t.chip.startswith(chip)}
+    chip = chip_of_device(device_kind)
+    alike = {n: t.chips for n, t in _topologies() if t.chip == chip}
     fitting = [name for name, chips in alike.items() if chips == count]
     if fitting:
         return f"{said}; mesh={fitting[0]} uses all of them"

@@ -1,5 +1,6 @@
 """Where arrays lie: mesh files, rule tables, and the shardings that follow."""
 
+from thinksafe_jax.sharding.chips import chip_of_device
 from thinksafe_jax.sharding.mesh_file import load_mesh, load_rules
 from thinksafe_jax.sharding.model_mesh import ModelMesh
 from thinksafe_jax.sharding.phases import MeshConfig, Phase, Topology
@@ -22,6 +23,7 @@ __all__ = [
     "Tensor",
     "Topology",
     "adapter_tensors",
+    "chip_of_device",
     "load_mesh",
     "load_rules",
     "map_optimizer_state",

@@ -8,7 +8,7 @@ the chip's own.
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from thinksafe_jax.config import build, named_configs, read_yaml
-from thinksafe_jax.errors import ConfigError, did_you_mean, quoted
+from thinksafe_jax.errors import ConfigError, ThinkSafeError, did_you_mean, quoted
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Chip:
 
     Attributes:
         name: what plans, sweeps and reports call it.
+        device_kind: what JAX calls it (`jax.Device.device_kind`); "" where that is not known.
         hbm_bytes: memory beside the chip.
         peak_flops: dense bfloat16, FLOP/s.
         hbm_bandwidth: bytes/s.
@@ -32,13 +33,14 @@ class Chip:
     """
 
     name: str = ""
+    device_kind: str = ""
     hbm_bytes: float = 0.0
     peak_flops: float = 0.0
     hbm_bandwidth: float = 0.0
     interconnect_bandwidth: float = 0.0
 
 
-FACTS = tuple(field.name for field in dataclasses.fields(Chip) if field.name != "name")
+FACTS = tuple(field.name for field in dataclasses.fields(Chip) if field.type is float)
 
 
 def with_chip_facts(topology: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -52,11 +54,11 @@ def with_chip_facts(topology: Mapping[str, Any]) -> tuple[dict[str, Any], list[s
     name = topology.get("chip")
     if not isinstance(name, str):
         return dict(topology), []
-    chip = _find_chip(name)
+    missing = [fact for fact in FACTS if fact not in topology]
+    chip = _find_chip(name, needed=bool(missing))
     if chip is not None:
         facts = {fact: getattr(chip, fact) for fact in FACTS}
         return {**facts, **topology, "chip": chip.name}, []
-    missing = [fact for fact in FACTS if fact not in topology]
     if not missing:
         return dict(topology), []
     known = list(named_configs("chips"))
@@ -67,14 +69,43 @@ def with_chip_facts(topology: Mapping[str, Any]) -> tuple[dict[str, Any], list[s
     ]
 
 
-def _find_chip(name: str) -> Chip | None:
-    """The chip that a file's name or the name in it stands for, in any case of letters."""
+def chip_of_device(device_kind: str) -> str | None:
+    """The name of the chip that JAX calls so; None where no file in configs/chips says it.
+
+    Newer JAX may call a chip by its usual name: "TPU v5e" for "TPU v5 lite".
+    """
+    chips, _ = _readable(named_configs("chips").values())
+    return next((c.name for c in chips if device_kind in (c.device_kind, c.name)), None)
+
+
+def _find_chip(name: str, *, needed: bool) -> Chip | None:
+    """The chip that a file's name or the name in it stands for, in any case of letters.
+
+    Args:
+        needed: facts are missing without it; where no readable file has the name, one that cannot
+            be read may be the one that is meant, and is refused.
+    """
     files = named_configs("chips")
     file = files.get(name.lower())
     if file is not None:
         return _read_chip(file)
-    chips = map(_read_chip, files.values())
-    return next((chip for chip in chips if chip.name.lower() == name.lower()), None)
+    chips, faults = _readable(files.values())
+    chip = next((chip for chip in chips if chip.name.lower() == name.lower()), None)
+    if chip is None and needed and faults:
+        raise faults[0]
+    return chip
+
+
+def _readable(files: Iterable[Path]) -> tuple[list[Chip], list[ThinkSafeError]]:
+    """Chips of the files that can be read, and what is wrong with the others."""
+    chips: list[Chip] = []
+    faults: list[ThinkSafeError] = []
+    for file in files:
+        try:
+            chips.append(_read_chip(file))
+        except ThinkSafeError as fault:
+            faults.append(fault)
+    return chips, faults
 
 
 def _read_chip(file: Path) -> Chip:
