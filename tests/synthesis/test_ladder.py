@@ -103,7 +103,7 @@ def climb(folder, cfg=CFG, engine=None, prompts=PROMPTS, max_unparsed=1.0, group
     ledger = Ledger(cfg.reasoning).read(*stores)
     rounds = Rounds(cfg, prompts, Tokenizer(), *stores, ledger, group.check, part, group)
     engine, guard = engine or Engine(), Guard()
-    between = None if cfg.method == "rejection" else lambda: guard
+    between = None if cfg.method == "rejection" else guard
     rounds.sample(engine, between, max_unparsed)
     wait_for_rows(group, rounds.samples, group.check)
     rounds = replace(rounds, ledger=Ledger(cfg.reasoning).read(*stores))  # the next stage reads

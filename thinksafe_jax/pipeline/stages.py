@@ -70,9 +70,10 @@ def sample(run: Run, session: Session) -> dict[str, Any]:
         _wait_for_all(run, rounds.samples)
         return selection.facts
     versions = check_draw_version(run)
+    retries = cfg.attempts > 1 and cfg.method != "rejection"
+    guard = session.guard if retries else None  # before the sampler: its pool takes what is left
     engine = session.generator.engine()
     totals: Counter[str] = Counter()
-    guard = None if cfg.method == "rejection" else lambda: session.guard
     if rounds.sample(engine, guard, run.recipe.guard.max_unparsed):
         stats = {**asdict(engine.stats), "occupancy": round(engine.stats.occupancy, 4)}
         stats["seconds"] -= rounds.judging_seconds

@@ -85,14 +85,12 @@ class Rounds:
                 if row["id"] not in known:
                     self._keep(row, buffer)
 
-    def sample(
-        self, engine: Sampler, guard: Callable[[], Guard] | None = None, max_unparsed: float = 1.0
-    ) -> int:
+    def sample(self, engine: Sampler, guard: Guard | None = None, max_unparsed: float = 1.0) -> int:
         """Samples the attempts that are still to come; returns how many rows it made.
 
         Args:
-            guard: gives the guard that says after each attempt but the last whether there is
-                another; None where every prompt has all attempts.
+            guard: says after each attempt but the last whether there is another; None where every
+                prompt has all attempts.
             max_unparsed: as of `judge`.
 
         Raises:
@@ -104,24 +102,23 @@ class Rounds:
         self.check_stop()  # the first row may be long in coming
         by_id = {prompt.id: prompt for prompt in self.prompts}
         ladder, made, sound = attempts(self.cfg), 0, 0
-        judging = None if guard is None or len(ladder) == 1 else guard()  # loaded before the clock
         with (
             Progress("sample", expected) as bar,
             RowBuffer(self.samples, self.ledger.placed) as buffer,
         ):
 
             def judge(rows: list[Key]) -> None:
-                assert judging is not None
+                assert guard is not None
                 buffer.flush()  # the texts are read from there
                 began = time.monotonic()
-                for _ in self._verdicts(judging, rows, max_unparsed):
+                for _ in self._verdicts(guard, rows, max_unparsed):
                     pass
                 # a handful says nothing of the guard; and a resume may have few rows left
                 if self.ledger.words.total() >= min(FEW, len(self.prompts)):
-                    self._check_guard(judging, max_unparsed)
+                    self._check_guard(guard, max_unparsed)
                 self.judging_seconds += time.monotonic() - began
 
-            queue = AttemptQueue(prompts, ladder, self.ledger, judge if judging else None)
+            queue = AttemptQueue(prompts, ladder, self.ledger, judge if guard else None)
             requests = self._requests(queue, engine, buffer)
             for row in sample_rows(engine.generate(requests), by_id, ladder, self.tokenizer):
                 self._keep(row, buffer, queue)
