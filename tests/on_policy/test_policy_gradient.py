@@ -16,7 +16,7 @@ from tests.support import tiny_config
 from tests.training import kit
 from thinksafe_jax.config import TrainingConfig
 from thinksafe_jax.models import forward, init_adapter, init_params, logits
-from thinksafe_jax.training import RolloutExample, Stream, TrainingSetup, make_step, pack
+from thinksafe_jax.training import Stream, StreamedExample, TrainingSetup, make_step, pack
 from thinksafe_jax.training.packing import Layout
 from thinksafe_jax.training.step import init_state, make_gradient
 
@@ -56,7 +56,7 @@ def row(ids, start, weights, count=1.0, sampled=None, temperature=1.0, name="pg"
     streams = {name: Stream(placed(weights), count)}
     tokens = np.asarray(ids, np.int32)
     mask = np.arange(len(ids)) >= start
-    return RolloutExample("row", tokens, mask, facts=facts, streams=streams)
+    return StreamedExample("row", tokens, mask, facts=facts, streams=streams)
 
 
 def log_p_of(params, adapter, lora, answers, heat=1.0):

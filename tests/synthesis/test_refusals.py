@@ -5,7 +5,7 @@ import json
 import pytest
 
 from thinksafe_jax.config import Recipe, SynthesisConfig
-from thinksafe_jax.config.checks import range_problems
+from thinksafe_jax.config.checks import section_problems
 from thinksafe_jax.data import Prompt
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.guards import Verdict
@@ -107,8 +107,8 @@ def test_only_retry_asks_a_prompt_again_that_was_refused(mode, asked_again):
 def test_settings_that_cannot_ask_again_are_refused_and_the_default_changes_no_hash():
     for changes in ({"attempts": 1}, {"attempts": 2, "method": "rejection"}):
         recipe = Recipe(synthesis=SynthesisConfig(benign_refusals="retry", **changes))
-        assert any("benign_refusals: retry needs" in text for text in range_problems(recipe))
-    assert not range_problems(Recipe(synthesis=SynthesisConfig(benign_refusals="drop")))
+        assert any("benign_refusals: retry needs" in text for text in section_problems(recipe))
+    assert not section_problems(Recipe(synthesis=SynthesisConfig(benign_refusals="drop")))
     hashes = {content_hash(SynthesisConfig(benign_refusals=mode)) for mode in ("keep", "drop")}
     assert len(hashes) == 2
 

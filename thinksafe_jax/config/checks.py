@@ -16,7 +16,7 @@ def validate(recipe: Recipe) -> None:
     Raises:
         ConfigError: with every value that is out of its range, and what is missing for a run.
     """
-    if problems := range_problems(recipe) + completeness_problems(recipe):
+    if problems := section_problems(recipe) + completeness_problems(recipe):
         raise ConfigError("\n  ".join(["the recipe cannot be run:", *problems]))
 
 
@@ -33,13 +33,12 @@ def check_limits(section: Any, key: str) -> None:
         raise ConfigError("; ".join(problems))
 
 
-def range_problems(recipe: Recipe) -> list[str]:
-    """One sentence for each value that its limit or another value excludes, with its dotted key."""
-    return section_problems(recipe)
-
-
 def section_problems(section: Any) -> list[str]:
-    """As `range_problems`, of any dataclass whose type hints hold limits."""
+    """One sentence for each value that its limit or another value excludes, with its dotted key.
+
+    Args:
+        section: a recipe, or any dataclass whose type hints hold limits.
+    """
     return [*_limit_problems(type(section), section, ""), *_conflicts(section)]
 
 

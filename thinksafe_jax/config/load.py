@@ -9,7 +9,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from thinksafe_jax.config.checks import completeness_problems, range_problems
+from thinksafe_jax.config.checks import completeness_problems, section_problems
 from thinksafe_jax.config.recipe import Recipe
 from thinksafe_jax.config.shipped import find_config
 from thinksafe_jax.config.strict import build
@@ -45,7 +45,7 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     if not problems:
         recipe, problems = build(Recipe, _resolved(path, plain))
         recipe = recipe if recipe.name else replace(recipe, name=path.stem)
-        problems += range_problems(recipe)
+        problems += section_problems(recipe)
     # what is missing is only worth saying once what is there can be understood
     problems = problems or completeness_problems(recipe)
     refuse_problems(path, problems)

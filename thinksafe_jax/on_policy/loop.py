@@ -33,8 +33,8 @@ from thinksafe_jax.storage import content_hash
 from thinksafe_jax.tokenizer import ChatTokenizer
 from thinksafe_jax.training import (
     Batch,
-    RolloutExample,
     Step,
+    StreamedExample,
     TrainingMesh,
     given_streams,
     pack,
@@ -203,7 +203,7 @@ class OnPolicySteps:
             facts,
         )
 
-    def _packed(self, examples: Sequence[RolloutExample]) -> Step:
+    def _packed(self, examples: Sequence[StreamedExample]) -> Step:
         sizes = [len(example) for example in examples]
         layout = next(layout for layout in self._layouts if layout.holds(sizes))
         batch: Batch = pack(examples, layout, given_streams)

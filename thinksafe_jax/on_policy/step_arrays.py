@@ -7,7 +7,7 @@ import numpy as np
 
 from thinksafe_jax.config import TrainingConfig
 from thinksafe_jax.on_policy.rollouts import Rollout
-from thinksafe_jax.training import Layout, RolloutExample, Stream
+from thinksafe_jax.training import Layout, Stream, StreamedExample
 
 
 def step_layouts(training: TrainingConfig, shards: int, *, with_states: bool) -> list[Layout]:
@@ -31,8 +31,12 @@ def rollout_example(
     streams: Mapping[str, Stream],
     heat: float | None,
     states: np.ndarray | None,
-) -> RolloutExample:
+) -> StreamedExample:
     """The row of a rollout: its streams and facts stand at the targets of its response.
+
+    Facts: "temperature" and "sampled" `[T - 1]`: how each target was drawn, and how likely it was;
+    "reference" `[T - 1, R]`, the states of a reference that reads another prompt or is another
+    model.
 
     Args:
         heat: the temperature that the loss is at; None is the model itself, at temperature 1.
@@ -57,6 +61,6 @@ def rollout_example(
         name: replace(stream, weights=at_response(stream.weights))
         for name, stream in streams.items()
     }
-    return RolloutExample(
+    return StreamedExample(
         f"{rollout.prompt.id}#{rollout.sample}", token_ids, mask, facts=facts, streams=placed
     )

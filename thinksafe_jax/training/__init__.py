@@ -20,7 +20,7 @@ from thinksafe_jax.training.policy_logprobs import (
 from thinksafe_jax.training.row_states import RowStates
 from thinksafe_jax.training.setup import TrainingSetup, lora_config
 from thinksafe_jax.training.step import make_step
-from thinksafe_jax.training.streams import RolloutExample, Stream, given_streams
+from thinksafe_jax.training.streams import Stream, StreamedExample, given_streams
 from thinksafe_jax.training.trackers import require_trackers, track, tracking
 from thinksafe_jax.training.trainer import Hooks, TrainResult, train
 
@@ -30,12 +30,12 @@ __all__ = [
     "Hooks",
     "Layout",
     "LogprobGap",
-    "RolloutExample",
     "RowStates",
     "SampledRow",
     "Step",
     "StepSource",
     "Stream",
+    "StreamedExample",
     "TrainResult",
     "TrainingMesh",
     "TrainingSetup",

@@ -42,20 +42,13 @@ StreamsOf = Callable[[Example], Streams]
 
 @dataclass(frozen=True, eq=False)
 class StreamedExample(Example):
-    """A row that brings the weights of its targets, by stream."""
-
-    streams: Streams = field(default_factory=dict)
-
-
-@dataclass(frozen=True, eq=False)
-class RolloutExample(StreamedExample):
-    """A row that the model sampled, with what a method of on_policy asks of it.
+    """A row that brings the weights of its targets, by stream.
 
     Attributes:
-        facts: "temperature" and "sampled" `[T - 1]`: how each target was drawn, and how likely it
-            was; "reference" `[T - 1, R]`, the states of a reference that reads another prompt or is
-            another model.
+        streams: all of its objective, zeros where the row has none.
     """
+
+    streams: Streams = field(default_factory=dict)
 
 
 def given_streams(example: Example) -> Streams:

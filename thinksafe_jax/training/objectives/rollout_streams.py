@@ -18,7 +18,7 @@ from thinksafe_jax.training.streams import Streams, given_streams
 
 
 class RolloutStreams(WeightedStreams):
-    """Any of three streams, on rows of `RolloutExample`."""
+    """Any of three streams, on rows of `StreamedExample`."""
 
     stream_names = ("pg", "ce", "kl")
     facts = ("temperature", "sampled")

@@ -26,7 +26,13 @@ from thinksafe_jax.training.examples import Example
 from thinksafe_jax.training.model_pass import Head, ModelPass
 from thinksafe_jax.training.objectives import Sums
 from thinksafe_jax.training.objectives._weighted_streams import WeightedStreams
-from thinksafe_jax.training.streams import Stream, StreamedExample, Streams, target_weights
+from thinksafe_jax.training.streams import (
+    Stream,
+    StreamedExample,
+    Streams,
+    given_streams,
+    target_weights,
+)
 
 
 class SafeKey(WeightedStreams):
@@ -43,8 +49,7 @@ class SafeKey(WeightedStreams):
 
     def streams(self, example: Example) -> Streams:
         """Those that `rows` gave the row."""
-        assert isinstance(example, StreamedExample), type(example).__name__
-        return example.streams
+        return given_streams(example)
 
     def rows(self, example: Example, epochs_left: int) -> Sequence[Example]:
         """The row, and in the last epochs its understanding and key sentence without the prompt."""
