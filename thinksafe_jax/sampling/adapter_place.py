@@ -40,7 +40,7 @@ class AdapterPlace:
     """
 
     def __init__(self, cfg: ModelConfig, lora: LoraConfig, dtype: Any, mesh: ModelMesh | None):
-        self._shapes, self._lora = abstract_adapter(cfg, lora), lora
+        self._shapes = abstract_adapter(cfg, lora)
         stacked = apart = None
         if mesh is not None:
             stacked = mesh.adapter_shardings(lora)
@@ -50,32 +50,21 @@ class AdapterPlace:
             partial(unstack_adapter, lora=lora, dtype=dtype), out_shardings=apart or self._stacked
         )
 
-    def put(self, adapter: Adapter | None, lora: LoraConfig | None = None) -> UnstackedAdapter:
+    def put(self, adapter: Adapter | None) -> UnstackedAdapter:
         """The adapter on the program's devices; None is one that changes nothing.
 
         Args:
             adapter: arrays `[L, ...]` of JAX, on any devices, or of numpy. Where they span
                 processes this is a collective: all processes call it.
-            lora: its own, where it is known.
 
         Raises:
-            InputError: another adapter than `lora` describes.
+            InputError: an adapter of another shape.
         """
         if adapter is None:
             adapter = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), self._shapes)
         else:
             _require_like(self._shapes, adapter)
-            if lora is not None and lora.scale != self._lora.scale:
-                raise InputError(
-                    f"update_adapter: the adapter is scaled by {_scale(lora)}, this sampler was "
-                    f"built for {_scale(self._lora)}; build it with this adapter's lora="
-                )
         return self._unstack(jax.device_put(jax.tree.map(_in_reach, adapter), self._stacked))
-
-
-def _scale(lora: LoraConfig) -> str:
-    root = "sqrt(r)" if lora.rslora else "r"
-    return f"{lora.scale:g} (alpha {lora.alpha:g} / {root}, r {lora.r})"
 
 
 def _in_reach(leaf: Any) -> Any:

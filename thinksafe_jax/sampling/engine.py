@@ -183,24 +183,24 @@ class Engine:
         for device, held in zip(self._devices, new, strict=True):
             device.params = held
 
-    def update_adapter(self, adapter: Adapter | None, lora: LoraConfig | None = None) -> None:
+    def update_adapter(self, adapter: Adapter | None) -> None:
         """Takes a new adapter, as after a training step; the weights stay. Nothing is compiled.
 
         A `generate` call that has not ended is over: its rows would mix two models.
 
         Args:
-            adapter: arrays `[L, ...]` as training has them, on any devices, of the engine's `lora`;
-                None is the model without one. Of arrays that span processes, all must call this.
-            lora: its own shape where that is known: arrays do not tell their scale.
+            adapter: arrays `[L, ...]` as training has them, on any devices, of the engine's `lora`,
+                whose scale it is given; None is the model without one. Of arrays that span
+                processes, all must call this.
 
         Raises:
-            InputError: the engine keeps no adapter apart, or one of another shape or scale.
+            InputError: the engine keeps no adapter apart, or one of another shape.
         """
         if not self._adapters:
             raise InputError(
                 "update_adapter: no adapter is kept apart; build the engine with lora="
             )
-        new = [place.put(adapter, lora) for place in self._adapters]
+        new = [place.put(adapter) for place in self._adapters]
         self._calls += 1
         for device, held in zip(self._devices, new, strict=True):
             device.adapter = held
