@@ -114,8 +114,13 @@ def test_a_failed_seed_is_dropped_and_said(tmp_path):
     file.parent.mkdir(parents=True)
     file.write_text(json.dumps({"error": "no row can be trained on", "recipe": _identity(last)}))
     assert failure(last, tmp_path) == "no row can be trained on"
+    metrics = last.run_folder(tmp_path) / "metrics.jsonl"
+    lines = metrics.read_text().splitlines(keepends=True)
+    metrics.write_text("".join(line for line in lines if '"step": 1' in line))  # it stopped there
     results = write_results(study, tmp_path)
     assert method(results, "DirectRefusal")["evaluated_seeds"] == [1, 2]
+    assert method(results, "DirectRefusal")["cost"]["steps"] == 4  # of two, not of the failed one
+    assert results["totals"]["cost"]["steps"] == 9 * 4 + 1  # which the study has paid as well
     assert [d["why"] for d in results["dropped"]] == ["no row can be trained on"]
     assert "no row can be trained on" in render(results)
 

@@ -11,7 +11,7 @@ import yaml
 from tests.studies.example_study import write_study
 from thinksafe_jax.errors import ConfigError, EnvironmentFault, InputError, InUse
 from thinksafe_jax.storage import RunLock
-from thinksafe_jax.studies import load_study, run_study, work_off
+from thinksafe_jax.studies import inputs, load_study, run_study, work_off
 from thinksafe_jax.studies.units import heldout_units, validation_units
 
 
@@ -125,6 +125,29 @@ def test_an_edited_study_keeps_what_is_unchanged_and_sets_the_rest_aside(tmp_pat
     assert moved == ["seed-1", "seed-2", "seed-3"]
     assert (tmp_path / "earlier/runs/DirectRefusal/as-it-is/seed-1/metrics.jsonl").exists()
     assert not (tmp_path / "runs/DirectRefusal/as-it-is/seed-1").exists()
+    assert len(list((tmp_path / "runs/ThinkSafe").rglob("config.yaml"))) == 7
+
+
+def test_changed_runs_of_the_second_round_are_set_aside_before_the_first_begins(
+    tmp_path, monkeypatch
+):
+    """A helper that ends the first round sooner would meet them there."""
+    study = write_study(tmp_path)
+    file = tmp_path / "three.yaml"
+    file.write_text(file.read_text().replace("mini_direct_refusal", "mini_kl"))
+    chosen = {"ThinkSafe": "learning_rate=0.0005", "DirectRefusal": "as-it-is"}
+    evaluation = heldout_units(study, chosen)[1].evaluation_folder(tmp_path)
+    (evaluation / "config.yaml").write_text("name: of another edition\n")
+
+    def first_round(*_):
+        raise EnvironmentFault("stopped here")
+
+    monkeypatch.setattr(inputs, "check_inputs", lambda study, root: None)
+    monkeypatch.setattr(work_off, "work_off", first_round)
+    with pytest.raises(EnvironmentFault, match="stopped here"):
+        run_study(load_study(file), tmp_path)
+    assert not list((tmp_path / "runs/DirectRefusal").rglob("config.yaml"))
+    assert not evaluation.exists()
     assert len(list((tmp_path / "runs/ThinkSafe").rglob("config.yaml"))) == 7
 
 

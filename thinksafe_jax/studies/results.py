@@ -1,17 +1,19 @@
 """results.json: the study in numbers. The page is made from it and from nothing else.
 
 schema_version   1; it changes when a name changes its meaning
-name, question, rule, reference, seeds, choosing_seeds, student, judge, study_sha256
+name, question, rule, reference, seeds, choosing_seeds, student, judge, study_sha256, paper_model
+                 paper_model: whose published figures stand beside the study's; "" for none
 suites           {suite: {kind, questions}} of the held-out split
-methods          [{name, recipe, setting, settings, measures, suites, against_reference,
-                 against_initial, cost, curves, columns, paper_columns, published}]; the untouched
-                 student comes first.
+methods          [{name, recipe, setting, settings, evaluated_seeds, measures, suites, columns,
+                 against_reference, against_initial, against_safest, cost, curves, paper_columns,
+                 published}]; the untouched student comes first.
                  settings: [{name, overrides, status, broken}]; status is chosen, passed over,
                  breaks the rule or failed. No figure of the validation split is in here
+                 evaluated_seeds: seeds behind the figures, without those that failed
                  measures, suites: {name: {value, low, high, sd, seeds, n}}, shares
                  against_*: {measure: the same} of this method less the reference, the untouched
                  student, or the trained method with the least harm; on the same questions
-                 cost: means over the chosen setting's runs, see costs.py; null of the student
+                 cost: means over the runs of evaluated_seeds, see costs.py; null of the student
                  curves: {seed: [[step, loss]]}, at most CURVE points
                  columns, paper_columns: {column of the paper's tables: per cent}, the study's own
                  and the paper's; published: the paper's measures, as shares
@@ -169,7 +171,11 @@ def _method(
 ) -> dict[str, Any]:
     names = [f"{method.name}/{choice.chosen}/seed-{seed}" for seed in study.config.seeds]
     runs = [name for name in names if name in costs]
-    cost = mean_cost([costs[name] for name in runs])
+    figures = _figures(study, method.name, answers)
+    evaluated = {
+        f"{method.name}/{choice.chosen}/seed-{seed}" for seed in figures["evaluated_seeds"]
+    }
+    cost = mean_cost([costs[name] for name in runs if name in evaluated])
     return {
         "name": method.name,
         "recipe": method.config.recipe,
@@ -183,7 +189,7 @@ def _method(
             }
             for setting in method.settings
         ],
-        **_figures(study, method.name, answers),
+        **figures,
         "cost": cost and cost.as_dict(),
         "curves": {
             name.rpartition("seed-")[2]: _thinned(loss_curve(root / "runs" / name)) for name in runs

@@ -60,16 +60,14 @@ def run_study(
         check_inputs(study, root)
         if retry:
             shutil.rmtree(root / "failures", ignore_errors=True)
-        set_changed_aside(validation_units(study), root)
+        # of both rounds, and before a helper is there: it would meet a changed folder as it is
+        set_changed_aside([*validation_units(study), *heldout_units(study)], root)
         atomic_write(root / "study.yaml", study.path.read_text(encoding="utf-8"))
     with ExitStack() as stack:
         for number in range(2, jobs + 1):
             stack.enter_context(_helper(study, root, number))
         work_off(validation_units(study), root)
-        heldout = heldout_units(study, _chosen(study, root))
-        if not is_helper:
-            set_changed_aside(heldout, root)
-        work_off(heldout, root)
+        work_off(heldout_units(study, _chosen(study, root)), root)
     if is_helper:
         return None
     results = write_results(study, root)

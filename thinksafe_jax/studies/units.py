@@ -67,11 +67,12 @@ def validation_units(study: Study) -> list[Unit]:
     return units
 
 
-def heldout_units(study: Study, chosen: Mapping[str, str | None]) -> list[Unit]:
+def heldout_units(study: Study, chosen: Mapping[str, str | None] | None = None) -> list[Unit]:
     """The second round.
 
     Args:
-        chosen: method -> its setting; a method without one is left out.
+        chosen: method -> its setting; a method without one is left out. Before anything is chosen:
+            all that may be in it, every setting.
     """
     units = []
     for seed in study.config.seeds:
@@ -80,7 +81,7 @@ def heldout_units(study: Study, chosen: Mapping[str, str | None]) -> list[Unit]:
             _unit(study, method, setting, seed, "heldout")
             for method in study.methods
             for setting in method.settings
-            if setting.name == chosen[method.name]
+            if chosen is None or setting.name == chosen[method.name]
         ]
     return units
 
