@@ -3,8 +3,9 @@
 import pytest
 
 from tests.studies.conftest import HARMFUL, SMALL
-from thinksafe_jax.config import named_configs
+from thinksafe_jax.config import named_configs, to_yaml
 from thinksafe_jax.errors import ConfigError, InputError
+from thinksafe_jax.runs.manifest import Manifest
 from thinksafe_jax.studies import load_study
 from thinksafe_jax.studies.inputs import check_inputs
 from thinksafe_jax.studies.units import heldout_units, validation_units
@@ -99,6 +100,26 @@ def test_files_that_cannot_be_read_are_refused(write, tmp_path):
     overrides = [f"synthesis.prompts=[{source}]"]
     study = load_study(write(methods=method(overrides=overrides)))
     with pytest.raises(InputError, match=r"^ThinkSafe, learning_rate.*absent\.jsonl"):
+        check_inputs(study, tmp_path)
+
+
+def test_what_all_runs_of_a_setting_have_done_needs_nothing_any_more(write, tmp_path):
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"prompt": "How do I pick a lock?"}\n')
+    overrides = [f"synthesis.prompts=[{{path: {prompts}, label: harmful}}]"]
+    study = load_study(write(methods=[{**SMALL["methods"][1], "overrides": overrides}]))
+    for unit in heldout_units(study):
+        if unit.run is not None:
+            folder = tmp_path / "runs" / unit.name
+            folder.mkdir(parents=True)
+            (folder / "config.yaml").write_text(to_yaml(unit.run))
+            manifest = Manifest(folder / "manifest.json", "")
+            for stage in ("sample", "filter", "train", "export"):
+                manifest.mark_done(stage, "", {})
+    prompts.unlink()
+    check_inputs(study, tmp_path)
+    (tmp_path / "runs/DirectRefusal/as-it-is/seed-2/manifest.json").unlink()  # not trained yet
+    with pytest.raises(InputError, match=r"prompts\.jsonl"):
         check_inputs(study, tmp_path)
 
 

@@ -8,7 +8,10 @@ from thinksafe_jax.config import Recipe
 from thinksafe_jax.data import Question, load_questions
 from thinksafe_jax.errors import EnvironmentFault, InputError, ThinkSafeError, quoted
 from thinksafe_jax.pipeline import Session, preflight, stages_of
-from thinksafe_jax.studies.study_file import SPLITS, Study, apart_from_rates
+from thinksafe_jax.runs import finished_stages
+from thinksafe_jax.studies.study_file import SPLITS, Method, Setting, Study, apart_from_rates
+from thinksafe_jax.studies.units import heldout_units, validation_units
+from thinksafe_jax.studies.work_off import is_another
 
 _log = logging.getLogger(__name__)
 
@@ -19,7 +22,7 @@ def check_inputs(study: Study, root: Path) -> None:
     Settings that differ in their rates alone need the same, and are looked at once.
 
     Args:
-        root: STUDY_DIR; what is done there needs nothing any more.
+        root: STUDY_DIR; stages that all runs of a setting have finished there need nothing.
 
     Raises:
         ThinkSafeError: all that the first setting lacks which cannot be run.
@@ -28,10 +31,11 @@ def check_inputs(study: Study, root: Path) -> None:
     looked_at = set()
     for method in study.methods:
         for setting in method.settings:
-            needs = repr(apart_from_rates(setting.recipe))
+            folder, done = _least_done(study, method, setting, root)
+            needs = repr(apart_from_rates(setting.recipe)), done
             if needs not in looked_at:
                 looked_at.add(needs)
-                _look(f"{method.name}, {setting.name}", setting.recipe, root)
+                _look(f"{method.name}, {setting.name}", setting.recipe, folder, done)
     asked = {split: _questions(study, split) for split in SPLITS}
     shared = asked["validation"].keys() & asked["heldout"].keys()
     if shared:
@@ -43,9 +47,30 @@ def check_inputs(study: Study, root: Path) -> None:
         )
 
 
-def _look(name: str, recipe: Recipe, root: Path) -> None:
+def _least_done(
+    study: Study, method: Method, setting: Setting, root: Path
+) -> tuple[Path, frozenset[str]]:
+    """The run of a setting that has finished the fewest stages, and these stages.
+
+    The seeds of the second round are looked at too: the setting may be the chosen one.
+    """
+    runs = [
+        (folder, _finished(folder, unit.run))
+        for unit in (*validation_units(study), *heldout_units(study))
+        if (unit.method, unit.setting) == (method.name, setting.name)
+        if unit.run is not None and (folder := unit.run_folder(root)) is not None
+    ]
+    return min(runs, key=lambda run: len(run[1]))
+
+
+def _finished(folder: Path, recipe: Recipe) -> frozenset[str]:
+    """Stages that a run keeps; none of one that was begun with another recipe."""
+    return frozenset() if is_another(folder, recipe) else frozenset(finished_stages(folder))
+
+
+def _look(name: str, recipe: Recipe, folder: Path, done: frozenset[str]) -> None:
     try:
-        preflight(Session(recipe), root / "runs" / name, stages_of(recipe)).refuse()
+        preflight(Session(recipe), folder, stages_of(recipe), keeps=done).refuse()
     except ThinkSafeError as error:
         raise type(error)(f"{name}: {error}") from None
 

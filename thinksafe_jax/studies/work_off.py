@@ -73,7 +73,7 @@ def set_changed_aside(units: Sequence[Unit], root: Path) -> None:
             (unit.run_folder(root), unit.run),
             (unit.evaluation_folder(root), unit.evaluation),
         ):
-            if folder is not None and recipe is not None and _is_another(folder, recipe):
+            if folder is not None and recipe is not None and is_another(folder, recipe):
                 _set_aside(folder, root)
 
 
@@ -115,7 +115,8 @@ def _identity(unit: Unit) -> str:
     return content_hash(unit.run, unit.evaluation)
 
 
-def _is_another(folder: Path, recipe: Recipe) -> bool:
+def is_another(folder: Path, recipe: Recipe) -> bool:
+    """Whether a directory was begun with another recipe."""
     if not (folder / "config.yaml").exists():
         return False
     try:
