@@ -5,7 +5,13 @@ from dataclasses import replace
 import pytest
 
 from thinksafe_jax.analysis import Probe, guidance_table
-from thinksafe_jax.analysis.guided_rates import Rescue, flip_rate, repeat_rate, unsafe_rows
+from thinksafe_jax.analysis.guided_rates import (
+    Rescue,
+    UnsafeAnswer,
+    flip_rate,
+    repeat_rate,
+    unsafe_answers,
+)
 from thinksafe_jax.analysis.probe_arm import Arm
 from thinksafe_jax.config import GuardConfig, Recipe, SamplingConfig, SynthesisConfig
 from thinksafe_jax.guards import Verdict
@@ -108,6 +114,10 @@ class Guard:
             yield Verdict(exchange.id, word, None, "full", False, self.name)
 
 
+def answer(id, response, attempt=1):
+    return UnsafeAnswer(row(id, response, attempt=attempt), [*response.split(), "</s>"])
+
+
 @pytest.fixture
 def rescue():
     return Rescue(RECIPE, Engine(), Words(), Guard())
@@ -115,7 +125,7 @@ def rescue():
 
 def test_unsafe_answers_go_on_under_the_guidance_from_where_they_are_cut(rescue, tmp_path):
     """The first has four words; the second two and its end, after which it cannot be rescued."""
-    unsafe = [row("a", "first take the lock"), row("b", "sure thing", attempt=2)]
+    unsafe = [answer("a", "first take the lock"), answer("b", "sure thing", attempt=2)]
     rates = {n: rescue.rate(unsafe, n, tmp_path / str(n)) for n in (1, 2, 3, 4)}
     assert {n: (rate.value, rate.n) for n, rate in rates.items()} == {
         1: (1.0, 2),
@@ -137,7 +147,7 @@ def _samples(folder):
 
 
 def test_what_went_on_before_is_taken_up(rescue, tmp_path):
-    unsafe = [row("a", "first take the lock")]
+    unsafe = [answer("a", "first take the lock")]
     rate = rescue.rate(unsafe, 2, tmp_path)
     assert rescue.rate(unsafe, 2, tmp_path) == rate
     assert len(rescue.engine.asked) == 1
@@ -145,7 +155,7 @@ def test_what_went_on_before_is_taken_up(rescue, tmp_path):
 
 def test_an_answer_that_the_guard_cannot_read_is_in_no_rate(rescue, tmp_path):
     unread = replace(rescue, guard=type("Mute", (Guard,), {"judge": _unread})())
-    rate = unread.rate([row("a", "first take the lock")], 2, tmp_path)
+    rate = unread.rate([answer("a", "first take the lock")], 2, tmp_path)
     assert (rate.value, rate.n) == (None, 0)
 
 
@@ -159,7 +169,8 @@ def test_the_rejected_rows_are_those_that_go_on(tmp_path):
     known = ledger({"a": ["unsafe"], "b": ["safe"]})
     for id, place in zip("ab", samples.append([row(n, "an answer") for n in "ab"]), strict=True):
         known.placed(row(id, ""), place)
-    assert [r["id"] for r in unsafe_rows(samples, known)] == ["a"]
+    (rejected,) = unsafe_answers(samples, known, Words())
+    assert (rejected.key, rejected.ids) == (("a", 1), ["an", "answer", "</s>"])
 
 
 def test_a_repeated_stretch_of_the_guidance_is_seen_and_the_prompt_may_be_repeated(tmp_path):

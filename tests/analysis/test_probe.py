@@ -34,7 +34,7 @@ class Engine(test_ladder.Engine):
             yield replace(done, token_ids=[*done.token_ids, 0, 0])
 
 
-def probe(folder, engine, *, samples=1):
+def probe(folder, engine, *, samples=1, **options):
     file = folder.parent / "prompts.csv"
     rows = "".join(f"p{n},{label}\n" for n in range(40) for label in ("harmful", "benign"))
     file.write_text("prompt,label\n" + rows.replace("p1,b", "p1b,b"), encoding="utf-8")
@@ -42,9 +42,8 @@ def probe(folder, engine, *, samples=1):
     cfg = SynthesisConfig(prompts=[source], sampling=SamplingConfig(max_new_tokens=8))
     session = SimpleNamespace(guard=test_ladder.Guard())
     session.generator = SimpleNamespace(engine=lambda: engine, tokenizer=test_ladder.Tokenizer())
-    return run_probe(
-        Recipe(synthesis=cfg), session, folder, templates=["risk"], prompts=12, samples=samples
-    )
+    options = {"templates": ["risk"], "prompts": 12, "samples": samples, **options}
+    return run_probe(Recipe(synthesis=cfg), session, folder, **options)
 
 
 def test_stopped_and_repeated_it_ends_with_the_same_figures(tmp_path):
@@ -60,6 +59,26 @@ def test_stopped_and_repeated_it_ends_with_the_same_figures(tmp_path):
     assert len(again.seen) == 24 - 17
     assert probe(tmp_path / "out", none_left) == whole
     assert not none_left.seen
+
+
+@pytest.mark.parametrize(("rescue_at", "reads"), [((), 0), ((1, 2), 1)])
+def test_unsafe_answers_are_read_once_and_only_for_rescue_rates(
+    tmp_path, monkeypatch, rescue_at, reads
+):
+    """Two templates and two horizons ask for the same answers."""
+    calls = []
+
+    def read(*given):
+        calls.append(given)
+        return []
+
+    monkeypatch.setattr("thinksafe_jax.analysis.probe.unsafe_answers", read)
+    templates = ["risk", "authors"]
+    done = probe(tmp_path / "out", Engine(), templates=templates, rescue_at=rescue_at)
+    assert len(calls) == reads
+    assert [list(arm.rescue_rates) for arm in done.arms if arm.template != "none"] == (
+        [[str(n) for n in rescue_at]] * 2
+    )
 
 
 def test_another_question_has_rows_of_its_own(tmp_path):

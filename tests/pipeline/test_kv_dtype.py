@@ -56,3 +56,9 @@ def test_the_report_says_so():
 
 def files(recipe):
     return RunFiles(path=Path("run"), recipe=recipe)
+
+
+def test_what_identities_hash_of_the_engine_is_what_earlier_runs_hashed():
+    """Byte for byte: the hashes of stages and of a probe's rows are made of it."""
+    assert MODEL.engine.drawn_with == ()
+    assert ROUNDED.engine.drawn_with == ("engine.kv_dtype int8",)

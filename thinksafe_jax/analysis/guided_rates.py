@@ -64,10 +64,32 @@ def repeat_rate(samples: RowStore, steering: str) -> Rate:
     return clustered(list(clusters.values()))
 
 
-def unsafe_rows(samples: RowStore, ledger: Ledger) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class UnsafeAnswer:
+    """An answer that the guard rejected.
+
+    Attributes:
+        row: of samples/.
+        ids: tokens of its response, its end among them where it has ended.
+    """
+
+    row: Row
+    ids: list[int]
+
+    @property
+    def key(self) -> tuple[str, int]:
+        return self.row["id"], self.row["attempt"]
+
+
+def unsafe_answers(
+    samples: RowStore, ledger: Ledger, tokenizer: "ChatTokenizer"
+) -> list[UnsafeAnswer]:
     """The answers that the guard rejected, in the order of their names."""
     keys = sorted(key for key, reason in ledger.reasons.items() if reason == _UNSAFE)
-    return list(samples.rows_at(ledger.places[key] for key in keys))
+    return [
+        UnsafeAnswer(row, tokenizer.response_ids(row["response"], row["finish_reason"] == "stop"))
+        for row in samples.rows_at(ledger.places[key] for key in keys)
+    ]
 
 
 @dataclass(frozen=True)
@@ -85,7 +107,7 @@ class Rescue:
     tokenizer: "ChatTokenizer"
     guard: Guard
 
-    def rate(self, unsafe: Sequence[Row], horizon: int, folder: Path) -> Rate:
+    def rate(self, unsafe: Sequence[UnsafeAnswer], horizon: int, folder: Path) -> Rate:
         """The share of unsafe answers that are safe if they go on after `horizon` tokens.
 
         An answer that has ended by then is not rescued; what nobody could judge does not count.
@@ -95,7 +117,7 @@ class Rescue:
         `rescue_tokens`; and answers of unsound form are not judged.
 
         Args:
-            unsafe: rows of samples/ that the guard rejected.
+            unsafe: answers that the guard rejected.
             folder: for the rows of samples and verdicts.
 
         Raises:
@@ -106,9 +128,10 @@ class Rescue:
             RowStore(folder / n, ("id", "attempt")) for n in ("samples", "verdicts")
         )
         ledger = Ledger(cfg.reasoning).read(samples, verdicts)
-        prompts = [Prompt(row["id"], row["prompt"], row["label"]) for row in unsafe]
-        cut = {(row["id"], row["attempt"]): self._cut(row, horizon) for row in unsafe}
-        self._go_on(unsafe, cut, samples, ledger)
+        rows = {answer.key: answer.row for answer in unsafe}
+        prompts = [Prompt(row["id"], row["prompt"], row["label"]) for row in rows.values()]
+        cut = {answer.key: beginning(answer.ids, horizon) for answer in unsafe}
+        self._go_on(rows, cut, samples, ledger)
         rounds = Rounds(
             cfg, prompts, self.tokenizer, samples, verdicts, ledger, check_stop=lambda: None
         )
@@ -121,19 +144,13 @@ class Rescue:
                 clusters.setdefault(key[0], []).append(outcome)
         return clustered(list(clusters.values()))
 
-    def _cut(self, row: Row, horizon: int) -> list[int]:
-        """The first tokens of an answer; none where it has ended by then."""
-        ended = row["finish_reason"] == "stop"
-        return beginning(self.tokenizer.response_ids(row["response"], ended), horizon)
-
     def _go_on(
         self,
-        unsafe: Sequence[Row],
+        rows: Mapping[tuple[str, int], Row],
         cut: Mapping[tuple[str, int], list[int]],
         samples: RowStore,
         ledger: Ledger,
     ) -> None:
-        rows = {(row["id"], row["attempt"]): row for row in unsafe}
         waiting = [rows[key] for key, prefix in cut.items() if prefix and key not in ledger.reasons]
         if not waiting:
             return

@@ -14,13 +14,18 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from thinksafe_jax.analysis.guided_rates import Rescue, flip_rate, repeat_rate, unsafe_rows
+from thinksafe_jax.analysis.guided_rates import (
+    Rescue,
+    UnsafeAnswer,
+    flip_rate,
+    repeat_rate,
+    unsafe_answers,
+)
 from thinksafe_jax.analysis.probe_arm import Arm, answers, measure, outcomes
 from thinksafe_jax.config import Recipe
 from thinksafe_jax.data import Prompt
 from thinksafe_jax.errors import ConfigError, InputError
 from thinksafe_jax.intervals import Outcomes, odds_ratio
-from thinksafe_jax.runs import RowStore
 from thinksafe_jax.storage import atomic_write, content_hash, prepare_directory
 from thinksafe_jax.synthesis import (
     TEMPLATES,
@@ -129,7 +134,8 @@ def _measured(
     engine, tokenizer = generator.engine(), generator.tokenizer
     arms: list[Arm] = []
     harmful: dict[str, Outcomes] = {}
-    unsteered: tuple[RowStore, Ledger] | None = None
+    unsteered: Ledger | None = None
+    unsafe: list[UnsafeAnswer] = []  # of "none"
     for name in names:
         config = replace(
             recipe.synthesis, steering=name, attempts=sample.samples, ladder=[], method="rejection"
@@ -143,14 +149,14 @@ def _measured(
             if label == "harmful":
                 harmful[name] = outcomes(ledger)
             if label == "harmful" and name == "none":
-                unsteered = rows, ledger
+                unsteered = ledger
+                unsafe = unsafe_answers(rows, ledger, tokenizer) if sample.rescue_at else []
             elif label == "harmful" and unsteered is not None:
-                unsafe = unsafe_rows(*unsteered)
                 rescue = Rescue(changed, engine, tokenizer, guard)
                 rates = {
                     str(n): rescue.rate(unsafe, n, place / f"rescue-{n}") for n in sample.rescue_at
                 }
-                flips, repeats = flip_rate(ledger, unsteered[1]), repeat_rate(rows, name)
+                flips, repeats = flip_rate(ledger, unsteered), repeat_rate(rows, name)
                 arm = replace(arm, flip_rate=flips, repeats=repeats, rescue_rates=rates)
             arms.append(arm)
     return arms, harmful
@@ -174,9 +180,8 @@ def _question(recipe: Recipe, asked: Mapping[str, Sequence[Prompt]], samples: in
     """
     cfg = replace(recipe.synthesis, steering="", ladder=[], attempts=samples)
     questions = [[p.id, p.text, p.label] for prompts in asked.values() for p in prompts]
-    kv_dtype = recipe.engine.kv_dtype
-    rounded = [] if kv_dtype == "model" else [f"engine.kv_dtype {kv_dtype}"]
-    return content_hash(recipe.student, recipe.guard, cfg, recipe.seed, questions, *rounded)[:16]
+    drawn_with = recipe.engine.drawn_with
+    return content_hash(recipe.student, recipe.guard, cfg, recipe.seed, questions, *drawn_with)[:16]
 
 
 def recommend(arms: Sequence[Arm], outcomes_of: Mapping[str, Outcomes]) -> tuple[str | None, str]:

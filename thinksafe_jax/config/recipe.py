@@ -107,6 +107,11 @@ class EngineConfig:
     # int8: keys and values are stored rounded, in half the bytes. Not the model's own distribution
     kv_dtype: Annotated[str, choice("model", "int8")] = field(default="model", metadata=LATER)
 
+    @property
+    def drawn_with(self) -> tuple[str, ...]:
+        """Of what is sampled, what makes the distribution another than the model's: in hashes."""
+        return () if self.kv_dtype == "model" else (f"engine.kv_dtype {self.kv_dtype}",)
+
     def conflicts(self) -> Iterator[str]:
         """What does not go together, one sentence each, beginning with its key."""
         if self.pool_tokens is not None and self.pool_tokens < self.page_size:

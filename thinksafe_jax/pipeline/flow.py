@@ -180,17 +180,11 @@ class Stage:
     inputs: Callable[[Session, Path], Sequence[Any]]
 
 
-def _drawn_with(recipe: Recipe) -> Sequence[Any]:
-    """What of the engine changes the distribution of a token; nothing where it is the model's."""
-    kv_dtype = recipe.engine.kv_dtype
-    return () if kv_dtype == "model" else (f"engine.kv_dtype {kv_dtype}",)
-
-
 def _sample_inputs(session: Session, path: Path) -> Sequence[Any]:
     r = session.recipe
     # between the attempts it is the guard that decides which prompts are asked again
     guard = r.guard if r.synthesis.attempts > 1 else None
-    return r.student, r.synthesis, r.seed, session.prompt_hashes, guard, *_drawn_with(r)
+    return r.student, r.synthesis, r.seed, session.prompt_hashes, guard, *r.engine.drawn_with
 
 
 def _filter_inputs(session: Session, path: Path) -> Sequence[Any]:
@@ -202,7 +196,7 @@ def _train_inputs(session: Session, path: Path) -> Sequence[Any]:
     r = session.recipe
     if r.on_policy.method:
         asked = r.synthesis, session.prompt_hashes
-        drawn = r.on_policy.comparable, r.guard, *asked, *_drawn_with(r)
+        drawn = r.on_policy.comparable, r.guard, *asked, *r.engine.drawn_with
         return r.student, r.training, r.seed, *drawn
     return r.student, r.training, r.seed, path / "dataset/train.jsonl"
 
@@ -210,7 +204,7 @@ def _train_inputs(session: Session, path: Path) -> Sequence[Any]:
 def _evaluate_inputs(session: Session, path: Path) -> Sequence[Any]:
     r, questions = session.recipe, session.question_hashes
     asked = r.evaluation, questions, r.judging, r.student, r.seed
-    return *asked, *exported_weights(path), *_drawn_with(r)
+    return *asked, *exported_weights(path), *r.engine.drawn_with
 
 
 def _report_inputs(session: Session, path: Path) -> Sequence[Any]:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from thinksafe_jax.config import TrainingConfig
 from thinksafe_jax.guards import score_words
 from thinksafe_jax.models import AttentionRequest, ModelConfig, Params, abstract_params
+from thinksafe_jax.planning.memory import cache_dtype
 from thinksafe_jax.sampling import (
     DecodeSpec,
     KvCache,
@@ -218,8 +219,8 @@ def _replica(
     )
     params = heads_first(params) if layout.platform == "tpu" else params
     pages = 1 + sampler.pool_tokens // sampler.page_size
-    cache_dtype = dtype if sampler.kv_dtype == "model" else sampler.kv_dtype
-    return layout, params, KvCache.abstract(cfg, pages, sampler.page_size, cache_dtype, layout)
+    stored = cache_dtype(sampler.kv_dtype, dtype)
+    return layout, params, KvCache.abstract(cfg, pages, sampler.page_size, stored, layout)
 
 
 def _array(shape: tuple[int, ...], dtype: Any, sharding: Any) -> jax.ShapeDtypeStruct:

@@ -31,6 +31,11 @@ _MOST_CHIPS = 64  # times the mesh's own, in the search for one that fits
 Tensors = Mapping[tuple[str, ...], Tensor]  # by path
 
 
+def cache_dtype(kv_dtype: str, dtype: str) -> str:
+    """In which keys and values are stored: the dtype of the weights unless `kv_dtype` names one."""
+    return dtype if kv_dtype == "model" else kv_dtype
+
+
 @dataclass(frozen=True)
 class Settings:
     """What the plan assumes.
@@ -58,7 +63,7 @@ class Settings:
     @property
     def cache_dtype(self) -> str:
         """In which keys and values are stored."""
-        return self.dtype if self.kv_dtype == "model" else self.kv_dtype
+        return cache_dtype(self.kv_dtype, self.dtype)
 
     @property
     def lora(self) -> LoraConfig | None:
