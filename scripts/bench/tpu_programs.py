@@ -15,7 +15,8 @@
     collectives               by kind; how many run beside other work; weights gathered in decode
     peak_bytes                arguments and temporaries
 
-Compiling takes minutes, so what the compiler gave is kept in the folder RAW and not asked again.
+Compiling takes minutes; of a program that has not changed, what the compiler gave is kept in
+THINKSAFE_CACHE. The folder RAW gets it to be read.
 The slots have rows at a mean context of 5,200 tokens, as many as the cache holds. With --kv-dtype
 int8 keys and values are rounded (`engine.kv_dtype`), in pages of 128 tokens; so is the floor.
 """
@@ -48,7 +49,7 @@ from thinksafe_jax.planning.compiler import compiler_output
 from thinksafe_jax.planning.devices import compile_devices
 from thinksafe_jax.planning.find_model import find_model
 from thinksafe_jax.planning.hbm_traffic import HbmTraffic, hbm_traffic
-from thinksafe_jax.planning.memory import Settings, filled_rows, phase_budget
+from thinksafe_jax.planning.memory import Settings, cache_dtype, filled_rows, phase_budget
 from thinksafe_jax.planning.roofline import decode_cost
 from thinksafe_jax.sampling.attention import IMPLEMENTATIONS as PAGED
 from thinksafe_jax.sharding import MeshConfig, load_mesh
@@ -146,20 +147,21 @@ class Case:
 
 
 def compiled(case: Case, folder: Path) -> tuple[str, dict[str, Any]]:
-    """The program's text (HLO) and its memory, from the folder where they lie there already."""
-    text, facts = folder / f"{case.name}.hlo.gz", folder / f"{case.name}.json"
-    if not facts.exists():
-        output = compiler_output(case.build())
-        with gzip.open(text, "wt", encoding="utf-8") as file:
-            file.write(output.text)
-        sizes = {
-            "argument_bytes": output.argument_bytes,
-            "temporary_bytes": output.temporary_bytes,
-            "compile_seconds": round(output.seconds, 1),
-        }
-        facts.write_text(json.dumps(sizes), encoding="utf-8")
-    with gzip.open(text, "rt", encoding="utf-8") as file:
-        return file.read(), json.loads(facts.read_text(encoding="utf-8"))
+    """The program's text (HLO) and its memory; the folder gets both, to be read.
+
+    `compiler_output` knows by the program itself whether it has been compiled. A file's name does
+    not tell that the program has changed since.
+    """
+    output = compiler_output(case.build())
+    with gzip.open(folder / f"{case.name}.hlo.gz", "wt", encoding="utf-8") as file:
+        file.write(output.text)
+    facts = {
+        "argument_bytes": output.argument_bytes,
+        "temporary_bytes": output.temporary_bytes,
+        "compile_seconds": round(output.seconds, 1),
+    }
+    (folder / f"{case.name}.json").write_text(json.dumps(facts), encoding="utf-8")
+    return output.text, facts
 
 
 def row_of(case: Case, text: str, facts: dict[str, Any]) -> dict[str, Any]:
@@ -190,7 +192,7 @@ def row_of(case: Case, text: str, facts: dict[str, Any]) -> dict[str, Any]:
     }
     if decodes:
         phase = case.mesh.generate.for_model(case.cfg)
-        cache = "bfloat16" if case.kv_dtype == "model" else case.kv_dtype
+        cache = cache_dtype(case.kv_dtype, "bfloat16")
         floor = decode_cost(case.cfg, phase, case.rows, MEAN_CONTEXT, "bfloat16", cache).bytes
         row |= {"rows": case.rows, "floor_bytes": round(floor)}
         row |= {"decode_bytes_over_floor": round(traffic.bytes / steps / floor, 4)}
