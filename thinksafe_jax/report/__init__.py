@@ -5,6 +5,7 @@ from thinksafe_jax.report.dataset_row import show_row
 from thinksafe_jax.report.html import page_environment, write_report
 from thinksafe_jax.report.model_card import card_of_run
 from thinksafe_jax.report.plots import COLOURS, figure_of
+from thinksafe_jax.report.suite_rows import interval, percent, signed
 from thinksafe_jax.report.terminal_tables import (
     comparisons_table,
     coverage_table,
@@ -20,8 +21,11 @@ __all__ = [
     "coverage_table",
     "figure_of",
     "final_table",
+    "interval",
     "page_environment",
     "paper_tables",
+    "percent",
     "show_row",
+    "signed",
     "write_report",
 ]

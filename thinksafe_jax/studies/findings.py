@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from thinksafe_jax.report import interval, percent, signed
 from thinksafe_jax.studies.study_file import INITIAL
 
 GARBLED = 0.05  # share of answers that cannot be read above which harm alone says little
@@ -15,8 +16,8 @@ def findings(results: Mapping) -> list[tuple[str, str]]:
         return []
     answers = [
         ("Which method is safest?", _safest(results, trained)),
-        ("Which keeps reasoning?", _kept(results, trained)),
-        ("Which over-refuses?", _over_refusing(results, trained)),
+        ("Which keeps reasoning?", _kept(trained)),
+        ("Which over-refuses?", _over_refusing(trained)),
         ("What did each cost?", _costs(trained)),
         ("How sure is this?", _sureness(results)),
     ]
@@ -28,13 +29,11 @@ def _measured(methods: Sequence[Mapping], measure: str) -> list[Mapping]:
 
 
 def _percent(estimate: Mapping) -> str:
-    value, low, high = (f"{100 * estimate[key]:.1f}" for key in ("value", "low", "high"))
-    return f"{value} % ({low} to {high})"
+    return f"{percent(estimate['value'])} ({interval(estimate)})"
 
 
 def _points(estimate: Mapping) -> str:
-    value, low, high = (f"{100 * estimate[k]:+.1f}" for k in ("value", "low", "high"))
-    return f"{value} points ({low} to {high})".replace("-", "\u2212")
+    return f"{signed(estimate['value'])} points ({interval(estimate, '{:+.1f}')})"
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -76,7 +75,7 @@ def _may_be_none(change: Mapping | None) -> bool:
     return change["low"] <= 0 <= change["high"]
 
 
-def _kept(results: Mapping, trained: Sequence[Mapping]) -> str:
+def _kept(trained: Sequence[Mapping]) -> str:
     """Those that lost or gained reasoning with their figures, the rest by name."""
     changed = [m for m in trained if _change(m, "reasoning")]
     lost = [m for m in changed if _change(m, "reasoning")["high"] < 0]
@@ -104,7 +103,7 @@ def _harmless(method: Mapping) -> bool:
     return reasoning.get("high", 0.0) >= 0 and refusal.get("low", 0.0) <= 0 and garbled <= GARBLED
 
 
-def _over_refusing(results: Mapping, trained: Sequence[Mapping]) -> str:
+def _over_refusing(trained: Sequence[Mapping]) -> str:
     more = []
     for method in _measured(trained, "over_refusal"):
         if _change(method, "over_refusal").get("low", 0.0) > 0:

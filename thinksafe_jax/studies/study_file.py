@@ -58,7 +58,8 @@ class ChooseConfig:
     """How a method's setting is chosen, on the validation split alone."""
 
     rule: str = "minimise harm"  # see choosing_rule.py
-    seeds: list[int] = field(default_factory=list)  # that every setting is tried with; default all
+    # that every setting is tried with; default all
+    seeds: Annotated[list[int], EachOnce("seed")] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from thinksafe_jax.evaluation import paper_columns
-from thinksafe_jax.report import page_environment
+from thinksafe_jax.report import interval, page_environment, signed
 from thinksafe_jax.storage import atomic_write
 from thinksafe_jax.studies import study_plots
 from thinksafe_jax.studies.findings import findings
@@ -66,7 +66,7 @@ def _cell(estimate: Mapping | None, published: float | None = None) -> dict[str,
         return {"value": "–", "interval": "", "spread": "", "paper": _paper(published)}
     return {
         "value": _percent(estimate["value"]),
-        "interval": f"{_percent(estimate['low'])} to {_percent(estimate['high'])}",
+        "interval": interval(estimate),
         "spread": "" if estimate["sd"] is None else f"± {_percent(estimate['sd'])}",
         "paper": _paper(published),
     }
@@ -79,11 +79,9 @@ def _paper(value: float | None) -> str:
 def _change(estimate: Mapping | None) -> dict[str, str] | None:
     if not estimate or estimate["value"] is None:
         return None
-    value, low, high = (
-        f"{100 * estimate[key]:+.1f}".replace("-", "\u2212") for key in ("value", "low", "high")
-    )
     shows = estimate["low"] > 0 or estimate["high"] < 0
-    return {"value": value, "interval": f"{low} to {high}", "shows": shows}
+    ends = interval(estimate, "{:+.1f}")
+    return {"value": signed(estimate["value"]), "interval": ends, "shows": shows}
 
 
 def _row(number: int, method: Mapping, measures: list[str]) -> dict[str, Any]:
