@@ -73,7 +73,7 @@ def test_without_a_grid_nothing_is_chosen_and_no_validation_is_needed(write):
         ({"methods": method(published="ThinkSafe")}, "published: is ''; expected one of Qwen3-"),
         ({"methods": method(recipe="minni")}, "no recipe 'minni'"),
         ({"methods": method(name="Initial")}, "which another method has"),
-        ({"choose": {"seeds": [1, 1]}}, "choose.seeds"),
+        ({"choose": {"seeds": [1, 1]}}, "choose.seeds: is [1, 1]; expected seeds, each once"),
         ({"methods": method(name="a/b")}, "methods[0].name: is 'a/b'; expected the name of one"),
         ({"methods": method(grids={})}, "methods[0].grids: unknown key; did you mean"),
         ({"methods": method(grid={"training.epochs": []})}, "expected one value or more"),

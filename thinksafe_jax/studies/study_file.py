@@ -58,8 +58,7 @@ class ChooseConfig:
     """How a method's setting is chosen, on the validation split alone."""
 
     rule: str = "minimise harm"  # see choosing_rule.py
-    # that every setting is tried with; default all
-    seeds: Annotated[list[int], EachOnce("seed")] = field(default_factory=list)
+    seeds: list[int] = field(default_factory=list)  # that every setting is tried with; default all
 
 
 @dataclass(frozen=True)
@@ -97,6 +96,11 @@ class StudyConfig:
                 yield f"{split}: asks nothing; expected harmful, over_refusal, reasoning or suites"
         if not all(0 <= seed < 2**31 for seed in [*self.seeds, *self.choose.seeds]):
             yield "seeds: has a number that is no seed; expected whole numbers from 0"
+        if len(set(self.choose.seeds)) < len(self.choose.seeds):
+            yield (
+                f"choose.seeds: is {quoted(self.choose.seeds)}; expected seeds, each once, or [] "
+                "for all"
+            )
         yield from self._rule_problems()
 
     def _method_problems(self, method: MethodConfig, before: Sequence[str]) -> Iterator[str]:
