@@ -191,7 +191,7 @@ def _option_row(param: Any) -> str:
 def _plain(text: str) -> str:
     """Rich's marks as Markdown: [cyan]x[/] is code."""
     text = re.sub(r"\[(?:cyan|bold|dim|green)\](.*?)\[/\w*\]", r"`\1`", inspect.cleandoc(text))
-    return re.sub(r"(?m)^(\s*)\b", r"\1", text).replace("\b", "").replace("<", "&lt;")
+    return text.replace("\b", "").replace("<", "&lt;")
 
 
 def shipped_page() -> str:
