@@ -25,12 +25,14 @@ class Letters:
 
     def __init__(self):
         self.asked: list[str] = []
+        self.responses: list[str] = []
 
     def prompt_ids(self, text: str) -> list[int]:
         self.asked.append(text)
         return [ord(c) for c in text]
 
     def response_ids(self, response: str, ended: bool = True) -> list[int]:
+        self.responses.append(response)
         assert not ended  # the model goes on
         return [ord(c) for c in response]
 
@@ -219,6 +221,8 @@ def test_a_prefix_attack_begins_every_answer_of_its_suite_and_is_judged_with_it(
             assert stage.engine.prompts[f"{suite}/{row['id']}"] == row["prompt"] + begins
         shown = {e.prompt: e.response for e in stage.guard.seen if e.response.startswith("Yes.")}
         assert set(shown) == {row["prompt"] for row in of_suite}
+    # as requests are made and as rows are written, and not for each question
+    assert stage.tokenizer.responses == [attack, attack]
 
 
 def test_nothing_is_asked_about_an_answer_that_never_came(stage, monkeypatch):

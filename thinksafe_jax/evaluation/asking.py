@@ -1,7 +1,7 @@
 """The model is asked: which questions fit it, and one queue over all of them."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -64,8 +64,9 @@ def askable(
     asked: dict[Key, Asked] = {}
     skipped: dict[str, dict[str, int]] = {suite: {} for suite in LISTS}
     why: str | None = None
+    prefixes = _prefix_ids(questions, subject)
     for question in questions:
-        requests = _requests(question, cfg, subject)
+        requests = _requests(question, prefixes[question.answer_prefix], cfg, subject)
         empty = not question.prompt.strip()
         why = "empty_prompt" if empty else subject.engine.refuses(requests[0])
         if why is None:
@@ -83,19 +84,22 @@ def askable(
     return asked, skipped
 
 
-def _requests(question: Question, cfg: EvaluationConfig, subject: Subject) -> list[Request]:
+def _requests(
+    question: Question, prefix: list[int], cfg: EvaluationConfig, subject: Subject
+) -> list[Request]:
     reasoning = question.kind == REASONING
     sampling: SamplingConfig = (cfg.reasoning_sampling if reasoning else None) or cfg.sampling
-    ids = subject.tokenizer.prompt_ids(question.text) + _prefix_ids(question, subject)
+    ids = subject.tokenizer.prompt_ids(question.text) + prefix
     name = f"{question.suite}/{question.id}"
     samples = range(cfg.samples if reasoning else 1)
     return [Request(name, ids, sampling, n, kind=question.suite) for n in samples]
 
 
-def _prefix_ids(question: Question, subject: Subject) -> list[int]:
-    """What the answer begins with, as the model itself would have written it."""
-    prefix = question.answer_prefix
-    return subject.tokenizer.response_ids(prefix, ended=False) if prefix else []
+def _prefix_ids(questions: Iterable[Question], subject: Subject) -> dict[str, list[int]]:
+    """What answers begin with, as the model itself would have written it: {prefix: tokens}."""
+    ids = subject.tokenizer.response_ids
+    prefixes = {question.answer_prefix for question in questions}
+    return {prefix: ids(prefix, ended=False) if prefix else [] for prefix in prefixes}
 
 
 def answer(
@@ -121,12 +125,15 @@ def answer(
     if not waiting:
         return
     questions = {(item.request.id, item.request.sample): item.question for item in waiting}
+    prefixes = _prefix_ids(questions.values(), subject)
     requests = [item.request for item in waiting]
     name, expected = f"answers of {journal.name}", -(-len(requests) // group.count)
     with journal.keeping(store, "sample", expected) as keep:
         queue = shared_queue(group, name, requests, subject.engine.slots)
         for completion in subject.engine.generate(queue):
-            keep(_row(questions[completion.id, completion.sample], completion, subject))
+            question = questions[completion.id, completion.sample]
+            ids = [*prefixes[question.answer_prefix], *completion.token_ids]
+            keep(_row(question, completion, subject.tokenizer.decode(ids)))
 
 
 def _longest_first(
@@ -145,7 +152,7 @@ def _longest_first(
     return sorted(missing, key=guess, reverse=True)
 
 
-def _row(question: Question, completion: Completion, subject: Subject) -> dict:
+def _row(question: Question, completion: Completion, response: str) -> dict:
     """The row of responses/; its keys and their order are those of every run directory."""
     row = {"suite": question.suite, "kind": question.kind, "id": question.id}
     row |= {"sample": completion.sample, "prompt": question.prompt}
@@ -154,9 +161,7 @@ def _row(question: Question, completion: Completion, subject: Subject) -> dict:
     if question.cluster:
         row["cluster"] = question.cluster
     return row | {
-        "response": subject.tokenizer.decode(
-            [*_prefix_ids(question, subject), *completion.token_ids]
-        ),
+        "response": response,
         "finish_reason": completion.finish_reason,
         "tokens": len(completion.token_ids),
         "source": question.source,
