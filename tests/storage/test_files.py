@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 
 from thinksafe_jax.errors import EnvironmentFault
-from thinksafe_jax.storage import atomic_write, prepare_directory, set_aside, writable_place
+from thinksafe_jax.storage import (
+    atomic_write,
+    existing_place,
+    free_bytes,
+    prepare_directory,
+    set_aside,
+    writable_place,
+)
 
 
 def test_a_file_is_replaced_whole(tmp_path):
@@ -87,6 +94,19 @@ def test_what_is_set_aside_replaces_nothing(tmp_path):
     ]
     assert all(file.exists() for file in folders)
     assert not (tmp_path / "rows.jsonl").exists()
+
+
+@pytest.mark.parametrize("below", ["", "a/b", "x" * 300 + "/b"])
+def test_what_is_not_there_would_be_made_in_the_nearest_folder_above(tmp_path, below):
+    """A name that no file system takes is not there either."""
+    assert existing_place(tmp_path / below) == tmp_path
+    assert writable_place(tmp_path / below) == tmp_path
+    assert free_bytes(tmp_path / below) > 0
+
+
+def test_a_relative_path_has_a_place_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert existing_place(Path("a/b")) == tmp_path
 
 
 def test_a_place_is_proved_writable_and_nothing_is_left(tmp_path):

@@ -23,7 +23,14 @@ from thinksafe_jax.errors import (
     first_line,
 )
 from thinksafe_jax.hosts import Group, majority, software_versions, source_hash
-from thinksafe_jax.storage import cache_folder, free_bytes, is_url, open_store, store_errors
+from thinksafe_jax.storage import (
+    cache_folder,
+    existing_place,
+    free_bytes,
+    is_url,
+    open_store,
+    store_errors,
+)
 
 MOST_SKEW = 2.0  # seconds between two hosts' clocks; logins and logs go wrong at minutes
 _ROUNDS = 5
@@ -131,8 +138,7 @@ def _shared_directory(group: Group, run_dir: str) -> str:
     """Each process writes a file there, looks for all the others', and takes its own away."""
     url = run_dir
     if not is_url(run_dir):  # an examination leaves nothing behind, so look where it would be made
-        folder = Path(run_dir).absolute()
-        url = f"file://{next(p for p in (folder, *folder.parents) if p.exists())}"
+        url = f"file://{existing_place(Path(run_dir).absolute())}"
     names = [f".thinksafe-doctor-{index}" for index in range(group.count)]
 
     def write() -> None:

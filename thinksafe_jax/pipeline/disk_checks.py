@@ -11,7 +11,7 @@ from thinksafe_jax.config import Recipe
 from thinksafe_jax.errors import EnvironmentFault
 from thinksafe_jax.models import ModelConfig
 from thinksafe_jax.sharding import adapter_tensors, parameter_tensors
-from thinksafe_jax.storage import cache_folder, free_bytes
+from thinksafe_jax.storage import cache_folder, existing_place, free_bytes
 from thinksafe_jax.training import lora_config, make_optimizer
 
 _FLOAT32 = 4  # bytes
@@ -85,5 +85,4 @@ def download_folder(name: str) -> Path:
 
 
 def _disk(folder: Path) -> int:
-    place = next(p for p in (folder, *folder.absolute().parents) if p.exists())
-    return os.stat(place).st_dev
+    return os.stat(existing_place(folder)).st_dev

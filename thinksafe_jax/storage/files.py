@@ -145,14 +145,18 @@ def prepare_directory(folder: Path | str) -> Path:
     return folder
 
 
+def existing_place(path: Path) -> Path:
+    """The path, or the nearest folder above it that exists and can be seen."""
+    return next(place for place in (path, *path.absolute().parents) if os.path.exists(place))
+
+
 def writable_place(folder: Path) -> Path:
     """The folder, or the nearest above it that exists, proved to be writable; nothing is left.
 
     Raises:
         EnvironmentFault: it cannot be written.
     """
-    place = next(p for p in (folder, *folder.absolute().parents) if p.exists())
-    return prepare_directory(place)
+    return prepare_directory(existing_place(folder))
 
 
 def set_aside(path: Path, target: Path) -> Path:
@@ -210,9 +214,7 @@ def _sentence(path: Path, error: OSError) -> str:
 
 def free_bytes(path: Path) -> int:
     """Free bytes of the file system that holds a path, or would hold it; 0 where unknown."""
-    for place in (path, *path.absolute().parents):
-        try:
-            return shutil.disk_usage(place).free
-        except OSError:
-            continue
-    return 0
+    try:
+        return shutil.disk_usage(existing_place(path)).free
+    except OSError:
+        return 0
