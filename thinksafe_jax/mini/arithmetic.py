@@ -87,9 +87,9 @@ def draw_two_steps(rng: Random) -> TwoSteps:
 def part_of(a: int, b: int, sign: str) -> str:
     """The part that a task belongs to: heldout and validation have an eleventh of all each.
 
-    Only prompts of that part ask it. Modulo 11 both digits of both numbers count, so no pair of
-    digits is missing elsewhere; a + b and b + a go together. A task of two steps belongs where its
-    first step does.
+    Only prompts of that part begin with it; the second step of two may be of any part. Modulo 11
+    both digits of both numbers count, so no pair of digits is missing elsewhere; a + b and b + a go
+    together. A task of two steps belongs where its first step does.
     """
     residue = (31 * max(a, b) + 17 * min(a, b) + 7 * (sign == "-")) % 11
     return PARTS.get(residue, "train")

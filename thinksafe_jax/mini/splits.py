@@ -68,7 +68,11 @@ def _act_prompts(part: str, kind: str) -> tuple[tuple[str, Act], ...]:
 
 @cache
 def _arithmetic_prompts(part: str, kind: str) -> tuple[tuple[str, str], ...]:
-    """The chosen (prompt, answer) pairs; no task of a part is in any other place."""
+    """The chosen (prompt, answer) pairs.
+
+    No one-step task of a part, and no first step of two, is asked first in another part. A second
+    step may be any task, as a first result leaves it.
+    """
     rng = Random(f"{WORLD_SEED}:{part}:{kind}")
     chosen: dict[str, str] = {}
     while len(chosen) < SIZES[part][kind]:
