@@ -13,7 +13,18 @@ from thinksafe_jax import __version__, cli, errors
 from thinksafe_jax.config import to_yaml
 from thinksafe_jax.runs import Run
 
-COMMANDS = ("run", "check", "sample", "filter", "train", "export", "evaluate", "report", "doctor")
+COMMANDS = (
+    "run",
+    "check",
+    "sample",
+    "filter",
+    "train",
+    "export",
+    "evaluate",
+    "report",
+    "doctor",
+    "chat",
+)
 
 
 def thinksafe(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

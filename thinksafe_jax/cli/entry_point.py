@@ -5,6 +5,7 @@ import sys
 from thinksafe_jax import hosts
 from thinksafe_jax.cli import (
     analysis,
+    chat,
     configs,
     doctor,
     evaluation,
@@ -21,6 +22,7 @@ for _commands in (
     pipeline,
     study,
     evaluation,
+    chat,
     analysis,
     synthesis,
     planning,

@@ -10,7 +10,7 @@ from thinksafe_jax.pipeline.evaluate_model import (
 from thinksafe_jax.pipeline.fault_list import FaultList
 from thinksafe_jax.pipeline.flow import export_merged, run_part, run_pipeline, stages_of
 from thinksafe_jax.pipeline.preflight import preflight
-from thinksafe_jax.pipeline.session import Session
+from thinksafe_jax.pipeline.session import Session, exported
 
 __all__ = [
     "FaultList",
@@ -20,6 +20,7 @@ __all__ = [
     "evaluate_on_suites",
     "evaluate_student",
     "export_merged",
+    "exported",
     "parse_suites",
     "preflight",
     "run_part",
