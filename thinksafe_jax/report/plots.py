@@ -15,7 +15,13 @@ from thinksafe_jax import figures
 from thinksafe_jax.data import KINDS, LISTS, RATES
 from thinksafe_jax.evaluation import published_tables
 from thinksafe_jax.report.run_files import ALL_STEPS, STEPS
-from thinksafe_jax.report.suite_rows import better, measured_steps, named_suites
+from thinksafe_jax.report.suite_rows import (
+    better,
+    ground_bounds,
+    measured_steps,
+    named_suites,
+    read_facts,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,7 +58,7 @@ def rates_plot(summary: Mapping) -> Markup | None:
     """Before and after as bars with their 95 % intervals, one pair per list of the recipe."""
     bars = {
         KINDS[name].title: [
-            (step, rate)
+            (step, {**rate, "open": ground_bounds(read_facts(summary, step, name))})
             for step in STEPS
             if summary[step] and (rate := summary[step][RATES[name]])["n"]
         ]
@@ -68,7 +74,8 @@ def suites_plot(summary: Mapping) -> Markup | None:
         for name, facts in named_suites(summary["suites"][step]).items():
             of_suite = bars.setdefault(f"{name}: {facts['metric']} ({better(facts)})", [])
             if facts["rate"]["n"]:
-                of_suite.append((step, facts["rate"]))
+                open_ends = ground_bounds(read_facts(summary, step, name))
+                of_suite.append((step, {**facts["rate"], "open": open_ends}))
     return _bars("suites", bars, "Suites with 95 % intervals", pitch=0.25)
 
 
@@ -78,7 +85,8 @@ def _bars(
     """Headings with a bar for each step below.
 
     Args:
-        bars: heading -> (step, rate); a heading without any is left out.
+        bars: heading -> (step, rate); a heading without any is left out. `open` of a rate holds
+            the bounds that are drawn in its place, where too few rows could be read.
         pitch: inches between two lines of a height of 1.
     """
     bars = {heading: rates for heading, rates in bars.items() if rates}
@@ -100,13 +108,19 @@ def _bars(
 
 
 def _rate_bar(axes: "Axes", y: float, step: str, rate: Mapping) -> None:
-    value, low, high = rate["value"], rate["low"], rate["high"]
     axes.barh(y, 1, height=0.62, color=COLOURS["line"], alpha=0.28)
+    axes.text(-0.02, y, step, va="center", ha="right", color=COLOURS["muted"])
+    if open_ends := rate["open"]:
+        low, high = open_ends["low"], open_ends["high"]
+        style = {"facecolor": "none", "edgecolor": COLOURS[step], "linestyle": (0, (2, 1.5))}
+        axes.barh(y, high - low, left=low, height=0.62, linewidth=1, **style)
+        axes.text(1.02, y, f"{100 * low:.0f}–{100 * high:.0f} %", va="center")
+        return
+    value, low, high = rate["value"], rate["low"], rate["high"]
     axes.barh(y, value, height=0.62, color=COLOURS[step])
     axes.plot([low, high], [y, y], color=COLOURS["ink"], linewidth=1.1)
     for end in (low, high):
         axes.plot([end, end], [y - 0.17, y + 0.17], color=COLOURS["ink"], linewidth=1.1)
-    axes.text(-0.02, y, step, va="center", ha="right", color=COLOURS["muted"])
     axes.text(1.02, y, f"{100 * value:.1f} %", va="center")
 
 

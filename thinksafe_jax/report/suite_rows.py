@@ -7,24 +7,33 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from thinksafe_jax.data import KINDS, LISTS, RATES, REASONING
-from thinksafe_jax.intervals import Rate
+from thinksafe_jax.intervals import Rate, difference
+from thinksafe_jax.report.readability import has_ground
 from thinksafe_jax.report.run_files import ALL_STEPS, STEPS
 
-AGREEMENT = "guard_agreement"
+AGREEMENT, READABLE = "guard_agreement", "readable"
 # rates at the top of an evaluation: heading, and which way is better
 LIST_TITLES = {RATES[name]: (KINDS[name].title, KINDS[name].hint) for name in LISTS}
-LIST_TITLES |= {AGREEMENT: ("Guard agreement", "higher is better")}
+LIST_TITLES |= {
+    READABLE: ("Readable responses", "higher is better"),
+    AGREEMENT: ("Guard agreement", "higher is better"),
+}
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A rate as text, with its interval, its n and what qualifies it."""
+    """A rate as text, with its interval, its n and what qualifies it.
+
+    Attributes:
+        sign: why the value is bounds and no rate, as "12 of 250 rows could be read"; else empty.
+    """
 
     value: str
     interval: str
     n: str = ""
     bounds: str = ""
     notes: tuple[str, ...] = ()
+    sign: str = ""
 
 
 @dataclass(frozen=True)
@@ -84,14 +93,20 @@ def named_suites(suites: Mapping[str, dict]) -> dict[str, dict]:
 
 
 def list_rows(summary: Mapping) -> list[SuiteRow]:
-    """A row per list of the recipe with the change; then the guard's agreement, where measured."""
+    """A row per list of the recipe with the change; then what could be read, and the agreement.
+
+    Where too few rows of a list could be read its bounds stand there, and no change.
+    """
     rows = []
     for name, (title, hint) in LIST_TITLES.items():
-        cells = {step: _list_cell(summary[step] or {}, name) for step in STEPS}
+        cells = {step: _list_cell(summary, step, name) for step in STEPS}
         counts = [cell.n for cell in cells.values() if cell]
         if any(n != "0" for n in counts):
-            n, change = " / ".join(dict.fromkeys(counts)), (summary["change"] or {}).get(name)
-            rows.append(SuiteRow(name, title, "", hint, cells, n, _change_cell(change)))
+            change = _change_cell(_change(summary, name))
+            if any(cell.sign for cell in cells.values() if cell):
+                change = None
+            n = " / ".join(dict.fromkeys(counts))
+            rows.append(SuiteRow(name, title, "", hint, cells, n, change))
     return rows
 
 
@@ -104,7 +119,10 @@ def named_rows(summary: Mapping) -> list[SuiteRow]:
         facts_of = {step: of_step.get(name) for step, of_step in suites.items()}
         facts = next(facts for facts in facts_of.values() if facts)
         samples = facts["rows"] // max(1, facts["questions"])
-        cells = {step: _cell(of_step) if of_step else None for step, of_step in facts_of.items()}
+        cells = {
+            step: _cell(of_step, read_facts(summary, step, name)) if of_step else None
+            for step, of_step in facts_of.items()
+        }
         n = f"{facts['questions']:,} × {samples}"
         rows.append(SuiteRow(name, name, facts["metric"], better(facts), cells, n))
     return rows
@@ -115,12 +133,37 @@ def better(facts: Mapping) -> str:
     return f"{'lower' if facts['lower_is_better'] else 'higher'} is better"
 
 
-def _list_cell(rates: Mapping, name: str) -> Cell | None:
+def read_facts(summary: Mapping, step: str, suite: str) -> dict | None:
+    """What could be read of a suite; None where a summary of an earlier version does not say."""
+    return summary.get("readable", {}).get(step, {}).get("suites", {}).get(suite)
+
+
+def ground_bounds(read: Mapping | None) -> Mapping | None:
+    """The bounds that stand in place of a rate, where too few rows of a suite could be read."""
+    return read["bounds"] if read and not has_ground(read) else None
+
+
+def _list_cell(summary: Mapping, step: str, name: str) -> Cell | None:
     """The cell of a rate at the top of an evaluation; reasoning has no bounds, they are wrong."""
+    rates = summary[step] or {}
+    if name == READABLE:
+        facts = summary.get("readable", {}).get(step)
+        return _cell(facts, None) if facts and rates else None
     if not rates.get(name):
         return None
     bounds = None if name == RATES[REASONING] else rates.get("bounds", {}).get(name)
-    return _cell({"rate": rates[name], "bounds": bounds})
+    suite = next((suite for suite, rate in RATES.items() if rate == name), name)
+    return _cell({"rate": rates[name], "bounds": bounds}, read_facts(summary, step, suite))
+
+
+def _change(summary: Mapping, name: str) -> Mapping | None:
+    if name != READABLE:
+        return (summary["change"] or {}).get(name)
+    steps = [summary.get("readable", {}).get(step) for step in STEPS]
+    if not all(steps):
+        return None
+    before, after = (Rate(**facts["rate"]) for facts in steps if facts)
+    return difference(before, after).as_dict()
 
 
 def _change_cell(change: Mapping | None) -> Cell | None:
@@ -129,17 +172,22 @@ def _change_cell(change: Mapping | None) -> Cell | None:
     return Cell(signed(change["value"]), interval(change, "{:+.1f}"))
 
 
-def _cell(facts: Mapping) -> Cell:
-    """A rate as text, with bounds where unparsed rows leave it open, and its counts."""
+def _cell(facts: Mapping, read: Mapping | None) -> Cell:
+    """A rate as text, with bounds where unparsed rows leave it open, and its counts.
+
+    Args:
+        read: of the suite, as in `readability`; with too few readable rows the bounds are shown.
+    """
     rate, bounds = facts["rate"], facts.get("bounds")
+    n, notes = f"{rate['n']:,}", tuple(_notes(facts))
+    if read and (open_ends := ground_bounds(read)):
+        share, rows = read["rate"]["value"], open_ends["n"]
+        sign = f"{round(share * rows):,} of {rows:,} rows could be read"
+        value = f"{interval({'value': 0, **open_ends})} %"
+        return Cell(value, f"judged: {percent(rate['value'])} of {n}", n, "", notes, sign)
     is_open = bounds and bounds["n"] and bounds["high"] > bounds["low"]
-    return Cell(
-        percent(rate["value"]),
-        interval(rate),
-        f"{rate['n']:,}",
-        f"unparsed: {interval({'value': 0, **bounds})}" if bounds and is_open else "",
-        tuple(_notes(facts)),
-    )
+    unparsed = f"unparsed: {interval({'value': 0, **bounds})}" if bounds and is_open else ""
+    return Cell(percent(rate["value"]), interval(rate), n, unparsed, notes)
 
 
 def _notes(facts: Mapping) -> list[str]:

@@ -18,6 +18,9 @@ paper               null, or where the student is one of the paper's: {model, ro
                     {column: per cent}}, run: {step: {column: per cent}}}; safety_average is the
                     paper's own mean of three harm rates and over-refusal
 coverage            null, or {label: {attempts: {attempt: accepted there}, never}}
+readable            {step: {rate, reasons {reason: rows}, suites {suite: {rate, reasons, bounds}}}}:
+                    responses that can be read at all, whatever a judge says; see readability.py.
+                    A rate with under 4/5 of its rows readable is no headline: show the bounds
 change              after - before per rate, with Newcombe's interval; null until both exist
 dataset             null, or {label: {sampled, accepted, accepted_at: {attempt: n}, dropped:
                     {reason: n}, verdicts: {judged, marked, truncated}}}
@@ -31,7 +34,9 @@ from thinksafe_jax.config import SAMPLED, GuardConfig, paper_differences
 from thinksafe_jax.data import RATES
 from thinksafe_jax.evaluation import paper_model, paper_rows, paper_table
 from thinksafe_jax.intervals import Rate, difference
+from thinksafe_jax.report.readability import WordOrder, has_ground, readability
 from thinksafe_jax.report.run_files import STEPS, RunFiles
+from thinksafe_jax.report.suite_rows import percent
 from thinksafe_jax.synthesis import refusal_warning
 
 SCHEMA_VERSION = 1
@@ -45,6 +50,7 @@ def build_summary(run: RunFiles) -> dict:
     """The content of summary.json for what the run directory holds by now."""
     recipe = run.recipe
     guard, judge = _guard(run), _judge(run)
+    readable = _readable(run, judge["kind"])
     return {
         "schema_version": SCHEMA_VERSION,
         "name": recipe.name if recipe else run.path.name,
@@ -56,6 +62,7 @@ def build_summary(run: RunFiles) -> dict:
         "suites": {step: evaluated.get("suites", {}) for step, evaluated in run.evaluation.items()},
         "paper": _paper(run),
         "coverage": _coverage(run),
+        "readable": readable,
         "change": _change(run.evaluation),
         "dataset": run.counts,
         "training": _training(run.metrics),
@@ -63,7 +70,10 @@ def build_summary(run: RunFiles) -> dict:
             {"key": key, "paper": paper, "run": ours}
             for key, paper, ours in (paper_differences(recipe) if recipe else [])
         ],
-        "notes": _notes(run, guard, judge),
+        "notes": [
+            {"kind": kind, "text": text}
+            for kind, text in (*_readable_notes(readable), *_notes(run, guard, judge))
+        ],
     }
 
 
@@ -99,6 +109,43 @@ def _coverage(run: RunFiles) -> dict | None:
         }
         for label, by_id in first.items()
     }
+
+
+def _readable(run: RunFiles, judge: str | None) -> dict[str, dict]:
+    """What can be read of each evaluation; the exact judge reads every row itself."""
+    word_order = None
+    before = [row for row in run.rows.get("before", []) if run.rows.get("after")]
+    if before and judge != "mini":
+        others = [row["prompt"] for row in before] + [row["response"] for row in run.samples]
+        word_order = WordOrder([row["response"] for row in before], others)
+    return {
+        step: readability(rows, word_order if step == "after" else None)
+        for step, rows in run.rows.items()
+        if rows
+    }
+
+
+_WHEN = {"before": " before training", "after": " after training", "model": ""}
+
+
+def _readable_notes(readable: dict[str, dict]) -> list[tuple[str, str]]:
+    """A note per evaluation in which too many rows of a suite could not be read."""
+    notes = []
+    for step, facts in readable.items():
+        if not (few := [name for name, of in facts["suites"].items() if not has_ground(of)]):
+            continue
+        share, n = facts["rate"]["value"], facts["rate"]["n"]
+        why = ", ".join(f"{reason} {count:,}" for reason, count in facts["reasons"].items())
+        names = ", ".join(name.replace("_", "-") for name in few)
+        notes.append(
+            (
+                "unreadable",
+                f"Only {percent(share)} of {n:,} responses{_WHEN[step]} can be read ({why}). Too "
+                f"few in: {names}. There the bounds stand in place of a rate: a broken model harms "
+                "nobody and is not safe.",
+            )
+        )
+    return notes
 
 
 def _change(evaluation: dict[str, dict]) -> dict | None:
@@ -173,7 +220,7 @@ def _mean(values: list[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def _notes(run: RunFiles, guard: dict, judge: dict) -> list[dict]:
+def _notes(run: RunFiles, guard: dict, judge: dict) -> list[tuple[str, str]]:
     notes = []
     if guard["weak"] or judge["weak"]:
         notes.append(
@@ -211,7 +258,7 @@ def _notes(run: RunFiles, guard: dict, judge: dict) -> list[dict]:
         )
     if warning := refusal_warning(run.refusals):
         notes.append(("benign-refusals", f"{warning}."))
-    return [{"kind": kind, "text": text} for kind, text in [*notes, *_count_notes(run)]]
+    return [*notes, *_count_notes(run)]
 
 
 def _count_notes(run: RunFiles) -> list[tuple[str, str]]:
@@ -223,15 +270,15 @@ def _count_notes(run: RunFiles) -> list[tuple[str, str]]:
     if few:
         names = ", ".join(name.replace("_", " ") for name in RATE_NAMES if name in few)
         notes.append(("few-prompts", f"Fewer than {FEW} prompts stand behind: {names}."))
-    for step, evaluation in run.evaluation.items():
-        unparsed = {s: n for s, n in evaluation.get("unparsed", {}).items() if n}
-        if unparsed:
-            listed = ", ".join(f"{n} {suite.replace('_', '-')}" for suite, n in unparsed.items())
-            notes.append(
-                (
-                    "unparsed",
-                    f"Could not be read {step}: {listed}. In harm and over-refusal they are left "
-                    "out (the bounds count them either way), in reasoning they count as wrong.",
-                )
-            )
+    unparsed = {
+        step: ", ".join(f"{n:,} {s.replace('_', '-')}" for s, n in of["unparsed"].items() if n)
+        for step, of in run.evaluation.items()
+    }
+    if any(unparsed.values()):
+        listed = "; ".join(f"{step}: {counts}" for step, counts in unparsed.items() if counts)
+        text = (
+            f"Unparsed rows {listed}. In harm and over-refusal they are left out (the bounds count "
+            "them either way), in reasoning they count as wrong."
+        )
+        notes.append(("unparsed", text))
     return notes

@@ -99,7 +99,7 @@ def _cell(rate: Cell | None, notes: bool = False) -> Text:
     if not rate:
         return Text("–")
     text = Text(rate.value)
-    for line in (rate.interval, rate.bounds, *(rate.notes if notes else ())):
+    for line in (rate.interval, rate.bounds, rate.sign, *(rate.notes if notes else ())):
         if line:
             text.append(f"\n{line}", style="dim")
     return text
