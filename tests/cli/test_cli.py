@@ -145,7 +145,7 @@ def test_run_hands_recipe_directory_and_flags_on(recipe_file, tmp_path, monkeypa
     ((recipe, where, options),) = pipeline.calls
     assert (recipe.training.epochs, recipe.seed, where) == (1, 5, folder)
     assert recipe.synthesis.limit == 7
-    anew = {"new_run": True, "new_verdicts": True}
+    anew = {"new_run": True, "new_verdicts": True, "new_training": False}
     assert options == {"stages": None, "skip_bad_rows": False, **anew}
 
 

@@ -37,6 +37,14 @@ def run(
         typer.Option("--new-run", help="Delete what an earlier run left there and start afresh."),
     ] = False,
     new_verdicts: NewVerdicts = False,
+    new_training: Annotated[
+        bool,
+        typer.Option(
+            "--new-training",
+            help="Train anew with other training.* on the same samples and verdicts; the earlier "
+            "training is kept in RUN/trainings.",
+        ),
+    ] = False,
     skip_bad_rows: SkipBadRows = False,
     limit: Annotated[
         int | None,
@@ -52,6 +60,8 @@ def run(
       thinksafe run --config mini
 
       thinksafe run -c mini --run-dir runs/hot synthesis.sampling.temperature=1
+
+      thinksafe run -c mini --new-training training.learning_rate=1e-3
     """
     from thinksafe_jax.config import load_recipe
 
@@ -60,7 +70,7 @@ def run(
     limited = [] if limit is None else [f"synthesis.limit={limit}"]
     recipe = load_recipe(config, [*(overrides or []), *limited])
     folder = run_directory(run_dir or recipe.run_dir or f"runs/{recipe.name}")
-    anew = {"new_run": new_run, "new_verdicts": new_verdicts}
+    anew = {"new_run": new_run, "new_verdicts": new_verdicts, "new_training": new_training}
     start(recipe, folder, None, skip_bad_rows=skip_bad_rows, **anew)
 
 

@@ -8,7 +8,7 @@ rollouts and train ─► export ─► evaluate ─► report
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,15 @@ from thinksafe_jax.pipeline.stages import (
     save_merged,
     train_model,
 )
-from thinksafe_jax.runs import Part, Run, refuse_another
+from thinksafe_jax.runs import (
+    DATA_STAGES,
+    WHOLE,
+    Part,
+    Run,
+    data_folder,
+    refuse_another,
+    training_folders,
+)
 from thinksafe_jax.storage import content_hash, refresh, run_folder, shown
 
 log = logging.getLogger(__name__)
@@ -43,6 +51,7 @@ def run_pipeline(
     stages: Sequence[str] | None = None,
     new_run: bool = False,
     new_verdicts: bool = False,
+    new_training: bool = False,
     skip_bad_rows: bool = False,
 ) -> dict[str, Any] | None:
     """Runs the stages of a recipe in a run directory.
@@ -54,6 +63,7 @@ def run_pipeline(
         new_run: delete what an earlier run left there.
         new_verdicts: delete what guard and judge said, and all that was made of it; keep what the
             models wrote.
+        new_training: where `training.*` is another, set the earlier one aside in RUN/trainings.
         skip_bad_rows: leave out unreadable rows instead of stopping at them.
 
     Returns:
@@ -63,25 +73,22 @@ def run_pipeline(
         ThinkSafeError: all that is missing, in one message; see `preflight`.
         InputError: the models have other files than those that the run began with.
     """
-    wanted = _wanted(recipe, stages)
+    anew = {"new_run": new_run, "new_verdicts": new_verdicts, "new_training": new_training}
+    _refuse_together(recipe, anew)
     enable_compile_cache()
     compare_hosts(current(), "config", {key: repr(value) for key, value in flat(recipe).items()})
     run_dir = run_folder(run_dir)
-    session = Session(recipe, run_dir / "models.json")
-    _require_ready(session, run_dir, wanted, new_run, new_verdicts)
-    with Run.open(
-        recipe,
-        run_dir,
-        new_run=new_run,
-        new_verdicts=new_verdicts,
-        skip_bad_rows=skip_bad_rows,
-    ) as run:
+    wanted = _wanted(recipe, stages, run_dir)
+    session = Session(recipe, data_folder(run_dir) / "models.json")
+    _require_ready(session, run_dir, wanted, **anew)
+    with Run.open(recipe, run_dir, skip_bad_rows=skip_bad_rows, part=WHOLE, **anew) as run:
         training = bool({"train", "export"} & set(wanted))
         session.check_hosts_agree(run.group, training=training)
         if wanted != ["report"]:  # which reads what is there
             check_models(run)
         for name in wanted:
-            if stages and run.group.first:  # all of them together come in order
+            # all of them together come in order; a training has none that make its data
+            if (stages or run.data != run.path) and run.group.first:
                 _require_earlier(run, session, name)
             _run_stage(run, session, name)
         summary = run.path / "report/summary.json"
@@ -94,27 +101,64 @@ def _require_ready(
     stages: Sequence[str],
     new_run: bool = False,
     new_verdicts: bool = False,
+    new_training: bool = False,
 ) -> None:
     """Ends here, with all that is missing, before anything is begun or deleted; see `preflight`."""
     group = current()
     if not new_run and group.first:  # a run of something else needs nothing but another place
-        refuse_another(session.recipe, run_dir, other_guards=new_verdicts)
-    keeps = () if new_run else ("sample",) if new_verdicts else None
+        other = {"other_guards": new_verdicts, "other_training": new_training}
+        refuse_another(session.recipe, run_dir, **other)
+    keeps = (
+        () if new_run else ("sample",) if new_verdicts else DATA_STAGES if new_training else None
+    )
     group.beat("preflight")
     faults = preflight(session, run_dir, stages, keeps=keeps)
     faults.gather(group, "preflight")
     faults.refuse()
 
 
-def _wanted(recipe: Recipe, stages: Sequence[str] | None) -> list[str]:
-    order = stages_of(recipe)
+def _refuse_together(recipe: Recipe, anew: Mapping[str, bool]) -> None:
+    """Refuses a new training that could keep nothing.
+
+    Raises:
+        ConfigError: samples or verdicts begin anew as well, or are drawn by the training itself.
+    """
+    if not anew["new_training"]:
+        return
+    if anew["new_run"] or anew["new_verdicts"]:
+        raise ConfigError(
+            "--new-training keeps samples and verdicts; give it without --new-run or --new-verdicts"
+        )
+    refuse_loop(recipe, "--new-training")
+
+
+def refuse_loop(recipe: Recipe, option: str) -> None:
+    """Refuses an option that trains anew on the same data, where there are none.
+
+    Raises:
+        ConfigError: the recipe is on-policy.
+    """
+    if method := recipe.on_policy.method:
+        raise ConfigError(
+            f"{option} trains on the samples and verdicts of the run, but on_policy.method "
+            f"{method} draws its own in every step; use another --run-dir"
+        )
+
+
+def _wanted(recipe: Recipe, stages: Sequence[str] | None, run_dir: Path) -> list[str]:
+    order, run = stages_of(recipe), data_folder(run_dir)
     for name in stages or ():
         if name not in order:
             raise ConfigError(
                 f"on_policy.method {recipe.on_policy.method} has no stage {name}: it samples while "
                 f"it trains. Its stages are {', '.join(order)}"
             )
-    return list(stages or order)
+        if run != run_dir and name in DATA_STAGES:
+            raise ConfigError(
+                f"{shown(run_dir)} is a training of {shown(run)}, which has the data: "
+                f"thinksafe {name} {shown(run)}"
+            )
+    return list(stages or [n for n in order if run == run_dir or n not in DATA_STAGES])
 
 
 def _run_stage(run: Run, session: Session, name: str) -> None:
@@ -141,9 +185,9 @@ def run_part(recipe: Recipe, run_dir: Path, part: Part, *, skip_bad_rows: bool =
     Raises:
         ConfigError: the same part, or the whole, is being worked on by another process.
     """
-    _wanted(recipe, ["sample"])
     enable_compile_cache()
     run_dir = run_folder(run_dir)
+    _wanted(recipe, ["sample"], run_dir)
     session = Session(recipe, run_dir / "models.json")
     _require_ready(session, run_dir, ["sample"])
     with Run.open(recipe, run_dir, skip_bad_rows=skip_bad_rows, part=part) as run:
@@ -159,7 +203,7 @@ def export_merged(recipe: Recipe, run_dir: Path) -> Path:
     """
     with Run.open(recipe, run_dir) as run:
         check_models(run)
-        session = Session(recipe, run.path / "models.json")
+        session = Session(recipe, run.data / "models.json")
         if exported(run.path).name != "merged":
             save_merged(run, session, session.tuned(run.path))
     return run_dir / "merged"
@@ -189,7 +233,7 @@ def _sample_inputs(session: Session, path: Path) -> Sequence[Any]:
 
 def _filter_inputs(session: Session, path: Path) -> Sequence[Any]:
     r = session.recipe
-    return r.guard, r.synthesis, path / "samples"
+    return r.guard, r.synthesis, data_folder(path) / "samples"
 
 
 def _train_inputs(session: Session, path: Path) -> Sequence[Any]:
@@ -198,7 +242,7 @@ def _train_inputs(session: Session, path: Path) -> Sequence[Any]:
         asked = r.synthesis, session.prompt_hashes
         drawn = r.on_policy.comparable, r.guard, *asked, *r.engine.drawn_with
         return r.student, r.training, r.seed, *drawn
-    return r.student, r.training, r.seed, path / "dataset/train.jsonl"
+    return r.student, r.training, r.seed, data_folder(path) / "dataset/train.jsonl"
 
 
 def _evaluate_inputs(session: Session, path: Path) -> Sequence[Any]:
@@ -208,7 +252,9 @@ def _evaluate_inputs(session: Session, path: Path) -> Sequence[Any]:
 
 
 def _report_inputs(session: Session, path: Path) -> Sequence[Any]:
-    return session.recipe, path / "samples", path / "evaluation", path / "metrics.jsonl"
+    others = [folder / "report/summary.json" for folder in training_folders(path)]
+    read = data_folder(path) / "samples", path / "evaluation", path / "metrics.jsonl"
+    return session.recipe, *read, *others
 
 
 STAGES = {
@@ -233,14 +279,16 @@ def _inputs(run: Run, session: Session, name: str) -> str:
 
 
 def _is_done(run: Run, name: str, inputs: str) -> bool:
-    return STAGES[name].output(run.path).exists() and run.is_done(name, inputs)
+    folder = run.data if name in DATA_STAGES else run.path
+    return STAGES[name].output(folder).exists() and run.is_done(name, inputs)
 
 
 def _require_earlier(run: Run, session: Session, name: str) -> None:
     order = stages_of(run.recipe)
     for earlier in order[: order.index(name)]:
         if name != "report" and not _is_done(run, earlier, _inputs(run, session, earlier)):
+            folder = run.data if earlier in DATA_STAGES else run.path
             raise InputError(
                 f"{shown(run.path)}: {name} needs what {earlier} makes; first: "
-                f"thinksafe {earlier} {shown(run.path)}"
+                f"thinksafe {earlier} {shown(folder)}"
             )

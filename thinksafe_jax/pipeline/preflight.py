@@ -36,7 +36,7 @@ from thinksafe_jax.pipeline.model_checks import ModelChecks, ModelFacts
 from thinksafe_jax.pipeline.question_checks import check_prompts, check_questions
 from thinksafe_jax.pipeline.rollout_and_train import check_vocabulary
 from thinksafe_jax.pipeline.session import Session
-from thinksafe_jax.runs import finished_stages
+from thinksafe_jax.runs import data_folder, finished_stages
 from thinksafe_jax.sharding import MeshConfig, load_mesh
 from thinksafe_jax.storage import free_bytes, writable_place
 from thinksafe_jax.synthesis import attempts, steer
@@ -77,7 +77,7 @@ class _Preflight:
         self.loop = bool(self.recipe.on_policy.method)
         self.samples = self.recipe.synthesis.method in SAMPLED and not self.loop
         self.mesh = self._mesh()
-        revisions = None if new_run else run_dir / "models.json"
+        revisions = None if new_run else data_folder(run_dir) / "models.json"
         self.models = ModelChecks(revisions, self.mesh, self.faults)
 
     def look(self) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from thinksafe_jax.config import GuardConfig, GuardModel, ModelSource, Recipe
 from thinksafe_jax.errors import InputError
-from thinksafe_jax.runs import Run
+from thinksafe_jax.runs import Run, recorded_models
 from thinksafe_jax.storage import shown
 from thinksafe_jax.weights import changed_files, fingerprint, local_folder
 
@@ -34,10 +34,11 @@ def check_models(run: Run) -> None:
     Raises:
         InputError: other files than those that made what lies in the run directory.
     """
-    recorded, seen = run.manifest.models, _fingerprints(run)
+    recorded, seen = {**_of_data(run), **run.manifest.models}, _fingerprints(run)
     for role, model in seen.items():
         made_with = _MADE_WITH[role.partition(".")[0]]
-        if not any(any(run.path.glob(pattern)) for pattern in made_with):
+        folders = dict.fromkeys((run.path, run.data))
+        if not any(any(folder.glob(pattern)) for folder in folders for pattern in made_with):
             continue
         if role not in recorded:
             log.warning(
@@ -46,8 +47,13 @@ def check_models(run: Run) -> None:
             )  # fmt: skip
         elif changes := changed_files(recorded[role]["files"], model["files"]):
             raise InputError(_refusal(run.path, role, model["model"], changes))
-    if seen != {role: recorded.get(role) for role in seen}:
+    if seen != {role: run.manifest.models.get(role) for role in seen}:
         run.manifest.keep_models({**recorded, **seen})
+
+
+def _of_data(run: Run) -> dict[str, dict[str, Any]]:
+    """What the run around a training was made with; nothing of any other run."""
+    return {} if run.data == run.path else recorded_models(run.data)
 
 
 def record_models(run: Run) -> None:
@@ -64,7 +70,7 @@ def _fingerprints(run: Run, known: Container[str] = ()) -> dict[str, dict[str, A
     """
     if not run.group.first:
         return {}
-    revisions = run.path / "models.json"
+    revisions = run.data / "models.json"
     folders = {
         role: (source.model, local_folder(source.model, revisions))
         for role, source in _models(run.recipe)

@@ -20,8 +20,8 @@ from thinksafe_jax.pipeline.session import Session, exported
 from thinksafe_jax.pipeline.subject import judge_of, subject
 from thinksafe_jax.pipeline.take_steps import take_steps
 from thinksafe_jax.report import card_of_dataset, card_of_run, write_report
-from thinksafe_jax.runs import RowStore, Run, wait_for_rows
-from thinksafe_jax.storage import atomic_write
+from thinksafe_jax.runs import RowStore, Run, copy_untouched, wait_for_rows
+from thinksafe_jax.storage import atomic_write, refresh
 from thinksafe_jax.synthesis import (
     SAMPLE_FIELDS,
     VERDICT_FIELDS,
@@ -206,6 +206,10 @@ def save_merged(run: Run, session: Session, params: Params) -> None:
 
 def evaluate_both(run: Run, session: Session) -> None:
     """The student before, then after: harm, over-refusal, reasoning. Never steered."""
+    if run.group.first:
+        copy_untouched(run.path)
+    run.group.barrier("evaluation begins")
+    refresh(run.path)
     for name, tuned in (("before", None), ("after", run.path)):
         folders = [session.directory, *([exported(run.path)] if tuned else [])]
         evaluate(
@@ -223,9 +227,10 @@ def evaluate_both(run: Run, session: Session) -> None:
 
 
 def report(run: Run, _: Session) -> None:
-    """RUN/report: what happened, for people and for programs."""
+    """RUN/report: what happened, for people and for programs; of a training, of its run as well."""
     if run.group.first:
-        write_report(run.path)
+        for folder in dict.fromkeys((run.path, run.data)):
+            write_report(folder)
 
 
 def _train(run: Run, session: Session) -> TrainResult:
@@ -233,7 +238,7 @@ def _train(run: Run, session: Session) -> TrainResult:
     if run.recipe.on_policy.method:
         return rollout_and_train(run, session)
     cfg = run.recipe.training
-    rows = read_dataset(run.path)
+    rows = read_dataset(run.data)
     examples, counts = build_examples(session.tokenizer, rows, cfg)
     if not examples:
         raise InputError(f"no row can be trained on: {counts}; see training.max_length")

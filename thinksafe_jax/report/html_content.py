@@ -16,6 +16,7 @@ from thinksafe_jax.report.rows_to_read import (
 )
 from thinksafe_jax.report.run_files import RunFiles
 from thinksafe_jax.report.suite_rows import list_rows, measured_steps, named_rows, percent
+from thinksafe_jax.runs import data_folder
 from thinksafe_jax.storage import file_sha256
 
 
@@ -125,6 +126,7 @@ def _loop_flow(run: RunFiles, summary: dict) -> list[Stage]:
 
 _ORDER = ("sample", "judge", "filter", "rollout", "train", "export", "evaluate")
 _JUDGED = ("unsafe", "unparsed")
+_ADAPTER = "adapter/adapter_model.safetensors"
 
 
 def _count(rows: Sequence | set) -> str:
@@ -247,8 +249,8 @@ def provenance(run: RunFiles) -> list[tuple[str, str]]:
         rows.append((f"inputs of {stage}", str(record.get("inputs_hash", ""))))
     for step, evaluation in run.evaluation.items():
         rows.append((f"prompts, {step}", evaluation.get("settings", {}).get("prompts_sha256", "")))
-    for name in ("dataset/train.jsonl", "adapter/adapter_model.safetensors"):
-        file = run.path / name
+    made = data_folder(run.path) / "dataset/train.jsonl", run.path / _ADAPTER
+    for name, file in zip(("dataset/train.jsonl", _ADAPTER), made, strict=True):
         if file.exists():
             rows.append((name, file_sha256(file)))
     return rows

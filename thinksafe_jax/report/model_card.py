@@ -10,6 +10,7 @@ from thinksafe_jax.data import BENCHMARKS, KINDS, LISTS, RATES
 from thinksafe_jax.report.dataset_card import escape, rounded_cache
 from thinksafe_jax.report.run_files import STEPS, read_evaluations, read_refusals
 from thinksafe_jax.report.suite_rows import AGREEMENT, better, named_suites
+from thinksafe_jax.runs import data_folder
 from thinksafe_jax.storage import file_sha256
 from thinksafe_jax.synthesis import RefusalCounts
 from thinksafe_jax.weights import model_revision
@@ -64,7 +65,7 @@ def card_of_run(run_path: Path, recipe: Recipe, base: Path, kind: str) -> str:
     Raises:
         InputError: an evaluation file is damaged.
     """
-    dataset = run_path / "dataset" / "train.jsonl"
+    dataset = data_folder(run_path) / "dataset" / "train.jsonl"
     digest = file_sha256(dataset) if dataset.exists() else None
     evaluation = read_evaluations(run_path, STEPS)
     revision = model_revision(base)

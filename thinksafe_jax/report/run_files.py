@@ -19,7 +19,7 @@ from thinksafe_jax.report.file_forms import (
     measurement_problem,
     read_figures,
 )
-from thinksafe_jax.runs import RowStore, begun_recipe
+from thinksafe_jax.runs import RowStore, begun_recipe, data_folder
 from thinksafe_jax.storage import shown
 from thinksafe_jax.synthesis import SAMPLE_FIELDS, RefusalCounts
 
@@ -55,15 +55,15 @@ def read_run(path: Path) -> RunFiles:
     if not path.is_dir() or not any((path / name).exists() for name in _MARKS):
         raise InputError(f"{shown(path)}: no run directory (none of {', '.join(_MARKS)} in it)")
     config = path / "config.yaml"
-    folder = path / "evaluation"
+    folder, data = path / "evaluation", data_folder(path)
     return RunFiles(
         path=path,
         recipe=begun_recipe(path) if config.exists() else None,
         manifest=read_figures(path / "manifest.json", MANIFEST, "delete the file") or {},
         metrics=_metrics(path / "metrics.jsonl"),
-        samples=_rows(path / "samples", SAMPLE_FIELDS),
-        verdicts=_rows(path / "verdicts", {"verdict": str, "guard": str}),
-        counts=read_figures(path / "dataset/counts.json", COUNTS, "run `filter` again"),
+        samples=_rows(data / "samples", SAMPLE_FIELDS),
+        verdicts=_rows(data / "verdicts", {"verdict": str, "guard": str}),
+        counts=read_figures(data / "dataset/counts.json", COUNTS, "run `filter` again"),
         refusals=read_refusals(path),
         rollouts=_rollouts(path / "rollouts"),
         evaluation=read_evaluations(path, ALL_STEPS),
@@ -77,7 +77,8 @@ def read_refusals(path: Path) -> dict[str, RefusalCounts]:
     Raises:
         InputError: the file is damaged.
     """
-    figures = read_figures(path / "dataset/refusals.json", REFUSALS, "run `filter` again") or {}
+    file = data_folder(path) / "dataset/refusals.json"
+    figures = read_figures(file, REFUSALS, "run `filter` again") or {}
     names = [item.name for item in fields(RefusalCounts)]
     return {name: RefusalCounts(*(of[n] for n in names)) for name, of in figures.items()}
 

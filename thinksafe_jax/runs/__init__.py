@@ -2,7 +2,8 @@
 
 from thinksafe_jax.runs.contents import begun_recipe, refuse_another, refuse_inside
 from thinksafe_jax.runs.directory import Run
-from thinksafe_jax.runs.manifest import finished_stages
+from thinksafe_jax.runs.manifest import finished_stages, recorded_models
+from thinksafe_jax.runs.new_training import copy_untouched
 from thinksafe_jax.runs.row_buffer import RowBuffer
 from thinksafe_jax.runs.row_store import (
     WHOLE,
@@ -11,8 +12,15 @@ from thinksafe_jax.runs.row_store import (
     RowStore,
     wait_for_rows,
 )
+from thinksafe_jax.runs.training_folders import (
+    DATA_STAGES,
+    data_folder,
+    training_folder,
+    training_folders,
+)
 
 __all__ = [
+    "DATA_STAGES",
     "WHOLE",
     "Location",
     "Part",
@@ -20,8 +28,13 @@ __all__ = [
     "RowStore",
     "Run",
     "begun_recipe",
+    "copy_untouched",
+    "data_folder",
     "finished_stages",
+    "recorded_models",
     "refuse_another",
     "refuse_inside",
+    "training_folder",
+    "training_folders",
     "wait_for_rows",
 ]

@@ -11,17 +11,11 @@ from typing import Any
 from thinksafe_jax.config import RESUMABLE_KEYS, Recipe
 from thinksafe_jax.errors import EnvironmentFault
 from thinksafe_jax.hosts import Group, current
-from thinksafe_jax.runs.contents import (
-    clear,
-    clear_verdicts,
-    keep_config,
-    refuse_another,
-    refuse_foreign,
-    refuse_inside,
-)
+from thinksafe_jax.runs.contents import keep_config, make_ready, refuse_inside
 from thinksafe_jax.runs.manifest import Manifest
 from thinksafe_jax.runs.row_store import WHOLE, Part, RowStore
 from thinksafe_jax.runs.signals import StopSignals
+from thinksafe_jax.runs.training_folders import DATA_STAGES, data_folder
 from thinksafe_jax.storage import (
     RunLock,
     content_hash,
@@ -45,6 +39,7 @@ class Run:
 
     Attributes:
         path: the directory.
+        data: where its samples, verdicts and dataset lie: of a training, in the run around it.
         recipe: what runs in it, as resolved.
         manifest: its manifest.json.
         part: the rows that this process works on; others may work on the rest at the same time.
@@ -61,6 +56,7 @@ class Run:
         part: Part,
     ):
         self.recipe, self.path, self.manifest, self.part = recipe, path, manifest, part
+        self.data = data_folder(path)
         self._stop, self._skip_bad_rows = stop, skip_bad_rows
         self._logged = time.monotonic()
         self.group = current()
@@ -76,6 +72,7 @@ class Run:
         *,
         new_run: bool = False,
         new_verdicts: bool = False,
+        new_training: bool = False,
         skip_bad_rows: bool = False,
         part: Part = WHOLE,
     ) -> Iterator["Run"]:
@@ -89,6 +86,8 @@ class Run:
             new_run: delete what an earlier run left in the directory (only names a run writes).
             new_verdicts: delete the verdicts and what was made of them; `guard` and `judge` may
                 then differ from those that the directory was begun with.
+            new_training: set the training aside where `training.*` differs from that with which
+                the directory was begun; keep samples, verdicts and dataset.
             skip_bad_rows: for the stores made by `store`.
             part: of several processes in the same directory; the whole shuts out all parts.
 
@@ -109,12 +108,8 @@ class Run:
         prepare_directory(path)
         with ExitStack() as stack:
             _lock(stack, path, WHOLE if group.count > 1 else part)
-            refuse_foreign(path)
-            if new_run:
-                clear(path)
-            refuse_another(recipe, path, other_guards=new_verdicts)
-            if new_verdicts:
-                clear_verdicts(path, recipe)
+            anew = {"new_verdicts": new_verdicts, "new_training": new_training}
+            make_ready(recipe, path, new_run=new_run, **anew)
             stop = stack.enter_context(StopSignals())  # from the first sign of a run on
             keep_config(recipe, path)
             manifest = Manifest(path / "manifest.json", recipe_hash, new_verdicts=new_verdicts)
@@ -146,7 +141,10 @@ class Run:
 
     def is_done(self, stage: str, inputs_hash: str) -> bool:
         """Whether a stage was finished with exactly these inputs; see `content_hash`."""
-        return self.manifest.is_done(stage, inputs_hash)
+        manifest = self.manifest
+        if stage in DATA_STAGES and self.data != self.path:
+            manifest = Manifest(self.data / "manifest.json", "", read_only=True)
+        return manifest.is_done(stage, inputs_hash)
 
     def mark_done(self, stage: str, inputs_hash: str, **facts: Any) -> None:
         """Record a finished stage; its outputs must be on the disk by now."""
@@ -179,20 +177,30 @@ def _lock(stack: ExitStack, path: Path, part: Part) -> None:
     """Locks a run directory, and the bucket behind it, until the stack is closed.
 
     Args:
-        part: a part locks itself and shares the directory; the whole shares it with nobody.
+        part: a part locks itself and shares the directory; the whole shares it with nobody. A
+            training shares the run around it, with other trainings and with parts.
     """
-    stack.callback(RunLock(path / "lock", shared=bool(part.name)).release)
-    if part.name:
+    run = data_folder(path)
+    shares = bool(part.name) or run != path
+    stack.callback(RunLock(run / "lock", shared=shares).release)
+    if run != path:
+        stack.callback(RunLock(path / "lock").release)
+    elif part.name:
         stack.callback(RunLock(path / f"lock-{part.name}").release)
-    if mirror := mirror_of(path):
-        stack.enter_context(mirror.held(*_lease(part)))
+    if mirror := mirror_of(run):
+        name = part.name if run == path else f"training-{content_hash(path.name)[:12]}"
+        stack.enter_context(mirror.held(*_lease(name)))
 
 
-def _lease(part: Part) -> tuple[str, Callable[[str], bool]]:
-    """(name of the lease, which other leases it excludes): the whole shuts out all parts."""
-    if part.name:
-        return f"lock-{part.name}", lambda other: other == "lock"
-    return "lock", lambda other: re.fullmatch(r"lock-\d+of\d+", other) is not None
+def _lease(name: str) -> tuple[str, Callable[[str], bool]]:
+    """(name of the lease, which other leases it excludes): the whole shuts out all others.
+
+    Args:
+        name: of a part or a training; "" is the whole.
+    """
+    if name:
+        return f"lock-{name}", lambda other: other == "lock"
+    return "lock", lambda other: re.fullmatch(r"lock-(\d+of\d+|training-\w+)", other) is not None
 
 
 def _shared_manifest(group: Group, path: Path, recipe_hash: str) -> Manifest:

@@ -19,6 +19,11 @@ def finished_stages(run_dir: Path) -> set[str]:
     return set(Manifest(run_dir / "manifest.json", "", read_only=True).content["stages"])
 
 
+def recorded_models(run_dir: Path) -> dict[str, dict[str, Any]]:
+    """{role: model and files} that a run directory was made with; empty before a run."""
+    return Manifest(run_dir / "manifest.json", "", read_only=True).models
+
+
 class Manifest:
     """RUN/manifest.json, rewritten whole and atomically at every change.
 
