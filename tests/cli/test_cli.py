@@ -24,6 +24,7 @@ COMMANDS = (
     "report",
     "doctor",
     "chat",
+    "init",
 )
 
 

@@ -9,6 +9,7 @@ from thinksafe_jax.pipeline.evaluate_model import (
 )
 from thinksafe_jax.pipeline.fault_list import FaultList
 from thinksafe_jax.pipeline.flow import export_merged, run_part, run_pipeline, stages_of
+from thinksafe_jax.pipeline.mesh_advice import ready_meshes
 from thinksafe_jax.pipeline.preflight import preflight
 from thinksafe_jax.pipeline.session import Session, exported
 
@@ -23,6 +24,7 @@ __all__ = [
     "exported",
     "parse_suites",
     "preflight",
+    "ready_meshes",
     "run_part",
     "run_pipeline",
     "stages_of",

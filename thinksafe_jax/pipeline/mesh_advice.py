@@ -14,8 +14,7 @@ def mesh_advice(device_kind: str, count: int) -> str:
         device_kind: as JAX has it, "TPU v5 lite".
     """
     said = f"{count} devices ({device_kind}) and no mesh: one of them does all the work"
-    chip = chip_of_device(device_kind)
-    alike = {n: t.chips for n, t in _topologies() if t.chip == chip}
+    alike = ready_meshes(device_kind)
     fitting = [name for name, chips in alike.items() if chips == count]
     if fitting:
         return f"{said}; mesh={fitting[0]} uses all of them"
@@ -26,6 +25,12 @@ def mesh_advice(device_kind: str, count: int) -> str:
         f"{said}, and no ready mesh has {count}; copy the nearest (`thinksafe configs copy "
         f"mesh/{nearest}`), set its chips and axes to {count} and name it: mesh={nearest}.yaml"
     )
+
+
+def ready_meshes(device_kind: str) -> dict[str, int]:
+    """{name: chips} of every mesh file for devices that JAX calls so."""
+    chip = chip_of_device(device_kind)
+    return {name: topology.chips for name, topology in _topologies() if topology.chip == chip}
 
 
 def _topologies() -> Iterator[tuple[str, Topology]]:

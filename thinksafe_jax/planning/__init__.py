@@ -1,5 +1,7 @@
 """What a recipe or a model would need on a mesh, before a chip is rented."""
 
+from thinksafe_jax.planning.find_model import find_model, shipped_facts
+from thinksafe_jax.planning.memory import Settings, filled_rows, phase_budget
 from thinksafe_jax.planning.model_plan import print_plan
 from thinksafe_jax.planning.recipe_plan import RecipePlan, plan_recipe
 from thinksafe_jax.planning.recipe_plan_report import print_recipe_plan
@@ -10,12 +12,17 @@ from thinksafe_jax.planning.workload import Workload, guards_of, workload_flops
 __all__ = [
     "Assumed",
     "RecipePlan",
+    "Settings",
     "Workload",
+    "filled_rows",
+    "find_model",
     "guards_of",
+    "phase_budget",
     "plan_recipe",
     "print_plan",
     "print_recipe_plan",
     "run_sweep",
     "settings_of",
+    "shipped_facts",
     "workload_flops",
 ]

@@ -42,6 +42,16 @@ def find_model(name: str) -> tuple[str, ModelConfig]:
     return Path(repository).name, config
 
 
+def shipped_facts(name: str) -> dict[str, Any] | None:
+    """What the file in configs/models says of a model; None for a Hub id that none describes.
+
+    Raises:
+        ConfigError: neither a Hub id nor a name in configs/models.
+    """
+    file = _model_file(name)
+    return None if file is None else _read_facts(file)
+
+
 def _model_file(name: str) -> Path | None:
     """The file that describes the model; None for a Hub id that none describes."""
     if is_hub_id(name) and not Path(name).exists():
