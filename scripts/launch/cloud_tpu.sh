@@ -7,17 +7,26 @@
 # Face token on this machine (`hf auth login`) is copied to the workers, for gated models. It ends
 # with the exit code of thinksafe, or 255 where a worker was lost. The TPU costs money until
 #     gcloud compute tpus tpu-vm delete NAME --zone=ZONE
+# SLICES=2 runs on all slices of the queued resource NAME (docs/many_hosts.md), with mesh=v5e-256x2;
+# scripts/launch/queued_spot.sh makes it.
 set -euo pipefail
 name=$1 zone=$2 type=$3 run_dir=$4 recipe=$5
 changes=("${@:6}")
 
 # shellcheck source=scripts/launch/tpu_runtime.sh
 . "$(dirname "$0")/tpu_runtime.sh"
-tpu() { gcloud compute tpus tpu-vm "$1" "${@:2}" --zone="$zone"; }
-on_all() { tpu ssh "$name" --worker=all --command="$1"; }
+kind=tpu-vm workers=(--worker=all)
+if ((${SLICES:-1} > 1)); then kind=queued-resources workers+=(--node=all); fi # a node is a slice
+tpu() { gcloud compute tpus "$kind" "$1" "${@:2}" --zone="$zone"; }
+on_all() { tpu ssh "$name" "${workers[@]}" --command="$1"; }
 
-tpu describe "$name" >/dev/null 2>&1 ||
+if ! tpu describe "$name" >/dev/null 2>&1; then
+  if [[ $kind = queued-resources ]]; then
+    echo "no queued resource $name: make it by scripts/launch/queued_spot.sh" >&2
+    exit 2
+  fi
   tpu create "$name" --accelerator-type="$type" --version="$(tpu_runtime "$type")"
+fi
 
 here=$(dirname "$0")/../..
 if [[ -n $(git -C "$here" status --porcelain) ]]; then
@@ -26,12 +35,12 @@ fi
 commit=$(mktemp --suffix=.tar.gz)
 git -C "$here" archive --format=tar.gz --output="$commit" HEAD
 on_all "mkdir -p thinksafe .cache/huggingface"
-tpu scp "$commit" "$name:thinksafe.tar.gz" --worker=all
+tpu scp "$commit" "$name:thinksafe.tar.gz" "${workers[@]}"
 token=${HF_HOME:-$HOME/.cache/huggingface}/token
-if [[ -f $token ]]; then tpu scp "$token" "$name:.cache/huggingface/token" --worker=all; fi
+if [[ -f $token ]]; then tpu scp "$token" "$name:.cache/huggingface/token" "${workers[@]}"; fi
 # only who knows it takes part in this run (docs/many_hosts.md)
 secret=$(mktemp) && openssl rand -hex 32 >"$secret"
-tpu scp "$secret" "$name:thinksafe.secret" --worker=all && rm "$secret"
+tpu scp "$secret" "$name:thinksafe.secret" "${workers[@]}" && rm "$secret"
 on_all "tar -xzf thinksafe.tar.gz -C thinksafe && cd thinksafe &&
   { $make_venv; } && ~/venv/bin/pip install --quiet -e '.[tpu,gcs]'"
 

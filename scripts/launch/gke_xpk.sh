@@ -1,7 +1,7 @@
 # bash scripts/launch/gke_xpk.sh CLUSTER ZONE v5litepod-16 IMAGE gs://BUCKET/RUN RECIPE mesh=v5e-16
 #
 # A workload on a GKE cluster that XPK made (pip install xpk; xpk cluster create --help). IMAGE is
-# built from scripts/launch/tpu.Dockerfile and pushed. SLICES=4 takes four slices. A worker that is
+# built from scripts/launch/tpu.Dockerfile and pushed. SLICES=4 takes four slices (mesh=v6e-256x4). A worker that is
 # preempted, killed or cut off ends the others within a minute, and all start again from the bucket.
 # ENV_FILE names a file with lines as HF_TOKEN=..., for gated models. DRY_RUN=1 only prints.
 set -euo pipefail

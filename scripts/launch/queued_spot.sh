@@ -5,6 +5,8 @@
 # of rows and the steps since the last checkpoint. What does not pass by itself ends it at once: a
 # wrong setting or input, something to install, a licence to accept. Stop it with Ctrl-C; the TPU stays until
 #     gcloud compute tpus queued-resources delete NAME --zone=ZONE --force
+# SLICES=2 queues for two slices of that type, which run as one, with a mesh file of two slices:
+#     SLICES=2 bash scripts/launch/queued_spot.sh NAME ZONE v5litepod-256 ... mesh=v5e-256x2
 set -euo pipefail
 name=$1 zone=$2 type=$3
 here=$(dirname "$0")
@@ -14,6 +16,8 @@ starts=${STARTS:-50} pause=${PAUSE:-30} # runs begun before giving up; seconds b
 runtime=$(tpu_runtime "$type")
 delete="gcloud compute tpus queued-resources delete $name --zone=$zone --force"
 output=$(mktemp)
+nodes=(--node-id="$name")
+if ((${SLICES:-1} > 1)); then nodes=(--node-count="$SLICES" --node-prefix="$name"); fi
 queue() { gcloud compute tpus queued-resources "$1" "$name" "${@:2}" --zone="$zone"; }
 
 while ((starts > 0)); do
@@ -21,7 +25,7 @@ while ((starts > 0)); do
   echo "$(date +%H:%M:%S) $name: $state"
   case $state in
     ABSENT)
-      queue create --node-id="$name" --accelerator-type="$type" --runtime-version="$runtime" --spot
+      queue create "${nodes[@]}" --accelerator-type="$type" --runtime-version="$runtime" --spot
       ;;
     ACTIVE)
       starts=$((starts - 1)) status=0

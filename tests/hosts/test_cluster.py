@@ -97,7 +97,12 @@ def test_tpu_workers_of_one_slice_and_of_several():
         "MEGASCALE_SLICE_ID": "2",
         "MEGASCALE_COORDINATOR_ADDRESS": "s0-t-0.svc:8080",
     }
-    assert from_tpu(several) == Cluster("s0-t-0.svc", PORT, 6, 5, "the TPU's environment")
+    third = Cluster("s0-t-0.svc", PORT, 6, 5, "the TPU's environment", slices=3)
+    assert from_tpu(several) == third
+    assert [third.slice_of(n) for n in (0, 1, 2, 5)] == [
+        ", slice 0", ", slice 0", ", slice 1", ", slice 2"
+    ]  # fmt: skip
+    assert from_tpu(one).slice_of(1) == ""
 
 
 METADATA = {
@@ -126,6 +131,6 @@ def test_a_cloud_tpu_vm_asks_its_metadata_server(monkeypatch):
         monkeypatch.setenv("GCE_METADATA_IP", f"127.0.0.1:{server.server_port}")
         found = from_tpu(tpu_metadata())
         server.shutdown()
-    assert found == Cluster("10.0.0.2", PORT, 4, 3, "the TPU's environment")
+    assert found == Cluster("10.0.0.2", PORT, 4, 3, "the TPU's environment", slices=2)
     with pytest.raises(OSError, match="refused"):  # not on Google Cloud
         tpu_metadata()

@@ -208,6 +208,27 @@ def test_spot_runs_are_started_again_until_they_are_done(stand_in, codes, said, 
     assert (delete in done.stderr) == (ended != 0)
 
 
+def test_several_slices_are_one_queued_resource_of_several_nodes(stand_in):
+    stand_in("gcloud", GCLOUD)
+    stand_in("git", "#!/bin/bash\n")
+    Path("codes").write_text("0\n")
+    Path("said").write_text("")
+    arguments = ["pod", "zone", "v5litepod-256", "gs://bucket/run", "recipe.yaml", "mesh=v5e-256x2"]
+    environment = {**os.environ, "PAUSE": "0", "SLICES": "2"}
+    one = ["bash", LAUNCH / "cloud_tpu.sh", *arguments]
+    early = subprocess.run(one, env=environment, capture_output=True, text=True, timeout=60)
+    assert early.returncode == 2 and "make it by scripts/launch/queued_spot.sh" in early.stderr
+    spot = ["bash", LAUNCH / "queued_spot.sh", *arguments]
+    done = subprocess.run(spot, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    calls = Path("calls").read_text().splitlines()
+    (created,) = [call for call in calls if "queued-resources create" in call]
+    assert "--node-count=2 --node-prefix=pod" in created and "--node-id" not in created
+    sent = [call for call in calls if call.split()[3] in ("ssh", "scp")]
+    assert len(sent) >= 5
+    assert all("queued-resources" in call and "--worker=all --node=all" in call for call in sent)
+
+
 @pytest.mark.parametrize("version, maker", [("3.10", "uv"), ("3.12", "venv")])
 def test_a_worker_gets_a_python_that_is_new_enough(stand_in, tmp_path, version, maker):
     """The images of TPU VMs bring 3.10; what stands in for pip's Python says which one it is."""

@@ -21,11 +21,11 @@ MESHES = [
 ]
 
 
-def mesh_of(train, generate):
+def mesh_of(train, generate, dcn=None):
     shipped = load_mesh("cpu-8")
     topology = Topology("CPU", 8, 1, interconnect_bandwidth=2e6)
-    phases = shipped.train.with_axes(train), shipped.generate.with_axes(generate)
-    return MeshConfig("test", topology, *phases)
+    lies = dataclasses.replace(shipped.train.with_axes(train), dcn=dcn or {})
+    return MeshConfig("test", topology, lies, shipped.generate.with_axes(generate))
 
 
 def buffers(tree, device):
@@ -35,9 +35,16 @@ def buffers(tree, device):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("train", "generate"), MESHES)
-def test_bytes_are_those_of_the_arrays(train, generate):
-    mesh = mesh_of(train, generate)
+@pytest.mark.parametrize(
+    ("train", "generate", "dcn"),
+    [
+        *((*mesh, {}) for mesh in MESHES),
+        # two slices: devices 0 to 3 have the first two parts of fsdp, for both parts of data
+        ({"data": 2, "fsdp": 4, "tensor": 1}, {"replica": 2, "tensor": 4}, {"fsdp": 2}),
+    ],
+)
+def test_bytes_are_those_of_the_arrays(train, generate, dcn):
+    mesh = mesh_of(train, generate, dcn)
     where_trained = ModelMesh.of_phase(mesh.train, CFG)
     base = unstack_layers(init_params(CFG, jax.random.key(0)))
     base = on_devices(base, where_trained.shardings_like(base))

@@ -1,6 +1,7 @@
 """Devices that programs are compiled for: a program of one host gets that host's block of chips."""
 
 import itertools
+import math
 import os
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 
+import numpy as np
 import pytest
 
 from tests.support import tiny_config
@@ -25,6 +27,7 @@ from thinksafe_jax.planning.devices import compile_devices, torus
 from thinksafe_jax.sharding import ModelMesh, load_mesh
 
 TPU_MESHES = ("v5e-8", "v5e-16", "v5e-256", "v5p-8", "v5p-128", "v6e-8", "v6e-64")
+SEVERAL_SLICES = ("v5e-256x2", "v6e-256x4")
 needs_libtpu = pytest.mark.skipif(
     find_spec("libtpu") is None, reason="needs libtpu, the TPU's own compiler"
 )
@@ -49,18 +52,24 @@ class Slice:
     devices: list[Chip]
 
 
-def tpu_slice(platform, topology_name, chips_per_host_bounds):
-    """A slice as libtpu describes it: numbered along x, then y, then z; listed host by host."""
+def tpu_slice(platform, topology_name, chips_per_host_bounds, num_slices=1):
+    """Slices as libtpu describes them: numbered along x, then y, then z; listed host by host.
+
+    Several begin at 100,000, 200,000 ...; their hosts are numbered on.
+    """
     family, _, shape = topology_name.partition(":")
     sides = (*map(int, shape.split("x")), 1)[:3]
     kind = {"v5e": "TPU v5 lite", "v6e": "TPU v6 lite", "v5p": "TPU v5"}[family]
     hosts = [side // bound for side, bound in zip(sides, chips_per_host_bounds, strict=True)]
     chips = []
-    for number, backwards in enumerate(itertools.product(*(range(n) for n in reversed(sides)))):
+    numbered = list(enumerate(itertools.product(*(range(n) for n in reversed(sides)))))
+    for part, (number, backwards) in itertools.product(range(num_slices), numbered):
         x, y, z = coords = backwards[::-1]
         a, b, c = (n // bound for n, bound in zip(coords, chips_per_host_bounds, strict=True))
         host = a + hosts[0] * (b + hosts[1] * c)
-        chips.append(Chip(number, host, (x, y, z), kind))
+        first = 100_000 * (part + 1) if num_slices > 1 else 0
+        host += part * math.prod(hosts)
+        chips.append(Chip(first + number, host, (x, y, z), kind, slice_index=part))
     return Slice(sorted(chips, key=lambda chip: (chip.process_index, chip.id)))
 
 
@@ -73,9 +82,9 @@ def described(monkeypatch):
     monkeypatch.setattr(devices, "has_compiler", lambda topology: True)
     for name in devices._NO_TPU_HERE:
         monkeypatch.setenv(name, os.environ.get(name, ""))
-    devices._slice.cache_clear()
+    devices._slices.cache_clear()
     yield
-    devices._slice.cache_clear()
+    devices._slices.cache_clear()
 
 
 @pytest.mark.parametrize("name", TPU_MESHES)
@@ -88,6 +97,23 @@ def test_a_program_of_one_host_gets_the_block_of_chips_that_the_host_has(name, d
     part = compile_devices(topology, topology.chips_per_host)
     assert sorted(chip.coords for chip in part) == block
     # the compiler of a program on n devices knows the numbers below n, and no others
+    assert sorted(chip.id for chip in part) == list(range(topology.chips_per_host))
+
+
+@pytest.mark.parametrize("name", SEVERAL_SLICES)
+def test_a_mesh_of_several_slices_has_the_chips_of_each(name, described):
+    mesh = load_mesh(name)
+    topology = mesh.topology
+    whole = compile_devices(topology)
+    assert len(whole) == topology.chips
+    assert {chip.slice_index for chip in whole} == set(range(topology.slices))
+    placed = ModelMesh.of_phase(mesh.train, CFG, whole).mesh
+    index = placed.axis_names.index("data")
+    per_slice = mesh.train.axes["data"] // topology.slices
+    for data, chips in enumerate(np.moveaxis(placed.devices, index, 0)):
+        assert {chip.slice_index for chip in chips.flat} == {data // per_slice}
+    # a program of one host knows nothing of slices
+    part = compile_devices(topology, topology.chips_per_host)
     assert sorted(chip.id for chip in part) == list(range(topology.chips_per_host))
 
 

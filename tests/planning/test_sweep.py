@@ -12,10 +12,11 @@ from tests.support import REPOSITORY
 from thinksafe_jax.cli.app import app
 from thinksafe_jax.errors import ConfigError, InputError
 from thinksafe_jax.planning import settings_of
+from thinksafe_jax.planning.model_plan import bound_text
 from thinksafe_jax.planning.roofline import Cost, bound_of, decode_cost, guard_cost, train_cost
 from thinksafe_jax.planning.sweep import combinations_of, read_rows, sweep
 from thinksafe_jax.planning.sweep_report import sweep_plot
-from thinksafe_jax.sharding import load_mesh, load_rules
+from thinksafe_jax.sharding import adapter_tensors, load_mesh, load_rules
 
 pytestmark = pytest.mark.slow
 
@@ -103,6 +104,28 @@ def test_the_bound_is_the_slowest_of_three():
     bound = bound_of(Cost(flops=197e12, bytes=819e9 / 2), 100e9, topology)
     assert (bound.compute, bound.memory, bound.network) == (1.0, 0.5, 0.5)
     assert (bound.limit, bound.seconds) == ("compute", 1.0)
+
+
+def test_between_slices_the_bound_is_what_crosses():
+    topology = load_mesh("v5e-256x2").topology
+    bound = bound_of(Cost(flops=197e12, bytes=0.0), 0.0, topology, dcn_bytes=2 * 3.125e9)
+    assert (bound.compute, bound.dcn, bound.limit, bound.seconds) == (1.0, 2.0, "dcn", 2.0)
+    assert bound_text(bound).endswith("network 0.00, dcn 2,000.00)")
+
+
+def test_a_training_step_sends_only_gradients_to_another_slice():
+    """A device's part of the adapter's gradients, float32, once, and a few sums of the loss."""
+    (row,) = sweep(cells(load_mesh("cpu-4x2"), phases=["train"]), SETTINGS, None)
+    (alone,) = sweep(cells(load_mesh("cpu-8"), phases=["train"]), SETTINGS, None)
+    assert row["axes"] == alone["axes"] and row["rules_hash"] != alone["rules_hash"]
+    gradients = 4 * sum(
+        math.prod(tensor.shape) for tensor in adapter_tensors(TIED, SETTINGS.sizes.lora).values()
+    )
+    # each device sends its part on; what no axis in the slice cuts is cut by the ring there
+    assert gradients / 4 <= row["dcn_bytes"] <= gradients / 2
+    assert row["dcn_seconds"] == row["dcn_bytes"] / 1e9
+    assert (alone["dcn_bytes"], alone["dcn_seconds"]) == (0, 0)
+    assert row["collective_bytes"] == alone["collective_bytes"]
 
 
 def test_costs_by_hand():

@@ -7,11 +7,11 @@ import pytest
 from tests.sharding.kit import BIASED, MESHES, NAMES, TIED, write_mesh
 from thinksafe_jax.errors import ConfigError
 from thinksafe_jax.models import declare, walk
-from thinksafe_jax.sharding import load_mesh, sharding_problems
+from thinksafe_jax.sharding import load_mesh, sharding_problems, sharding_warnings
 from thinksafe_jax.sharding.rules import LOGICAL_AXES
 
 SHIPPED = {f"v5e-{n}" for n in (8, 16, 256)} | {"v6e-8", "v6e-64", "v5p-8", "v5p-128"}
-SHIPPED |= {"h100-8", "h200-1", "cpu-8"}
+SHIPPED |= {"h100-8", "h200-1", "cpu-8", "cpu-4x2", "v5e-256x2", "v6e-256x4"}
 
 
 def message(path) -> str:
@@ -30,7 +30,9 @@ def test_shipped_files_load_begin_with_their_command_and_shard_as_their_comments
     assert path.read_text().startswith("# thinksafe plan --model ")
     assert path.read_text().splitlines()[0].endswith(f" --mesh {path.stem}")
     # chips of TPU v5p are counted as TensorCores in its names, two a chip
-    assert mesh.topology.chips == int(path.stem.split("-")[1]) // (2 if "v5p" in path.stem else 1)
+    sizes = [int(size) for size in path.stem.split("-")[1].split("x")]  # of a slice; slices
+    assert mesh.topology.chips == math.prod(sizes) // (2 if "v5p" in path.stem else 1)
+    assert mesh.topology.slices == math.prod(sizes[1:])
     # a replica stays on its host, and generation has no FSDP
     replica = mesh.topology.chips // mesh.generate.axes["replica"]
     assert replica <= mesh.topology.chips // mesh.topology.hosts
@@ -44,6 +46,7 @@ def test_shrunk_meshes_keep_their_axes_and_fit_on_eight_devices(path):
     for before, after in ((mesh.train, small.train), (mesh.generate, small.generate)):
         assert list(after.axes) == list(before.axes)
         assert math.prod(after.axes.values()) == min(8, mesh.topology.chips)
+        assert after.slices == small.topology.slices == 1
         assert after.rules == before.rules
         assert not sharding_problems(TIED, after.for_model(TIED))
 
@@ -121,6 +124,54 @@ def test_every_declared_axis_has_a_name_that_rules_can_use():
 )
 def test_a_mistake_is_named_with_its_key_and_its_fix(tmp_path, change, expected):
     assert expected in message(write_mesh(tmp_path, change))
+
+
+TWO_SLICES = (
+    ("hosts: 1", "hosts: 2\n  slices: 2\n  dcn_bandwidth: 1e9"),
+    ("  split:", "  dcn: {replica: 2}\n  split:"),
+)
+
+
+def test_rows_lie_across_slices(tmp_path):
+    mesh = load_mesh(write_mesh(tmp_path, *TWO_SLICES))
+    assert (mesh.topology.slices, mesh.topology.dcn_bandwidth) == (2, 1e9)
+    assert mesh.train.dcn == {"replica": 2} and mesh.train.slices == 2
+    assert mesh.generate.of_host(2).axes == {"replica": 1, "tensor": 4}
+    assert mesh.generate.of_host(2).slices == mesh.generate.for_model(TIED).of_replica().slices == 1
+    assert mesh.train.for_model(TIED).hash != load_mesh("cpu-8").train.for_model(TIED).hash
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (("replica: 2}\n  split", "tensor: 2}\n  split"),
+         "train.rules.heads: tensor lies across slices, and heads would send activations over the "
+         "data-centre network in every layer; batch and embed may cross it"),
+        (("  dcn: {replica: 2}\n", ""),
+         "train.dcn: none = 1; topology.slices is 2; write `dcn: {replica: 2}`"),
+        (("  slices: 2\n", ""), "train.dcn: replica 2 = 2; topology.slices is 1; leave it out"),
+        (("{replica: 2}\n  split", "{replcia: 2}\n  split"),
+         "train.dcn.replcia: no such axis; did you mean replica?"),
+        (("{replica: 2}\n  split", "{replica: two}\n  split"), "train.dcn.replica: is 'two'"),
+        (("  dcn_bandwidth: 1e9", ""), "topology.dcn_bandwidth: no value given"),
+        (("slices: 2", "slices: 4"), "topology.hosts: 2 is no multiple of slices 4"),
+        (("replica: 2, tensor: 4}", "replica: 1, tensor: 8}"),
+         "train.dcn.replica: replica 1 is no multiple of 2 slices"),
+    ],
+    ids=lambda value: value[1].strip() if isinstance(value, tuple) else "",
+)  # fmt: skip
+def test_a_mistake_about_slices_is_named_with_its_key_and_its_fix(tmp_path, change, expected):
+    assert expected in message(write_mesh(tmp_path, *TWO_SLICES, change))
+
+
+def test_fsdp_may_lie_across_slices_and_is_warned_of(tmp_path):
+    change = (("replica: 2, tensor: 4", "fsdp: 2, tensor: 4"), ("embed: null", "embed: fsdp"),
+              ("batch: replica", "batch: fsdp"), ("dcn: {replica", "dcn: {fsdp"))  # fmt: skip
+    phase = load_mesh(write_mesh(tmp_path, *TWO_SLICES, *change)).train.for_model(TIED)
+    assert sharding_problems(TIED, phase) == []
+    assert "embed on fsdp lies across slices" in " ".join(sharding_warnings(TIED, phase, 2))
+    odd = phase.with_axes({"fsdp": 1, "kv": 2, "group": 4})
+    assert "fsdp 1 does not divide over 2 slices" in sharding_problems(TIED, odd)
 
 
 def test_all_mistakes_come_in_one_message(tmp_path):

@@ -25,6 +25,7 @@ class Cluster:
         count, index: processes, and which of them this is.
         found_by: what said so, for messages.
         local_devices: of a machine that several processes share, those of this one; None: all.
+        slices: of a TPU that the processes lie in, slice after slice, as many in each.
     """
 
     host: str
@@ -33,6 +34,11 @@ class Cluster:
     index: int
     found_by: str
     local_devices: tuple[int, ...] | None = None
+    slices: int = 1
+
+    def slice_of(self, index: int) -> str:
+        """The slice of a process, as ", slice 1"; nothing where there is one slice."""
+        return f", slice {index * self.slices // self.count}" if self.slices > 1 else ""
 
 
 def find_cluster(
@@ -138,7 +144,8 @@ def from_tpu(env: Mapping[str, str]) -> Cluster | None:
         )
     index = int(env["TPU_WORKER_ID"]) + int(env.get("MEGASCALE_SLICE_ID") or 0) * len(workers)
     first = env.get("MEGASCALE_COORDINATOR_ADDRESS") or workers[0]
-    return Cluster(first.split(":")[0], PORT, count, index, "the TPU's environment")
+    host = first.split(":")[0]
+    return Cluster(host, PORT, count, index, "the TPU's environment", slices=slices)
 
 
 def _metadata(name: str) -> str:

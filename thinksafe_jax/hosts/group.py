@@ -21,7 +21,7 @@ class Group:
     Attributes:
         index: of this process.
         count: how many there are.
-        names: host of each.
+        names: host of each, with its slice where there are several, as "tpu-a, slice 1".
         limits: on time.
     """
 

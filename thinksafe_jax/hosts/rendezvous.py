@@ -217,7 +217,8 @@ class Rendezvous:
 
     def _absent(self) -> str:
         count = self._cluster.count
-        missing = ", ".join(str(n) for n in range(count) if n not in self._peers)
+        absent = [n for n in range(count) if n not in self._peers]
+        missing = ", ".join(f"{n}{self._cluster.slice_of(n)}" for n in absent)
         present = ", ".join(self._peers[n].name for n in sorted(self._peers))
         turned_away = self._reception.turned_away
         return (

@@ -70,7 +70,7 @@ def _introduce(
                 proof=prove(read_secret(), message["nonce"]),
                 index=cluster.index,
                 count=cluster.count,
-                host=socket.gethostname(),
+                host=socket.gethostname() + cluster.slice_of(cluster.index),
                 pid=os.getpid(),
             )
         elif message["kind"] in ("all", "end", "no place"):

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from thinksafe_jax.config import TrainingConfig
 from thinksafe_jax.guards import score_words
@@ -29,7 +30,7 @@ from thinksafe_jax.sampling import (
     prefill,
     table_pages,
 )
-from thinksafe_jax.sharding import ModelMesh, Phase
+from thinksafe_jax.sharding import ModelMesh, Phase, slice_indices
 from thinksafe_jax.training import (
     TrainingMesh,
     TrainingSetup,
@@ -51,6 +52,7 @@ class Program:
         function, arguments, statics: the jitted function with its abstract arguments.
         rows, tokens: of one call, over all its devices.
         devices: number of devices that it runs on.
+        slices: number of slices that these lie in.
         page_table: which argument names pages of the KV cache, which is then the second.
         rare_branches: its conditionals hold what is hardly ever needed.
         again: (arguments, results) -> the arguments of the next call, for those that donate.
@@ -64,13 +66,22 @@ class Program:
     devices: int
     page_table: int | None = None
     rare_branches: bool = False
+    slices: int = 1
     again: Callable[[tuple, Any], tuple] = lambda arguments, results: arguments
 
     @property
     def device(self) -> Any:
         """One of those that it is compiled for."""
-        leaf = jax.tree.leaves(self.arguments)[0]
-        return next(iter(leaf.sharding.device_set))
+        return self._mesh.devices.flat[0]
+
+    @property
+    def slice_indices(self) -> list[int]:
+        """The slice of each device, in the order in which the compiled program numbers them."""
+        return slice_indices(list(self._mesh.devices.flat), self.slices)
+
+    @property
+    def _mesh(self) -> Mesh:
+        return jax.tree.leaves(self.arguments)[0].sharding.mesh
 
 
 @dataclass(frozen=True)
@@ -202,6 +213,7 @@ def train_program(
         rows=sequences,
         tokens=sequences * config.max_length,
         devices=mesh.mesh.size,
+        slices=phase.slices,
         again=lambda arguments, results: (results[0], *arguments[1:]),
     )
 

@@ -118,10 +118,17 @@ def _unstacked(cfg: ModelConfig, topology: Topology) -> Counter[tuple[Tensor, bo
 
 
 def _part(tensor: Tensor, phase: Phase, device: int) -> tuple[Interval, ...]:
-    """What a device holds of each dimension; devices lie along the axes, the last one fastest."""
+    """What a device holds of each dimension.
+
+    Devices lie along the axes, the last one fastest, slice after slice.
+    """
     place: dict[str, int] = {}
+    index, device = divmod(device, phase.devices // phase.slices)
     for name, size in reversed(phase.axes.items()):
-        device, place[name] = divmod(device, size)
+        parts = phase.dcn.get(name, 1)
+        device, inner = divmod(device, size // parts)
+        index, outer = divmod(index, parts)
+        place[name] = outer * (size // parts) + inner
     part = []
     for axis in tensor.axes:
         index, count = 0, 1

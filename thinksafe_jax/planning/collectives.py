@@ -1,9 +1,10 @@
 """Collectives of a compiled program, read from its text; loops count as often as they turn."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from math import prod
+
+import numpy as np
 
 from thinksafe_jax.planning.hlo import (
     HloModule,
@@ -12,6 +13,7 @@ from thinksafe_jax.planning.hlo import (
     called_by,
     without_metadata,
 )
+from thinksafe_jax.planning.replica_groups import replica_groups, source_target_pairs
 
 KINDS = (
     "all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute",
@@ -19,6 +21,8 @@ KINDS = (
 )  # fmt: skip
 
 _OPERATION = re.compile(rf"(?:^|\s)(?:ragged-)?({'|'.join(KINDS)})(-start)?\(")
+# the TPU's compiler has a collective of several slices as one within each, and a send between them
+_TO_OTHER_SLICES = re.compile(r'\ssend\(.*_xla_megascale_transfer_type="(\w+)"')
 
 
 @dataclass(frozen=True)
@@ -29,13 +33,15 @@ class CollectiveTraffic:
         count: how many run.
         bytes: of their whole arrays: what an all-reduce sums, an all-gather makes, a
             reduce-scatter takes.
-        wire_bytes: what a device sends on a ring of the collective's own devices.
+        wire_bytes: what a device sends on a ring of the collective's own devices, in its slice.
+        dcn_bytes: what it sends to other slices, over the data-centre network.
         asynchronous: how many of them start and end apart, so that other work can hide them.
     """
 
     count: int = 0
     bytes: float = 0.0
     wire_bytes: float = 0.0
+    dcn_bytes: float = 0.0
     asynchronous: int = 0
 
     def __add__(self, other: "CollectiveTraffic") -> "CollectiveTraffic":
@@ -43,6 +49,7 @@ class CollectiveTraffic:
             self.count + other.count,
             self.bytes + other.bytes,
             self.wire_bytes + other.wire_bytes,
+            self.dcn_bytes + other.dcn_bytes,
             self.asynchronous + other.asynchronous,
         )
 
@@ -52,18 +59,24 @@ class CollectiveTraffic:
             self.count * factor,
             self.bytes * factor,
             self.wire_bytes * factor,
+            self.dcn_bytes * factor,
             self.asynchronous * factor,
         )
 
     def scaled(self, factor: float) -> "CollectiveTraffic":
         """The traffic with arrays of another dtype."""
-        return replace(self, bytes=self.bytes * factor, wire_bytes=self.wire_bytes * factor)
+        return replace(
+            self,
+            bytes=self.bytes * factor,
+            wire_bytes=self.wire_bytes * factor,
+            dcn_bytes=self.dcn_bytes * factor,
+        )
 
 
 Collectives = dict[str, CollectiveTraffic]  # by kind
 
 
-def collectives_of(text: str, *, branches: str = "all") -> Collectives:
+def collectives_of(text: str, *, branches: str = "all", slices: Sequence[int] = ()) -> Collectives:
     """What a run of the program sends, by kind; kinds that it does not have are left out.
 
     Loops whose number of turns only the data decide are counted once.
@@ -71,8 +84,9 @@ def collectives_of(text: str, *, branches: str = "all") -> Collectives:
     Args:
         text: `Compiled.as_text()`.
         branches: of a conditional: "all", as if each were taken; "least", the one that sends least.
+        slices: the slice of each device, by the program's numbers; none where there is one slice.
     """
-    return _Collectives(HloModule(text), branches).sent_by("")
+    return _Collectives(HloModule(text), branches, slices).sent_by("")
 
 
 def total(collectives: Collectives) -> CollectiveTraffic:
@@ -85,11 +99,12 @@ class _Collectives:
     """What each computation of a program sends is counted once and kept.
 
     Attributes:
-        branches: see `collectives_of`.
+        branches, slices: see `collectives_of`.
     """
 
     module: HloModule
     branches: str
+    slices: Sequence[int]
     known: dict[str, Collectives] = field(default_factory=dict)
 
     def sent_by(self, name: str) -> Collectives:
@@ -116,7 +131,7 @@ class _Collectives:
     def _sent_by_line(self, line: str, chains: set[tuple[str, str]]) -> Collectives:
         operation = _OPERATION.search(line.partition(" = ")[2])
         if operation is None:
-            return {}
+            return self._sent_to_other_slices(line)
         # a TPU program runs one gather in pieces beside other work; the pieces name their chain
         chain = re.search(r'channel_id=(\d+).*chain_id="(\d+)"', line)
         if chain:
@@ -125,9 +140,20 @@ class _Collectives:
             chains.add((chain[1], chain[2]))
         kind, started = operation[1], bool(operation[2])
         result = line.partition(" = ")[2][: operation.start()]
-        sent = _traffic(kind, started, _sizes(result), line)
+        sent = _traffic(kind, started, _sizes(result), line, self.slices)
         beside = sent.count if started or chain else 0
         return {kind: replace(sent, asynchronous=beside)}
+
+    def _sent_to_other_slices(self, line: str) -> Collectives:
+        transfer = _TO_OTHER_SLICES.search(line)
+        if transfer is None:
+            return {}
+        size = arrays_of(line.partition(" = ")[2])[0].bytes  # of this device, in its slice
+        kind, others = transfer[1].lower().replace("_", "-"), len(set(self.slices)) - 1
+        times = {"all-reduce": 2 * others / (others + 1), "all-gather": others}
+        sent = size * times.get(kind, 1)
+        kind = kind if kind in KINDS else "collective-permute"
+        return {kind: CollectiveTraffic(1, size, 0.0, sent, asynchronous=1)}
 
     def _called(self, name: str, chains: set[tuple[str, str]]) -> Iterator[Collectives]:
         """A fusion or a call; its collectives share the caller's chains."""
@@ -155,30 +181,33 @@ def _sizes(result: str) -> list[float]:
     return [array.bytes for array in arrays if array.dims] or [array.bytes for array in arrays]
 
 
-def _traffic(kind: str, started: bool, sizes: list[float], line: str) -> CollectiveTraffic:
-    group, size = _group_size(line), sum(sizes)
+def _traffic(
+    kind: str, started: bool, sizes: list[float], line: str, slices: Sequence[int]
+) -> CollectiveTraffic:
+    size = sum(sizes)
     if kind == "collective-permute":
         size = size / 2 if started and len(sizes) > 1 else size
-        return CollectiveTraffic(1, size, size)
-    if group < 2:
+        crosses = any(slices[a] != slices[b] for a, b in source_target_pairs(line)) if slices else 0
+        return CollectiveTraffic(1, size, 0.0 if crosses else size, size if crosses else 0.0)
+    devices, parts = _members(line, slices)
+    if devices < 2:
         return CollectiveTraffic()
-    share = (group - 1) / group
     if kind == "all-gather" and started:  # the result type holds operands and results
-        size *= group / (group + 1)
+        size *= devices / (devices + 1)
     if kind == "reduce-scatter":
-        size *= group
-    return CollectiveTraffic(1, size, size * share * (2 if kind == "all-reduce" else 1))
+        size *= devices
+    # first on a ring in each slice, of `inside` devices; then each sends its part of the array on
+    # a ring over the slices
+    times, inside = 2 if kind == "all-reduce" else 1, devices // parts
+    across = times * (parts - 1) / parts * size / inside
+    return CollectiveTraffic(1, size, times * size * (inside - 1) / inside, across)
 
 
-def _group_size(line: str) -> int:
-    """Devices that speak with each other; groups of a collective are equally large."""
-    if listed := re.search(r"replica_groups=\{\{([\d,]*)\}", line):
-        return listed[1].count(",") + 1
-    if iota := re.search(r"replica_groups=\[\d+,(\d+)\]<=", line):
-        return int(iota[1])
-    named = re.search(r"replica_groups=mesh\[([^\]]*)\].*?\{('[^}]*)\}", line)
-    if named is None:
-        return 2  # not said: every device of the program, which is more than one
-    sizes = {name: int(n) for name, n in re.findall(r"'(\w+)'=(\d+)", named[1])}
-    parts = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", named[2])
-    return prod(int(part) if part else sizes[name] for name, part in parts)
+def _members(line: str, slices: Sequence[int]) -> tuple[int, int]:
+    """Devices of a collective's group, and slices that they lie in; groups are equally large."""
+    groups = replica_groups(line)
+    if groups is None:  # every device of the program, which is more than one
+        return (len(slices), len(set(slices))) if slices else (2, 1)
+    if not slices:
+        return groups.shape[1], 1
+    return groups.shape[1], max(len(set(row)) for row in np.asarray(slices)[groups].tolist())

@@ -94,7 +94,7 @@ def compile_program(build: Callable[[str], Program], dtype: str) -> Compiled:
     scale = jnp.dtype(dtype).itemsize / 4 if not native else 1
     output = compiler_output(program)
     branches = "least" if program.rare_branches else "all"
-    collectives = collectives_of(output.text, branches=branches)
+    collectives = collectives_of(output.text, branches=branches, slices=program.slice_indices)
     return Compiled(
         compiler=program.device.device_kind + ("" if native else f" (float32, scaled to {dtype})"),
         arguments=output.argument_bytes if native else shard_bytes(wanted.arguments),

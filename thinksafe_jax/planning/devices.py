@@ -55,8 +55,9 @@ def compile_devices(topology: Topology, chips: int | None = None) -> Sequence[An
         EnvironmentFault: too few simulated devices, as JAX has started before.
     """
     if has_compiler(topology):
-        chips = chips or topology.chips
-        return _slice(topology.chip, chips, min(chips, topology.chips_per_host))
+        slices = topology.slices if chips is None else 1
+        chips = (chips or topology.chips) // slices
+        return _slices(topology.chip, chips, min(chips, topology.chips_per_host), slices)
     simulate(topology.chips)
     devices = jax.devices("cpu")
     if len(devices) < topology.chips:
@@ -68,8 +69,8 @@ def compile_devices(topology: Topology, chips: int | None = None) -> Sequence[An
 
 
 @cache
-def _slice(chip: str, chips: int, chips_per_host: int) -> Sequence[Any]:
-    """Devices of a TPU slice, in the order of its hosts."""
+def _slices(chip: str, chips: int, chips_per_host: int, slices: int) -> Sequence[Any]:
+    """Devices of TPU slices of so many chips each, slice by slice, in the order of their hosts."""
     from jax.experimental import topologies
 
     for name, value in _NO_TPU_HERE.items():
@@ -80,6 +81,7 @@ def _slice(chip: str, chips: int, chips_per_host: int) -> Sequence[Any]:
         platform="tpu",
         topology_name=f"{family}:{torus(chips, dimensions)}",
         chips_per_host_bounds=host + [1] * (3 - dimensions),
+        **({"num_slices": slices} if slices > 1 else {}),
     ).devices
 
 

@@ -196,7 +196,7 @@ def plan_text(plan: Plan, parameters: bool = False) -> str:
     topology = plan.topology
     lines = [
         f"{plan.model}: {plan.parameters:,} parameters, {plan.settings.dtype}",
-        f"{plan.mesh}: {topology.chips} x {topology.chip} on {topology.hosts} host(s), "
+        f"{plan.mesh}: {machine_text(topology)}, "
         f"{gb(topology.hbm_bytes)} each, of which {USABLE:.0%} are used",
     ]
     for name, phase in (("generate", plan.generate), ("train", plan.train)):
@@ -294,9 +294,16 @@ def _sizes(axes: dict[str, int]) -> str:
 
 def bound_text(bound: Bound) -> str:
     """One line: the bound of a step, what it is bound by, and its three parts."""
-    parts = (("compute", bound.compute), ("memory", bound.memory), ("network", bound.network))
+    parts = [("compute", bound.compute), ("memory", bound.memory), ("network", bound.network)]
+    parts += [("dcn", bound.dcn)] if bound.dcn else []
     shown = ", ".join(f"{name} {1e3 * seconds:,.2f}" for name, seconds in parts)
     return f"at least {1e3 * bound.seconds:,.2f} ms a step, {bound.limit} bound ({shown})"
+
+
+def machine_text(topology: Topology) -> str:
+    """Chips, hosts and slices, as "16 x TPU v5e on 4 host(s)"."""
+    slices = f" in {topology.slices} slices" if topology.slices > 1 else ""
+    return f"{topology.chips:,} x {topology.chip} on {topology.hosts} host(s){slices}"
 
 
 def gb(size: float) -> str:

@@ -8,9 +8,15 @@ from pathlib import Path
 from thinksafe_jax.config import Recipe
 from thinksafe_jax.errors import ConfigError
 from thinksafe_jax.planning.find_model import find_model
-from thinksafe_jax.planning.model_plan import bound_text, gb, make_plan, parameter_lines
+from thinksafe_jax.planning.model_plan import (
+    bound_text,
+    gb,
+    machine_text,
+    make_plan,
+    parameter_lines,
+)
 from thinksafe_jax.planning.recipe_plan import RecipePlan, plan_recipe
-from thinksafe_jax.planning.roofline import BOUND, FORMULAS, SYMBOLS
+from thinksafe_jax.planning.roofline import BOUND, DCN_BOUND, FORMULAS, SYMBOLS
 from thinksafe_jax.planning.stage_plans import Assumed, StagePlan
 from thinksafe_jax.sharding import load_mesh
 from thinksafe_jax.storage import atomic_write
@@ -62,15 +68,16 @@ def recipe_plan_text(plan: RecipePlan) -> str:
     topology, assumed = plan.mesh.topology, plan.assumed
     said = "counted" if plan.counted else "assumed: their files are not here"
     lines = [
-        f"{plan.recipe} on {plan.mesh.name}: {topology.chips} x {topology.chip} on "
-        f"{topology.hosts} host(s), {gb(topology.hbm_bytes)} each",
+        f"{plan.recipe} on {plan.mesh.name}: {machine_text(topology)}, "
+        f"{gb(topology.hbm_bytes)} each",
         f"{plan.prompts:,} prompts ({said}), {assumed.prompt_tokens:,} tokens of prompt and "
         f"{assumed.response_tokens:,} of response each (assumed)",
     ]
     for stage in plan.stages:
         lines += ["", *_stage_lines(stage, plan)]
     used = dict.fromkeys(stage.formula for stage in plan.stages if stage.formula)
-    lines += ["", BOUND, *(f"  {name}: {FORMULAS[name]}" for name in used), SYMBOLS]
+    bounds = [BOUND, *([DCN_BOUND] if topology.slices > 1 else [])]
+    lines += ["", *bounds, *(f"  {name}: {FORMULAS[name]}" for name in used), SYMBOLS]
     return "\n".join(lines)
 
 
@@ -102,7 +109,9 @@ def _rate_lines(stage: StagePlan, plan: RecipePlan) -> Iterator[str]:
     sent = ", ".join(
         f"{t.count:,} {kind} ({_mb(t.bytes)})" for kind, t in sorted(stage.traffic.items())
     )
-    yield f"  {stage.call} sends {sent or 'nothing'}"
+    across = sum(traffic.dcn_bytes for traffic in stage.traffic.values())
+    to_others = f"; a chip sends {_mb(across)} to other slices" if across else ""
+    yield f"  {stage.call} sends {sent or 'nothing'}{to_others}"
     yield f"  {bound_text(bound)}"
     chips = plan.mesh.topology.chips
     yield (

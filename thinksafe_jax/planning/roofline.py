@@ -18,6 +18,7 @@ from thinksafe_jax.sharding import Phase, Topology, parameter_tensors
 # S / (interconnect / 2) is as if all links of a chip carried the message, each one way. A ring on
 # one axis of a torus has two of the four links of a v5e or v6e, and two of the six of a v5p.
 BOUND = "t >= max(F / flops, M / bandwidth, S / (interconnect / 2)), all links of a chip in use"
+DCN_BOUND = "and t >= D / dcn_bandwidth: D bytes sent to other slices, a message's own part only"
 FORMULAS = {
     "decode": "F = B (2 P + 4 L N h ctx / n), M = W + B ctx kv",
     "prefill": "F = T (2 P' + 2 L N h T / n), M = W' + T kv",
@@ -48,6 +49,7 @@ class Bound:
 
     Attributes:
         compute, memory, network: each alone, lower bounds all three.
+        dcn: what crosses slices, over the data-centre network, alone; a lower bound as well.
         limit: the name of the largest.
     """
 
@@ -55,22 +57,25 @@ class Bound:
     memory: float
     network: float
     limit: str
+    dcn: float = 0.0
 
     @property
     def seconds(self) -> float:
-        return max(self.compute, self.memory, self.network)
+        return max(self.compute, self.memory, self.network, self.dcn)
 
 
-def bound_of(cost: Cost, wire_bytes: float, topology: Topology) -> Bound:
+def bound_of(cost: Cost, wire_bytes: float, topology: Topology, dcn_bytes: float = 0.0) -> Bound:
     """The bound on a machine whose arithmetic, memory and network overlap completely.
 
     Args:
-        wire_bytes: sent by each device, see `CollectiveTraffic`.
+        wire_bytes, dcn_bytes: sent by each device within its slice and to others, see
+            `CollectiveTraffic`.
     """
     parts = {
         "compute": cost.flops / topology.peak_flops,
         "memory": cost.bytes / topology.hbm_bandwidth,
         "network": wire_bytes / (topology.interconnect_bandwidth / 2),
+        "dcn": dcn_bytes / topology.dcn_bandwidth if dcn_bytes else 0.0,
     }
     return Bound(**parts, limit=max(parts, key=lambda name: parts[name]))
 

@@ -12,7 +12,7 @@ from thinksafe_jax.config import TrainingConfig
 from thinksafe_jax.planning.devices import has_compiler, simulate
 from thinksafe_jax.planning.find_model import find_model
 from thinksafe_jax.planning.memory import Settings
-from thinksafe_jax.planning.roofline import BOUND, FORMULAS, SYMBOLS
+from thinksafe_jax.planning.roofline import BOUND, DCN_BOUND, FORMULAS, SYMBOLS
 from thinksafe_jax.planning.sweep import combinations_of, sweep
 from thinksafe_jax.planning.sweep_row import PHASES, Row, SweepSettings
 from thinksafe_jax.sharding import load_mesh, load_rules
@@ -60,7 +60,8 @@ def run_sweep(
         rows = sweep(combinations, settings, json_out, report)
     console = output(150)
     console.print(sweep_table(rows))
-    lines = [BOUND, *(f"  {phase}: {FORMULAS[phase]}" for phase in PHASES), SYMBOLS]
+    lines = [BOUND, *([DCN_BOUND] if any(mesh.topology.slices > 1 for mesh in loaded) else [])]
+    lines += [*(f"  {phase}: {FORMULAS[phase]}" for phase in PHASES), SYMBOLS]
     console.print("\n".join(lines), markup=False)
     if any("scaled" in row.get("compiler", "") for row in rows):
         console.print("CPU: no compiler of these chips is installed; the figures are XLA:CPU's")

@@ -213,7 +213,7 @@ def _row(
 ) -> Row:
     topology, cost, copies = combination.mesh.topology, candidate.cost, candidate.copies
     sent = total(compiled.collectives)
-    bound = bound_of(cost, sent.wire_bytes, topology)
+    bound = bound_of(cost, sent.wire_bytes, topology, sent.dcn_bytes)
     return {
         "status": "ok",
         "compiler": compiled.compiler,
@@ -231,10 +231,12 @@ def _row(
         "collective_count": sent.count,
         "collective_bytes": sent.bytes,
         "wire_bytes": sent.wire_bytes,
+        "dcn_bytes": sent.dcn_bytes,
         "collectives": {kind: asdict(t) for kind, t in sorted(compiled.collectives.items())},
         "compute_seconds": bound.compute,
         "memory_seconds": bound.memory,
         "network_seconds": bound.network,
+        "dcn_seconds": bound.dcn,
         "roofline_seconds": bound.seconds,
         "limit": bound.limit,
         "tokens_per_second": copies * program.tokens / bound.seconds,

@@ -33,7 +33,8 @@ def plan_train(request: PlanRequest) -> StagePlan:
         cfg, divided, program.rows // shards, config.max_length, settings.dtype,
         remat=config.remat != "none", full_finetune=config.full_finetune,
     )  # fmt: skip
-    bound = bound_of(cost, total(compiled.collectives).wire_bytes, request.mesh.topology)
+    sent = total(compiled.collectives)
+    bound = bound_of(cost, sent.wire_bytes, request.mesh.topology, sent.dcn_bytes)
     assumed = request.assumed
     row = min(config.max_length, assumed.prompt_tokens + assumed.response_tokens)
     rate = program.tokens / bound.seconds

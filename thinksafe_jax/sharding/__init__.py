@@ -13,7 +13,12 @@ from thinksafe_jax.sharding.rules import (
     sharding_problems,
     sharding_warnings,
 )
-from thinksafe_jax.sharding.shardings import map_optimizer_state, on_devices, reshard
+from thinksafe_jax.sharding.shardings import (
+    map_optimizer_state,
+    on_devices,
+    reshard,
+    slice_indices,
+)
 
 __all__ = [
     "LOGICAL_AXES",
@@ -33,4 +38,5 @@ __all__ = [
     "reshard",
     "sharding_problems",
     "sharding_warnings",
+    "slice_indices",
 ]

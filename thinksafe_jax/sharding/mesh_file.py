@@ -16,7 +16,7 @@ from thinksafe_jax.config import build, find_config, read_yaml
 from thinksafe_jax.errors import ConfigError, did_you_mean, quoted
 from thinksafe_jax.sharding.chips import FACTS, with_chip_facts
 from thinksafe_jax.sharding.phases import MeshConfig, Phase, Topology
-from thinksafe_jax.sharding.rules import LOGICAL_AXES
+from thinksafe_jax.sharding.rules import LOGICAL_AXES, MAY_CROSS_SLICES
 
 # above every machine there is: a slip of the pen is refused before anything is computed with it
 _MOST_CHIPS = 2**20
@@ -50,7 +50,7 @@ def load_mesh(name: str | Path) -> MeshConfig:
     problems += _topology_problems(mesh.topology, unknown, left_out)
     if not problems:
         for name, phase in (("train", train), ("generate", generate)):
-            problems += _phase_problems(phase, name, mesh.topology.chips)
+            problems += _phase_problems(phase, name, mesh.topology)
     if problems:
         head = f"{path}: " if len(problems) == 1 else f"{path}: {len(problems)} problems\n  "
         raise ConfigError(head + "\n  ".join(problems))
@@ -80,7 +80,7 @@ def load_rules(name: str | Path) -> Callable[[MeshConfig], MeshConfig]:
             filled = _with_rest(section, mesh.topology.chips)
             phases[name] = _take_phase({name: filled}, name, problems)
             if not problems:
-                problems += _phase_problems(phases[name], name, mesh.topology.chips)
+                problems += _phase_problems(phases[name], name, mesh.topology)
         if problems:
             raise ConfigError(f"{path} on {mesh.name}: " + "; ".join(problems))
         return dataclasses.replace(mesh, **phases)
@@ -111,7 +111,7 @@ def _take_phase(raw: dict[str, Any], name: str, problems: list[str]) -> Phase:
         problems.append(f"{name}: is missing; expected a section with axes and rules")
         raw.pop(name, None)
         return Phase()
-    parts = {key: section.get(key) or {} for key in ("axes", "split", "rules")}
+    parts = {key: section.get(key) or {} for key in ("axes", "split", "rules", "dcn")}
     for key, value in parts.items():
         if not isinstance(value, dict):
             problems.append(f"{name}.{key}: is {quoted(value)}; expected lines of name: value")
@@ -120,22 +120,27 @@ def _take_phase(raw: dict[str, Any], name: str, problems: list[str]) -> Phase:
             problems.append(f"{name}.{key}: has a key that is no name")
             parts[key] = {}
     raw[name] = {key: value for key, value in section.items() if key not in parts}
-    axes, split, rules = parts.values()
-    problems += _wrong_values(name, axes, split, rules)
+    axes, split, rules, dcn = parts.values()
+    problems += _wrong_sizes(f"{name}.axes", axes)
+    problems += _wrong_sizes(f"{name}.dcn", dcn)
+    problems += _wrong_names(name, split, rules)
     if problems:
         return Phase()
     listed = {k: (v,) if isinstance(v, str) else tuple(v or ()) for k, v in rules.items()}
-    return Phase(axes, {k: (v[0], v[1]) for k, v in split.items()}, listed)
+    return Phase(axes, {k: (v[0], v[1]) for k, v in split.items()}, listed, dcn)
 
 
-def _wrong_values(name: str, axes: dict, split: dict, rules: dict) -> Iterator[str]:
+def _wrong_sizes(name: str, axes: dict) -> Iterator[str]:
     if len(axes) > _MOST_AXES:
-        yield f"{name}.axes: {len(axes)} axes; expected at most {_MOST_AXES}"
+        yield f"{name}: {len(axes)} axes; expected at most {_MOST_AXES}"
     for axis, size in axes.items():
         if type(size) is not int or size < 1:
-            yield f"{name}.axes.{axis}: is {quoted(size)}; expected a whole number >= 1"
+            yield f"{name}.{axis}: is {quoted(size)}; expected a whole number >= 1"
         elif size > _MOST_CHIPS:
-            yield f"{name}.axes.{axis}: is {quoted(size)}; expected at most {_MOST_CHIPS:,}"
+            yield f"{name}.{axis}: is {quoted(size)}; expected at most {_MOST_CHIPS:,}"
+
+
+def _wrong_names(name: str, split: dict, rules: dict) -> Iterator[str]:
     for axis, names in split.items():
         if not isinstance(names, list) or not _are_names(names) or len(names) != 2:
             yield f"{name}.split.{axis}: is {quoted(names)}; expected two names, [kv, group]"
@@ -158,23 +163,29 @@ def _topology_problems(
         value = getattr(topology, f.name)
         if f.name in left_out or any(text.startswith(f"topology.{f.name}:") for text in known):
             continue
+        if f.name == "dcn_bandwidth" and topology.slices == 1 and not value:
+            continue  # nothing crosses it
         if not value:
             problems.append(f"topology.{f.name}: no value given")
         elif not isinstance(value, str) and not 0 < value < math.inf:
             problems.append(f"topology.{f.name}: is {quoted(value)}; expected a number > 0")
-    chips, hosts = topology.chips, topology.hosts
+    chips, hosts, slices = topology.chips, topology.hosts, topology.slices
     if chips > _MOST_CHIPS:
         problems.append(f"topology.chips: is {quoted(chips)}; expected at most {_MOST_CHIPS:,}")
     if not problems and not known and chips % hosts:
         problems.append(f"topology.chips: {chips} is no multiple of hosts {hosts}")
+    if not problems and not known and hosts % slices:
+        problems.append(f"topology.hosts: {hosts} is no multiple of slices {slices}")
     return problems
 
 
-def _phase_problems(phase: Phase, name: str, chips: int) -> Iterator[str]:
-    """What is wrong with a phase called `name` on so many chips, whatever the model."""
+def _phase_problems(phase: Phase, name: str, topology: Topology) -> Iterator[str]:
+    """What is wrong with a phase called `name` on these chips, whatever the model."""
     sizes = " x ".join(f"{axis} {size}" for axis, size in phase.axes.items())
-    if phase.devices != chips:
-        yield f"{name}.axes: {sizes or 'none'} = {phase.devices}; topology.chips is {chips}"
+    if phase.devices != topology.chips:
+        yield (
+            f"{name}.axes: {sizes or 'none'} = {phase.devices}; topology.chips is {topology.chips}"
+        )
     for axis, parts in phase.split.items():
         if axis not in phase.axes:
             yield f"{name}.split.{axis}: no such axis; the axes are {sizes}"
@@ -182,12 +193,37 @@ def _phase_problems(phase: Phase, name: str, chips: int) -> Iterator[str]:
             if part in phase.axes:
                 yield f"{name}.split.{axis}: {part} is already an axis"
     yield from _rule_problems(phase, name)
+    yield from _slice_problems(phase, name, topology.slices)
     used = {part for names in phase.rules.values() for part in phase.expand(names)}
     for axis, size in phase.axes.items():
         if size > 1 and not set(phase.expand((axis,))) <= used:
             yield (
                 f"{name}.axes.{axis}: no rule uses it, so {size} devices would do the same work; "
                 "give it a rule or the size 1"
+            )
+
+
+def _slice_problems(phase: Phase, name: str, slices: int) -> Iterator[str]:
+    """What is wrong with `dcn`: which axes lie across slices, and in how many parts."""
+    if phase.slices != slices:
+        parts = " x ".join(f"{axis} {size}" for axis, size in phase.dcn.items())
+        rows = next(iter(phase.rules.get("batch", ())), "data")
+        fix = f"write `dcn: {{{rows}: {slices}}}`" if slices > 1 else "leave it out"
+        said = f"{parts or 'none'} = {phase.slices}; topology.slices is {slices}"
+        yield f"{name}.dcn: {said}; {fix}"
+    for axis, parts in phase.dcn.items():
+        if axis not in phase.axes:
+            near = did_you_mean(axis, phase.axes, cutoff=0.0)
+            yield f"{name}.dcn.{axis}: no such axis{near}"
+        elif phase.axes[axis] % parts:
+            yield f"{name}.dcn.{axis}: {axis} {phase.axes[axis]} is no multiple of {parts} slices"
+    for logical, names in phase.rules.items():
+        crossing = [n for n in names if n in phase.dcn or set(phase.expand((n,))) & set(phase.dcn)]
+        if crossing and logical not in MAY_CROSS_SLICES:
+            yield (
+                f"{name}.rules.{logical}: {', '.join(crossing)} lies across slices, and {logical} "
+                "would send activations over the data-centre network in every layer; "
+                f"{' and '.join(MAY_CROSS_SLICES)} may cross it"
             )
 
 

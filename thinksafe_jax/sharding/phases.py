@@ -1,6 +1,7 @@
 """What a mesh file in configs/mesh says: the hardware, and how each phase lies on it.
 
-    topology:                 the hardware: {chip, chips, hosts}
+    topology:                 the hardware: {chip, chips, hosts}, with several slices also
+                              {slices, dcn_bandwidth}
       chip: v5e               a name in configs/chips, which has its facts; or any name, with
       ...                     {hbm_bytes, peak_flops (bf16, FLOP/s), hbm_bandwidth,
                               interconnect_bandwidth (bytes/s)}
@@ -16,6 +17,18 @@ first part as large as the KV heads allow (the greatest common divisor). Query h
 parts, KV heads on the first, so they are held `group` times, and each device's queries find their
 keys on the device: Qwen3 (8 KV heads) on tensor 16 becomes kv 8 x group 2. A file may also name kv
 and group under `axes` itself and leave `split` out.
+
+Several slices of a TPU are joined by the data-centre network (DCN), which is much slower than the
+links within a slice. `dcn` says which part of an axis lies across them, the outer one; here each
+of two slices holds four of the eight parts of `data`:
+
+    topology: {chip: v5e, chips: 512, hosts: 128, slices: 2, dcn_bandwidth: 3.125e9}
+    train:
+      axes: {data: 8, fsdp: 16, tensor: 4}
+      dcn: {data: 2}
+
+Rows may lie across slices (data parallelism: gradients cross once a step), and `embed` (FSDP: each
+layer's weights cross, which is slow); every other logical axis is refused there.
 
 Every logical axis has a rule; null means replicated, so nothing is replicated by omission:
 
@@ -41,7 +54,12 @@ Rules = Mapping[str, Sequence[str]]  # logical axis -> mesh axes
 
 @dataclass(frozen=True)
 class Topology:
-    """Facts of the hardware; sizes and rates are those of one chip."""
+    """Facts of the hardware; sizes and rates are those of one chip.
+
+    Attributes:
+        chips, hosts: of all slices together.
+        slices: parts that only the data-centre network joins; each has the same number of hosts.
+    """
 
     chip: str = ""
     chips: int = 0
@@ -50,6 +68,8 @@ class Topology:
     peak_flops: float = 0.0  # bf16, FLOP/s
     hbm_bandwidth: float = 0.0  # bytes/s
     interconnect_bandwidth: float = 0.0  # bytes/s, both directions together
+    slices: int = 1
+    dcn_bandwidth: float = 0.0  # bytes/s to other slices: a chip's share of its host's, each way
 
     @property
     def chips_per_host(self) -> int:
@@ -57,7 +77,7 @@ class Topology:
         return self.chips // self.hosts
 
     def scaled(self, factor: int) -> "Topology":
-        """The topology with `factor` times the hosts, and so the chips."""
+        """The topology with `factor` times the hosts, and so the chips, in each slice."""
         return dataclasses.replace(self, chips=factor * self.chips, hosts=factor * self.hosts)
 
 
@@ -69,11 +89,13 @@ class Phase:
         axes: mesh axes and their sizes, outermost first.
         split: axis -> the two mesh axes that it is laid out as; empty once divided.
         rules: logical axis -> axes; may name a split axis as a whole.
+        dcn: axis -> its parts across slices, the outer ones; none where there is one slice.
     """
 
     axes: dict[str, int] = field(default_factory=dict)
     split: dict[str, tuple[str, str]] = field(default_factory=dict)
     rules: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    dcn: dict[str, int] = field(default_factory=dict)
 
     @property
     def devices(self) -> int:
@@ -81,9 +103,15 @@ class Phase:
         return math.prod(self.axes.values())
 
     @property
+    def slices(self) -> int:
+        """Slices that the mesh lies on."""
+        return math.prod(self.dcn.values())
+
+    @property
     def hash(self) -> str:
         """Short digest of axes and rules: two results with the same one used the same table."""
-        text = json.dumps([list(self.axes.items()), self.rules], sort_keys=True)
+        table = [list(self.axes.items()), self.rules, *([self.dcn] if self.dcn else [])]
+        text = json.dumps(table, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def num_shards(self, logical: str) -> int:
@@ -99,7 +127,8 @@ class Phase:
                 axes |= dict(zip(self.split[name], (first, size // first), strict=True))
             else:
                 axes[name] = size
-        return Phase(axes, {}, {k: self.expand(names) for k, names in self.rules.items()})
+        rules = {k: self.expand(names) for k, names in self.rules.items()}
+        return Phase(axes, {}, rules, self.dcn)
 
     def expand(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """`names` with split axes replaced by their parts."""
@@ -110,7 +139,7 @@ class Phase:
         return dataclasses.replace(self, axes=axes)
 
     def of_host(self, hosts: int) -> "Phase":
-        """One host's part, where each of `hosts` drives replicas of its own.
+        """One host's part, where each of `hosts` drives replicas of its own: within its slice.
 
         Raises:
             ConfigError: the replicas do not divide over the hosts.
@@ -126,21 +155,21 @@ class Phase:
                 f"generate: {replicas} replica(s) do not divide over {hosts} processes; a replica "
                 "must not leave its host: make the batch's axes a multiple of the processes"
             )
-        return self.with_axes(axes)
+        return dataclasses.replace(self, axes=axes, dcn={} if hosts > 1 else self.dcn)
 
     def of_replica(self) -> "Phase":
         """One replica's part: the batch's axes at size 1, rows not cut."""
         batch = self.rules["batch"]
         axes = {name: 1 if name in batch else size for name, size in self.axes.items()}
-        return dataclasses.replace(self, axes=axes, rules={**self.rules, "batch": ()})
+        return dataclasses.replace(self, axes=axes, rules={**self.rules, "batch": ()}, dcn={})
 
     def shrink(self, devices: int) -> "Phase":
-        """The same axes on at most `devices` devices; the largest axis gives way first."""
+        """The same axes on at most `devices` devices of one slice; the largest gives way first."""
         axes = dict(self.axes)
         while math.prod(axes.values()) > devices:
             largest = max(axes, key=lambda name: axes[name])
             axes[largest] //= _smallest_factor(axes[largest])
-        return self.with_axes(axes)
+        return dataclasses.replace(self, axes=axes, dcn={})
 
 
 @dataclass(frozen=True)
@@ -157,7 +186,7 @@ class MeshConfig:
         chips = min(devices, self.topology.chips)
         return MeshConfig(
             self.name,
-            dataclasses.replace(self.topology, chips=chips, hosts=1),
+            dataclasses.replace(self.topology, chips=chips, hosts=1, slices=1),
             self.train.shrink(devices),
             self.generate.shrink(devices),
         )

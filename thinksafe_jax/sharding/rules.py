@@ -23,6 +23,8 @@ LOGICAL_AXES = (
     "norm", "lora_rank",
 )  # fmt: skip
 
+MAY_CROSS_SLICES = ("batch", "embed")  # what else is cut sends activations in every layer
+
 _LARGE = 32 * 2**20  # bytes; a tensor above it that several devices hold is worth a warning
 
 
@@ -116,6 +118,7 @@ def sharding_problems(
     return [
         *_collisions(tensors | activations, phase),
         *_indivisible(tensors | {p: t for p, t in activations.items() if rows}, phase),
+        *_uneven_slices(phase),
         *_misaligned_heads(cfg, phase),
         *_cut_attention(phase),
     ]
@@ -165,6 +168,12 @@ def _indivisible(tensors: Tensors, phase: Phase) -> Iterator[str]:
         yield f"{axis} {size} does not divide over {mesh} = {shards} ({names[0]}{more})"
 
 
+def _uneven_slices(phase: Phase) -> Iterator[str]:
+    for axis, parts in phase.dcn.items():
+        if phase.axes[axis] % parts:
+            yield f"{axis} {phase.axes[axis]} does not divide over {parts} slices"
+
+
 def _misaligned_heads(cfg: ModelConfig, phase: Phase) -> Iterator[str]:
     """Queries find their keys on their own device if KV heads are cut like them or held whole."""
     queries, keys = phase.rules["heads"], phase.rules["kv_heads"]
@@ -211,6 +220,7 @@ def sharding_warnings(
     activations = activation_tensors(cfg, rows, tokens)
     return [
         *_unused_axes(phase),
+        *_weights_across_slices(tensors, phase, itemsize),
         *weights,
         *_replicated(activations, tensors, "compute", phase, itemsize),
         *_repeated_heads(cfg, phase, itemsize),
@@ -238,6 +248,17 @@ def _unused_axes(phase: Phase) -> Iterator[str]:
     for name, size in phase.axes.items():
         if size > 1 and name not in used:
             yield f"mesh axis {name}: no rule uses it, so {size} devices do the same work"
+
+
+def _weights_across_slices(tensors: Tensors, phase: Phase, itemsize: int) -> Iterator[str]:
+    crossing = [name for name in phase.rules["embed"] if name in phase.dcn]
+    if crossing:
+        held = sum(t.shard_elements(phase) * itemsize for t in tensors.values())
+        yield (
+            f"embed on {', '.join(crossing)} lies across slices: each pass gathers the weights, of "
+            f"which a device holds {held:,} bytes, over the data-centre network; keep FSDP in a "
+            "slice"
+        )
 
 
 def _repeated_heads(cfg: ModelConfig, phase: Phase, itemsize: int) -> Iterator[str]:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 from jax.experimental.mesh_utils import create_device_mesh
 from jax.sharding import AxisType, Mesh, NamedSharding
@@ -22,20 +23,57 @@ def build_mesh(phase: Phase, devices: Sequence[Any] | None = None) -> Mesh:
     Args:
         phase: divided for a model, see `Phase.for_model`.
         devices: default all of them; the first `phase.devices` are used. Devices are placed so
-            that neighbours on the last axis are neighbours in the hardware.
+            that neighbours on the last axis are neighbours in the hardware, and slices apart along
+            `Phase.dcn`.
 
     Raises:
-        ConfigError: too few devices.
+        ConfigError: too few devices, or not in as many slices.
     """
     devices = list(jax.devices() if devices is None else devices)
     need = phase.devices
     if len(devices) < need:
         sizes = " x ".join(f"{axis} {size}" for axis, size in phase.axes.items())
         raise ConfigError(f"the mesh {sizes} = {need} needs more than the {len(devices)} devices")
-    names, sizes = tuple(phase.axes), tuple(phase.axes.values())
+    names, outer = tuple(phase.axes), [phase.dcn.get(name, 1) for name in phase.axes]
+    inner = [size // parts for size, parts in zip(phase.axes.values(), outer, strict=True)]
+    slices = _split_into_slices(devices[:need], phase.slices)
     # `jax.make_mesh` refuses fsdp 16 x tensor 4 on the 8 x 8 chips of a v6e-64: no side is 4 long
-    placed = create_device_mesh(sizes, devices[:need], allow_split_physical_axes=True)
-    return Mesh(placed, names, axis_types=(AxisType.Auto,) * len(names))
+    placed = [create_device_mesh(inner, s, allow_split_physical_axes=True) for s in slices]
+    # [slices, inner ...] -> [outer ..., inner ...] -> [outer, inner, outer, inner ...] -> [axes]
+    grid, axes = np.stack(placed).reshape(*outer, *inner), range(len(names))
+    pairs = [position for axis in axes for position in (axis, len(names) + axis)]
+    whole = grid.transpose(pairs).reshape(*phase.axes.values())
+    return Mesh(whole, names, axis_types=(AxisType.Auto,) * len(names))
+
+
+def slice_indices(devices: Sequence[Any], slices: int) -> list[int]:
+    """Which of `slices` each device lies in.
+
+    TPUs say it themselves. Elsewhere slices are simulated: as many parts of equal size, in the
+    order of the devices' ids, and so of the processes.
+
+    Raises:
+        ConfigError: the TPUs lie in another number of slices.
+    """
+    if devices[0].platform == "tpu" and hasattr(devices[0], "slice_index"):
+        said = [device.slice_index for device in devices]
+        known = sorted(set(said))
+        if len(known) != slices:
+            raise ConfigError(
+                f"the mesh lies on {slices} slice(s), the {len(devices)} devices in {len(known)}; "
+                "topology.slices of the mesh file and dcn of its phases must say so"
+            )
+        return [known.index(index) for index in said]
+    order = sorted(range(len(devices)), key=lambda n: devices[n].id)
+    size = len(devices) // slices
+    return [place // size for place in np.argsort(order).tolist()]
+
+
+def _split_into_slices(devices: Sequence[Any], slices: int) -> list[list[Any]]:
+    parts: list[list[Any]] = [[] for _ in range(slices)]
+    for device, index in zip(devices, slice_indices(devices, slices), strict=True):
+        parts[index].append(device)
+    return parts
 
 
 def replica_meshes(mesh: Mesh, batch: Sequence[str]) -> list[Mesh]:
