@@ -135,6 +135,7 @@ def _metrics(rng: Random, rows: int) -> list[dict]:
 
 def _manifest() -> dict:
     stages = {s: {"inputs_hash": s[0] * 64} for s in ("sample", "filter", "train")}
+    stages["train"]["time"] = "2026-01-01T02:05:30+00:00"
     versions = {"python": "3.12.1", "thinksafe-jax": "0.1.0", "jax": "0.10.2"}
     return {
         "schema_version": 1,

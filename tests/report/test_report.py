@@ -5,13 +5,16 @@ import re
 import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import combinations
 
 import pytest
 
 from tests.report.example_run import NICE, recipe, write_evaluation, write_run
 from thinksafe_jax.config import to_yaml
+from thinksafe_jax.config.recipe import Rung
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.report import write_report
+from thinksafe_jax.report.plane_plot import _clear_shift, _overlap
 
 pytestmark = pytest.mark.slow
 
@@ -41,6 +44,11 @@ def page(path) -> tuple[str, Page]:
     return html, Page(html)
 
 
+def words(html: str) -> str:
+    """The text of a page, a space wherever a tag stands."""
+    return " ".join(re.sub(r"<[^>]+>", " ", html).split())
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     return write_run(tmp_path_factory.mktemp("runs") / "mini")
@@ -63,7 +71,6 @@ def test_it_shows_flow_rates_plots_settings_and_hashes(finished):
     figures = {a["aria-label"] for t, a in parsed.tags if t == "svg"}
     assert figures == {
         "Rates before and after, 95 % intervals",
-        "Harm against reasoning, with the paper's models",
         "Dropped rows by reason",
         "Response lengths in tokens by label",
         "Training loss by optimiser step",
@@ -72,6 +79,70 @@ def test_it_shows_flow_rates_plots_settings_and_hashes(finished):
     assert [text for text in expected if text not in parsed.text] == []
     summary = json.loads((finished / "report/summary.json").read_text())
     assert f"{100 * summary['after']['harmful_response_rate']['value']:.1f} %" in parsed.text
+
+
+def test_it_says_when_with_what_and_how_again(finished):
+    text = words(page(finished)[0])
+    assert "thinksafe run --config runs/mini/config.yaml --run-dir runs/mini-again" in text
+    assert "ended 2026-01-01T02:05:30+00:00" in text and "2 h 05 min, with all pauses" in text
+    assert f"seed {recipe().seed} (of samples" in text and "jax version 0.10.2" in text
+
+
+def test_every_figure_has_a_caption(finished):
+    html, parsed = page(finished)
+    assert html.count("<figcaption") == html.count("<figure>") >= 4
+    assert sum(tag == "svg" for tag, _ in parsed.tags) == html.count("<figure>")
+
+
+def test_the_toy_is_not_on_the_papers_plane_and_names_stand_apart(tmp_path):
+    path = write_run(tmp_path / "run", rows=12)
+    assert "the paper's models" not in page(path)[0]
+    judged = replace(recipe(), evaluation=replace(recipe().evaluation, judge="guard"))
+    (path / "config.yaml").write_text(to_yaml(judged), encoding="utf-8")
+    assert "Harm against reasoning, with the paper&#39;s models" in page(path)[0].replace(
+        "'", "&#39;"
+    )
+    taken = []
+    for _ in range(3):  # three points on one spot
+        _clear_shift((70.0, 40.0), "before", taken)
+    pairs = combinations(taken, 2)
+    assert not any(_overlap(*pair) for pair in pairs)
+
+
+def test_rejected_rows_can_be_read_by_reason(finished):
+    html, _ = page(finished)
+    rejected = html[html.index("Rejected rows") : html.index("The same again")]
+    for reason in ("unsafe", "truncated", "unparsed"):
+        assert f'bad">{reason}</span>' in rejected
+    assert 'good">' not in rejected
+
+
+def test_rates_by_source_and_unsafe_rows_by_category(tmp_path):
+    path = write_run(tmp_path / "run", rows=12)
+    assert "by source, %" not in page(path)[0] and "guard's category" not in page(path)[0]
+    rows = [json.loads(x) for x in (path / "evaluation/after/rows.jsonl").read_text().splitlines()]
+    for row in rows[::6]:  # every second harmful one
+        row["source"] = "advbench.csv"
+    write_evaluation(path, "after", rows)
+    file = path / "verdicts/part-00000.jsonl"
+    verdicts = [json.loads(line) for line in file.read_text().splitlines()]
+    marked = [v | {"categories": ["S2", "S9"]} if v["verdict"] == "unsafe" else v for v in verdicts]
+    file.write_text("".join(json.dumps(v) + "\n" for v in marked))
+    text = words(page(path)[0])
+    assert "Harmful responses advbench.csv –" in text and "n 6 " in text
+    unsafe = sum(v["verdict"] == "unsafe" for v in verdicts)
+    assert f"S2 harmful {unsafe}" in text and f"S9 harmful {unsafe}" in text
+
+
+def test_settings_are_words_and_no_python(tmp_path):
+    path = write_run(tmp_path / "run", rows=4)
+    ladder = [Rung(steering="authors"), Rung(steering="risk", temperature=0.8)]
+    synthesis = replace(recipe().synthesis, attempts=2, ladder=ladder)
+    changed = replace(recipe(), synthesis=synthesis)
+    (path / "config.yaml").write_text(to_yaml(changed), encoding="utf-8")
+    html, _ = page(path)
+    assert "steering authors; steering risk temperature 0.8" in html and "Rung(" not in html
+    assert "Rung(" not in (path / "report/summary.json").read_text()
 
 
 def test_ids_inside_the_page_are_unique(finished):

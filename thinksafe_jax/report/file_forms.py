@@ -120,6 +120,7 @@ EVALUATION = {
         "sources?": Each({"revision?": (str, type(None))}),
     },
     "suites?": Each(SUITE),
+    "by_source?": Each(Each(RATE)),
 }
 MANIFEST = {
     "versions?": Each(_anything),

@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 from thinksafe_jax.report import plots
 from thinksafe_jax.report.html_content import page
+from thinksafe_jax.report.plane_plot import plane_plot
 from thinksafe_jax.report.rollout_plots import rollouts_plot
 from thinksafe_jax.report.run_files import RunFiles, read_run
 from thinksafe_jax.report.summary import build_summary
@@ -43,7 +44,7 @@ def render(run: RunFiles, summary: dict) -> str:
     figures = {
         "rates": plots.rates_plot(summary),
         "suites": plots.suites_plot(summary),
-        "plane": plots.plane_plot(summary),
+        "plane": plane_plot(summary),
         "drops": plots.drops_plot(summary["dataset"] or {}),
         "lengths": plots.lengths_plot(lengths),
         "loss": plots.loss_plot(run.metrics),

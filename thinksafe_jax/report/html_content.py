@@ -7,17 +7,18 @@ from typing import Any
 from thinksafe_jax.config import to_yaml
 from thinksafe_jax.data import LISTS
 from thinksafe_jax.evaluation import paper_columns
+from thinksafe_jax.report.breakdowns import category_rows, source_rows
+from thinksafe_jax.report.provenance import again, provenance
 from thinksafe_jax.report.rollout_plots import rollout_steps
 from thinksafe_jax.report.rows_to_read import (
     Example,
     evaluation_examples,
+    rejected_examples,
     rollout_examples,
     sample_examples,
 )
 from thinksafe_jax.report.run_files import RunFiles
 from thinksafe_jax.report.suite_rows import list_rows, measured_steps, named_rows, percent
-from thinksafe_jax.runs import data_folder
-from thinksafe_jax.storage import file_sha256
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,6 @@ def _loop_flow(run: RunFiles, summary: dict) -> list[Stage]:
 
 _ORDER = ("sample", "judge", "filter", "rollout", "train", "export", "evaluate")
 _JUDGED = ("unsafe", "unparsed")
-_ADAPTER = "adapter/adapter_model.safetensors"
 
 
 def _count(rows: Sequence | set) -> str:
@@ -230,30 +230,16 @@ def differences(summary: dict) -> list[dict]:
 
 
 def _shown(value: Any) -> str:
+    """A value of summary.json in words: what is left out of an object is not named."""
+    if isinstance(value, dict):
+        given = {name.replace("_", " "): part for name, part in value.items()}
+        return " ".join(f"{k} {_shown(v)}" for k, v in given.items() if v not in (None, "", []))
     if isinstance(value, list | tuple):
-        return ", ".join(map(str, value)) or "none"
+        mark = "; " if any(isinstance(part, dict) for part in value) else ", "
+        return mark.join(map(_shown, value)) or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return "none" if value in (None, "") else str(value)
-
-
-def provenance(run: RunFiles) -> list[tuple[str, str]]:
-    """Hashes and versions: what made this run and what it made."""
-    manifest = run.manifest
-    rows = [(f"{name} version", str(v)) for name, v in manifest.get("versions", {}).items()]
-    if not manifest:
-        rows = [("manifest.json", "not in this directory: versions and inputs are unknown")]
-    if manifest.get("created"):
-        rows.insert(0, ("begun", str(manifest["created"])))
-    if manifest.get("recipe_hash"):
-        rows.append(("recipe", str(manifest["recipe_hash"])))
-    for stage, record in manifest.get("stages", {}).items():
-        rows.append((f"inputs of {stage}", str(record.get("inputs_hash", ""))))
-    for step, evaluation in run.evaluation.items():
-        rows.append((f"prompts, {step}", evaluation.get("settings", {}).get("prompts_sha256", "")))
-    made = data_folder(run.path) / "dataset/train.jsonl", run.path / _ADAPTER
-    for name, file in zip(("dataset/train.jsonl", _ADAPTER), made, strict=True):
-        if file.exists():
-            rows.append((name, file_sha256(file)))
-    return rows
 
 
 def page(run: RunFiles, summary: dict) -> dict[str, Any]:
@@ -261,6 +247,7 @@ def page(run: RunFiles, summary: dict) -> dict[str, Any]:
     examples: dict[str, list[Example]] = {
         "evaluation": evaluation_examples(run),
         "training": sample_examples(run),
+        "rejected": rejected_examples(run),
         "rollouts": rollout_examples(run),
     }
     return {
@@ -277,5 +264,8 @@ def page(run: RunFiles, summary: dict) -> dict[str, Any]:
         "differences": differences(summary),
         "config": to_yaml(run.recipe) if run.recipe else "",
         "provenance": provenance(run),
+        "again": again(run),
+        "sources": source_rows(run),
+        "categories": category_rows(run),
         "examples": examples,
     }

@@ -6,15 +6,14 @@ two stand side by side.
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from markupsafe import Markup
 
 from thinksafe_jax import figures
 from thinksafe_jax.data import KINDS, LISTS, RATES
-from thinksafe_jax.evaluation import published_tables
-from thinksafe_jax.report.run_files import ALL_STEPS, STEPS
+from thinksafe_jax.report.run_files import STEPS
 from thinksafe_jax.report.suite_rows import (
     better,
     ground_bounds,
@@ -223,87 +222,6 @@ def loss_plot(metrics: Sequence[Mapping]) -> Markup | None:
         axes.yaxis.set_major_locator(MaxNLocator(5))
 
     return figure_of("loss", 2.3, draw, "Training loss by optimiser step")
-
-
-def plane_plot(summary: Mapping) -> Markup | None:
-    """Reasoning (right is better) against harm (down is better), the paper's models behind.
-
-    The paper's points are its two averages, Initial (hollow) to ThinkSafe (filled). A run's are the
-    same averages where it has all eight suites, else its harmful-response rate and reasoning
-    accuracy, which come from other questions.
-    """
-    points = _plane_points(summary)
-    if not points:
-        return None
-
-    def draw(axes: "Axes") -> None:
-        axes.grid(alpha=0.4)
-        _draw_paper(axes)
-        axes.plot(
-            [x for _, x, _, _ in points],
-            [y for _, _, y, _ in points],
-            color=COLOURS["after"],
-            linewidth=1.4,
-        )
-        for step, x, y, (left, right, low, high) in points:
-            axes.errorbar(
-                x, y, xerr=[[x - left], [right - x]], yerr=[[y - low], [high - y]], fmt="s",
-                color=COLOURS[step], ms=6, elinewidth=1, capsize=2,
-            )  # fmt: skip
-            axes.annotate(step, (x, y), xytext=(6, 6), textcoords="offset points")
-        axes.set(xlabel="reasoning, % right", xlim=(-3, 112), ylim=(-4, 104))
-        axes.set_ylabel("harm, %", color=COLOURS["muted"])
-        axes.tick_params(axis="y", labelcolor=COLOURS["muted"])
-
-    return figure_of("plane", 3.2, draw, "Harm against reasoning, with the paper's models")
-
-
-def _draw_paper(axes: "Axes") -> None:
-    """Each model of the paper from Initial (hollow) to ThinkSafe (filled), some by name."""
-    tables = published_tables()
-    x, y = (tables["columns"].index(name) for name in ("reasoning_average", "safety_average"))
-    label: dict[str, Any] = {"fontsize": 6.5, "color": COLOURS["muted"]}
-    label["textcoords"] = "offset points"
-    for model, rows in tables["models"].items():
-        ends = [(rows[method][x], rows[method][y]) for method in ("Initial", "ThinkSafe")]
-        axes.plot(*zip(*ends, strict=True), color=COLOURS["line"], linewidth=1)
-        axes.plot(*ends[0], "o", mfc="none", mec=COLOURS["muted"], ms=4)
-        axes.plot(*ends[1], "o", color=COLOURS["muted"], ms=4)
-        if model in _LABELS:
-            end, side, shift = _LABELS[model]
-            short = model.replace("DeepSeek-R1-Distill-", "R1-")
-            axes.annotate(short, ends[end], xytext=shift, ha=side, **label)
-    axes.annotate("Qwen3-4B to 32B", (80, 4.5), xytext=(-16, -3), ha="right", **label)
-
-
-# where a model's name stands clear of its neighbours: at its first or last point (0, 1), aligned
-# how, shifted by points; the four in the corner share one
-_LABELS: dict[str, tuple[int, str, tuple[int, int]]] = {
-    "Qwen3-0.6B": (1, "right", (-5, -2)),
-    "Qwen3-1.7B": (0, "right", (-4, -2)),
-    "DeepSeek-R1-Distill-Qwen-1.5B": (0, "center", (0, 5)),
-    "DeepSeek-R1-Distill-Qwen-7B": (0, "left", (5, -2)),
-    "DeepSeek-R1-Distill-Llama-8B": (1, "right", (8, -11)),
-}
-
-
-def _plane_points(summary: Mapping) -> list[tuple[str, float, float, tuple[float, ...]]]:
-    """(step, reasoning, harm, interval ends) in per cent; no ends where averages are shown."""
-    points = []
-    averages = (summary["paper"] or {}).get("run", {})
-    for step in ALL_STEPS:
-        row, rates = averages.get(step, {}), summary.get(step) or {}
-        if "safety_average" in row and "reasoning_average" in row:
-            x, y = row["reasoning_average"], row["safety_average"]
-            points.append((step, x, y, (x, x, y, y)))
-            continue
-        measured = [rates.get(name) for name in ("reasoning_accuracy", "harmful_response_rate")]
-        if all(rate and rate["n"] for rate in measured):
-            (x, left, right), (y, low, high) = (
-                [100 * rate[k] for k in ("value", "low", "high")] for rate in measured if rate
-            )
-            points.append((step, x, y, (left, right, low, high)))
-    return points
 
 
 def figure_of(name: str, height: float, draw: Callable[["Axes"], None], title: str) -> Markup:

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from thinksafe_jax.data import COMPLIANCE, HARMFUL, KINDS, OVER_REFUSAL, REASONING, Kind
 from thinksafe_jax.evaluation import outcome
 from thinksafe_jax.report.run_files import ALL_STEPS, RunFiles
+from thinksafe_jax.synthesis import drop_reason
 
 LONGEST = 1800  # characters shown of a prompt, of a reasoning and of an answer
 PER_KIND = {HARMFUL: 4, COMPLIANCE: 2, OVER_REFUSAL: 3, REASONING: 3}
 PER_LABEL = 5
+PER_REASON = 3  # of the rows that were rejected, and of a label
 ROLLOUTS = 2  # of a step and label
 
 
@@ -60,21 +62,47 @@ def evaluation_examples(run: RunFiles) -> list[Example]:
 
 def sample_examples(run: RunFiles) -> list[Example]:
     """Rows that were sampled for training, with what the guard said of them."""
-    verdicts = {(v["id"], v["attempt"]): v["verdict"] for v in run.verdicts}
-    samples = {(r["id"], r["attempt"]): r for r in run.samples if r["response"]}
-    labels = dict.fromkeys(row["label"] for row in samples.values())
+    samples = _sampled(run)
     chosen = []
-    for label in labels:
-        for key in _some((k for k, r in samples.items() if r["label"] == label), PER_LABEL):
-            row = samples[key]
-            verdict = verdicts.get(key, "not judged")
-            heading = "steered" if row.get("steering", "none") != "none" else "not steered"
-            good = verdict in ("safe", "accepted")
-            answers = (_response(heading, verdict, good, row["response"]),)
-            chosen.append(
-                Example(label, row["id"], _cut(row["prompt"]), label == "harmful", answers)
-            )
+    for label in dict.fromkeys(row["label"] for row in samples.values()):
+        keys = _some((k for k, r in samples.items() if r["label"] == label), PER_LABEL)
+        chosen += [_sample_example(samples[key]) for key in keys]
     return chosen
+
+
+def rejected_examples(run: RunFiles) -> list[Example]:
+    """Sampled rows that were not accepted: some of every reason and label."""
+    by_reason: dict[tuple[str, str], list[tuple]] = {}
+    samples = _sampled(run)
+    reasoning = run.recipe.synthesis.reasoning if run.recipe else "think"
+    for key, row in samples.items():
+        dropped = row.get("dropped") or drop_reason(
+            row["response"], row["finish_reason"], reasoning
+        )
+        reason = dropped or row["verdict"]
+        if reason not in (*_ACCEPTED, _NOT_JUDGED):
+            samples[key] = row | {"verdict": reason.replace("_", " ")}
+            by_reason.setdefault((row["label"], reason), []).append(key)
+    chosen = [key for keys in by_reason.values() for key in _some(keys, PER_REASON)]
+    return [_sample_example(samples[key]) for key in chosen]
+
+
+_ACCEPTED, _NOT_JUDGED = ("safe", "accepted"), "not judged"
+
+
+def _sampled(run: RunFiles) -> dict[tuple, dict]:
+    """The sampled rows with a response, by id and attempt, each with its verdict."""
+    verdicts = {(v["id"], v["attempt"]): v["verdict"] for v in run.verdicts}
+    keys = [((row["id"], row["attempt"]), row) for row in run.samples if row["response"]]
+    return {key: row | {"verdict": verdicts.get(key, _NOT_JUDGED)} for key, row in keys}
+
+
+def _sample_example(row: dict) -> Example:
+    heading = "steered" if row.get("steering", "none") != "none" else "not steered"
+    good = row["verdict"] in _ACCEPTED
+    answers = (_response(heading, row["verdict"], good, row["response"]),)
+    label = row["label"]
+    return Example(label, row["id"], _cut(row["prompt"]), label == "harmful", answers)
 
 
 def rollout_examples(run: RunFiles) -> list[Example]:

@@ -37,6 +37,7 @@ from thinksafe_jax.intervals import Rate, difference
 from thinksafe_jax.report.readability import WordOrder, has_ground, readability
 from thinksafe_jax.report.run_files import STEPS, RunFiles
 from thinksafe_jax.report.suite_rows import percent
+from thinksafe_jax.storage import plain
 from thinksafe_jax.synthesis import refusal_warning
 
 SCHEMA_VERSION = 1
@@ -67,7 +68,7 @@ def build_summary(run: RunFiles) -> dict:
         "dataset": run.counts,
         "training": _training(run.metrics),
         "paper_differences": [
-            {"key": key, "paper": paper, "run": ours}
+            {"key": key, "paper": plain(paper), "run": plain(ours)}
             for key, paper, ours in (paper_differences(recipe) if recipe else [])
         ],
         "notes": [
