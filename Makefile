@@ -18,6 +18,7 @@ PYTEST := $(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reord
 demo: $(VENV)/installed-base
 	$(VENV)/bin/thinksafe run --config configs/recipes/mini.yaml --new-run
 	$(VENV)/bin/thinksafe run --config configs/recipes/mini_direct_refusal.yaml --new-run
+	$(VENV)/bin/thinksafe report runs/mini runs/mini_direct_refusal --out runs/mini-demo.html
 	$(VENV)/bin/python scripts/check_demo.py runs/mini runs/mini_direct_refusal
 
 # pyright has one core and the tests have the other, then both

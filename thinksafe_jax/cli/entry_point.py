@@ -12,6 +12,7 @@ from thinksafe_jax.cli import (
     init,
     pipeline,
     planning,
+    report,
     study,
     synthesis,
     weights,
@@ -21,6 +22,7 @@ from thinksafe_jax.errors import EnvironmentFault, ThinkSafeError, first_line
 
 for _commands in (
     pipeline,
+    report,
     study,
     evaluation,
     chat,

@@ -210,7 +210,7 @@ def compare(
       thinksafe compare runs/mini:before runs/mini runs/mini_direct_refusal
     """
     from thinksafe_jax.evaluation import compare_evaluations, read_evaluation
-    from thinksafe_jax.report import comparisons_table, paper_tables
+    from thinksafe_jax.report import comparisons_table, paper_tables, short_names
     from thinksafe_jax.storage import atomic_write
     from thinksafe_jax.terminal import output
 
@@ -224,7 +224,10 @@ def compare(
             json_out, json.dumps({"base": first.label, "compared": content}, indent=2) + "\n"
         )
     console = output(110)
-    console.print(comparisons_table(first.label, compared))
+    labels = [first.label, *compared]
+    short = dict(zip(labels, short_names(labels), strict=True))
+    shown = {short[label]: lines for label, lines in compared.items()}
+    console.print(comparisons_table(short[first.label], shown))
     for table in paper_tables([Path(run.partition(":")[0]) for run in runs]):
         console.print(table)
 

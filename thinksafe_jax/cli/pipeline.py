@@ -1,4 +1,4 @@
-"""thinksafe run, check, and the stages one by one: sample, filter, train, export, report."""
+"""thinksafe run, check, and the stages one by one: sample, filter, train, export."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -256,4 +256,3 @@ def register(app: typer.Typer) -> None:
     _stage_command(app, "filter", "Let the guard judge the samples and write the dataset.")
     _stage_command(app, "train", "Train the LoRA adapter on the dataset.")
     app.command()(export)
-    _stage_command(app, "report", "Write report/report.html and report/summary.json.")

@@ -5,6 +5,8 @@ from thinksafe_jax.report.dataset_row import show_row
 from thinksafe_jax.report.html import page_environment, write_report
 from thinksafe_jax.report.model_card import card_of_run
 from thinksafe_jax.report.plots import COLOURS, figure_of
+from thinksafe_jax.report.several_runs import write_several
+from thinksafe_jax.report.short_names import short_names
 from thinksafe_jax.report.suite_rows import interval, percent, signed
 from thinksafe_jax.report.terminal_tables import (
     comparisons_table,
@@ -25,7 +27,9 @@ __all__ = [
     "page_environment",
     "paper_tables",
     "percent",
+    "short_names",
     "show_row",
     "signed",
     "write_report",
+    "write_several",
 ]

@@ -224,19 +224,21 @@ def throughput_rows(run: RunFiles) -> list[dict]:
 def differences(summary: dict) -> list[dict]:
     """Settings that are not the paper's, as text."""
     return [
-        {"key": d["key"], "paper": _shown(d["paper"]), "run": _shown(d["run"])}
+        {"key": d["key"], "paper": in_words(d["paper"]), "run": in_words(d["run"])}
         for d in summary["paper_differences"]
     ]
 
 
-def _shown(value: Any) -> str:
+def in_words(value: Any) -> str:
     """A value of summary.json in words: what is left out of an object is not named."""
     if isinstance(value, dict):
         given = {name.replace("_", " "): part for name, part in value.items()}
-        return " ".join(f"{k} {_shown(v)}" for k, v in given.items() if v not in (None, "", []))
+        return " ".join(
+            f"{k} {in_words(v)}" for k, v in given.items() if v not in (None, "", [], {})
+        )
     if isinstance(value, list | tuple):
         mark = "; " if any(isinstance(part, dict) for part in value) else ", "
-        return mark.join(map(_shown, value)) or "none"
+        return mark.join(map(in_words, value)) or "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
     return "none" if value in (None, "") else str(value)

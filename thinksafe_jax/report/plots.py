@@ -6,6 +6,7 @@ two stand side by side.
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -57,66 +58,87 @@ def rates_plot(summary: Mapping) -> Markup | None:
     """Before and after as bars with their 95 % intervals, one pair per list of the recipe."""
     bars = {
         KINDS[name].title: [
-            (step, {**rate, "open": ground_bounds(read_facts(summary, step, name))})
+            Bar(step, COLOURS[step], rate)
             for step in STEPS
-            if summary[step] and (rate := summary[step][RATES[name]])["n"]
+            if (rate := list_rate(summary, step, name))
         ]
         for name in LISTS
     }
-    return _bars("rates", bars, "Rates before and after, 95 % intervals", pitch=0.245)
+    return bars_plot("rates", bars, "Rates before and after, 95 % intervals", pitch=0.245)
 
 
 def suites_plot(summary: Mapping) -> Markup | None:
     """A bar with its 95 % interval per named suite and step."""
-    bars: dict[str, list[tuple[str, Mapping]]] = {}
+    bars: dict[str, list[Bar]] = {}
     for step in measured_steps(summary):
         for name, facts in named_suites(summary["suites"][step]).items():
             of_suite = bars.setdefault(f"{name}: {facts['metric']} ({better(facts)})", [])
             if facts["rate"]["n"]:
                 open_ends = ground_bounds(read_facts(summary, step, name))
-                of_suite.append((step, {**facts["rate"], "open": open_ends}))
-    return _bars("suites", bars, "Suites with 95 % intervals", pitch=0.25)
+                of_suite.append(Bar(step, COLOURS[step], {**facts["rate"], "open": open_ends}))
+    return bars_plot("suites", bars, "Suites with 95 % intervals", pitch=0.25)
 
 
-def _bars(
-    name: str, bars: Mapping[str, Sequence[tuple[str, Mapping]]], title: str, pitch: float
+def list_rate(summary: Mapping, step: str, name: str) -> dict | None:
+    """The rate of a list of the recipe as a `Bar` takes it; None where nothing was measured."""
+    if not summary[step] or not (rate := summary[step][RATES[name]])["n"]:
+        return None
+    return {**rate, "open": ground_bounds(read_facts(summary, step, name))}
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A rate beside others.
+
+    Attributes:
+        rate: value, low, high; and `open`, the bounds that are drawn in its place where too few
+            rows could be read, else None.
+    """
+
+    label: str
+    colour: str
+    rate: Mapping
+
+
+def bars_plot(
+    name: str, bars: Mapping[str, Sequence[Bar]], title: str, pitch: float
 ) -> Markup | None:
-    """Headings with a bar for each step below.
+    """Headings with a bar for each rate below.
 
     Args:
-        bars: heading -> (step, rate); a heading without any is left out. `open` of a rate holds
-            the bounds that are drawn in its place, where too few rows could be read.
+        bars: by heading; a heading without any is left out.
         pitch: inches between two lines of a height of 1.
     """
-    bars = {heading: rates for heading, rates in bars.items() if rates}
+    bars = {heading: of_heading for heading, of_heading in bars.items() if of_heading}
     if not bars:
         return None
-    heights = [1.25 + 0.95 * len(rates) for rates in bars.values()]
+    heights = [1.25 + 0.95 * len(of_heading) for of_heading in bars.values()]
+    longest = max(len(bar.label) for of_heading in bars.values() for bar in of_heading)
 
     def draw(axes: "Axes") -> None:
         top = 0.0
-        for (heading, rates), height in zip(bars.items(), heights, strict=True):
+        for (heading, of_heading), height in zip(bars.items(), heights, strict=True):
             axes.text(0, top, heading, va="center")
-            for line, (step, rate) in enumerate(rates, start=1):
-                _rate_bar(axes, top + line * 0.95, step, rate)
+            for line, bar in enumerate(of_heading, start=1):
+                _draw_bar(axes, top + line * 0.95, bar)
             top += height
-        axes.set(xlim=(-0.17, 1.2), ylim=(top - 0.7, -0.6))
+        axes.set(xlim=(min(-0.17, -0.032 * longest), 1.2), ylim=(top - 0.7, -0.6))
         axes.axis("off")
 
     return figure_of(name, pitch * sum(heights), draw, title)
 
 
-def _rate_bar(axes: "Axes", y: float, step: str, rate: Mapping) -> None:
+def _draw_bar(axes: "Axes", y: float, bar: Bar) -> None:
     axes.barh(y, 1, height=0.62, color=COLOURS["line"], alpha=0.28)
-    axes.text(-0.02, y, step, va="center", ha="right", color=COLOURS["muted"])
-    if open_ends := rate["open"]:
+    axes.text(-0.02, y, bar.label, va="center", ha="right", color=COLOURS["muted"])
+    if open_ends := bar.rate["open"]:
         low, high = open_ends["low"], open_ends["high"]
-        style = {"facecolor": "none", "edgecolor": COLOURS[step], "linestyle": (0, (2, 1.5))}
+        style = {"facecolor": "none", "edgecolor": bar.colour, "linestyle": (0, (2, 1.5))}
         axes.barh(y, high - low, left=low, height=0.62, linewidth=1, **style)
         axes.text(1.02, y, f"{100 * low:.0f}–{100 * high:.0f} %", va="center")
         return
-    value, low, high = rate["value"], rate["low"], rate["high"]
-    axes.barh(y, value, height=0.62, color=COLOURS[step])
+    value, low, high = (bar.rate[name] for name in ("value", "low", "high"))
+    axes.barh(y, value, height=0.62, color=bar.colour)
     axes.plot([low, high], [y, y], color=COLOURS["ink"], linewidth=1.1)
     for end in (low, high):
         axes.plot([end, end], [y - 0.17, y + 0.17], color=COLOURS["ink"], linewidth=1.1)

@@ -1,7 +1,7 @@
 """Rows to read: a few of each kind, the same ones each time, with reasoning and answer apart."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from thinksafe_jax.data import COMPLIANCE, HARMFUL, KINDS, OVER_REFUSAL, REASONING, Kind
@@ -40,19 +40,23 @@ class Example:
 
 def evaluation_examples(run: RunFiles) -> list[Example]:
     """The same held-out prompts before and after training."""
-    by_step = {
-        step: {(r["suite"], r["id"], r["sample"]): r for r in run.rows[step]}
-        for step in ALL_STEPS
-        if run.rows[step]
+    return examples_beside({step: run.rows[step] for step in ALL_STEPS if run.rows[step]})
+
+
+def examples_beside(evaluations: Mapping[str, Sequence[dict]]) -> list[Example]:
+    """The same prompts in several evaluations: heading -> scored rows."""
+    by_heading = {
+        heading: {(r["suite"], r["id"], r["sample"]): r for r in rows}
+        for heading, rows in evaluations.items()
     }
-    rows = next(iter(by_step.values()), {})
+    rows = next(iter(by_heading.values()), {})
     chosen = []
     for kind, limit in PER_KIND.items():
         for key in _some((key for key, row in rows.items() if row["kind"] == kind), limit):
-            row_of = {step: kept[key] for step, kept in by_step.items() if key in kept}
+            row_of = {h: kept[key] for h, kept in by_heading.items() if key in kept}
             answers = tuple(
-                _response(step, *_outcome(KINDS[kind], row), row["response"])
-                for step, row in row_of.items()
+                _response(heading, *_outcome(KINDS[kind], row), row["response"])
+                for heading, row in row_of.items()
             )
             prompt, title = _cut(rows[key]["prompt"]), key[0].replace("_", "-")
             folded = kind in (HARMFUL, COMPLIANCE)
