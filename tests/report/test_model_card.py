@@ -2,12 +2,22 @@
 
 import hashlib
 import json
+import re
 from dataclasses import replace
 
 import pytest
 from huggingface_hub import ModelCard
 
-from thinksafe_jax.config import EngineConfig, ModelSource, Recipe, SynthesisConfig, TrainingConfig
+from tests.report.example_run import recipe as example_recipe
+from tests.report.example_run import write_evaluation, write_run
+from thinksafe_jax.config import (
+    EngineConfig,
+    ModelSource,
+    OnPolicyConfig,
+    Recipe,
+    SynthesisConfig,
+    TrainingConfig,
+)
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.evaluation.scoring import summarise
 from thinksafe_jax.report import card_of_run
@@ -78,6 +88,45 @@ def test_merged_card_with_an_evaluation(run):
         "| 5.0% (12.5% to 37.5%, n = 40) |" in card.text
     )
     assert "reasoning accuracy" not in card.text
+
+
+def test_a_card_says_how_the_adapter_is_used(run):
+    path, recipe, base = run
+    text = card_of_run(path, recipe, base, "adapter")
+    commit = "a" * 40
+    assert f'AutoModelForCausalLM.from_pretrained("owner/base", revision="{commit}"' in text
+    assert f"vllm serve owner/base --revision {commit} --enable-lora --max-lora-rank 32" in text
+    assert "chat template, with its reasoning" in text
+    wide = replace(recipe, training=TrainingConfig(lora_r=48))
+    assert "--max-lora-rank 64" in card_of_run(path, wide, base, "adapter")
+    merged = card_of_run(path, recipe, base, "merged")
+    assert "vllm serve path/to/this/folder\n" in merged and "peft" not in merged.lower()
+    local = replace(recipe, student=ModelSource(model="mini:student"))
+    assert "vllm" not in card_of_run(path, local, base.parent, "adapter")
+
+
+def test_a_card_claims_nothing_before_it_was_measured(run):
+    path, recipe, base = run
+    text = card_of_run(path, recipe, base, "adapter")
+    assert "without losing" not in text and "refuse harmful" not in text
+    loop = replace(recipe, on_policy=OnPolicyConfig(method="grpo"))
+    text = card_of_run(path, loop, base, "adapter")
+    assert "what it answered while it was trained" in text and "| on-policy method | grpo |" in text
+    assert "accepted" not in text
+
+
+def test_a_rate_of_few_readable_rows_is_no_result_of_a_card(tmp_path):
+    path = write_run(tmp_path / "run", rows=40)
+    assert "harmful_response_rate" in card_of_run(path, example_recipe(), tmp_path, "adapter")
+    rows = [json.loads(x) for x in (path / "evaluation/after/rows.jsonl").read_text().splitlines()]
+    for number, row in enumerate(rows):
+        if row["kind"] == "harmful" and number % 5:
+            row["verdict"] = "unparsed"
+    write_evaluation(path, "after", rows)
+    text = card_of_run(path, example_recipe(), tmp_path, "adapter")
+    assert "harmful_response_rate" not in text and "over_refusal_rate" in text
+    assert re.search(r"\| no result: \S+% to \S+%, too few of 40 rows can be read \|", text)
+    assert "| responses that can be read, higher is better | 100.0% (" in text
 
 
 def test_names_are_escaped(run):

@@ -1,15 +1,24 @@
 """The model card of an export: what it was made from, with what, and how it measures."""
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from thinksafe_jax.config import SAMPLED, Recipe
 from thinksafe_jax.data import BENCHMARKS, KINDS, LISTS, RATES
 from thinksafe_jax.report.dataset_card import escape, rounded_cache
-from thinksafe_jax.report.run_files import STEPS, read_evaluations, read_refusals
-from thinksafe_jax.report.suite_rows import AGREEMENT, better, named_suites
+from thinksafe_jax.report.model_usage import usage
+from thinksafe_jax.report.run_files import STEPS, read_evaluations, read_refusals, read_run
+from thinksafe_jax.report.suite_rows import (
+    AGREEMENT,
+    better,
+    ground_bounds,
+    named_suites,
+    read_facts,
+)
+from thinksafe_jax.report.summary import build_summary
 from thinksafe_jax.runs import data_folder
 from thinksafe_jax.storage import file_sha256
 from thinksafe_jax.synthesis import RefusalCounts
@@ -24,6 +33,7 @@ _ROWS = {
     "direct-refusal": "one fixed refusal for every harmful request",
     "safepath": "one fixed first line of thought for every harmful request",
     "external": "responses that others wrote",
+    "on-policy": "what it answered while it was trained (on-policy)",
 }
 _RATES = {RATES[name]: KINDS[name].card for name in LISTS}
 _RATES |= {AGREEMENT: "guard's agreement with the exact judge"}
@@ -37,10 +47,13 @@ class CardFacts:
         name: title.
         base_model: Hub id or directory of the student; `base_revision` its commit, where known.
         kind: adapter | merged.
-        method: `SynthesisConfig.method`, or "teacher" where another model wrote the responses.
+        method: `SynthesisConfig.method`; "teacher" where another model wrote the responses, or
+            "on-policy".
         recipe: settings worth a line each, by name.
         dataset_sha256: of dataset/train.jsonl.
         evaluation: "before" and "after" as in RUN/evaluation; empty where not measured yet.
+        readable: as in summary.json; a rate of few readable rows is no result.
+        usage: Markdown on how to load it.
     """
 
     name: str
@@ -51,6 +64,8 @@ class CardFacts:
     recipe: dict[str, Any]
     dataset_sha256: str | None
     evaluation: dict[str, dict[str, Any]]
+    readable: dict[str, dict[str, Any]] = field(default_factory=dict)
+    usage: str = ""
 
 
 def card_of_run(run_path: Path, recipe: Recipe, base: Path, kind: str) -> str:
@@ -75,12 +90,28 @@ def card_of_run(run_path: Path, recipe: Recipe, base: Path, kind: str) -> str:
         settings["benign rows that refuse"] = (
             f"{total.refusals} of {total.rows} ({recipe.synthesis.benign_refusals})"
         )
-    method = recipe.synthesis.method
-    if method in SAMPLED and recipe.synthesis.teacher.model:
-        method = "teacher"
-    return model_card(
-        CardFacts(recipe.name, student, revision, kind, method, settings, digest, evaluation)
+    synthesis, rank = recipe.synthesis, recipe.training.lora_r
+    facts = CardFacts(
+        recipe.name,
+        student,
+        revision,
+        kind,
+        _method(recipe),
+        settings,
+        digest,
+        evaluation,
+        readable=build_summary(read_run(run_path))["readable"] if evaluation else {},
+        usage=usage(kind, student, revision, rank, synthesis.reasoning),
     )
+    return model_card(facts)
+
+
+def _method(recipe: Recipe) -> str:
+    """The key of `_ROWS`: who wrote what was trained on."""
+    if recipe.on_policy.method:
+        return "on-policy"
+    sampled = recipe.synthesis.method in SAMPLED
+    return "teacher" if sampled and recipe.synthesis.teacher.model else recipe.synthesis.method
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:
@@ -89,8 +120,9 @@ def _settings(recipe: Recipe) -> dict[str, Any]:
         f"r {training.lora_r}, alpha {training.lora_alpha:g}, dropout {training.lora_dropout:g}, "
         f"on {', '.join(training.lora_targets)}"
     )
+    loop = {"on-policy method": recipe.on_policy.method} if recipe.on_policy.method else {}
     return {
-        "method": synthesis.method,
+        **(loop or {"method": synthesis.method}),
         "steering of harmful prompts": synthesis.steering,
         "guard": recipe.guard.model or recipe.guard.kind,
         "LoRA": "none: all weights were trained" if training.full_finetune else lora,
@@ -120,12 +152,13 @@ def model_card(facts: CardFacts) -> str:
     parts = [
         f"---\n{data.to_yaml()}\n---",
         f"# {escape(facts.name or 'model')}",
-        f"{what} {escape(facts.base_model)}, trained to refuse harmful requests without losing its "
-        f"reasoning, on {_ROWS[facts.method]} (with the tools of ThinkSafe, arXiv 2601.23143).",
+        f"{what} {escape(facts.base_model)}, trained for safety on {_ROWS[facts.method]} (with the "
+        "tools of ThinkSafe, arXiv 2601.23143). What came of it stands under Evaluation.",
+        *(["## Use", facts.usage] if facts.usage else []),
         "## How it was made",
         _facts_table(facts),
         "## Evaluation",
-        _evaluation_table(facts.evaluation),
+        _evaluation_table(facts),
         "## Limits",
         "The filter and the judge are models and err. Measure on your own prompts before use. The "
         "base model's licence applies.",
@@ -148,11 +181,13 @@ def _model_index(facts: CardFacts) -> dict[str, Any]:
             metric_value=rate["value"],
         )
         for name in _RATES
-        if (rate := _rate(after, name)) is not None
+        if (rate := _rate(after, name)) is not None and not _bounds(facts, "after", name)
     ]
     sources = after.get("settings", {}).get("sources", {})
     results = measured + [
-        _suite_result(name, facts, sources.get(name, {})) for name, facts in _suites(after).items()
+        _suite_result(name, of_suite, sources.get(name, {}))
+        for name, of_suite in _suites(after).items()
+        if not _bounds(facts, "after", name)
     ]
     return {"model_name": facts.name or "model", "eval_results": results} if results else {}
 
@@ -197,21 +232,36 @@ def _facts_table(facts: CardFacts) -> str:
     )
 
 
-def _evaluation_table(evaluation: dict[str, dict[str, Any]]) -> str:
+def _evaluation_table(facts: CardFacts) -> str:
+    steps = {step: facts.evaluation.get(step, {}) for step in STEPS}
     rows = {
-        _RATES[name]: [_rate(evaluation.get(step, {}), name) for step in STEPS] for name in _RATES
-    }
-    suites = {step: _suites(evaluation.get(step, {})) for step in STEPS}
-    for name, facts in {**suites["before"], **suites["after"]}.items():
-        rows[f"{escape(name)}: {facts['metric']}, {better(facts)}"] = [
-            _rate(suites[step].get(name, {}), "rate") for step in STEPS
+        _RATES[name]: [
+            _shown(_rate(of_step, name), _bounds(facts, step, name))
+            for step, of_step in steps.items()
         ]
-    measured = {title: rates for title, rates in rows.items() if any(rates)}
+        for name in _RATES
+    }
+    suites = {step: _suites(of_step) for step, of_step in steps.items()}
+    for name, of_suite in {**suites["before"], **suites["after"]}.items():
+        rows[f"{escape(name)}: {of_suite['metric']}, {better(of_suite)}"] = [
+            _shown(_rate(suites[step].get(name, {}), "rate"), _bounds(facts, step, name))
+            for step in STEPS
+        ]
+    if readable := facts.readable:
+        rates = [readable[step]["rate"] if step in readable else None for step in STEPS]
+        rows["responses that can be read, higher is better"] = [_shown(rate) for rate in rates]
+    measured = {title: cells for title, cells in rows.items() if set(cells) != {_NOTHING}}
     if not measured:
         return "Not measured yet; `thinksafe evaluate` does."
     lines = ["| | before | after |", "|---|---|---|"]
-    lines += [f"| {t} | {' | '.join(map(_shown, rates))} |" for t, rates in measured.items()]
+    lines += [f"| {title} | {' | '.join(cells)} |" for title, cells in measured.items()]
     return "\n".join([*lines, "", "In brackets: 95 % interval and number of rows."])
+
+
+def _bounds(facts: CardFacts, step: str, name: str) -> Mapping[str, Any] | None:
+    """The bounds that stand in place of a rate of which too few rows could be read."""
+    suite = next((suite for suite, rate in RATES.items() if rate == name), name)
+    return ground_bounds(read_facts({"readable": facts.readable}, step, suite))
 
 
 def _rate(evaluation: dict[str, Any], name: str) -> dict[str, Any] | None:
@@ -219,9 +269,15 @@ def _rate(evaluation: dict[str, Any], name: str) -> dict[str, Any] | None:
     return rate if isinstance(rate, dict) and rate.get("value") is not None else None
 
 
-def _shown(rate: dict[str, Any] | None) -> str:
+_NOTHING = "–"
+
+
+def _shown(rate: Mapping[str, Any] | None, instead: Mapping[str, Any] | None = None) -> str:
     if rate is None:
-        return "–"
+        return _NOTHING
+    if instead:
+        low, high = instead["low"], instead["high"]
+        return f"no result: {low:.1%} to {high:.1%}, too few of {instead['n']} rows can be read"
     low, high, n = (rate.get(key) for key in ("low", "high", "n"))
     bounds = f"{low:.1%} to {high:.1%}, " if low is not None and high is not None else ""
     return f"{rate['value']:.1%} ({bounds}n = {n})"
