@@ -22,6 +22,7 @@ OTHERS = REPOSITORY / "configs/recipes/mini-self-distillation.yaml"
         (GRPO, "on_policy.sampling.top_p=0.9", "set top_k 0, top_p 1 and min_p 0"),
         (GRPO, "on_policy.taught=safety", "read by on_policy.method self-distillation alone"),
         (GRPO, "on_policy.teacher.model=m", "read by on_policy.method opd alone"),
+        (GRPO, "on_policy.teacher_memory=host", "read by on_policy.method opd alone"),
         (OTHERS, "on_policy.advantage=rloo", "read by on_policy.method grpo alone"),
         (OTHERS, "on_policy.method=opd", "expected the model that opd learns from"),
         (OTHERS, "on_policy.guidance.others=none", "expected the keys harmful and benign"),

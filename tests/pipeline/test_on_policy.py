@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.support import REPOSITORY
+from thinksafe_jax.pipeline import run_pipeline
+from thinksafe_jax.runs import begun_recipe
 
 pytestmark = pytest.mark.slow
 
@@ -55,6 +57,12 @@ def rows(run_dir: Path) -> list[str]:
     return sorted(line for file in files for line in file.read_text().split("\n") if line)
 
 
+def adapter(run_dir: Path) -> bytes:
+    """What training ended with, as users get it."""
+    run_pipeline(begun_recipe(run_dir), run_dir, stages=["export"])
+    return (run_dir / "adapter/adapter_model.safetensors").read_bytes()
+
+
 def metrics(run_dir: Path, stage: str) -> list[dict]:
     lines = map(json.loads, (run_dir / "metrics.jsonl").read_text().splitlines())
     return [line for line in lines if line["stage"] == stage]
@@ -72,6 +80,7 @@ def test_ten_kills_in_rollouts_and_verdicts_change_no_bit(whole, tmp_path, envir
     assert train(run_dir, environment).returncode == 0
     assert deaths >= 6
     assert rows(run_dir) == rows(whole)
+    assert adapter(run_dir) == adapter(whole)
     numbers = ("loss", "grad_norm", "kl", "policy_gradient")
     for ours, theirs in zip(
         {line["step"]: line for line in metrics(run_dir, "train")}.values(),

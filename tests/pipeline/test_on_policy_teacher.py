@@ -11,6 +11,8 @@ import pytest
 from tests.support import shared_asset
 from thinksafe_jax.config import (
     EngineConfig,
+    EvaluationConfig,
+    GuardConfig,
     ModelSource,
     OnPolicyConfig,
     PromptSource,
@@ -57,11 +59,12 @@ def make_teacher(folder, **changes):
     return folder
 
 
-def recipe_with(teacher) -> Recipe:
+def recipe_with(teacher, memory="device") -> Recipe:
     """Every step asks the same prompts, eight of them."""
     return Recipe(
         name="opd",
         student=ModelSource("mini:student", dtype="float32"),
+        guard=GuardConfig(kind="refusal-match"),  # opd asks none
         engine=EngineConfig(slots=8, window=8, page_size=16, max_length=96),
         synthesis=SynthesisConfig(
             prompts=[
@@ -86,8 +89,10 @@ def recipe_with(teacher) -> Recipe:
             sampling=SamplingConfig(1.0, 1.0, 0, max_new_tokens=24),
             loss="dapo",
             teacher=ModelSource(str(teacher), dtype="float32"),
+            teacher_memory=memory,
             max_log_p_gap=1e-4,
         ),
+        evaluation=EvaluationConfig(sampling=SamplingConfig(max_new_tokens=24)),
     )
 
 
@@ -96,7 +101,7 @@ def taught(tmp_path_factory):
     """(run directory, teacher's folder) of a whole run."""
     teacher = make_teacher(tmp_path_factory.mktemp("models") / "teacher")
     run_dir = tmp_path_factory.mktemp("runs") / "opd"
-    run_pipeline(recipe_with(teacher), run_dir, stages=["train"])
+    run_pipeline(recipe_with(teacher), run_dir, stages=["train", "export"])
     return run_dir, teacher
 
 
@@ -142,6 +147,16 @@ def test_the_first_steps_divergence_is_that_of_the_two_models(taught):
         )
         values += np.sum(np.exp(student) * (student - theirs), axis=-1).tolist()
     np.testing.assert_allclose(lines_of(run_dir, "train")[0]["kl"], np.mean(values), rtol=1e-5)
+
+
+def test_a_teacher_that_lies_with_the_host_teaches_the_same_to_the_bit(taught, tmp_path):
+    """It is on the device for its pass alone; the pool that it displaces is made anew."""
+    run_dir, teacher = taught
+    run_pipeline(recipe_with(teacher, "host"), tmp_path, stages=["train", "export"])
+    weights = [folder / "adapter/adapter_model.safetensors" for folder in (run_dir, tmp_path)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    # of the same policies: a run may go on with its teacher elsewhere
+    run_pipeline(recipe_with(teacher, "host"), run_dir, stages=["train"])
 
 
 def exchange_two_words(file):

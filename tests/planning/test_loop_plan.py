@@ -9,6 +9,7 @@ from thinksafe_jax.planning.stage_plans import Assumed, PlanRequest, StagePlan
 from thinksafe_jax.sharding import load_mesh
 
 GRPO = REPOSITORY / "configs/recipes/qwen3-0.6b-grpo.yaml"
+OPD = GRPO.with_name("qwen3-0.6b-opd.yaml")
 GB = 10**9
 
 
@@ -51,6 +52,45 @@ def test_a_pool_below_one_row_is_said_with_both_numbers():
     plan = plan_loop(request, parts)
     assert not plan.fits(mesh)
     assert "would hold 0 tokens, one longest row has 18,432" in plan.problems[0]
+
+
+@pytest.mark.parametrize(
+    ("memory", "held", "said"),
+    [
+        ("device", "teacher Qwen3-8B", None),
+        ("host", "LM head of the teacher Qwen3-8B", "2.0 GB of"),
+    ],
+)
+def test_a_teacher_in_the_hosts_memory_leaves_its_place_to_the_pool(memory, held, said):
+    """Qwen3-8B in bfloat16 is 16.4 GB, on the eight chips of v6e-8 a part of it on each."""
+    mesh = load_mesh("v6e-8")
+    recipe = load_recipe(OPD, [f"on_policy.teacher_memory={memory}"])
+    request = PlanRequest(as_dataset(recipe), mesh, 640, Assumed())
+    parts = [
+        StagePlan("sample", "student", bytes={"weights": GB, "kv pool": 40 * GB}),
+        StagePlan("train", "student", bytes={"weights": 2 * GB}),
+    ]
+    plan = plan_loop(request, parts)
+    [(name, size)] = [(k, v) for k, v in plan.bytes.items() if "teacher" in k]
+    assert name == held
+    assert plan.bytes["kv pool"] == mesh.topology.hbm_bytes - 3 * GB - size
+    assert [f for f in plan.facts if "of the teacher go" in f] == (
+        [f"each step {said} the teacher go from the host to each device"] if said else []
+    )
+    assert plan.problems == []
+
+
+def test_a_teacher_that_cannot_even_visit_is_said_with_the_numbers():
+    mesh = load_mesh("v6e-8")
+    recipe = load_recipe(OPD, ["on_policy.teacher_memory=host"])
+    request = PlanRequest(as_dataset(recipe), mesh, 640, Assumed())
+    parts = [
+        StagePlan("sample", "student", bytes={"weights": GB, "kv pool": 40 * GB}),
+        StagePlan("train", "student", bytes={"weights": mesh.topology.hbm_bytes - GB}),
+    ]
+    assert any(
+        "even without a KV pool" in problem for problem in plan_loop(request, parts).problems
+    )
 
 
 def test_where_a_server_draws_nothing_here_is_held_for_the_sampler():

@@ -148,3 +148,17 @@ def test_no_requests_and_abandoned_runs(model):
     batch = requests(8)
     next(iter(sampler.generate(batch)))  # left half-way
     assert run(sampler, batch) == run(engine(model), batch)
+
+
+def test_a_pool_that_was_let_go_is_made_anew_and_changes_no_token(model):
+    batch = requests(8)
+    sampler = engine(model)
+    expected = run(sampler, batch)
+    pool = sampler._devices[0].cache.layers[0].keys
+    half_way = sampler.generate(batch)
+    next(half_way)
+    sampler.release_pool()
+    assert "cache" not in vars(sampler._devices[0]) and pool.is_deleted()
+    with pytest.raises(InputError, match="has taken the engine over"):
+        list(half_way)
+    assert run(sampler, batch) == expected

@@ -18,6 +18,7 @@ RESUMABLE_KEYS = (
     "engine.draft",
     "engine.draft_tokens",
     "guard.max_unparsed",
+    "on_policy.teacher_memory",
     "on_policy.server.url",
     "on_policy.server.adapter_folder",
     "on_policy.server.served_folder",

@@ -23,6 +23,7 @@ from thinksafe_jax.variants import variant_names
 _OF_METHOD = {  # the keys that only some methods look at
     "rewards": ("grpo",), "advantage": ("grpo",), "std_floor": ("grpo",),
     "rewards_apart": ("grpo",), "flat_groups": ("grpo",), "teacher": ("opd",),
+    "teacher_memory": ("opd",),
     "guidance": ("self-distillation",), "taught": ("self-distillation",),
     "horizon": ("self-distillation",), "prefixes": ("grpo",),
 }  # fmt: skip
@@ -125,6 +126,11 @@ class OnPolicyConfig:
 
     # opd
     teacher: ModelSource = field(default_factory=ModelSource)
+    # where its weights lie while rollouts are drawn and a step is taken: on the devices, or with
+    # the hosts, which takes a copy each step, and the KV pool is given up for its pass
+    teacher_memory: Annotated[str, choice("device", "host")] = field(
+        default="device", metadata=LATER
+    )
 
     # self-distillation: what the teacher, who is the student untrained, reads around a prompt of
     # the label harmful or benign: a name of synthesis/steering, or a text of your own with {prompt}
@@ -136,8 +142,8 @@ class OnPolicyConfig:
 
     @property
     def comparable(self) -> "OnPolicyConfig":
-        """What decides rollouts and weights: a server of rollouts may have moved since."""
-        return replace(self, server=self.server.comparable)
+        """What decides rollouts and weights: a server or a teacher may lie elsewhere since."""
+        return replace(self, server=self.server.comparable, teacher_memory="device")
 
     def conflicts(self) -> Iterator[str]:
         """What does not go together, one sentence each, beginning with its key."""

@@ -8,7 +8,7 @@ The prompts may differ in length, so states are taken at the answer's tokens and
 student has them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,11 +30,13 @@ class References:
         model: the reference; for `guided` the student without its adapter.
         student: the student, for methods that need its likeliest tokens.
         method: says what the reference reads.
+        make_room: called before the reference looks; what the devices hold for others may go.
     """
 
     model: RowStates
     student: RowStates
     method: Method
+    make_room: Callable[[], None] = lambda: None
 
     @property
     def head(self) -> jax.Array | None:
@@ -50,6 +52,7 @@ class References:
             adapter: the student's, where its own likeliest tokens are needed.
         """
         rows = [(self.method.reference_prompt(r), r.token_ids) for r in rollouts]
+        self.make_room()
         top = self.method.needs_top
         seen = self.model([([*prompt, *answer], len(prompt)) for prompt, answer in rows], top=top)
         states = [state.states for state in seen]

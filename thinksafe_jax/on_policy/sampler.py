@@ -56,6 +56,10 @@ class RolloutEngine(Protocol):
         """Takes the adapter of the policy; None is the untrained model."""
         ...
 
+    def release_pool(self) -> None:
+        """Lets go of the memory that it needs for requests alone; `generate` takes it again."""
+        ...
+
     def refuses(self, request: Request) -> str | None:
         """Why a request can never run, or None."""
         ...

@@ -108,6 +108,9 @@ class ServedEngine:
         """Takes the adapter of the next `generate`, which loads it; None is the student itself."""
         self._policy = adapter
 
+    def release_pool(self) -> None:
+        """Nothing is held here for requests."""
+
     def refuses(self, request: Request) -> str | None:
         """Why a request can never run, or None."""
         prompt, new = len(request.prompt_ids), request.sampling.max_new_tokens

@@ -29,6 +29,7 @@ from thinksafe_jax.on_policy import (
 from thinksafe_jax.pipeline.session import Session
 from thinksafe_jax.pipeline.take_steps import take_steps
 from thinksafe_jax.runs import Run
+from thinksafe_jax.sharding import in_host_memory
 from thinksafe_jax.tokenizer import vocabulary_difference
 from thinksafe_jax.training import RowStates, TrainingMesh, TrainingSetup, TrainResult
 from thinksafe_jax.weights import load_params
@@ -60,7 +61,7 @@ def rollout_and_train(run: Run, session: Session) -> TrainResult:
 
     @cache
     def references() -> References:
-        return _references(session, method, params, setup)
+        return _references(session, method, params, setup, lambda: engine())
 
     @cache
     def engine() -> RolloutEngine:
@@ -119,15 +120,26 @@ def _served(run: Run, session: Session, method: Method, setup: TrainingSetup) ->
     )
 
 
-def _references(session: Session, method: Method, params: Tree, setup: TrainingSetup) -> References:
-    """What looks at the rollouts before a step."""
+def _references(
+    session: Session,
+    method: Method,
+    params: Tree,
+    setup: TrainingSetup,
+    engine: Callable[[], RolloutEngine],
+) -> References:
+    """What looks at the rollouts before a step; a visitor takes the place of the KV pool."""
+
+    def make_room() -> None:
+        if session.recipe.on_policy.teacher_memory == "host":
+            engine().release_pool()
+
     student = RowStates(session.cfg, params, setup.lora, setup.mesh)
     model = student if method.reference == "guided" else _teacher(session)
-    return References(model, student, method)
+    return References(model, student, method, make_room)
 
 
 def _teacher(session: Session) -> RowStates:
-    """The recipe's teacher, resident beside the student."""
+    """The recipe's teacher, beside the student or in the memory of the hosts."""
     source = session.recipe.on_policy.teacher
     folder = session.folder(source)
     cfg = load_config(folder)
@@ -135,6 +147,8 @@ def _teacher(session: Session) -> RowStates:
     mesh = session.mesh and TrainingMesh.of_phase(session.mesh.train, cfg)
     dtype = jnp.dtype(source.dtype)
     params = load_params(folder, cfg, dtype, mesh and mesh.param_shardings())
+    if session.recipe.on_policy.teacher_memory == "host":
+        params = in_host_memory(params)
     return RowStates(cfg, params, mesh=mesh)
 
 

@@ -7,12 +7,13 @@ sampler; what the server takes is not planned.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from thinksafe_jax.config import Recipe
 from thinksafe_jax.planning.find_model import find_model
 from thinksafe_jax.planning.memory import phase_budget
 from thinksafe_jax.planning.stage_plans import PlanRequest, StagePlan, start_plan
+from thinksafe_jax.sharding import head_tensor
 
 _POOL = "kv pool"  # as the plan of sampling calls it
 _SERVED = (
@@ -51,7 +52,8 @@ def plan_loop(request: PlanRequest, parts: Sequence[StagePlan]) -> StagePlan:
     """
     recipe, mesh = request.recipe, request.mesh
     sampler, others = parts[0], parts[1:]
-    held = {f"{part.name} {part.model}": part.peak for part in others} | _teacher(request)
+    teacher = _teacher(request)
+    held = {f"{part.name} {part.model}": part.peak for part in others} | teacher.resident
     steps = f"{request.rows // recipe.training.batch_size:,} steps of "
     facts = [f"{steps}{recipe.training.batch_size} rollouts, {_SERVED}"]
     problems: list[str] = []
@@ -61,6 +63,8 @@ def plan_loop(request: PlanRequest, parts: Sequence[StagePlan]) -> StagePlan:
         held[_POOL] = max(0, min(pool, int(mesh.topology.hbm_bytes) - sum(held.values())))
         tokens, context = _pool_tokens(request, held[_POOL])
         problems = [] if tokens >= context else [_no_room(tokens, context)]
+        beside = sum(size for name, size in held.items() if name != _POOL)
+        problems += teacher.problems(beside, int(mesh.topology.hbm_bytes))
         facts = [
             f"{steps}{recipe.training.batch_size} rollouts; the base lies in the "
             "layouts of sampler and trainer, an adapter goes from one to the other each step",
@@ -74,21 +78,60 @@ def plan_loop(request: PlanRequest, parts: Sequence[StagePlan]) -> StagePlan:
         plan,
         bytes=held,
         problems=problems,
-        facts=[*facts, "the hours are those of the parts one after the other, on the same devices"],
+        facts=[
+            *facts,
+            *teacher.facts,
+            "the hours are those of the parts one after the other, on the same devices",
+        ],
         hours=sum(part.hours for part in others),
         nearest=[],
     )
 
 
-def _teacher(request: PlanRequest) -> dict[str, int]:
-    """The teacher's weights, which lie beside the student; {} where there is none."""
-    teacher, mesh = request.recipe.on_policy.teacher, request.mesh
-    if not teacher.model:
-        return {}
-    model, cfg = find_model(teacher.model)
-    settings = request.settings(cfg, teacher.dtype)
+@dataclass(frozen=True)
+class _Teacher:
+    """What a teacher takes of a device.
+
+    Attributes:
+        resident: bytes that are held all the time, by name.
+        visiting: bytes that come from the host each step, while there is no KV pool.
+    """
+
+    resident: dict[str, int] = field(default_factory=dict)
+    visiting: int = 0
+
+    @property
+    def facts(self) -> list[str]:
+        """What is said of a teacher in the hosts' memory."""
+        if not self.visiting:
+            return []
+        size = self.visiting / 1e9
+        return [f"each step {size:.1f} GB of the teacher go from the host to each device"]
+
+    def problems(self, beside: int, most: int) -> list[str]:
+        """Why it cannot visit a device of `most` bytes that holds `beside` of others."""
+        if not self.visiting or beside + self.visiting <= most:
+            return []
+        return [
+            f"the teacher's {self.visiting / 1e9:.1f} GB do not fit beside the {beside / 1e9:.1f} "
+            f"GB of student, guard and trainer on {most / 1e9:.1f} GB, even without a KV pool; use "
+            "a mesh whose train phase cuts weights over more devices"
+        ]
+
+
+def _teacher(request: PlanRequest) -> _Teacher:
+    """The recipe's teacher, where training has its own weights; nothing where there is none."""
+    on_policy, mesh = request.recipe.on_policy, request.mesh
+    if not on_policy.teacher.model:
+        return _Teacher()
+    model, cfg = find_model(on_policy.teacher.model)
+    settings = request.settings(cfg, on_policy.teacher.dtype)
     budget = phase_budget("generate", mesh.train, cfg, mesh.topology, settings)
-    return {f"teacher {model}": budget.bytes.get("weights", 0)}
+    weights = budget.bytes.get("weights", 0)
+    if on_policy.teacher_memory == "device":
+        return _Teacher({f"teacher {model}": weights})
+    head = head_tensor(cfg).shard_elements(mesh.train.for_model(cfg))
+    return _Teacher({f"LM head of the teacher {model}": settings.itemsize * head}, weights)
 
 
 def _pool_tokens(request: PlanRequest, pool: int) -> tuple[int, int]:

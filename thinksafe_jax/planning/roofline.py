@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from thinksafe_jax.models import ModelConfig
 from thinksafe_jax.sampling import KvCache
-from thinksafe_jax.sharding import Phase, Topology, parameter_tensors
+from thinksafe_jax.sharding import Phase, Topology, head_tensor, parameter_tensors
 
 # S / (interconnect / 2) is as if all links of a chip carried the message, each one way. A ring on
 # one axis of a torus has two of the four links of a v5e or v6e, and two of the six of a v5p.
@@ -157,9 +157,8 @@ def _itemsize(dtype: str) -> int:
 def _matmul_weights(cfg: ModelConfig, phase: Phase) -> tuple[int, int]:
     """Weights of the layers and of the head that each device multiplies with."""
     tensors = parameter_tensors(cfg)
-    head = tensors["embed",] if cfg.tie_word_embeddings else tensors["lm_head",]
     layers = sum(t.shard_elements(phase) for p, t in tensors.items() if p[0] == "layers")
-    return layers, head.shard_elements(phase)
+    return layers, head_tensor(cfg).shard_elements(phase)
 
 
 def _attention_flops(cfg: ModelConfig, phase: Phase) -> float:

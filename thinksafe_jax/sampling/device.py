@@ -4,7 +4,8 @@ The scheduler speaks to nothing else, so a stand-in with the same methods can re
 without a model (scripts/bench uses one).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -71,7 +72,7 @@ class ModelDevice:
 
     Args:
         params: parameters with layers as a tuple (`unstack_layers`), where `spec.layout` has them.
-        cache: the KV cache; taken over.
+        new_cache: makes a KV cache.
         spec: what decode is compiled for.
         slots: of all shards.
         seed: of the run.
@@ -86,7 +87,7 @@ class ModelDevice:
     def __init__(
         self,
         params: Params,
-        cache: KvCache,
+        new_cache: Callable[[], KvCache],
         spec: DecodeSpec,
         *,
         slots: int,
@@ -95,12 +96,22 @@ class ModelDevice:
     ):
         self.params, self.spec, self.drafts = params, spec, drafts
         self.adapter: UnstackedAdapter | None = None
-        self.cache = cache
+        self._new_cache = new_cache
+        _ = self.cache  # a pool that does not fit is seen before a request is taken
         self.window_sizes = self.layout.window_sizes(slots)
         self._count = slots
         self._compiled, self._idle_steps = {slots}, 0
         self._seed = self.layout.put(np.uint32(seed))
         self.reset()
+
+    @cached_property
+    def cache(self) -> KvCache:
+        """The keys and values of all slots."""
+        return self._new_cache()
+
+    def release_cache(self) -> None:
+        """Lets go of the cache, and of what is in it; the next use makes another."""
+        vars(self).pop("cache", None)
 
     @property
     def layout(self) -> Layout:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Self, overload
 
 import jax
@@ -95,8 +96,8 @@ class Engine:
         self.tokenizer = tokenizer
         longest = cfg.max_position_embeddings
         self.max_length = min(config.max_length or longest, longest)
-        kv_dtype = stored_dtype(config, params["embed"].dtype)
-        platform, page = jax.default_backend(), config.page_size
+        platform, page, dtype = jax.default_backend(), config.page_size, params["embed"].dtype
+        kv_dtype = stored_dtype(config, dtype)
         request = AttentionRequest(platform, cfg.head_dim, page_size=page, kv_dtype=kv_dtype.name)
         self.attention = choose(request, config.attention)
         # one device program over all replicas, or one for each
@@ -104,13 +105,14 @@ class Engine:
         layouts = [Layout.of(mesh) for mesh in meshes]
         held = [held_params(params, mesh) for mesh in meshes]
         self._pages = pool_pages(cfg, config, self.max_length, kv_dtype, layouts)
+        self._pool_tokens = (self._pages - 1) * config.page_size  # of one pool; page 0 is nobody's
         sizes = cfg, config.window, self.eos_ids
         drafting = config.draft != "off"
         drafts = draft_shape(config.draft_tokens, self.max_length) if drafting else None
         self._devices = [
             ModelDevice(
                 params,
-                KvCache.new(cfg, self._pages, config.page_size, kv_dtype, layout),
+                partial(KvCache.new, cfg, self._pages, config.page_size, kv_dtype, layout),
                 DecodeSpec(*sizes, layout, self.attention, sampling_logprobs),
                 slots=config.slots * layout.shards,
                 seed=seed,
@@ -118,7 +120,6 @@ class Engine:
             )
             for params, layout in zip(held, layouts, strict=True)
         ]
-        dtype = params["embed"].dtype
         self._adapters = [AdapterPlace(cfg, lora, dtype, mesh) for mesh in meshes if lora]
         self.stats = EngineStats()
         self._calls = 0  # of `generate` and `update`: the last one has the devices
@@ -205,6 +206,15 @@ class Engine:
         for device, held in zip(self._devices, new, strict=True):
             device.adapter = held
 
+    def release_pool(self) -> None:
+        """Lets go of the KV pool until it is needed again, to make room for another model.
+
+        A `generate` call that has not ended is over.
+        """
+        self._calls += 1
+        for device in self._devices:
+            device.release_cache()
+
     @property
     def slots(self) -> int:
         """Requests that it works on at a time, over all replicas."""
@@ -275,8 +285,7 @@ class Engine:
             InputError: a request cannot fit (`refuses` says why), or is none.
             ConfigError: a sampling option is out of its range.
         """
-        texts = as_prompts(prompts)
-        if texts is None:
+        if (texts := as_prompts(prompts)) is None:
             if sampling is not None or samples != 1:
                 raise InputError("requests have their own sampling options and sample number")
             return self._generate(prompts)
@@ -320,10 +329,7 @@ class Engine:
                         "completions of one call before the next"
                     )
                 finished = scheduler.step()
-                now = compiles_so_far()
-                stats.seconds = time.perf_counter() - began
-                stats.compiles = now.count - compiled.count
-                stats.compile_seconds = now.seconds - compiled.seconds
+                stats.count_time(began, compiled)
                 stats.active = sum(scheduler.active for scheduler in running)
                 yield from finished
                 if scheduler.idle:
@@ -339,12 +345,6 @@ class Engine:
         if not isinstance(request, Request):
             raise InputError(f"{type(request).__name__} is no Request; give texts as a list")
         check_limits(request.sampling, f"{request.id}: sampling")
-        reason = self.refuses(request)
-        if reason:
+        if reason := self.refuses(request):
             raise InputError(reason)
         return request
-
-    @property
-    def _pool_tokens(self) -> int:
-        """Tokens that one pool holds; its page 0 is nobody's."""
-        return (self._pages - 1) * self.config.page_size

@@ -1,6 +1,7 @@
 """Where arrays lie: mesh files, rule tables, and the shardings that follow."""
 
 from thinksafe_jax.sharding.chips import chip_of_device
+from thinksafe_jax.sharding.memory_kinds import in_device_memory, in_host_memory
 from thinksafe_jax.sharding.mesh_file import load_mesh, load_rules
 from thinksafe_jax.sharding.model_mesh import ModelMesh
 from thinksafe_jax.sharding.phases import MeshConfig, Phase, Topology
@@ -8,6 +9,7 @@ from thinksafe_jax.sharding.rules import (
     LOGICAL_AXES,
     Tensor,
     adapter_tensors,
+    head_tensor,
     parameter_tensors,
     partition_spec,
     sharding_problems,
@@ -29,6 +31,9 @@ __all__ = [
     "Topology",
     "adapter_tensors",
     "chip_of_device",
+    "head_tensor",
+    "in_device_memory",
+    "in_host_memory",
     "load_mesh",
     "load_rules",
     "map_optimizer_state",

@@ -60,6 +60,11 @@ def parameter_tensors(cfg: ModelConfig) -> dict[tuple[str, ...], Tensor]:
     }
 
 
+def head_tensor(cfg: ModelConfig) -> Tensor:
+    """The LM head; the embedding itself where the two are tied."""
+    return parameter_tensors(cfg)["embed" if cfg.tie_word_embeddings else "lm_head",]
+
+
 def adapter_tensors(cfg: ModelConfig, lora: LoraConfig) -> dict[tuple[str, ...], Tensor]:
     """Every adapter weight by its path: a follows the kernel's inputs, b its outputs."""
     tensors = {}

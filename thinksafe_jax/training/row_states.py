@@ -15,8 +15,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from thinksafe_jax.models import LoraConfig, ModelConfig, forward, head_kernel, logits
+from thinksafe_jax.sharding import in_device_memory
 from thinksafe_jax.training.mesh import TrainingMesh
-from thinksafe_jax.training.row_batches import row_batches
+from thinksafe_jax.training.row_batches import RowBatch, row_batches
 
 Tree = Any
 _CHUNK = 128  # positions of a row whose logits exist at once
@@ -40,7 +41,8 @@ class RowStates:
 
     Attributes:
         cfg: architecture.
-        params: layers stacked, where training has them, or on one device.
+        params: layers stacked, where training has them, or on one device; or in the memory of the
+            hosts (`in_host_memory`), then they are on the devices during a call alone.
         lora: the shape of the adapters that it may be given.
         mesh: where the parameters lie; None on one device.
     """
@@ -50,10 +52,10 @@ class RowStates:
     lora: LoraConfig | None = None
     mesh: TrainingMesh | None = None
 
-    @property
+    @cached_property
     def head(self) -> Float[Array, "V D"]:
-        """The kernel of the LM head."""
-        return head_kernel(self.params, self.cfg)
+        """The kernel of the LM head, on the devices."""
+        return in_device_memory(head_kernel(self.params, self.cfg))
 
     def __call__(
         self,
@@ -70,20 +72,21 @@ class RowStates:
             top: whether the likeliest tokens are asked for, which takes the logits.
         """
         states: dict[int, RowState] = {}
+        params = in_device_memory(self.params)
         shards = 1 if self.mesh is None else self.mesh.num_shards
         for batch in row_batches([ids for ids, _ in rows], shards):
-            hidden, likeliest = self._run(batch.tokens, batch.lengths, adapter, top)
+            hidden, likeliest = self._run(params, batch, adapter, top)
             for place, index in enumerate(batch.members):
                 ids, start = rows[index]
                 window = slice(start - 1, len(ids) - 1)  # the state at t predicts t + 1
                 states[index] = RowState(hidden[place, window], likeliest[place, window])
         return [states[index] for index in range(len(rows))]
 
-    def _run(self, tokens: np.ndarray, lengths: np.ndarray, adapter: Tree | None, top: bool) -> Any:
-        arrays: Any = (tokens, lengths)
+    def _run(self, params: Tree, batch: RowBatch, adapter: Tree | None, top: bool) -> Any:
+        arrays: Any = (batch.tokens, batch.lengths)
         if self.mesh is not None:
             arrays = self.mesh.put(arrays, self.mesh.row_sharding)
-        return jax.device_get(self._compiled(self.params, adapter, *arrays, top=top))
+        return jax.device_get(self._compiled(params, adapter, *arrays, top=top))
 
     @cached_property
     def _compiled(self) -> Any:
