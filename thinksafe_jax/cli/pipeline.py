@@ -16,6 +16,7 @@ from thinksafe_jax.cli.arguments import (
     number,
     run_directory,
 )
+from thinksafe_jax.cli.training import print_other_trainings
 from thinksafe_jax.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -174,6 +175,44 @@ def sample(
     run_part(recipe, run_dir, Part.parse(part), skip_bad_rows=skip_bad_rows)
 
 
+def train(
+    run_dir: RunDirectory,
+    overrides: Overrides = None,
+    config: Config = None,
+    skip_bad_rows: SkipBadRows = False,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            "--as",
+            metavar="NAME",
+            help="Instead: another training on the same dataset, in RUN/trainings/NAME. {key} in "
+            "it stands for the value of a changed key.",
+        ),
+    ] = None,
+) -> None:
+    """Train the LoRA adapter on the dataset.
+
+    The recipe is the one the directory was begun with; --config begins a new directory. With --as
+    the run keeps its own training, and another one with other training.* is trained, exported,
+    evaluated and reported beside it. Give a list where a key takes one value, and there is a
+    training for each.
+
+    Examples:
+
+      thinksafe train runs/mini
+
+      thinksafe train runs/mini --as 'lr-{learning_rate}' 'training.learning_rate=[1e-4,1e-3]'
+    """
+    if name is None:
+        recipe = recipe_of(run_dir, config, overrides or [])
+        start(recipe, run_dir, ["train"], skip_bad_rows=skip_bad_rows)
+    elif config is not None:
+        raise ConfigError("--as trains on the dataset of a run, by its recipe; leave --config out")
+    else:
+        recipe_of(run_dir, None, [])  # or it is no run
+        print_other_trainings(run_dir, name, overrides or [], skip_bad_rows)
+
+
 def export(
     run_dir: RunDirectory,
     overrides: Overrides = None,
@@ -254,5 +293,5 @@ def register(app: typer.Typer) -> None:
     app.command()(check)
     app.command()(sample)
     _stage_command(app, "filter", "Let the guard judge the samples and write the dataset.")
-    _stage_command(app, "train", "Train the LoRA adapter on the dataset.")
+    app.command()(train)
     app.command()(export)

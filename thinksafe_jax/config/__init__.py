@@ -36,6 +36,7 @@ from thinksafe_jax.config.shipped import (
     shipped_path,
 )
 from thinksafe_jax.config.strict import build
+from thinksafe_jax.config.training_sweep import expand_sweep
 from thinksafe_jax.config.yaml_files import read_yaml
 
 __all__ = [
@@ -65,6 +66,7 @@ __all__ = [
     "copy_config",
     "diff",
     "evaluation_samplings",
+    "expand_sweep",
     "find_config",
     "flat",
     "load_recipe",

@@ -1,6 +1,7 @@
 """Recipe files: YAML, `key.sub=value` overrides and `${a.b}` references, read strictly."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -67,14 +68,32 @@ def refuse_problems(path: Path, problems: Sequence[str]) -> None:
     raise ConfigError("\n  ".join(lines))
 
 
-def _apply(config: Any, override: str) -> None:
+def parse_override(override: str) -> tuple[str, Any]:
+    """The key and the value of `key.sub=value`; references stay as they are written.
+
+    Raises:
+        ConfigError: it is no override, or its value no YAML.
+    """
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"{quoted(override, 200)} is no override; expected key.sub=value")
-    try:
+    with _override_errors(override):
         # as a plain value, since reading an item of a config would follow its references
         parsed: Any = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))
-        OmegaConf.update(config, key.strip(), parsed["value"], force_add=True)
+    return key.strip(), parsed["value"]
+
+
+def _apply(config: Any, override: str) -> None:
+    key, value = parse_override(override)
+    with _override_errors(override):
+        OmegaConf.update(config, key, value, force_add=True)
+
+
+@contextmanager
+def _override_errors(override: str) -> Iterator[None]:
+    """What is wrong with an override as a ConfigError."""
+    try:
+        yield
     except yaml.YAMLError as error:
         problem = getattr(error, "problem", None) or first_line(error)
         raise ConfigError(

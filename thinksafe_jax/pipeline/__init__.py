@@ -1,5 +1,6 @@
 """The whole flow: stages in order over a run directory, each part loaded once."""
 
+from thinksafe_jax.pipeline.beside_training import train_others
 from thinksafe_jax.pipeline.evaluate_model import (
     ModelEvaluation,
     default_folder,
@@ -28,4 +29,5 @@ __all__ = [
     "run_part",
     "run_pipeline",
     "stages_of",
+    "train_others",
 ]

@@ -9,6 +9,7 @@ from thinksafe_jax.report.several_runs import write_several
 from thinksafe_jax.report.short_names import short_names
 from thinksafe_jax.report.suite_rows import interval, percent, signed
 from thinksafe_jax.report.terminal_tables import (
+    comparison_table,
     comparisons_table,
     coverage_table,
     final_table,
@@ -19,6 +20,7 @@ __all__ = [
     "COLOURS",
     "card_of_dataset",
     "card_of_run",
+    "comparison_table",
     "comparisons_table",
     "coverage_table",
     "figure_of",

@@ -19,6 +19,7 @@ from thinksafe_jax.report.rows_to_read import (
 )
 from thinksafe_jax.report.run_files import RunFiles
 from thinksafe_jax.report.suite_rows import list_rows, measured_steps, named_rows, percent
+from thinksafe_jax.report.training_rows import training_rows
 
 
 @dataclass(frozen=True)
@@ -257,6 +258,8 @@ def page(run: RunFiles, summary: dict) -> dict[str, Any]:
         "rates": list_rows(summary),
         "suites": named_rows(summary),
         "steps": measured_steps(summary),
+        "trainings": ["this run", *(training.name for training in run.trainings)],
+        "training_rows": training_rows(run.recipe, summary, run.trainings),
         "paper": paper_table_rows(summary),
         "coverage": coverage_rows(summary),
         "flow": flow(run, summary),

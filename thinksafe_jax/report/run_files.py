@@ -19,6 +19,7 @@ from thinksafe_jax.report.file_forms import (
     measurement_problem,
     read_figures,
 )
+from thinksafe_jax.report.other_trainings import OtherTraining, read_trainings
 from thinksafe_jax.runs import RowStore, begun_recipe, data_folder
 from thinksafe_jax.storage import shown
 from thinksafe_jax.synthesis import SAMPLE_FIELDS, RefusalCounts
@@ -43,6 +44,7 @@ class RunFiles:
     rollouts: dict[int, list[dict]] = field(default_factory=dict)  # first, middle, last step
     evaluation: dict[str, dict] = field(default_factory=dict)  # before, after
     rows: dict[str, list[dict]] = field(default_factory=dict)  # evaluation rows: before, after
+    trainings: list[OtherTraining] = field(default_factory=list)  # beside the run's own
 
 
 def read_run(path: Path) -> RunFiles:
@@ -68,6 +70,7 @@ def read_run(path: Path) -> RunFiles:
         rollouts=_rollouts(path / "rollouts"),
         evaluation=read_evaluations(path, ALL_STEPS),
         rows={s: _evaluation_rows(folder / s / "rows.jsonl") for s in ALL_STEPS},
+        trainings=read_trainings(path),
     )
 
 

@@ -26,6 +26,8 @@ dataset             null, or {label: {sampled, accepted, accepted_at: {attempt: 
                     {reason: n}, verdicts: {judged, marked, truncated}}}
 training            null, or {steps, skipped_steps, first_loss, last_loss, heldout_loss (null
                     where no rows were held out)}
+trainings           [{name, settings {key: value}, training, after}] of RUN/trainings: settings that
+                    are not the same in all of the run's trainings; null where not there yet
 paper_differences   [{key, paper, run}]: every setting that is not the paper's
 notes               [{kind, text}]: what a reader must know before believing the numbers
 """
@@ -34,6 +36,7 @@ from thinksafe_jax.config import SAMPLED, GuardConfig, paper_differences
 from thinksafe_jax.data import RATES
 from thinksafe_jax.evaluation import paper_model, paper_rows, paper_table
 from thinksafe_jax.intervals import Rate, difference
+from thinksafe_jax.report.other_trainings import summarise_trainings
 from thinksafe_jax.report.readability import WordOrder, has_ground, readability
 from thinksafe_jax.report.run_files import STEPS, RunFiles
 from thinksafe_jax.report.suite_rows import percent
@@ -67,6 +70,7 @@ def build_summary(run: RunFiles) -> dict:
         "change": _change(run.evaluation),
         "dataset": run.counts,
         "training": _training(run.metrics),
+        "trainings": summarise_trainings(recipe, run.trainings),
         "paper_differences": [
             {"key": key, "paper": plain(paper), "run": plain(ours)}
             for key, paper, ours in (paper_differences(recipe) if recipe else [])
