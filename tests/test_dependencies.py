@@ -14,7 +14,9 @@ from tests.support import REPOSITORY
 pytestmark = pytest.mark.slow
 
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-LOCAL = {"thinksafe_jax", "tests"} | {file.stem for file in REPOSITORY.glob("scripts/**/*.py")}
+LOCAL = {"thinksafe_jax", "tests", "scripts"} | {
+    file.stem for file in REPOSITORY.glob("scripts/**/*.py")
+}
 # for people and tools, not imported: they are run, or bring what another dependency asks for
 NOT_IMPORTED = {
     "aiobotocore",

@@ -130,7 +130,14 @@ def test_a_cloud_tpu_vm_asks_its_metadata_server(monkeypatch):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setenv("GCE_METADATA_IP", f"127.0.0.1:{server.server_port}")
         found = from_tpu(tpu_metadata())
+        for name in ("SLURM_JOB_ID", "TPU_SKIP_MDS_QUERY"):
+            monkeypatch.delenv(name, raising=False)
+        assert find_cluster() == found  # who names a server means it, chips or not
+        monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
+        assert find_cluster() is None
         server.shutdown()
     assert found == Cluster("10.0.0.2", PORT, 4, 3, "the TPU's environment", slices=2)
     with pytest.raises(OSError, match="refused"):  # not on Google Cloud
         tpu_metadata()
+    monkeypatch.delenv("TPU_SKIP_MDS_QUERY")
+    assert find_cluster() is None

@@ -13,6 +13,7 @@ from urllib.request import Request, urlopen
 from thinksafe_jax.errors import ConfigError
 
 PORT = 8470  # where processes meet; JAX's own service takes the next free one
+_SERVER = "GCE_METADATA_IP"  # the variable by which JAX is told of another metadata server, too
 _LAST_PORT = 65534  # with one left for JAX's
 
 
@@ -109,7 +110,8 @@ def _on_tpu() -> Cluster | None:
     if "TPU_WORKER_HOSTNAMES" in os.environ:
         return from_tpu(os.environ)
     chips = any(Path("/dev").glob("accel*")) or any(Path("/dev").glob("vfio/[0-9]*"))
-    if not chips or find_spec("libtpu") is None or "TPU_SKIP_MDS_QUERY" in os.environ:
+    likely = chips and find_spec("libtpu") is not None
+    if "TPU_SKIP_MDS_QUERY" in os.environ or not (likely or _SERVER in os.environ):
         return None
     try:
         return from_tpu(tpu_metadata())
@@ -149,7 +151,7 @@ def from_tpu(env: Mapping[str, str]) -> Cluster | None:
 
 
 def _metadata(name: str) -> str:
-    server = os.environ.get("GCE_METADATA_IP", "metadata.google.internal")  # as JAX asks
+    server = os.environ.get(_SERVER, "metadata.google.internal")
     url = f"http://{server}/computeMetadata/v1/instance/attributes/{name}"
     asked = Request(url, headers={"Metadata-Flavor": "Google"})
     with urlopen(asked, timeout=10) as answer:

@@ -71,7 +71,7 @@ def join(
     if compare:
         _refuse_differences(group)
     if group.first:
-        names = ", ".join(dict.fromkeys(group.names))
+        names = "; ".join(dict.fromkeys(group.names))
         _log.info("%d processes, found by %s: %s", group.count, cluster.found_by, names)
     return group
 
