@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import jax
 import pytest
@@ -159,3 +160,26 @@ def test_the_command_measures_on_the_devices_at_hand(tmp_path):
     assert "measured" in result.output
     assert "t >= max(F / flops" in result.output
     assert plot.read_text().startswith("<?xml")
+
+
+def plotted_row(model: str, mesh: str, table: str, status: str = "ok", fits: bool = True) -> dict:
+    row = {"model": model, "mesh": mesh, "table": table, "phase": "decode", "status": status}
+    figures = {"fits": fits, "tokens_per_second": 8e3, "chips": 4}
+    return row | figures | {"network_seconds": 0.3, "roofline_seconds": 1.0}
+
+
+def test_the_picture_says_why_a_bar_is_missing_and_keeps_one_order():
+    rows = [
+        plotted_row("small", "near", "own"),
+        plotted_row("large", "near", "own", fits=False),
+        plotted_row("small", "far", "whole", "refused"),
+        plotted_row("large", "far", "whole", "too large"),
+        plotted_row("small", "near", "whole", "failed"),
+        plotted_row("small", "far", "own"),
+    ]
+    texts = re.findall(r"<text[^>]*>([^<]*)</text>", sweep_plot(rows))
+    for text in ("2,000, network 30%", "2,000, does not fit", "refused", "failed", "does not fit"):
+        assert texts.count(text) == (2 if text == "2,000, network 30%" else 1), text
+    assert texts.count("not tried") == 2  # large on near/whole and far/own
+    places = [text for text in texts if text in ("near", "far", "own", "whole")]
+    assert places == ["near", "own", "near", "whole", "far", "own", "far", "whole"]
