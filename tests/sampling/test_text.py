@@ -3,13 +3,23 @@
 import doctest
 from dataclasses import replace
 
+import jax
+import numpy as np
 import pytest
 
 from tests.sampling.kit import GREEDY, engine, requests
 from thinksafe_jax.config import SamplingConfig
 from thinksafe_jax.errors import ConfigError, InputError
+from thinksafe_jax.models import (
+    LoraConfig,
+    init_adapter,
+    load_config,
+    merge_adapter,
+    unstack_layers,
+)
 from thinksafe_jax.sampling import Engine, Request
 from thinksafe_jax.sampling import engine as engine_module
+from thinksafe_jax.weights import export_adapter, load_params, resolve_model
 
 QUESTION = "What is 17 + 25?"
 SHORT = replace(GREEDY, max_new_tokens=6)
@@ -118,3 +128,24 @@ def test_a_mesh_by_name_and_a_shape_that_cannot_be():
     assert split.generate(QUESTION, SHORT)[0].token_ids
     with pytest.raises(ConfigError, match=r"engine\.slots: is 0"):
         Engine.from_pretrained("no/such-model", slots=0)
+
+
+@pytest.mark.slow
+def test_an_adapter_is_applied_beside_the_weights_and_can_be_switched_off(tmp_path):
+    cfg = load_config(resolve_model("mini:student"))
+    lora = LoraConfig(r=4, alpha=8.0)
+    fresh = init_adapter(cfg, lora, jax.random.key(0))
+    rng = np.random.default_rng(1)
+    tuned = jax.tree.map(lambda x: x + rng.normal(0, 0.3, x.shape).astype(np.float32), fresh)
+    export_adapter(tmp_path / "adapter", tuned, lora, cfg, "mini:student")
+    shape = {"dtype": "float32", "slots": 1, "window": 4, "max_length": 64}
+    both = Engine.from_pretrained("mini:student", adapter=tmp_path / "adapter", **shape)
+    after = both.generate(QUESTION, SHORT)
+    both.update_adapter(None)
+    before = both.generate(QUESTION, SHORT)
+    assert before[0].text != after[0].text
+    plain = Engine.from_pretrained("mini:student", **shape)
+    assert plain.generate(QUESTION, SHORT)[0].token_ids == before[0].token_ids
+    params = load_params(resolve_model("mini:student"), cfg, "float32")
+    plain.update(unstack_layers(merge_adapter(params, tuned, lora)))
+    assert plain.generate(QUESTION, SHORT)[0].token_ids == after[0].token_ids

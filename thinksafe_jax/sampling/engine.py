@@ -2,8 +2,8 @@
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Self, overload
 
 import jax
@@ -30,14 +30,21 @@ from thinksafe_jax.sampling.layout import Layout
 from thinksafe_jax.sampling.pages import PageAllocator
 from thinksafe_jax.sampling.programs import DecodeSpec
 from thinksafe_jax.sampling.replica_queue import deal_to_replicas
-from thinksafe_jax.sampling.requests import Completion, Request
+from thinksafe_jax.sampling.requests import Completion, Request, refusal, refuse_repeated
 from thinksafe_jax.sampling.running import prefill_lengths
 from thinksafe_jax.sampling.scheduler import Scheduler
 from thinksafe_jax.sampling.stats import EngineStats, compiles_so_far
-from thinksafe_jax.sampling.text_requests import Message, Prompt, as_prompts, text_requests
+from thinksafe_jax.sampling.stop_strings import StopStrings
+from thinksafe_jax.sampling.text_requests import (
+    Message,
+    Prompt,
+    as_prompts,
+    text_requests,
+    with_texts,
+)
 from thinksafe_jax.sharding import ModelMesh, load_mesh
 from thinksafe_jax.tokenizer import ChatTokenizer
-from thinksafe_jax.weights import load_params, resolve_model
+from thinksafe_jax.weights import import_adapter, load_params, resolve_model
 
 
 class Engine:
@@ -134,6 +141,7 @@ class Engine:
         mesh: str | ModelMesh | None = None,
         dtype: Any = jnp.bfloat16,
         revision: str | None = None,
+        adapter: str | Path | None = None,
         seed: int = 0,
         **shape: Any,
     ) -> Self:
@@ -144,10 +152,12 @@ class Engine:
             mesh: a mesh file or the name of one, as `v5e-8`; one device by default.
             dtype: of the parameters; None keeps what is stored.
             revision: branch, tag or commit on the Hub.
+            adapter: folder of a PEFT adapter, applied beside the weights; `update_adapter(None)`
+                switches it off.
             shape: fields of `EngineConfig`: slots, window, page_size, pool_tokens, max_length ...
 
         Raises:
-            InputError: no such model, or a damaged one.
+            InputError: no such model or adapter, or a damaged one.
             ConfigError: the mesh does not fit the model, or a field of `shape` is out of its range.
             EnvironmentFault: it cannot be fetched.
         """
@@ -157,15 +167,15 @@ class Engine:
         cfg, tokenizer = load_config(folder), ChatTokenizer(folder)
         if isinstance(mesh, str):
             mesh = ModelMesh.for_generation(load_mesh(mesh), cfg)
-        return cls(
-            cfg,
-            apart(load_params(folder, cfg, dtype, mesh and mesh.param_shardings())),
-            config,
-            mesh=mesh,
-            eos_ids=tokenizer.eos_ids,
-            seed=seed,
-            tokenizer=tokenizer,
+        tuned, lora = (None, None) if adapter is None else import_adapter(adapter, cfg, name)
+        params = apart(load_params(folder, cfg, dtype, mesh and mesh.param_shardings()))
+        ends = tokenizer.eos_ids
+        engine = cls(
+            cfg, params, config, mesh=mesh, eos_ids=ends, seed=seed, tokenizer=tokenizer, lora=lora
         )
+        if lora:
+            engine.update_adapter(tuned)
+        return engine
 
     def update(self, params: Params) -> None:
         """Takes new weights, as after a training step. Nothing is compiled anew.
@@ -225,16 +235,7 @@ class Engine:
 
         The reason names the numbers: no prompt, prompt plus maximum over the context or the pool.
         """
-        need = len(request.prompt_ids) + request.sampling.max_new_tokens
-        if not len(request.prompt_ids):
-            return f"{request.id}: the prompt has no tokens"
-        for what, most in (("context", self.max_length), ("KV pool", self._pool_tokens)):
-            if need > most:
-                return (
-                    f"{request.id}: prompt of {len(request.prompt_ids)} + max_new_tokens "
-                    f"{request.sampling.max_new_tokens} = {need} tokens, the {what} holds {most}"
-                )
-        return None
+        return refusal(request, {"context": self.max_length, "KV pool": self._pool_tokens})
 
     def warm_up(self, longest: int | None = None) -> None:
         """Compiles every program, by running each once with nothing in it.
@@ -259,10 +260,11 @@ class Engine:
         sampling: SamplingConfig | Sequence[SamplingConfig] | None = None,
         *,
         samples: int = 1,
+        stop: str | Sequence[str] = (),
     ) -> list[Completion]: ...
 
     def generate(
-        self, prompts: Any, sampling: Any = None, *, samples: int = 1
+        self, prompts: Any, sampling: Any = None, *, samples: int = 1, stop: Any = ()
     ) -> Iterator[Completion] | list[Completion]:
         """Samples completions of requests, or of texts.
 
@@ -280,31 +282,29 @@ class Engine:
             sampling: of texts: options of every one, or one for each; default the paper's.
                 max_new_tokens is cut to what the context leaves.
             samples: completions of each text.
+            stop: strings that end a completion of a text; its text goes up to the first of them.
 
         Raises:
-            InputError: a request cannot fit (`refuses` says why), or is none.
+            InputError: a request cannot fit (see `refuses`), is none, or repeats id and sample.
             ConfigError: a sampling option is out of its range.
         """
         if (texts := as_prompts(prompts)) is None:
-            if sampling is not None or samples != 1:
-                raise InputError("requests have their own sampling options and sample number")
+            if sampling is not None or samples != 1 or stop:
+                raise InputError("requests have their own sampling options, sample number and stop")
             return self._generate(prompts)
-        tokenizer = self.tokenizer
-        if tokenizer is None:
+        if (tokenizer := self.tokenizer) is None:
             raise InputError(
                 "this engine has no tokenizer: make it by Engine.from_pretrained, or give it "
                 "requests, which hold token ids"
             )
         longest = min(self.max_length, self._pool_tokens)
-        requests = text_requests(texts, sampling, samples, tokenizer, longest)
-        done = {(c.id, c.sample): c for c in self._generate(requests)}
-        in_order = [done[request.id, request.sample] for request in requests]
-        return [replace(c, text=tokenizer.decode(c.token_ids)) for c in in_order]
+        ends = StopStrings.of(stop, tokenizer)
+        requests = text_requests(texts, sampling, samples, tokenizer, longest, ends)
+        return with_texts(requests, self._generate(requests), tokenizer)
 
     def _generate(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
         if isinstance(requests, Sequence):
-            for request in requests:
-                self._check(request)
+            refuse_repeated([self._check(request) for request in requests])
         self.stats = EngineStats()
         self._calls += 1
         queue = (None if request is None else self._check(request) for request in requests)

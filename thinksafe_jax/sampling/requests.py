@@ -1,10 +1,11 @@
 """What goes into the sampler and what comes out."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from thinksafe_jax.config import SamplingConfig
+from thinksafe_jax.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,9 @@ class Request:
         sample: index among several completions of one prompt.
         kind: requests of one kind have answers that are like each other's: how long they are and
             where drafts of them are found is guessed from them. No token depends on it.
+        stop: what ends the completion beside the end-of-sequence tokens. Given its tokens so far
+            and how many were looked at before, it says how many are kept, or None to go on; see
+            `StopStrings`.
     """
 
     id: str
@@ -25,6 +29,7 @@ class Request:
     sampling: SamplingConfig
     sample: int = 0
     kind: str = ""
+    stop: Callable[[Sequence[int], int], int | None] | None = None
 
     @property
     def random_words(self) -> tuple[int, int, int]:
@@ -35,6 +40,40 @@ class Request:
         digest = hashlib.blake2b(self.id.encode("utf-8", "surrogatepass"), digest_size=8).digest()
         high, low = (int.from_bytes(digest[i : i + 4], "little") for i in (0, 4))
         return high, low, self.sample
+
+
+def refusal(request: Request, room: Mapping[str, int]) -> str | None:
+    """Why a request can never run, or None.
+
+    Args:
+        room: {what: tokens that it holds, of prompt and completion}.
+    """
+    if not len(request.prompt_ids):
+        return f"{request.id}: the prompt has no tokens"
+    need = len(request.prompt_ids) + request.sampling.max_new_tokens
+    for what, most in room.items():
+        if need > most:
+            return (
+                f"{request.id}: prompt of {len(request.prompt_ids)} + max_new_tokens "
+                f"{request.sampling.max_new_tokens} = {need} tokens, the {what} holds {most}"
+            )
+    return None
+
+
+def refuse_repeated(requests: Sequence[Request]) -> None:
+    """Refuses two requests whose random numbers would be the same.
+
+    Raises:
+        InputError: naming the id and the sample.
+    """
+    seen: set[tuple[str, int]] = set()
+    for request in requests:
+        if (request.id, request.sample) in seen:
+            raise InputError(
+                f"{request.id}: two requests have this id and sample {request.sample}; they would "
+                "draw the same random numbers. Give each an id, or a sample, of its own"
+            )
+        seen.add((request.id, request.sample))
 
 
 @dataclass(frozen=True)
@@ -69,8 +108,9 @@ class Completion:
         token_ids: what was generated, without the end-of-sequence token.
         logprobs: log-probability of each token of `token_ids` under the model itself
             (temperature 1, nothing filtered), in nats.
-        finish_reason: "stop" (an end-of-sequence token) or "length" (max_new_tokens).
-        text: `token_ids` as text, where the prompt was a text; else "".
+        finish_reason: "stop" (an end-of-sequence token, or a stop string, whose tokens are kept)
+            or "length" (max_new_tokens).
+        text: `token_ids` as text up to the stop string, where the prompt was a text; else "".
         drawn: for training on it; of an engine that was built with `sampling_logprobs`.
     """
 

@@ -42,6 +42,17 @@ class Running:
         """Cache entries when finished: the last token's keys are never needed."""
         return len(self.request.prompt_ids) + self.request.sampling.max_new_tokens - 1
 
+    def ends_by_request(self, seen: int) -> bool:
+        """Whether its `Request.stop` ends it in the tokens behind the first `seen`; drops the rest.
+
+        The device knows nothing of it.
+        """
+        kept = None if self.request.stop is None else self.request.stop(self.tokens, seen)
+        if kept is not None:
+            del self.logprobs[kept * (len(self.logprobs) // len(self.tokens)) :]
+            del self.tokens[kept:]
+        return kept is not None
+
     def finish_reason(self, eos_ids: Container[int]) -> str | None:
         """Why it ends with its newest token; None where it goes on."""
         if self.tokens[-1] in eos_ids:
@@ -50,9 +61,9 @@ class Running:
             return "length"
         return None
 
-    def completion(self, reason: str) -> Completion:
+    def completion(self, reason: str, eos_ids: Container[int]) -> Completion:
         """What is given to who asked."""
-        count = len(self.tokens) - (reason == "stop")
+        count = len(self.tokens) - (self.tokens[-1] in eos_ids)
         request, tokens = self.request, self.tokens.tolist()
         scores = np.asarray(self.logprobs, np.float32).reshape(len(tokens), -1)
         logprobs, *of_draw = scores.T.tolist()

@@ -312,17 +312,21 @@ class Scheduler:
             # a slot that changed hands since then was idle in this window for its new owner
             if running is None or self.slots[slot] is not running or not counts[row]:
                 continue
+            seen = len(running.tokens)
             running.tokens.frombytes(tokens[row, made[row]].tobytes())
             running.logprobs.frombytes(logprobs[row, made[row]].tobytes())
-            total += counts[row]
+            by_request = running.ends_by_request(seen)
+            total += len(running.tokens) - seen
             passes += 0 if window.passes is None else int(window.passes[row])
             if dispatched.drafted:
                 entries = len(running.request.prompt_ids) + len(running.tokens) - 1
                 self._cursor[slot] = min(entries + later, running.limit)
-            reason = running.finish_reason(self.eos_ids)
+            reason = "stop" if by_request else running.finish_reason(self.eos_ids)
+            if by_request:
+                self.device.make_idle([slot])
             if reason:
                 self._vacate(running)
-                finished.append(running.completion(reason))
+                finished.append(running.completion(reason, self.eos_ids))
                 if self.drafting is not None:
                     self.drafting.finished(running.request, running.tokens)
         self.stats.tokens += total

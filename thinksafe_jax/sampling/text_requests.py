@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from thinksafe_jax.config import SamplingConfig
 from thinksafe_jax.errors import InputError
-from thinksafe_jax.sampling.requests import Request
+from thinksafe_jax.sampling.requests import Completion, Request
+from thinksafe_jax.sampling.stop_strings import StopStrings
 from thinksafe_jax.tokenizer import ChatTokenizer
 
 Message = Mapping[str, str]  # {"role": "user", "content": "What is 17 + 25?"}
@@ -45,6 +46,7 @@ def text_requests(
     samples: int,
     tokenizer: ChatTokenizer,
     longest: int,
+    stop: StopStrings | None = None,
 ) -> list[Request]:
     """A request for each sample of each prompt, in order; prompt number n has the id str(n).
 
@@ -53,6 +55,7 @@ def text_requests(
         samples: completions of each prompt.
         longest: tokens of a prompt and its completion at most; max_new_tokens is cut to what the
             prompt leaves of them.
+        stop: ends a completion early.
 
     Raises:
         InputError: another number of options than of prompts, fewer than one sample, or messages
@@ -75,5 +78,20 @@ def text_requests(
         room = longest - len(ids)
         if 0 < room < option.max_new_tokens:
             option = dataclasses.replace(option, max_new_tokens=room)
-        requests += [Request(str(number), ids, option, sample=n) for n in range(samples)]
+        requests += [Request(str(number), ids, option, sample=n, stop=stop) for n in range(samples)]
     return requests
+
+
+def with_texts(
+    requests: Sequence[Request], completions: Iterable[Completion], tokenizer: ChatTokenizer
+) -> list[Completion]:
+    """The completions of `text_requests` in the order of the requests, each with its text."""
+    done = {(completion.id, completion.sample): completion for completion in completions}
+    texts = []
+    for request in requests:
+        completion = done[request.id, request.sample]
+        text = tokenizer.decode(completion.token_ids)
+        if isinstance(request.stop, StopStrings):
+            text = request.stop.before(text)
+        texts.append(dataclasses.replace(completion, text=text))
+    return texts
