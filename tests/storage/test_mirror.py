@@ -18,9 +18,10 @@ import pytest
 
 from tests.object_store import s3_bucket
 from tests.runs.test_directory import RECIPE
+from thinksafe_jax.cli.arguments import run_directory
 from thinksafe_jax.config import SynthesisConfig
 from thinksafe_jax.errors import ConfigError, EnvironmentFault, InputError
-from thinksafe_jax.runs import Part, RowBuffer, Run, manifest
+from thinksafe_jax.runs import Part, RowBuffer, Run, manifest, new_training
 from thinksafe_jax.runs import directory as run_module
 from thinksafe_jax.storage import (
     atomic_write,
@@ -302,6 +303,39 @@ class Impatient:
         self.passed += 10.0
 
 
+def test_a_new_training_that_was_cut_short_is_completed_on_another_machine(
+    url, elsewhere, monkeypatch
+):
+    """Of the earlier one nothing is lost, and nothing of it is taken for the new one's."""
+    with Run.open(RECIPE, url) as run:
+        for name in ("dataset/train.jsonl", "adapter/adapter_model.safetensors"):
+            (run.path / name).parent.mkdir()
+            (run.path / name).write_text(name)
+        for stage in ("filter", "train"):
+            run.mark_done(stage, "hash")
+    other = replace(RECIPE, training=replace(RECIPE.training, epochs=1))
+    with monkeypatch.context() as patched:
+        patched.setattr(new_training, "set_aside", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError), Run.open(other, url, new_training=True):
+            pass
+    elsewhere()
+    with Run.open(other, url) as run:
+        assert run.is_done("filter", "hash") and not run.is_done("train", "hash")
+    assert objects(url) == {
+        "config.yaml",
+        "dataset/train.jsonl",
+        "manifest.json",
+        "trainings/training-1/adapter/adapter_model.safetensors",
+        "trainings/training-1/config.yaml",
+        "trainings/training-1/manifest.json",
+    }
+    elsewhere()
+    training = run_directory(f"{url}/trainings/training-1")
+    with Run.open(RECIPE, training) as run:
+        assert run.is_done("filter", "hash") and run.is_done("train", "hash")
+        assert "trainings/training-1/lock" not in objects(url)
+
+
 def held_elsewhere(url: str, name: str = "lock") -> tuple:
     """A lease as another host holds it: (file system, path, content)."""
     filesystem, root = open_store(url)
@@ -311,7 +345,8 @@ def held_elsewhere(url: str, name: str = "lock") -> tuple:
 
 
 @pytest.mark.parametrize("theirs, mine", [("lock", Part()), ("lock-0of2", Part()),
-                                          ("lock", Part(1, 2))])  # fmt: skip
+                                          ("lock", Part(1, 2)),
+                                          ("lock-training-1f3a", Part())])  # fmt: skip
 def test_a_lease_that_is_renewed_keeps_others_out(url, quick, theirs, mine):
     filesystem, path, content = held_elsewhere(url, theirs)
     stop = threading.Event()

@@ -30,9 +30,15 @@ def number(low: int, high: int, help: str, **more: Any) -> Any:
 
 
 def run_directory(text: str) -> Path:
-    """The local folder of a run directory; for gs:// and s3:// its copy, fetched first."""
-    from thinksafe_jax.storage import run_folder
+    """The local folder of a run directory; for gs:// and s3:// its copy, fetched first.
 
+    Of a training, RUN/trainings/NAME, that is a folder in the copy of the run, which has its data.
+    """
+    from thinksafe_jax.storage import is_url, run_folder
+
+    run, inside, name = text.rstrip("/").rpartition("/trainings/")
+    if inside and is_url(text) and "/" not in name:
+        return run_folder(run) / "trainings" / name
     return run_folder(text)
 
 

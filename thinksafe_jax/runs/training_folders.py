@@ -15,12 +15,7 @@ from thinksafe_jax.errors import ConfigError
 
 TRAININGS = "trainings"
 DATA_STAGES = ("sample", "filter")
-_MARKS = ("config.yaml", "manifest.json", "lock")
-
-
-def is_run(path: Path) -> bool:
-    """Whether a run was begun in this folder."""
-    return all((path / name).exists() for name in _MARKS)
+_MARKS = ("config.yaml", "manifest.json")  # of a run; a bucket keeps no lock
 
 
 def data_folder(path: Path) -> Path:
@@ -29,10 +24,11 @@ def data_folder(path: Path) -> Path:
     Returns:
         The run around a training; `path` itself for a run.
     """
-    whole = path.absolute()
-    if whole.parent.name != TRAININGS or not is_run(whole.parent.parent):
+    run = path.absolute().parent.parent
+    is_run = all((run / name).exists() for name in _MARKS)
+    if path.absolute().parent.name != TRAININGS or not is_run:
         return path
-    return path.parent.parent if len(path.parts) > 2 else whole.parent.parent
+    return path.parent.parent if len(path.parts) > 2 else run
 
 
 def training_folder(run_dir: Path, name: str) -> Path:

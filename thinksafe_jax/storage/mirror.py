@@ -254,7 +254,7 @@ def _results(futures: Mapping[str, Future[Entry | None]]) -> dict[str, Entry | N
 def _travels(name: str) -> bool:
     parts = name.split("/")
     private = any(part.startswith(".") or part.endswith((".partial", ".tmp")) for part in parts)
-    return not private and parts[0].partition("-")[0] != "lock"
+    return not private and parts[0].partition("-")[0] != "lock" and parts[-1] != "lock"
 
 
 def _is_manifest(name: str) -> bool:
