@@ -18,7 +18,7 @@ from thinksafe_jax.cli import (
     weights,
 )
 from thinksafe_jax.cli.app import app
-from thinksafe_jax.errors import EnvironmentFault, ThinkSafeError, first_line
+from thinksafe_jax.errors import EnvironmentFault, Terminated, ThinkSafeError, first_line
 
 for _commands in (
     pipeline,
@@ -46,7 +46,10 @@ def main() -> None:
         _run_app()
     except (ThinkSafeError, OSError) as raised:
         error = raised if isinstance(raised, ThinkSafeError) else _of_the_system(raised)
-        print_line(f"error: {error}", style="red")
+        if isinstance(error, Terminated):  # asked for, so no error
+            print_line(error)
+        else:
+            print_line(f"error: {error}", style="red")
         hosts.fail(str(error), error.exit_code)
         sys.exit(error.exit_code)
     except SystemExit as end:
