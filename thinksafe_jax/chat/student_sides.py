@@ -27,7 +27,7 @@ from thinksafe_jax.config import (
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.models import LoraConfig, unstack_layers
 from thinksafe_jax.pipeline import Session, exported
-from thinksafe_jax.runs import begun_recipe
+from thinksafe_jax.runs import begun_recipe, data_folder
 from thinksafe_jax.sampling import Completion, Engine, Request
 from thinksafe_jax.sharding import load_mesh
 from thinksafe_jax.storage import is_url, open_store, run_folder, shown, store_errors
@@ -109,7 +109,7 @@ def run_of(target: str, adapter: Path | None = None) -> ChatModel:
             f"with `thinksafe run`, or talk with the untouched student: thinksafe chat "
             f"{recipe.student.model}"
         )
-    return ChatModel(recipe, tuned, folder / "models.json")
+    return ChatModel(recipe, tuned, data_folder(folder) / "models.json")
 
 
 def model_of(name: str, adapter: Path | None = None, revision: str | None = None) -> ChatModel:

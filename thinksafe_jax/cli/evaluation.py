@@ -39,7 +39,10 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """How a model is evaluated on suites; None is the default of `ModelEvaluation`."""
+    """How a model, or a run's student, is evaluated on suites.
+
+    None is the default of `ModelEvaluation`, or of a run as its recipe has it.
+    """
 
     suite: Annotated[
         list[str] | None,
@@ -54,13 +57,16 @@ class ModelOptions:
     ] = None
     preset: Annotated[
         str | None,
-        typer.Option(help="paper (default), authors (what their code did) or quick."),
+        typer.Option(
+            help="paper (default), authors (what their code did) or quick. Default of a run: its "
+            "recipe."
+        ),
     ] = None
     judge: Annotated[
         str | None,
         typer.Option(
             help="KIND or KIND:MODEL, as llama-guard:meta-llama/Llama-Guard-3-8B. "
-            "Default: refusal-match."
+            "Default: refusal-match; of a run, its own."
         ),
     ] = None
     scope: Annotated[
@@ -86,8 +92,8 @@ class ModelOptions:
     out: Annotated[
         str | None,
         typer.Option(
-            help="Where it goes: a folder or a bucket. Default: runs/evaluate-<model>, with the "
-            "adapter's name behind it."
+            help="Where it goes: a folder or a bucket. Default: runs/evaluate-<model or run>, "
+            "with the adapter's name behind it."
         ),
     ] = None
     new_run: Annotated[bool, typer.Option("--new-run", help="Start afresh in --out.")] = False
@@ -98,11 +104,15 @@ class ModelOptions:
 def evaluate(target: Target, of_run: RunOptions, of_model: ModelOptions) -> None:
     """Measure a run's student before and after, or any model on named suites.
 
+    Without --suite a run is asked what its recipe names. With --suite the student of a run is asked
+    before and after training, sampled and judged as its recipe says where no option says otherwise.
     Rows are kept as they finish; the same command goes on where it was stopped.
 
     Examples:
 
       thinksafe evaluate runs/mini
+
+      thinksafe evaluate runs/qwen3-0.6b --suite gsm8k --limit 200
 
       thinksafe evaluate Qwen/Qwen3-0.6B --suite safety --judge llama-guard:MODEL
 
@@ -111,7 +121,7 @@ def evaluate(target: Target, of_run: RunOptions, of_model: ModelOptions) -> None
     if of_model.suite is None:
         _evaluate_run(run_directory(target), of_run, of_model)
     else:
-        _evaluate_model(target, of_run, of_model)
+        _evaluate_on_suites(target, of_run, of_model)
 
 
 def _evaluate_run(run_dir: Path, of_run: RunOptions, of_model: ModelOptions) -> None:
@@ -133,23 +143,48 @@ def _evaluate_run(run_dir: Path, of_run: RunOptions, of_model: ModelOptions) -> 
     start(recipe, run_dir, ["evaluate"], skip_bad_rows=of_run.skip_bad_rows)
 
 
-def _evaluate_model(model: str, of_run: RunOptions, of_model: ModelOptions) -> None:
+def _evaluate_on_suites(target: str, of_run: RunOptions, of_model: ModelOptions) -> None:
+    """A model, or the student of a run before and after, on the suites that are named."""
     if of_run.overrides or of_run.config:
-        raise ConfigError("with --suite a model is evaluated: no recipe and no key=value there")
-    from thinksafe_jax.pipeline import ModelEvaluation, default_folder, evaluate_on_suites
-    from thinksafe_jax.report import final_table
-    from thinksafe_jax.storage import shown
-    from thinksafe_jax.terminal import output
-
+        raise ConfigError("with --suite the options say how: no recipe and no key=value there")
     options = given(of_model)
     for option, field in (("suite", "suites"), ("scope", "scopes")):
         if option in options:
             options[field] = options.pop(option)
     out = options.pop("out", None)
     anew = {name: options.pop(name, False) for name in ("new_run", "new_verdicts")}
-    asked = ModelEvaluation(model, **options)
-    folder = run_directory(out or str(default_folder(asked)))
-    summary = evaluate_on_suites(asked, folder, **anew)
+    from thinksafe_jax.chat import is_run
+    from thinksafe_jax.pipeline import (
+        ModelEvaluation,
+        RunEvaluation,
+        default_folder,
+        evaluate_on_suites,
+        evaluate_run_on_suites,
+        folder_of_suites,
+    )
+
+    if is_run(target):
+        if "adapter" in options:
+            raise ConfigError(
+                "--adapter: a run has its own; to evaluate another, name the model: thinksafe "
+                "evaluate MODEL --adapter FOLDER --suite NAME"
+            )
+        asked_of = RunEvaluation(run_directory(target), **options)
+        folder = run_directory(out or str(folder_of_suites(asked_of.run)))
+        summary = evaluate_run_on_suites(asked_of, folder, **anew)
+    else:
+        asked = ModelEvaluation(target, **options)
+        folder = run_directory(out or str(default_folder(asked)))
+        summary = evaluate_on_suites(asked, folder, **anew)
+    _print_tables(summary, folder)
+
+
+def _print_tables(summary: dict, folder: Path) -> None:
+    """The rates as a table, and where the report lies."""
+    from thinksafe_jax.report import final_table
+    from thinksafe_jax.storage import shown
+    from thinksafe_jax.terminal import output
+
     if not hosts.current().first:
         return
     console = output(110)

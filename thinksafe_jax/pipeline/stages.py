@@ -11,13 +11,12 @@ from typing import Any
 from thinksafe_jax.config import SAMPLED
 from thinksafe_jax.data import Prompt
 from thinksafe_jax.errors import InputError
-from thinksafe_jax.evaluation import evaluate
 from thinksafe_jax.guards import check_one_template, check_unparsed
 from thinksafe_jax.models import Params
+from thinksafe_jax.pipeline.before_after import measure_before_and_after
 from thinksafe_jax.pipeline.draw_version import check_draw_version
 from thinksafe_jax.pipeline.rollout_and_train import rollout_and_train
 from thinksafe_jax.pipeline.session import Session, exported
-from thinksafe_jax.pipeline.subject import judge_of, subject
 from thinksafe_jax.pipeline.take_steps import take_steps
 from thinksafe_jax.report import card_of_dataset, card_of_run, write_report
 from thinksafe_jax.runs import RowStore, Run, copy_untouched, wait_for_rows
@@ -210,16 +209,7 @@ def evaluate_both(run: Run, session: Session) -> None:
         copy_untouched(run.path)
     run.group.barrier("evaluation begins")
     refresh(run.path)
-    for name, tuned in (("before", None), ("after", run.path)):
-        folders = [session.directory, *([exported(run.path)] if tuned else [])]
-        evaluate(
-            run.recipe.evaluation,
-            subject(session, session.engine(tuned), folders),
-            judge_of(session),
-            run.path / "evaluation" / name,
-            log=run.log,
-            check_stop=run.check_stop,
-        )
+    measure_before_and_after(run, session, run.path)
     if run.group.first:
         folder = exported(run.path)  # its card has a table now
         card = card_of_run(run.path, run.recipe, session.directory, folder.name)
