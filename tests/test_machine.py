@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from thinksafe_jax.machine import enable_compile_cache
+from thinksafe_jax.machine import cache_folder, compile_cache_folder, enable_compile_cache
 
 KEY = "jax_persistent_cache_min_compile_time_secs"
 
@@ -21,3 +21,15 @@ def test_jaxs_own_variable_says_what_is_kept(monkeypatch, variable, kept):
     finally:
         jax.config.update(KEY, before[0])
         jax.config.update("jax_compilation_cache_dir", before[1])
+
+
+def test_there_is_one_cache_folder(monkeypatch, tmp_path):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    monkeypatch.delenv("THINKSAFE_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / "thinksafe"
+    assert compile_cache_folder() == tmp_path / "thinksafe/jax"
+    monkeypatch.setenv("THINKSAFE_CACHE", str(tmp_path / "mine"))
+    assert compile_cache_folder() == tmp_path / "mine/jax"
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "elsewhere")
+    assert str(compile_cache_folder()) == "elsewhere"

@@ -62,6 +62,21 @@ def test_off_a_terminal_there_is_a_line_every_thirty_seconds_and_one_at_the_end(
     ]
 
 
+def test_the_time_that_is_left_leaves_out_what_was_compiled_before(monkeypatch):
+    """1 of 1,000 rows after 43 s of compiling once had 42,647 s left."""
+    console, text = recorded(False)
+    now = [0.0]
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
+    with Progress("judge", 1000, console=console) as bar:
+        now[0] = 43.0
+        bar.advance(1, tokens_per_s=12345.6, well_formed=1)
+        now[0] = 74.0
+        bar.advance(99)
+    first, second, _ = text.getvalue().splitlines()
+    assert first == "judge: 1/1000 rows, 43 s, 0.0233/s, tokens/s 12,346, well formed 1"
+    assert "282 s left" in second  # 900 rows at 99 in 31 s
+
+
 def test_a_stage_that_failed_does_not_say_done():
     console, text = recorded(False)
     with pytest.raises(KeyError), Progress("train", 5, unit="steps", console=console) as bar:

@@ -54,10 +54,19 @@ def _version(name: str) -> str:
 VARIABLE = "JAX_COMPILATION_CACHE_DIR"
 
 
+def cache_folder() -> Path:
+    """Where all that can be made or fetched again is kept: THINKSAFE_CACHE, or ~/.cache/thinksafe.
+
+    Copies of models and runs in buckets, JAX's compiled programs, what a sweep compiled.
+    """
+    chosen = os.environ.get("THINKSAFE_CACHE")
+    general = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(chosen) if chosen else Path(general) / "thinksafe"
+
+
 def compile_cache_folder() -> Path:
-    """The folder JAX's own variable names, else one in the user's cache."""
-    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(os.environ.get(VARIABLE) or Path(home) / "thinksafe_jax" / "compiled")
+    """The folder JAX's own variable names, else one in the cache folder."""
+    return Path(os.environ.get(VARIABLE) or cache_folder() / "jax")
 
 
 def enable_compile_cache() -> None:

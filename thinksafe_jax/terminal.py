@@ -92,6 +92,7 @@ class Progress:
     ):
         self.description, self.unit = clean(description), unit
         self.total, self.done, self._start = total, start, start
+        self._first: tuple[float, int] | None = None  # when the first units were done, and which
         self._console = console or stderr_console()
         self._facts: dict[str, Any] = {}
         self._bar: rich_progress.Progress | None = None
@@ -116,6 +117,7 @@ class Progress:
     def advance(self, units: int = 1, **facts: Any) -> None:
         """Count units, with figures to show beside them, as `advance(8, loss=1.2)`."""
         self.done += units
+        self._first = self._first or (time.monotonic(), self.done)
         self._facts |= facts
         if self._bar is not None:
             self._bar.update(self._task, completed=self.done, facts=self._shown_facts())
@@ -134,16 +136,32 @@ class Progress:
         of = "" if self.total is None else f"/{self.total}"
         rate = (self.done - self._start) / seconds if seconds > 0 else 0.0
         parts = [f"{self.done}{of} {self.unit}", f"{seconds:.0f} s", f"{rate:.3g}/s"]
-        if self.total is not None and self.done < self.total and rate > 0 and not ending:
-            parts.append(f"{(self.total - self.done) / rate:.0f} s left")
+        if not ending and (left := self._seconds_left()) is not None:
+            parts.append(f"{left:.0f} s left")
         if facts := self._shown_facts():
             parts.append(facts)
         text = f"{self.description}: {', '.join(parts)}{ending}"
         self._console.print(text, markup=False, soft_wrap=True)
 
+    def _seconds_left(self) -> float | None:
+        """By the pace since the first units, before which all was compiled; None if unknown."""
+        if self.total is None or self._first is None or self.done >= self.total:
+            return None
+        since, done = self._first
+        pace = (time.monotonic() - since) / (self.done - done) if self.done > done else None
+        return pace and (self.total - self.done) * pace
+
     def _shown_facts(self) -> str:
-        return ", ".join(f"{k} {_shown(v)}" for k, v in self._facts.items())
+        return ", ".join(f"{_word(k)} {_shown(v)}" for k, v in self._facts.items())
+
+
+def _word(name: str) -> str:
+    return name.replace("_per_s", "/s").replace("_", " ")
 
 
 def _shown(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else clean(value).replace("\n", " ")
+    return _number(value) if isinstance(value, float) else clean(value).replace("\n", " ")
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"

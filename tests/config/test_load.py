@@ -69,6 +69,18 @@ def test_overrides_reach_every_depth(recipe_file):
     assert type(recipe.training.lora_alpha) is float
 
 
+def test_a_mapping_with_keys_of_the_users_own_replaces_the_one_of_the_recipe(recipe_file):
+    first = "synthesis.prompts[0].labels={attack: harmful, chat: benign}"
+    other = "synthesis.prompts[0].labels={bad: harmful}"
+    recipe = load_recipe(recipe_file, [first, other])
+    assert recipe.synthesis.prompts[0].labels == {"bad": "harmful"}
+    one_more = "synthesis.prompts[0].labels.chat=benign"
+    labels = load_recipe(recipe_file, [first, other, one_more]).synthesis.prompts[0].labels
+    assert labels == {"bad": "harmful", "chat": "benign"}
+    kept = load_recipe(recipe_file, ["training={epochs: 2}", "training={batch_size: 16}"]).training
+    assert (kept.epochs, kept.batch_size) == (2, 16)
+
+
 @pytest.mark.parametrize(
     ("wrong", "key", "nearest"),
     [

@@ -86,6 +86,16 @@ def test_gated_repository_names_its_licence_page(status, hub, resolve):
     assert "hf auth login" in answer["text"]
 
 
+def test_a_proxy_that_forbids_is_the_network_and_no_licence(hub, resolve):
+    hub.refuse["owner/behind"] = [(403, {})] * 9
+    answer = resolve("owner/behind")
+    assert answer["error"] == "EnvironmentFault" and "cannot be reached" in answer["text"]
+    assert "licence" not in answer["text"] and "403" in answer["text"]
+    hub.refuse["owner/no"] = [(403, {"X-Request-Id": "1"})] * 9
+    answer = resolve("owner/no")
+    assert answer["error"] == "MissingRequirement" and "your token may read" in answer["text"]
+
+
 def test_absent_repository_and_revision(hub, resolve):
     assert "no such repository on the Hub, or it is private" in resolve("owner/nothing")["text"]
     hub.repositories["owner/one"] = {"commit": ONE, "files": FILES}

@@ -18,6 +18,8 @@ from thinksafe_jax.config.yaml_files import REFERENCE, check_references, read_ya
 from thinksafe_jax.errors import ConfigError, first_line, quoted
 
 _SHOWN = 40  # problems that a message lists
+# mappings with keys of the user's own: another value replaces them, where one of a section adds
+_OWN_KEYS = ("labels", "where", "guidance")
 
 
 def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
@@ -86,7 +88,8 @@ def parse_override(override: str) -> tuple[str, Any]:
 def _apply(config: Any, override: str) -> None:
     key, value = parse_override(override)
     with _override_errors(override):
-        OmegaConf.update(config, key, value, force_add=True)
+        merge = key.rpartition(".")[2] not in _OWN_KEYS
+        OmegaConf.update(config, key, value, merge=merge, force_add=True)
 
 
 @contextmanager

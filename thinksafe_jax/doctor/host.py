@@ -16,9 +16,8 @@ from rich.text import Text
 from thinksafe_jax.doctor.leftovers import partial_files, unfinished_steps
 from thinksafe_jax.errors import EnvironmentFault, first_line
 from thinksafe_jax.hosts import COMPUTE
-from thinksafe_jax.machine import compile_cache_folder, free_memory
+from thinksafe_jax.machine import cache_folder, compile_cache_folder, free_memory
 from thinksafe_jax.storage import (
-    cache_folder,
     describe,
     free_bytes,
     holder,

@@ -23,8 +23,8 @@ from thinksafe_jax.errors import (
     first_line,
 )
 from thinksafe_jax.hosts import Group, majority, software_versions, source_hash
+from thinksafe_jax.machine import cache_folder
 from thinksafe_jax.storage import (
-    cache_folder,
     existing_place,
     free_bytes,
     is_url,

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 
 from thinksafe_jax.config import Recipe
 from thinksafe_jax.errors import EnvironmentFault
+from thinksafe_jax.machine import cache_folder
 from thinksafe_jax.models import ModelConfig
 from thinksafe_jax.sharding import adapter_tensors, parameter_tensors
-from thinksafe_jax.storage import cache_folder, existing_place, free_bytes
+from thinksafe_jax.storage import existing_place, free_bytes
 from thinksafe_jax.training import lora_config, make_optimizer
 
 _FLOAT32 = 4  # bytes

@@ -86,11 +86,12 @@ def run_pipeline(
         session.check_hosts_agree(run.group, training=training)
         if wanted != ["report"]:  # which reads what is there
             check_models(run)
-        for name in wanted:
+        for number, name in enumerate(wanted, start=1):
             # all of them together come in order; a training has none that make its data
             if (stages or run.data != run.path) and run.group.first:
                 _require_earlier(run, session, name)
-            _run_stage(run, session, name)
+            place = f"stage {number} of {len(wanted)}, " if len(wanted) > 1 else ""
+            _run_stage(run, session, name, place)
         summary = run.path / "report/summary.json"
         return read_json_object(summary) if summary.exists() else None
 
@@ -161,12 +162,18 @@ def _wanted(recipe: Recipe, stages: Sequence[str] | None, run_dir: Path) -> list
     return list(stages or [n for n in order if run == run_dir or n not in DATA_STAGES])
 
 
-def _run_stage(run: Run, session: Session, name: str) -> None:
-    """Does the work of a stage, unless it is done with the same inputs; all processes at once."""
+def _run_stage(run: Run, session: Session, name: str, place: str = "") -> None:
+    """Does the work of a stage, unless it is done with the same inputs; all processes at once.
+
+    Args:
+        place: of the stage among the others, as its line in the log begins.
+    """
     inputs = _inputs(run, session, name) if run.group.first else ""
     if run.group.decide(f"is {name} done", run.group.first and _is_done(run, name, inputs)):
-        log.info("%s: already done", name)
+        log.info("%s%s: already done", place, name)
         return
+    if place:
+        log.info("%s%s", place, name)
     run.check_stop()
     run.group.beat(name)
     facts = STAGES[name].work(run, session)

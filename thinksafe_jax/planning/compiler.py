@@ -26,9 +26,10 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from thinksafe_jax.errors import EnvironmentFault
 from thinksafe_jax.json_files import load_unique
+from thinksafe_jax.machine import cache_folder
 from thinksafe_jax.planning.abstract_programs import Program, shard_bytes
 from thinksafe_jax.planning.collectives import Collectives, collectives_of
-from thinksafe_jax.storage import atomic_write, cache_folder, content_hash
+from thinksafe_jax.storage import atomic_write, content_hash
 
 _log = logging.getLogger(__name__)
 

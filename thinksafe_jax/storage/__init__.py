@@ -3,7 +3,6 @@
 from thinksafe_jax.storage.files import (
     atomic_write,
     atomic_writer,
-    cache_folder,
     existing_place,
     free_bytes,
     is_mounted,
@@ -26,7 +25,6 @@ __all__ = [
     "RunLock",
     "atomic_write",
     "atomic_writer",
-    "cache_folder",
     "content_hash",
     "describe",
     "drop_torn_tail",

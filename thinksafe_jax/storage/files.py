@@ -65,13 +65,6 @@ def refresh(path: Path) -> None:
             remote.pull()
 
 
-def cache_folder() -> Path:
-    """Where copies of remote things are kept: THINKSAFE_CACHE, else one in the user's cache."""
-    chosen = os.environ.get("THINKSAFE_CACHE")
-    general = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(chosen) if chosen else Path(general) / "thinksafe"
-
-
 def atomic_write(path: Path | str, content: str | bytes) -> None:
     """Replace a file's content at once: temporary file, fsync, rename, fsync of the folder.
 

@@ -28,9 +28,9 @@ from threading import RLock
 from typing import Any
 
 from thinksafe_jax.json_files import load_unique
+from thinksafe_jax.machine import cache_folder
 from thinksafe_jax.storage.files import (
     atomic_write,
-    cache_folder,
     full_disk_errors,
     mount,
     storage_errors,

@@ -7,6 +7,7 @@ from pathlib import Path
 from thinksafe_jax.errors import EnvironmentFault, InputError, first_line, quoted
 from thinksafe_jax.storage import atomic_writer, shown
 from thinksafe_jax.synthesis.dataset import read_dataset
+from thinksafe_jax.weights import hub_errors
 
 # as the authors' synthesize_data.py writes them; their train.py reads the first two
 AUTHORS_COLUMNS = ("instruction", "response", "prompt_label", "response_label")
@@ -38,7 +39,6 @@ def push(run_path: Path, repository: str, *, private: bool = True) -> str:
         EnvironmentFault: not logged in, or the Hub cannot be reached or refuses.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     folder = run_path / "dataset"
     if not (folder / "README.md").exists():
@@ -59,9 +59,15 @@ def push(run_path: Path, repository: str, *, private: bool = True) -> str:
             allow_patterns=_FILES,
             commit_message="Dataset of a ThinkSafe run",
         )
-    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
+    except hub_errors() as error:
+        answered = getattr(error, "response", None) is not None
+        way_out = (
+            "log in with `hf auth login`, and see that the token may write"
+            if answered
+            else "the Hub cannot be reached from here; what was not uploaded is kept in "
+            f"{shown(folder)}"
+        )
         raise EnvironmentFault(
-            f"{repository}: the upload failed ({first_line(error)}); log in with `hf auth "
-            "login`, and see that the token may write"
+            f"{repository}: the upload failed ({first_line(error)}); {way_out}"
         ) from None
     return str(address)

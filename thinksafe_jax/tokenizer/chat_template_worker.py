@@ -5,6 +5,7 @@ and sets its own limits before it looks at the template.
 """
 
 import json
+import os
 import resource
 import sys
 from datetime import datetime
@@ -37,6 +38,8 @@ def limit() -> None:
 
 def render_all(asked: dict[str, Any]) -> list[tuple[str | None, str | None]]:
     """(text, None) of each conversation, or (None, what the template says against it)."""
+    # it advises whoever has no PyTorch, which nothing here needs
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     from transformers.utils.chat_template_utils import render_jinja_template
 
     answers: list[tuple[str | None, str | None]] = []
@@ -58,6 +61,7 @@ def render_all(asked: dict[str, Any]) -> list[tuple[str | None, str | None]]:
 
 def main() -> None:
     """Reads, renders, writes."""
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     from transformers.utils import chat_template_utils
 
     chat_template_utils.__dict__["datetime"] = _Pinned  # what strftime_now asks

@@ -5,7 +5,7 @@ from thinksafe_jax.weights.checksums import check_files, read_manifest, write_ma
 from thinksafe_jax.weights.convert import convert_checkpoint
 from thinksafe_jax.weights.export import save_checkpoint
 from thinksafe_jax.weights.gather import on_host
-from thinksafe_jax.weights.hugging_face import download_config, download_dataset
+from thinksafe_jax.weights.hugging_face import download_config, download_dataset, hub_errors
 from thinksafe_jax.weights.identity import changed_files, fingerprint
 from thinksafe_jax.weights.loading import check_weights, load_params
 from thinksafe_jax.weights.peft import export_adapter, import_adapter
@@ -31,6 +31,7 @@ __all__ = [
     "download_dataset",
     "export_adapter",
     "fingerprint",
+    "hub_errors",
     "import_adapter",
     "is_hub_id",
     "load_params",

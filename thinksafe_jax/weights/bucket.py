@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from thinksafe_jax.errors import EnvironmentFault, InputError
+from thinksafe_jax.machine import cache_folder
 from thinksafe_jax.storage import (
-    cache_folder,
     free_bytes,
     identity,
     list_objects,

@@ -104,13 +104,11 @@ def _ask(
     name: str, revision: str | None, question: Callable[[], T], *, of_dataset: bool = False
 ) -> T:
     """What the Hub answers, asked again while it says that it has too much to do."""
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
     wait = _FIRST_WAIT
     for attempt in range(1, _TRIES + 1):
         try:
             return question()
-        except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        except hub_errors() as error:
             status, after = _answer(error)
             if status not in (429, 500, 502, 503, 504):
                 raise _explained(name, revision, status, error, of_dataset) from None
@@ -136,6 +134,29 @@ def _answer(error: BaseException | None) -> tuple[int | None, float | None]:
     return None, None
 
 
+def _of_hub(error: BaseException | None) -> bool:
+    """Whether the Hub itself answered, and no proxy on the way: its answers have names."""
+    while error is not None:
+        headers = getattr(getattr(error, "response", None), "headers", {})
+        if any(name.lower() in ("x-error-code", "x-request-id") for name in headers):
+            return True
+        error = error.__cause__
+    return False
+
+
+def hub_errors() -> tuple[type[Exception], ...]:
+    """What huggingface_hub raises where the Hub refuses, or where there is no way to it.
+
+    A broken connection is an error of its HTTP library, which is another one in each version.
+    """
+    from huggingface_hub.errors import HfHubHTTPError
+
+    bases = ("HTTPError", "RequestException")
+    transport = [kind for kind in HfHubHTTPError.__mro__ if kind.__name__ in bases]
+    # the others of huggingface_hub, of a name or of what is not in the cache, are among these two
+    return HfHubHTTPError, OSError, ValueError, *transport
+
+
 def _explained(
     name: str, revision: str | None, status: int | None, error: Exception, of_dataset: bool
 ) -> EnvironmentFault | InputError:
@@ -147,10 +168,15 @@ def _explained(
     )
 
     page, kind = (f"datasets/{name}", " --repo-type dataset") if of_dataset else (name, "")
-    if isinstance(error, GatedRepoError) or status == 403:
+    if isinstance(error, GatedRepoError):
         return MissingRequirement(
             f"{name} is gated: accept its licence at https://huggingface.co/{page} and log in "
             "with `hf auth login` (or set HF_TOKEN)"
+        )
+    if status == 403 and _of_hub(error):
+        return MissingRequirement(
+            f"{name}: the Hub refuses ({first_line(error)}): see that your token may read "
+            f"https://huggingface.co/{page}, and log in with `hf auth login` (or set HF_TOKEN)"
         )
     if isinstance(error, RevisionNotFoundError):
         return InputError(f"{name}: has no revision {quoted(revision)}")
