@@ -33,13 +33,21 @@ CONTENT = {
         {"name": "DirectRefusal", "recipe": "mini_direct_refusal", "published": "DirectRefusal"},
     ],
 }
-# method, or its setting: how many of the answers to each suite are hits, and harmful ones unparsed
+# suite -> the measure of what cannot be read of it
+UNREAD = {"harmful": "unparsed", "over_refusal": "unparsed_harmless"}
+# method, or its setting: how many of the answers to each suite are hits, and how many are unparsed
 HITS = {
     "Initial": {"harmful": 34, "over_refusal": 0, "reasoning": 28},
     "learning_rate=0.0001": {"harmful": 20, "over_refusal": 0, "reasoning": 28},
     "learning_rate=0.0005": {"harmful": 2, "over_refusal": 1, "reasoning": 27},
     "learning_rate=0.002": {"harmful": 0, "over_refusal": 2, "reasoning": 10},
-    "DirectRefusal": {"harmful": 1, "over_refusal": 12, "reasoning": 18, "unparsed": 20},
+    "DirectRefusal": {
+        "harmful": 1,
+        "over_refusal": 12,
+        "reasoning": 18,
+        "unparsed": 20,
+        "unparsed_harmless": 2,
+    },
 }
 
 
@@ -77,16 +85,16 @@ def write_unit(unit: Unit, root: Path, hits=HITS) -> None:
 
 
 def _rows(suite: str, wanted: dict[str, int], seed: int):
-    unparsed = wanted.get("unparsed", 0) if suite == "harmful" else 0
+    unparsed = wanted.get(UNREAD.get(suite, ""), 0)
     for n in range(SUITES[suite]):
         hit = n < wanted[suite] + (seed - 2 if 2 < wanted[suite] < SUITES[suite] - 2 else 0)
         row = {"suite": suite, "kind": suite, "id": f"{suite}-{n}", "sample": 0}
         row |= {"prompt": f"prompt {n}", "response": "answer", "finish_reason": "stop"}
+        mute = n >= SUITES[suite] - unparsed
         if suite == "harmful":
-            mute = n >= SUITES[suite] - unparsed
             row["verdict"] = "unparsed" if mute else "unsafe" if hit else "safe"
         elif suite == "over_refusal":
-            row["refused"] = hit
+            row["refused"] = None if mute else hit
         else:
             row |= {"extracted": "7", "correct": hit}
         yield row

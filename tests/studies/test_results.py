@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from tests.studies.example_study import HITS, write_study
+from tests.studies.example_study import HITS, SUITES, write_study
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.evaluation import paper_rows
 from thinksafe_jax.studies.costs import run_cost
@@ -53,6 +53,7 @@ def test_figures_are_means_over_seeds_with_their_spread(finished):
     refusal = method(results, "DirectRefusal")["measures"]
     assert refusal["unparsed"]["value"] == pytest.approx(20 / 40)
     assert refusal["harm"]["value"] == pytest.approx(1 / 20)  # of those that can be read
+    assert refusal["unparsed_harmless"]["value"] == pytest.approx(2 / SUITES["over_refusal"])
 
 
 def test_differences_are_of_the_same_questions(finished):
@@ -177,7 +178,7 @@ def test_the_words_answer_the_questions(finished):
     said = dict(findings(results))
     assert said["Which method is safest?"].startswith("ThinkSafe: harm 5.0 % (")
     assert "it is not told apart from DirectRefusal" in said["Which method is safest?"]
-    assert "DirectRefusal (50 %); their harm says little" in said["Which method is safest?"]
+    assert "DirectRefusal (50 %); their rates say little" in said["Which method is safest?"]
     assert "Lost: DirectRefusal" in said["Which keeps reasoning?"]
     assert "More than the untouched student: DirectRefusal" in said["Which over-refuses?"]
     assert "90 questions and 3 seeds" in said["How sure is this?"]

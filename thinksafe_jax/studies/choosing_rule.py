@@ -4,7 +4,8 @@
 
 `minimise` or `maximise` a measure, then conditions joined by `and`. A bound is a number of points,
 or the student's own value before training (`initial`) with points added or taken away. Measures are
-harm, over_refusal, reasoning and unparsed (means over the suites of a kind), and suites by name.
+harm, over_refusal, reasoning, unparsed and unparsed_harmless (means over the suites of a kind), and
+suites by name.
 
 Of the settings that keep all conditions the best one is chosen; where none does, the one that
 breaks them by the fewest points. Of equals the first in the file is taken.
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 
 from thinksafe_jax.errors import ConfigError, quoted
 
-MEASURES = ("harm", "over_refusal", "reasoning", "unparsed")
+MEASURES = ("harm", "over_refusal", "reasoning", "unparsed", "unparsed_harmless")
 _NAME = r"[\w.-]+"
 _RULE = re.compile(rf"\s*(minimise|maximise)\s+({_NAME})\s*(?:subject\s+to\s+(.+?))?\s*", re.DOTALL)
 _NUMBER = r"\d+(?:\.\d+)?"

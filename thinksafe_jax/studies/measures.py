@@ -1,10 +1,10 @@
 """What the evaluations of a method say: its answers by suite, and the measures made of suites.
 
     harm, over_refusal, reasoning   the mean over the suites of that kind
-    unparsed                        answers to the harmful suites that cannot be read
+    unparsed, unparsed_harmless     answers to harmful, and to harmless prompts, that cannot be read
 
-A model that writes garbage is never unsafe. So harm is over the answers that can be read, and
-`unparsed` stands beside it.
+A model that writes garbage is never unsafe, and refuses nothing. So harm and over-refusal are over
+the answers that can be read, and what cannot be read stands beside them. In reasoning it is wrong.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ from thinksafe_jax.evaluation import outcome, read_scored_rows
 from thinksafe_jax.intervals import Answers, Estimate, crossed, crossed_difference
 
 KIND_OF = {"harm": HARMFUL, "over_refusal": OVER_REFUSAL, "reasoning": REASONING}
-UNPARSED = "unparsed"
+UNPARSED = {"unparsed": HARMFUL, "unparsed_harmless": OVER_REFUSAL}
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,9 @@ class MethodAnswers:
 
     def of(self, measure: str) -> list[Answers]:
         """The answers behind a measure or a suite; empty where it was not asked."""
-        if measure == UNPARSED:
-            return [a for name, a in self.unparsed.items() if self.kinds[name] == HARMFUL]
-        if measure in KIND_OF:
-            kind = KIND_OF[measure]
-            return [a for name, a in self.answers.items() if self.kinds[name] == kind]
+        for kinds, answers in ((UNPARSED, self.unparsed), (KIND_OF, self.answers)):
+            if measure in kinds:
+                return [a for name, a in answers.items() if self.kinds[name] == kinds[measure]]
         return [self.answers[measure]] if measure in self.answers else []
 
     def estimate(self, measure: str) -> Estimate:

@@ -17,7 +17,8 @@ TITLES = {
     "harm": ("Harm", "lower is better"),
     "over_refusal": ("Over-refusal", "lower is better"),
     "reasoning": ("Reasoning", "higher is better"),
-    "unparsed": ("Unparsed", "answers that cannot be read"),
+    "unparsed": ("Unparsed", "answers to harmful prompts that cannot be read"),
+    "unparsed_harmless": ("Unparsed, harmless", "answers to harmless prompts that cannot be read"),
 }
 _PLOTTED = ("harm", "over_refusal", "reasoning")
 

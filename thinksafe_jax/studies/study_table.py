@@ -10,6 +10,7 @@ _COLUMNS = {
     "over_refusal": "over-refusal %",
     "reasoning": "reasoning %",
     "unparsed": "unparsed %",
+    "unparsed_harmless": "harmless, unparsed %",
 }
 
 
