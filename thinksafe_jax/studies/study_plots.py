@@ -17,7 +17,12 @@ STAGE_COLOURS = {"sample": "after", "guard": "benign", "train": "harmful"}
 _ROW = 0.34  # inches of a method in a list of methods
 _ROOT_TICKS = (0, 1, 5, 10, 20, 40, 60, 80, 100)  # per cent
 _NEAR = 11.0  # points between numbers on the plane
-_OFFSETS = [(8.0, 5.0), (-8.0, 5.0), (8.0, -7.0), (-8.0, -7.0), (0.0, 10.0), (0.0, -12.0)]
+# points from a mark to its number: near ones first, further ones where many methods lie together
+_OFFSETS = [
+    (8.0, 5.0), (-8.0, 5.0), (8.0, -7.0), (-8.0, -7.0), (0.0, 10.0), (0.0, -12.0),
+    (17.0, 7.0), (-17.0, 7.0), (17.0, -9.0), (-17.0, -9.0), (9.0, 18.0), (-9.0, 18.0),
+    (9.0, -20.0), (-9.0, -20.0),
+]  # fmt: skip
 
 
 def plane_plot(results: Mapping) -> Markup | None:
@@ -45,15 +50,17 @@ def plane_plot(results: Mapping) -> Markup | None:
                 alpha=0.9,
             )  # fmt: skip
         papers = [method["published"] or {} for _, method, _, _ in points]
-        low = 100 * min([x["low"] for _, _, x, _ in points] + _of(papers, "reasoning"))
+        across = [x[end] for _, _, x, _ in points for end in ("low", "high")]
+        across = [100 * value for value in [*across, *_of(papers, "reasoning")]]
+        left, right = min(across) - 1, min(max(across) + 1, 101.5)
         high = 100 * max([y["high"] for _, _, _, y in points] + _of(papers, "harm"))
-        axes.set(xlabel="reasoning, % right", xlim=(low - 4, 101.5), ylim=(0, min(100, high * 1.1)))
+        axes.set(xlabel="reasoning, % right", xlim=(left, right), ylim=(0, min(100, high * 1.1)))
         axes.set_ylabel("harm, %, square-root scale", color=COLOURS["muted"])
         axes.tick_params(axis="y", labelcolor=COLOURS["muted"])
         axes.set_yticks([tick for tick in _ROOT_TICKS if tick <= high * 1.1])
         _number_points(axes, points)
 
-    return figure_of("plane", 3.6, draw, "Harm against reasoning, a point a method")
+    return figure_of("plane", 4.4, draw, "Harm against reasoning, a point a method")
 
 
 def _of(papers: Sequence[Mapping], measure: str) -> list[float]:
