@@ -157,6 +157,15 @@ def test_without_a_run_dir_the_recipe_says_where(recipe_file, tmp_path, monkeypa
     assert [str(where) for _, where, _ in pipeline.calls] == ["runs/test", "elsewhere"]
 
 
+def test_a_trial_goes_to_a_folder_of_its_own(recipe_file, tmp_path, monkeypatch, pipeline):
+    monkeypatch.chdir(tmp_path)
+    exit_code(monkeypatch, "run", "-c", recipe_file, "--trial", 9)
+    exit_code(monkeypatch, "run", "-c", recipe_file, "--trial", 9, "--run-dir", "here")
+    (trial, folder, _), (_, named, _) = pipeline.calls
+    assert (str(folder), str(named)) == ("runs/test-trial", "here")
+    assert (trial.trial, trial.synthesis.limit, trial.evaluation.limit) == (True, 9, 9)
+
+
 def test_a_stage_command_runs_that_stage_with_the_directorys_own_recipe(
     tmp_path, monkeypatch, pipeline
 ):

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from tests.report.example_run import recipe, write_evaluation, write_run
-from thinksafe_jax.config import GuardConfig, GuardModel, to_yaml
-from thinksafe_jax.report import write_report
+from thinksafe_jax.config import GuardConfig, GuardModel, as_trial, to_yaml
+from thinksafe_jax.report import card_of_dataset, card_of_run, write_report
 from thinksafe_jax.report.run_files import RunFiles
 from thinksafe_jax.report.summary import build_summary
+from thinksafe_jax.synthesis import dataset_facts
 
 pytestmark = pytest.mark.slow
 
@@ -36,6 +37,20 @@ def configure(path, **changes) -> None:
 @pytest.fixture
 def path(tmp_path):
     return write_run(tmp_path / "run", rows=40)
+
+
+def test_a_trial_says_so_first_in_report_and_cards(path):
+    assert summary(path)["trial"] is False and "trial" not in notes(path)
+    trial = as_trial(recipe(), 7)
+    (path / "config.yaml").write_text(to_yaml(trial), encoding="utf-8")
+    content = summary(path)
+    assert content["trial"] is True and content["notes"][0]["kind"] == "trial"
+    assert "at most 7 prompts and 7 questions of each suite" in content["notes"][0]["text"]
+    assert "ThinkSafe run · trial" in (path / "report/report.html").read_text(encoding="utf-8")
+    assert "**A trial.**" in card_of_run(path, trial, path, "adapter")
+    assert "**A trial.**" not in card_of_run(path, recipe(), path, "adapter")
+    assert "**A trial.**" in card_of_dataset(dataset_facts(trial), {}, {})
+    assert "**A trial.**" not in card_of_dataset(dataset_facts(recipe()), {}, {})
 
 
 def test_schema(path):

@@ -1,5 +1,6 @@
 """thinksafe run, check, and the stages one by one: sample, filter, train, export."""
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +17,7 @@ from thinksafe_jax.cli.arguments import (
     number,
     run_directory,
 )
+from thinksafe_jax.cli.option_groups import grouped
 from thinksafe_jax.cli.training import print_other_trainings
 from thinksafe_jax.errors import ConfigError
 
@@ -23,6 +25,45 @@ if TYPE_CHECKING:
     from thinksafe_jax.pipeline import FaultList
 
 
+@dataclass(frozen=True)
+class AnewOptions:
+    """What is made anew of what lies in the run directory."""
+
+    new_run: Annotated[
+        bool,
+        typer.Option("--new-run", help="Delete what an earlier run left there and start afresh."),
+    ] = False
+    new_verdicts: NewVerdicts = False
+    new_training: Annotated[
+        bool,
+        typer.Option(
+            "--new-training",
+            help="Train anew with other training.* on the same samples and verdicts; the earlier "
+            "training is kept in RUN/trainings.",
+        ),
+    ] = False
+
+
+@dataclass(frozen=True)
+class SizeOptions:
+    """How much is asked."""
+
+    limit: Annotated[
+        int | None,
+        number(1, MOST, "Prompts in all, every kind in its own proportion: synthesis.limit."),
+    ] = None
+    trial: Annotated[
+        int | None,
+        number(
+            1,
+            MOST,
+            "At most so many prompts, and questions of each suite; report and cards say that it "
+            "is a trial. It goes to a folder of its own, <run_dir>-trial.",
+        ),
+    ] = None
+
+
+@grouped
 def run(
     overrides: Overrides = None,
     config: Config = None,
@@ -33,46 +74,37 @@ def run(
             "Default: the recipe's run_dir, or runs/<name>."
         ),
     ] = None,
-    new_run: Annotated[
-        bool,
-        typer.Option("--new-run", help="Delete what an earlier run left there and start afresh."),
-    ] = False,
-    new_verdicts: NewVerdicts = False,
-    new_training: Annotated[
-        bool,
-        typer.Option(
-            "--new-training",
-            help="Train anew with other training.* on the same samples and verdicts; the earlier "
-            "training is kept in RUN/trainings.",
-        ),
-    ] = False,
+    *,
+    anew: AnewOptions,
+    size: SizeOptions,
     skip_bad_rows: SkipBadRows = False,
-    limit: Annotated[
-        int | None,
-        number(1, MOST, "Prompts in all, every kind in its own proportion: synthesis.limit."),
-    ] = None,
 ) -> None:
     """Run every stage: sample, filter, train, export, evaluate, report.
 
     What is already done is skipped, what was cut short is resumed: give the same command again.
+    Begin with --trial: it takes every step of the whole run on few prompts.
 
     Examples:
 
       thinksafe run --config mini
 
+      thinksafe run -c mini --trial 100
+
       thinksafe run -c mini --run-dir runs/hot synthesis.sampling.temperature=1
 
       thinksafe run -c mini --new-training training.learning_rate=1e-3
     """
-    from thinksafe_jax.config import load_recipe
+    from thinksafe_jax.config import as_trial, load_recipe
 
     if config is None:
         raise ConfigError("no recipe given; try: thinksafe run --config mini")
-    limited = [] if limit is None else [f"synthesis.limit={limit}"]
+    limited = [] if size.limit is None else [f"synthesis.limit={size.limit}"]
     recipe = load_recipe(config, [*(overrides or []), *limited])
-    folder = run_directory(run_dir or recipe.run_dir or f"runs/{recipe.name}")
-    anew = {"new_run": new_run, "new_verdicts": new_verdicts, "new_training": new_training}
-    start(recipe, folder, None, skip_bad_rows=skip_bad_rows, **anew)
+    place = recipe.run_dir or f"runs/{recipe.name}"
+    if size.trial is not None:
+        recipe, place = as_trial(recipe, size.trial), f"{place}-trial"
+    folder = run_directory(run_dir or place)
+    start(recipe, folder, None, skip_bad_rows=skip_bad_rows, **asdict(anew))
 
 
 def check(
@@ -285,6 +317,8 @@ def _print_outcome(folder: Path, summary: dict) -> None:
         console.print(coverage_table(summary["dataset"]))
     console.print(final_table(summary))
     console.print(f"report: {shown(folder / 'report/report.html')}", markup=False, soft_wrap=True)
+    if summary.get("trial"):
+        console.print("this was a trial; for the whole run: the same command without --trial")
 
 
 def register(app: typer.Typer) -> None:

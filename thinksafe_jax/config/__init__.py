@@ -37,6 +37,7 @@ from thinksafe_jax.config.shipped import (
 )
 from thinksafe_jax.config.strict import build
 from thinksafe_jax.config.training_sweep import expand_sweep
+from thinksafe_jax.config.trial import as_trial
 from thinksafe_jax.config.yaml_files import read_yaml
 
 __all__ = [
@@ -61,6 +62,7 @@ __all__ = [
     "SuiteConfig",
     "SynthesisConfig",
     "TrainingConfig",
+    "as_trial",
     "build",
     "check_limits",
     "copy_config",

@@ -45,6 +45,8 @@ class EvaluationConfig:
     reasoning_prompt: Annotated[str, Holds("{prompt}", "where the question goes")] = "{prompt}"
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     suites: list[SuiteConfig] = field(default_factory=list)  # named ones, beside the lists above
+    # the first questions of each list and of each suite; their own limits hold as well
+    limit: Annotated[int | None, COUNT] = field(default=None, metadata=LATER)
     samples: Annotated[int, COUNT] = 1  # responses per reasoning question
     reasoning_sampling: SamplingConfig | None = None  # of the reasoning suites; None is `sampling`
     # the parts of a response that are judged

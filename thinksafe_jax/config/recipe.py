@@ -251,6 +251,8 @@ class Recipe:
     # of the report and the cards; the run directory is runs/<name> where run_dir names none
     name: Annotated[str, FolderName()] = ""
     run_dir: str = ""
+    # a run on few prompts, to look whether all works: report and cards say so
+    trial: bool = field(default=False, metadata=LATER)
     seed: Annotated[int, INDEX] = 42
     # a file, or a name in configs/mesh; default: one device
     mesh: Annotated[str | None, _MESH] = None

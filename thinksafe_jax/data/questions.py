@@ -75,12 +75,15 @@ def load_questions(cfg: EvaluationConfig, revisions: Path | None = None) -> Ques
         InputError: a reasoning question without a gold answer, an id twice, or a bad file.
         EnvironmentFault: a dataset cannot be had from the Hub.
     """
-    items = [question for suite in LISTS for question in _listed(cfg, suite)]
+    most = cfg.limit
+    items = [question for suite in LISTS for question in islice(_listed(cfg, suite), most)]
     sources = {}
     for suite in cfg.suites:
         if suite.name in sources or any(q.suite == suite.name for q in items):
             raise ConfigError(f"evaluation.suites: {suite.name} is there twice")
-        questions, sources[suite.name] = _named(suite, revisions)
+        limits = [limit for limit in (suite.limit, most) if limit is not None]
+        limited = replace(suite, limit=min(limits, default=None))
+        questions, sources[suite.name] = _named(limited, revisions)
         items += questions
     return Questions(items, sources)
 

@@ -117,6 +117,7 @@ def _recipe(asked: RunEvaluation, suites: Sequence[SuiteConfig], session: Sessio
         student = replace(student, dtype=asked.dtype)
     recipe = Recipe(
         name=begun.name,
+        trial=begun.trial,
         seed=begun.seed,
         mesh=begun.mesh,
         student=student,
@@ -157,6 +158,7 @@ def _evaluation(
         cfg,
         judge="guard",  # the exact judge knows the mini world only
         suites=[replace(suite, limit=limit) for suite in suites],
+        limit=cfg.limit if limit is None else None,
         samples=asked.samples or cfg.samples,
         scopes=list(asked.scopes or cfg.scopes),
     )

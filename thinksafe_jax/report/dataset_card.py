@@ -25,6 +25,10 @@ _USE = (
     "one model under one guard answers; they are no policy, no benchmark and no advice, and the "
     "harmful prompts among them must not reach people as suggestions."
 )
+_TRIAL = (
+    "**A trial.** A few prompts of each kind, sampled to look whether all works; not a dataset to "
+    "train on."
+)
 _WEAK = (
     "**The guard is weak.** It looks for refusal phrases and understands nothing; read its "
     "verdicts as a rough sieve."
@@ -43,6 +47,7 @@ def card_of_dataset(
         f"# {escape(facts.name or 'dataset')}: safety data",
         _WARNING,
         _origin(facts),
+        *([_TRIAL] if facts.trial else []),
         *([_WEAK] if facts.weak_guard else []),
         "## Rows",
         _counts_table(counts),

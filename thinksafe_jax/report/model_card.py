@@ -39,6 +39,11 @@ _RATES = {RATES[name]: KINDS[name].card for name in LISTS}
 _RATES |= {AGREEMENT: "guard's agreement with the exact judge"}
 
 
+_TRIAL = (
+    "**A trial.** Trained and measured on few prompts, to look whether all works; no model to use."
+)
+
+
 @dataclass(frozen=True)
 class CardFacts:
     """What a card states.
@@ -54,6 +59,7 @@ class CardFacts:
         evaluation: "before" and "after" as in RUN/evaluation; empty where not measured yet.
         readable: as in summary.json; a rate of few readable rows is no result.
         usage: Markdown on how to load it.
+        trial: trained on few prompts, to look whether all works.
     """
 
     name: str
@@ -66,6 +72,7 @@ class CardFacts:
     evaluation: dict[str, dict[str, Any]]
     readable: dict[str, dict[str, Any]] = field(default_factory=dict)
     usage: str = ""
+    trial: bool = False
 
 
 def card_of_run(run_path: Path, recipe: Recipe, base: Path, kind: str) -> str:
@@ -102,6 +109,7 @@ def card_of_run(run_path: Path, recipe: Recipe, base: Path, kind: str) -> str:
         evaluation,
         readable=build_summary(read_run(run_path))["readable"] if evaluation else {},
         usage=usage(kind, student, revision, rank, synthesis.reasoning),
+        trial=recipe.trial,
     )
     return model_card(facts)
 
@@ -154,6 +162,7 @@ def model_card(facts: CardFacts) -> str:
         f"# {escape(facts.name or 'model')}",
         f"{what} {escape(facts.base_model)}, trained for safety on {_ROWS[facts.method]} (with the "
         "tools of ThinkSafe, arXiv 2601.23143). What came of it stands under Evaluation.",
+        *([_TRIAL] if facts.trial else []),
         *(["## Use", facts.usage] if facts.usage else []),
         "## How it was made",
         _facts_table(facts),

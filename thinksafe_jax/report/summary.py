@@ -2,6 +2,7 @@
 
 schema_version      1; it changes when a name changes its meaning
 name, method, student
+trial               true where the recipe says that it is one: few prompts, to look
 guard               {kind, name, weak}: what filters the training data
 judge               {kind, name, weak, same_as_filter}: what judges the evaluation; kind is guard,
                     or mini where the exact judge does and the guard's agreement is measured
@@ -32,7 +33,7 @@ paper_differences   [{key, paper, run}]: every setting that is not the paper's
 notes               [{kind, text}]: what a reader must know before believing the numbers
 """
 
-from thinksafe_jax.config import SAMPLED, GuardConfig, paper_differences
+from thinksafe_jax.config import SAMPLED, GuardConfig, Recipe, paper_differences
 from thinksafe_jax.data import RATES
 from thinksafe_jax.evaluation import paper_model, paper_rows, paper_table
 from thinksafe_jax.intervals import Rate, difference
@@ -58,6 +59,7 @@ def build_summary(run: RunFiles) -> dict:
     return {
         "schema_version": SCHEMA_VERSION,
         "name": recipe.name if recipe else run.path.name,
+        "trial": bool(recipe and recipe.trial),
         "method": recipe.synthesis.method if recipe else None,
         "student": recipe.student.model if recipe else None,
         "guard": guard,
@@ -227,6 +229,8 @@ def _mean(values: list[float]) -> float | None:
 
 def _notes(run: RunFiles, guard: dict, judge: dict) -> list[tuple[str, str]]:
     notes = []
+    if run.recipe is not None and run.recipe.trial:
+        notes.append(("trial", _trial_text(run.recipe)))
     if guard["weak"] or judge["weak"]:
         notes.append(
             (
@@ -264,6 +268,13 @@ def _notes(run: RunFiles, guard: dict, judge: dict) -> list[tuple[str, str]]:
     if warning := refusal_warning(run.refusals):
         notes.append(("benign-refusals", f"{warning}."))
     return [*notes, *_count_notes(run)]
+
+
+def _trial_text(recipe: Recipe) -> str:
+    limits = {"prompts": recipe.synthesis.limit, "questions of each suite": recipe.evaluation.limit}
+    most = " and ".join(f"{limit:,} {what}" for what, limit in limits.items() if limit)
+    few = f"at most {most}" if most else "few prompts and questions"
+    return f"This is a trial, on {few}: it shows whether all works, and its figures are no result."
 
 
 def _count_notes(run: RunFiles) -> list[tuple[str, str]]:

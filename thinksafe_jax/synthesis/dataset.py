@@ -63,6 +63,7 @@ class DatasetFacts:
     benign_refusals: str = "keep"
     ladder: Sequence[str] = ()  # one line an attempt
     kv_dtype: str = "model"  # as `EngineConfig.kv_dtype`
+    trial: bool = False  # of few prompts, to look whether all works
 
     @property
     def guarded(self) -> bool:
@@ -118,6 +119,7 @@ def dataset_facts(
             if sampled and synthesis.attempts > 1
         ],
         kv_dtype=recipe.engine.kv_dtype if sampled else "model",
+        trial=recipe.trial,
     )
 
 
