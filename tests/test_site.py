@@ -2,6 +2,8 @@
 
 import dataclasses
 import importlib.util
+import re
+import tomllib
 
 import pytest
 
@@ -49,6 +51,13 @@ def test_the_command_page_has_every_command_and_no_marks_of_the_terminal(pages):
         assert f"## thinksafe {name}\n" in text, name
     assert "## thinksafe configs copy\n" in text
     assert "[/]" not in text and "[cyan]" not in text
+
+
+def test_the_versions_of_the_tests_are_told_for_every_dependency(pages):
+    lines = pages.tested_with().splitlines()
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert len(lines) == 2 + len(project["dependencies"])
+    assert re.fullmatch(r"\| jax \| `>=0\.\d+` \| 0\.\d+\.\d+ \|", lines[2])
 
 
 def test_fences_are_run_unless_a_title_says_what_they_take_and_indented_commands_are_refused():

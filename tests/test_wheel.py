@@ -1,16 +1,21 @@
 """It works without a checkout: a wheel made from the sdist, in a fresh venv, in an empty folder."""
 
+import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
 import sysconfig
 import tarfile
+import zipfile
+from email import message_from_bytes
 from pathlib import Path
 
 import pytest
 
 from tests.support import REPOSITORY
+from thinksafe_jax import __version__
 
 pytestmark = pytest.mark.slow
 
@@ -27,21 +32,27 @@ def _build(what: str, folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def thinksafe(tmp_path_factory):
-    """The installed command, run in a folder: (arguments, folder) -> the finished process."""
+def built(tmp_path_factory):
+    """(sdist, the wheel that is made from it)."""
     base = tmp_path_factory.mktemp("wheel")
     tree = base / "tree"
     tree.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(REPOSITORY / name, tree)
     ignored = shutil.ignore_patterns("__pycache__")
     for name in ("thinksafe_jax", "configs"):
         shutil.copytree(REPOSITORY / name, tree / name, symlinks=True, ignore=ignored)
-    with tarfile.open(_build("build_sdist", tree)) as sdist:
+    packed = _build("build_sdist", tree)
+    with tarfile.open(packed) as sdist:
         sdist.extractall(base, filter="data")
     (unpacked,) = base.glob("thinksafe_jax-*")
-    wheel = _build("build_wheel", unpacked)
+    return packed, _build("build_wheel", unpacked)
 
+
+@pytest.fixture(scope="module")
+def thinksafe(built, tmp_path_factory):
+    """The installed command, run in a folder: (arguments, folder) -> the finished process."""
+    base, (_, wheel) = tmp_path_factory.mktemp("installed"), built
     venv = base / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
     pip = [sys.executable, "-m", "pip", "--python", venv / "bin/python", "install", "--quiet"]
@@ -57,6 +68,53 @@ def thinksafe(tmp_path_factory):
         return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True)
 
     return run
+
+
+@pytest.fixture(scope="module")
+def metadata(built):
+    with zipfile.ZipFile(built[1]) as wheel:
+        (name,) = [n for n in wheel.namelist() if n.endswith(".dist-info/METADATA")]
+        return message_from_bytes(wheel.read(name))
+
+
+def test_twine_accepts_both_files(built):
+    pytest.importorskip("twine", reason="twine is not installed: pip install -e '.[test]'")
+    command = [sys.executable, "-m", "twine", "check", "--strict", *built]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("PASSED") == 2
+
+
+def test_the_metadata_says_who_where_and_for_what(metadata):
+    assert metadata["Version"] == __version__
+    assert metadata["Author"] == "thinksafe_jax developers"
+    assert metadata["License-Expression"] == "Apache-2.0"
+    assert "Paper, https://arxiv.org/abs/2601.23143" in metadata.get_all("Project-URL")
+    assert "Typing :: Typed" in metadata.get_all("Classifier")
+    assert "Programming Language :: Python :: 3.11" in metadata.get_all("Classifier")
+    assert metadata["Requires-Python"] == ">=3.11"
+
+
+def test_the_page_on_pypi_has_no_link_that_leads_nowhere(metadata):
+    page = metadata.get_payload(decode=True).decode()
+    assert page.startswith("# thinksafe_jax")
+    assert re.findall(r"\]\((?!https?:|#)[^)]*\)", page) == []
+    assert "[arXiv 2601.23143](https://arxiv.org/abs/2601.23143)" in page
+    assert "Guards and judges" in page  # the text of a link stays
+
+
+def test_where_the_repository_is_named_links_lead_to_this_version():
+    spec = importlib.util.spec_from_file_location("setup_script", REPOSITORY / "setup.py")
+    assert spec is not None and spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    text = "[a](docs/a.md#b) ![p](docs/p.svg) [w](https://x.org) [h](#here)"
+    web = script.page_on_pypi(text, "https://host/owner/name/", "1.2")
+    assert web == (
+        "[a](https://host/owner/name/blob/v1.2/docs/a.md#b) "
+        "![p](https://host/owner/name/raw/v1.2/docs/p.svg) [w](https://x.org) [h](#here)"
+    )
+    assert script.page_on_pypi(text, None, "1.2") == "a  [w](https://x.org) [h](#here)"
 
 
 def test_configs_are_listed_and_copied(thinksafe, tmp_path):

@@ -4,7 +4,7 @@
 #     docker run -v "$PWD/runs:/thinksafe/runs" thinksafe:cpu run -c configs/recipes/mini.yaml
 FROM python:3.12-slim
 WORKDIR /thinksafe
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml setup.py README.md LICENSE ./
 COPY thinksafe_jax thinksafe_jax
 COPY configs configs
 # hadolint ignore=DL3013

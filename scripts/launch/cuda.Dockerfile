@@ -4,7 +4,7 @@
 #     docker run --rm --gpus=all --shm-size=8g thinksafe:cuda doctor
 FROM python:3.12-slim
 WORKDIR /thinksafe
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml setup.py README.md LICENSE ./
 COPY thinksafe_jax thinksafe_jax
 COPY configs configs
 # hadolint ignore=DL3013

@@ -4,7 +4,7 @@
 #     sudo docker run --rm --privileged --network=host thinksafe:tpu doctor
 FROM python:3.12-slim
 WORKDIR /thinksafe
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml setup.py README.md LICENSE ./
 COPY thinksafe_jax thinksafe_jax
 COPY configs configs
 # hadolint ignore=DL3013

@@ -8,6 +8,7 @@ import dataclasses
 import inspect
 import re
 import tokenize
+import tomllib
 from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
@@ -45,6 +46,7 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
     }
     if page.file.src_uri in made:
         return made[page.file.src_uri]()
+    markdown = markdown.replace("<!-- tested with -->", tested_with())
     for name in AT_THE_TOP:
         markdown = markdown.replace(f"](../{name}", f"]({name.lower()}")
     if page.file.src_uri in map(str.lower, AT_THE_TOP):
@@ -192,6 +194,23 @@ def _plain(text: str) -> str:
     """Rich's marks as Markdown: [cyan]x[/] is code."""
     text = re.sub(r"\[(?:cyan|bold|dim|green)\](.*?)\[/\w*\]", r"`\1`", inspect.cleandoc(text))
     return text.replace("\b", "").replace("<", "&lt;")
+
+
+def tested_with() -> str:
+    """A table of what the base install asks for, and the versions with which CI runs the tests."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lock = (ROOT / ".ci/requirements.lock").read_text(encoding="utf-8").splitlines()
+    versions = {_package(name): version for name, _, version in (x.partition("==") for x in lock)}
+    lines = ["| package | asked for | tested with |", "|---|---|---|"]
+    for requirement in project["dependencies"]:
+        name, extra, bound = re.findall(r"^([\w.-]+)(\[.*\])?(.*)$", requirement)[0]
+        lines.append(f"| {name}{extra} | `{bound}` | {versions[_package(name)]} |")
+    return "\n".join(lines)
+
+
+def _package(name: str) -> str:
+    """The name of a package as PyPI compares it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def shipped_page() -> str:

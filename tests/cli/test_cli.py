@@ -211,3 +211,26 @@ def test_help_names_every_choice_there_is(monkeypatch, capsys):
         assert exit_code(monkeypatch, command, "--help") == 0
         text = capsys.readouterr().out
         assert [name for name in names if name not in text] == [], command
+
+
+SCRIPT = "import sys; sys.argv[0] = 'thinksafe'; from thinksafe_jax.cli import main; main()"
+
+
+@pytest.mark.parametrize(
+    ("typed", "completed"),
+    [("thinksafe cha", "chat"), ("thinksafe chat --ada", "--adapter")],
+)
+def test_the_shell_completes_commands_and_options(typed, completed):
+    words = {"COMP_WORDS": typed, "COMP_CWORD": str(len(typed.split()) - 1)}
+    env = {**os.environ, "_THINKSAFE_COMPLETE": "complete_bash", **words}
+    done = subprocess.run([sys.executable, "-c", SCRIPT], env=env, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.split()) == (0, [completed]), done.stderr
+
+
+def test_completion_is_printed_and_nothing_is_written_unasked(tmp_path):
+    command = ["bash", "-c", f'{sys.executable} -c "{SCRIPT}" --show-completion; exit $?']
+    env = {**os.environ, "HOME": str(tmp_path)}
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "_THINKSAFE_COMPLETE=complete_bash" in done.stdout
+    assert list(tmp_path.iterdir()) == []
