@@ -10,7 +10,7 @@ from itertools import combinations
 import pytest
 
 from tests.report.example_run import NICE, recipe, write_evaluation, write_run
-from thinksafe_jax.config import to_yaml
+from thinksafe_jax.config import OnPolicyConfig, TrainingConfig, to_yaml
 from thinksafe_jax.config.recipe import Rung
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.report import write_report
@@ -310,3 +310,12 @@ def test_a_kill_while_writing_leaves_the_old_report(tmp_path, monkeypatch):
 
 def _die(*_):
     raise KeyboardInterrupt
+
+
+def test_a_run_that_learns_on_policy_has_no_dataset_to_miss(tmp_path):
+    loop = replace(recipe(), on_policy=OnPolicyConfig(method="grpo"), training=TrainingConfig())
+    (tmp_path / "config.yaml").write_text(to_yaml(loop), encoding="utf-8")
+    text = words(page(tmp_path)[0])
+    assert "method grpo" in text and "Dataset" not in text
+    assert "filtered" not in text and "Nothing has been sampled" not in text
+    assert json.loads((tmp_path / "report/summary.json").read_text())["on_policy"] == "grpo"

@@ -109,4 +109,4 @@ def _draw(axes: "Axes", title: str, series: Sequence[Series]) -> None:
         frameon=False, fontsize=6.2, loc="lower right", bbox_to_anchor=(1.02, 0.97),
         borderpad=0, handlelength=1.2, labelspacing=0.2,
     )  # fmt: skip
-    axes.tick_params(axis="y", labelcolor=COLOURS["muted"])
+    axes.tick_params(axis="y", which="both", labelcolor=COLOURS["muted"])

@@ -3,6 +3,7 @@
 schema_version      1; it changes when a name changes its meaning
 name, method, student
 trial               true where the recipe says that it is one: few prompts, to look
+on_policy           null, or the method by which rollouts are learnt from while they are drawn
 guard               {kind, name, weak}: what filters the training data
 judge               {kind, name, weak, same_as_filter}: what judges the evaluation; kind is guard,
                     or mini where the exact judge does and the guard's agreement is measured
@@ -61,6 +62,7 @@ def build_summary(run: RunFiles) -> dict:
         "name": recipe.name if recipe else run.path.name,
         "trial": bool(recipe and recipe.trial),
         "method": recipe.synthesis.method if recipe else None,
+        "on_policy": (recipe.on_policy.method or None) if recipe else None,
         "student": recipe.student.model if recipe else None,
         "guard": guard,
         "judge": judge,
