@@ -5,12 +5,37 @@ import threading
 from contextlib import contextmanager
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = REPOSITORY.parent / "shared"
+
+
+class Oracle:
+    """A package whose numbers ours are compared with, imported when it is first asked.
+
+    Where it is absent, the test that asks it is skipped and says so; other tests of the file run.
+    """
+
+    def __init__(self, name: str):
+        self._name = name
+
+    def __getattr__(self, attribute: str):
+        reason = f"{self._name}, the oracle, is not installed"
+        return getattr(pytest.importorskip(self._name, reason=reason), attribute)
+
+
+class AbsentModel:
+    """Stands for a torch model where there is no torch: who asks it is skipped."""
+
+    def __getattr__(self, attribute: str):
+        pytest.skip("torch, the oracle, is not installed")
+
+    def __call__(self, *arguments, **named):
+        pytest.skip("torch, the oracle, is not installed")
 
 
 def shared_asset(*parts: str) -> Path:
@@ -115,9 +140,11 @@ def tiny_config(**changes):
 
 
 def save_tiny(name: str, directory: Path, dtype: str = "float32", **overrides):
-    """Saves a random transformers checkpoint of TINY[name]; returns the torch model (eval mode)."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    """Saves a random transformers checkpoint of TINY[name]; returns the torch model (eval mode).
+
+    Without torch the checkpoint has weights of our own making, and the model is an `AbsentModel`.
+    """
+    from transformers import AutoConfig
 
     family = name.split("-")[0].replace("llama3", "llama")
     settings = {
@@ -129,8 +156,13 @@ def save_tiny(name: str, directory: Path, dtype: str = "float32", **overrides):
         **TINY[name],
         **overrides,
     }
-    torch.manual_seed(0)
     config = AutoConfig.for_model(family, **settings)
+    if find_spec("torch") is None:
+        return _save_without_torch(config, directory, dtype)
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype)).eval()
     with torch.no_grad():  # biases and norms start at constants; random values show mix-ups
         for parameter in model.parameters():
@@ -138,6 +170,25 @@ def save_tiny(name: str, directory: Path, dtype: str = "float32", **overrides):
                 parameter.add_(0.3 * torch.randn_like(parameter))
     model.save_pretrained(directory)
     return model
+
+
+def _save_without_torch(config, directory: Path, dtype: str) -> AbsentModel:
+    import jax
+    import jax.numpy as jnp
+
+    from thinksafe_jax.models import init_params, parse_config
+    from thinksafe_jax.weights import save_checkpoint
+
+    facts = config.to_dict()
+    facts["architectures"] = [f"{config.model_type.capitalize()}ForCausalLM"]
+    cfg = parse_config(facts)
+    params = init_params(cfg, jax.random.key(0), dtype=jnp.dtype(dtype))
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    pairs = zip(keys, leaves, strict=True)
+    noisy = [leaf + 0.02 * jax.random.normal(key, leaf.shape, leaf.dtype) for key, leaf in pairs]
+    save_checkpoint(directory, jax.tree.unflatten(tree, noisy), cfg, facts)
+    return AbsentModel()
 
 
 def live_arrays() -> list:

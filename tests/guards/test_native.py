@@ -6,10 +6,9 @@ import random
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 
 from tests.guards.kit import TEMPLATE, VOCAB, save_guard, save_tokenizer
-from tests.support import save_tiny, transformers_tokenizer
+from tests.support import Oracle, save_tiny, transformers_tokenizer
 from thinksafe_jax.config import GuardConfig, GuardModel
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.guards import Exchange, check_one_template, check_unparsed, load_guard
@@ -22,6 +21,8 @@ from thinksafe_jax.tokenizer import ChatTokenizer
 from thinksafe_jax.weights import load_params
 
 pytestmark = pytest.mark.slow
+
+torch = Oracle("torch")
 
 LLAMA = FORMATS["llama-guard"]
 

@@ -4,13 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 
-from tests.support import TINY, save_tiny
+from tests.support import TINY, Oracle, save_tiny
 from thinksafe_jax.models import forward, load_config, logits
 from thinksafe_jax.weights import load_params
 
 pytestmark = pytest.mark.slow
+
+torch = Oracle("torch")
 
 
 @pytest.mark.parametrize("name", TINY)

@@ -4,14 +4,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 
 from tests.sampling.kit import GREEDY, RANDOM, engine, requests, run
+from tests.support import Oracle
 from thinksafe_jax.config import SamplingConfig
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.sampling import Request
 
 pytestmark = pytest.mark.slow
+
+torch = Oracle("torch")
 
 
 def test_greedy_equals_transformers_generate(model):

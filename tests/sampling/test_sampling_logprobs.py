@@ -7,12 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from tests.sampling.kit import GREEDY, RANDOM, requests, run
-from tests.support import tiny_config
+from tests.support import Oracle, tiny_config
 from thinksafe_jax.config import EngineConfig, SamplingConfig
 from thinksafe_jax.models import init_params
 from thinksafe_jax.sampling import Drawn, Engine
@@ -20,6 +19,8 @@ from thinksafe_jax.sampling.next_token import sample
 from thinksafe_jax.sampling.sampling_options import Options
 
 pytestmark = pytest.mark.slow
+
+torch = Oracle("torch")
 
 # (temperature, top-k, top-p, min-p) of every way to draw: candidates, everything, wide
 OPTIONS = [
