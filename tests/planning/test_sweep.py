@@ -152,14 +152,22 @@ def test_the_command_measures_on_the_devices_at_hand(tmp_path):
     out, plot = tmp_path / "rows.json", tmp_path / "plot.svg"
     options = [f"--{name}={value}" for name, value in SIZES.items()]
     command = ["sweep-sharding", "--models=mini:student", "--meshes=cpu-8", "--measure", *options]
-    result = CliRunner().invoke(app, [*command, f"--json={out}", f"--plot={plot}"])
+    table, pareto = tmp_path / "rows.csv", tmp_path / "pareto.svg"
+    files = [f"--json={out}", f"--csv={table}", f"--plot={plot}", f"--pareto={pareto}"]
+    result = CliRunner().invoke(app, [*command, *files])
     assert result.exit_code == 0, result.output
     rows = json.loads(out.read_text())["rows"]
     assert [row["phase"] for row in rows] == ["decode", "prefill", "train"]
     assert all(0 < row["measured_seconds"] < math.inf for row in rows)
     assert "measured" in result.output
     assert "t >= max(F / flops" in result.output
-    assert plot.read_text().startswith("<?xml")
+    assert plot.read_text().startswith("<?xml") and pareto.read_text().startswith("<?xml")
+    assert table.read_text().count("\n") == 1 + len(rows)
+    # the same file is its own bound here: what was measured has both
+    compared = CliRunner().invoke(app, ["sweep-sharding", "--compare", str(out), str(out)])
+    assert compared.exit_code == 0 and "ratio" in compared.output
+    incomplete = CliRunner().invoke(app, ["sweep-sharding", "--models=x"])
+    assert "give --models and --meshes, or --compare" in str(incomplete.exception)
 
 
 def plotted_row(model: str, mesh: str, table: str, status: str = "ok", fits: bool = True) -> dict:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import sys
 
 import jax
 import pytest
@@ -111,7 +112,9 @@ def test_values_that_mean_the_plain_one_are_read(adapter, key, value):
 def test_files_that_are_no_config(adapter, content, said):
     folder, cfg = adapter
     (folder / "adapter_config.json").write_bytes(content)
-    with pytest.raises(InputError, match=f"adapter_config.json(, line 1, column 9)?: {said}"):
+    column = 8 if sys.version_info >= (3, 13) else 9  # of the comma; before, of what follows it
+    place = f"(, line 1, column {column})?"
+    with pytest.raises(InputError, match=f"adapter_config.json{place}: {said}"):
         import_adapter(folder, cfg)
 
 

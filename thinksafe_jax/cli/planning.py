@@ -132,9 +132,12 @@ class SweepOptions:
     """Options of `thinksafe sweep-sharding`."""
 
     models: Annotated[
-        str, typer.Option(help="Config files, directories, names or Hub ids, with commas between.")
-    ]
-    meshes: Annotated[str, typer.Option(help="Mesh files or names, with commas between.")]
+        str | None,
+        typer.Option(help="Config files, directories, names or Hub ids, with commas between."),
+    ] = None
+    meshes: Annotated[
+        str | None, typer.Option(help="Mesh files or names, with commas between.")
+    ] = None
     rules: Annotated[
         list[Path] | None,
         typer.Option(
@@ -146,7 +149,19 @@ class SweepOptions:
         Path | None,
         typer.Option("--json", help="Rows as JSON, written as they finish; run again to go on."),
     ] = None
-    plot: Annotated[Path | None, typer.Option(help="Picture (SVG).")] = None
+    csv: Annotated[Path | None, typer.Option(help="The rows as CSV.")] = None
+    plot: Annotated[Path | None, typer.Option(help="Picture (SVG): bars for each phase.")] = None
+    pareto: Annotated[
+        Path | None,
+        typer.Option(help="Picture (SVG): tokens/s a chip against memory, and what nothing beats."),
+    ] = None
+    compare: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(
+            metavar="PLANNED MEASURED",
+            help="Instead: two --json files, the second of --measure: bounds beside times.",
+        ),
+    ] = None
     measure: Annotated[
         bool, typer.Option("--measure", help="Time the steps on the devices at hand.")
     ] = False
@@ -166,7 +181,8 @@ def sweep_sharding(options: SweepOptions) -> None:
 
     No chip is needed: devices are simulated, up to 256, or those of the TPU compiler where libtpu
     is installed. Each row has memory per device, FLOPs, collectives by kind with bytes, the
-    roofline and the compile time. What cannot be is a row with its reason.
+    roofline and the compile time. What cannot be is a row with its reason. Where several tables
+    were tried on a mesh, a line says which is best, and why.
 
     Examples:
 
@@ -174,11 +190,22 @@ def sweep_sharding(options: SweepOptions) -> None:
 
       thinksafe sweep-sharding --models mini:student --meshes cpu-8 --measure --dtype float32
       --length 256 --rows 4 --context 512 --slots 8 --prompt 64
+
+      thinksafe sweep-sharding --compare planned.json measured.json
     """
+    if options.compare is not None:
+        from thinksafe_jax.planning import print_comparison
+
+        if options.models or options.meshes:
+            raise ConfigError("--compare reads two files; leave out --models and --meshes")
+        print_comparison(*options.compare)
+        return
+    if not options.models or not options.meshes:
+        raise ConfigError("give --models and --meshes, or --compare PLANNED MEASURED")
     if options.dtype not in ("bfloat16", "float32"):
         raise ConfigError(f"--dtype {options.dtype}: expected bfloat16 or float32")
     _quiet_compiler()
-    from thinksafe_jax.planning import run_sweep, settings_of
+    from thinksafe_jax.planning import SweepFiles, run_sweep, settings_of
 
     settings = settings_of(
         prompt=options.prompt,
@@ -194,8 +221,7 @@ def sweep_sharding(options: SweepOptions) -> None:
         _listed(options.meshes),
         options.rules or [],
         settings,
-        json_out=options.json_out,
-        plot=options.plot,
+        out=SweepFiles(options.json_out, options.csv, options.plot, options.pareto),
     )
 
 

@@ -6,19 +6,22 @@ from thinksafe_jax.planning.model_plan import print_plan
 from thinksafe_jax.planning.recipe_plan import RecipePlan, plan_recipe
 from thinksafe_jax.planning.recipe_plan_report import print_recipe_plan
 from thinksafe_jax.planning.stage_plans import Assumed
-from thinksafe_jax.planning.sweep_report import run_sweep, settings_of
+from thinksafe_jax.planning.sweep_compare import print_comparison
+from thinksafe_jax.planning.sweep_report import SweepFiles, run_sweep, settings_of
 from thinksafe_jax.planning.workload import Workload, guards_of, workload_flops
 
 __all__ = [
     "Assumed",
     "RecipePlan",
     "Settings",
+    "SweepFiles",
     "Workload",
     "filled_rows",
     "find_model",
     "guards_of",
     "phase_budget",
     "plan_recipe",
+    "print_comparison",
     "print_plan",
     "print_recipe_plan",
     "run_sweep",

@@ -1,6 +1,7 @@
 """A sweep for people: a table for the terminal, a picture, and the command itself."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,9 @@ from thinksafe_jax.planning.find_model import find_model
 from thinksafe_jax.planning.memory import Settings
 from thinksafe_jax.planning.roofline import BOUND, DCN_BOUND, FORMULAS, SYMBOLS
 from thinksafe_jax.planning.sweep import combinations_of, sweep
+from thinksafe_jax.planning.sweep_best import best_lines
+from thinksafe_jax.planning.sweep_csv import sweep_csv
+from thinksafe_jax.planning.sweep_pareto import pareto_plot
 from thinksafe_jax.planning.sweep_row import PHASES, Row, SweepSettings
 from thinksafe_jax.sharding import load_mesh, load_rules
 from thinksafe_jax.storage import atomic_write
@@ -25,14 +29,23 @@ if TYPE_CHECKING:
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#5b6570")
 
 
+@dataclass(frozen=True)
+class SweepFiles:
+    """Where the rows go, as JSON and CSV, and two pictures of them (SVG): each if anywhere."""
+
+    json: Path | None = None
+    csv: Path | None = None
+    plot: Path | None = None
+    pareto: Path | None = None
+
+
 def run_sweep(
     models: Sequence[str],
     meshes: Sequence[str],
     rules: Sequence[Path],
     settings: SweepSettings,
     *,
-    json_out: Path | None,
-    plot: Path | None,
+    out: SweepFiles,
 ) -> list[Row]:
     """The command `thinksafe sweep-sharding`: compiles, prints the table, writes the files.
 
@@ -40,7 +53,6 @@ def run_sweep(
         models: see `find_model`.
         meshes: see `load_mesh`.
         rules: files of rule tables, beside each mesh's own; see `load_rules`.
-        json_out, plot: where the rows and the picture go, if anywhere.
     """
     tables = [("own", lambda mesh: mesh)]
     tables += [(file.stem, load_rules(file)) for file in rules]
@@ -57,7 +69,7 @@ def run_sweep(
             progress.advance(model=row["model"], mesh=row["mesh"], phase=row["phase"])
             print_line(_line(row))
 
-        rows = sweep(combinations, settings, json_out, report)
+        rows = sweep(combinations, settings, out.json, report)
     console = output(150)
     console.print(sweep_table(rows))
     lines = [BOUND, *([DCN_BOUND] if any(mesh.topology.slices > 1 for mesh in loaded) else [])]
@@ -65,8 +77,12 @@ def run_sweep(
     console.print("\n".join(lines), markup=False)
     if any("scaled" in row.get("compiler", "") for row in rows):
         console.print("CPU: no compiler of these chips is installed; the figures are XLA:CPU's")
-    if plot is not None:
-        atomic_write(plot, sweep_plot(rows))
+    if best := list(best_lines(rows)):
+        console.print("\n".join(["The best that fits:", *best]), markup=False)
+    written = ((out.csv, sweep_csv), (out.plot, sweep_plot), (out.pareto, pareto_plot))
+    for file, make in written:
+        if file is not None:
+            atomic_write(file, make(rows))
     return rows
 
 
