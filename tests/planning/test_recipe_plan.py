@@ -11,9 +11,10 @@ from typer.testing import CliRunner
 from tests.sharding.kit import write_mesh
 from tests.support import REPOSITORY, live_arrays, shared_asset
 from thinksafe_jax.cli.app import app
-from thinksafe_jax.config import load_recipe
+from thinksafe_jax.config import EvaluationConfig, PromptSource, SuiteConfig, load_recipe
+from thinksafe_jax.data import load_questions
 from thinksafe_jax.errors import ConfigError
-from thinksafe_jax.planning import Assumed
+from thinksafe_jax.planning import Assumed, count_answers
 from thinksafe_jax.planning.find_model import find_model
 from thinksafe_jax.planning.memory import Settings
 from thinksafe_jax.planning.recipe_plan import plan_recipe
@@ -55,6 +56,34 @@ def test_every_stage_is_planned_and_nothing_is_allocated(tmp_path):
     text = recipe_plan_text(plan)
     assert "t >= max(F / flops, M / bandwidth, S / (interconnect / 2))" in text
     assert "chip-hours" in text
+
+
+def test_both_evaluations_are_in_the_hours_and_a_trial_asks_less(tmp_path):
+    whole = mini_plan(tmp_path)
+    few = mini_plan(tmp_path, overrides=["trial=true", "synthesis.limit=4", "evaluation.limit=2"])
+    recipe = load_recipe(MINI)
+    asked = load_questions(recipe.evaluation).items
+    assert sum(whole.evaluation.answers.values()) == len(asked)  # one sample of each question
+    suites = {question.suite for question in asked}
+    assert sum(few.evaluation.answers.values()) == 2 * len(suites)
+    for plan in (whole, few):
+        assert plan.hours == sum(stage.hours for stage in plan.stages) + plan.evaluation.hours
+        assert plan.evaluation.hours > 0
+    # at the same rates: in proportion to what is asked
+    answers = [sum(plan.evaluation.answers.values()) for plan in (whole, few)]
+    shares = [plan.evaluation.hours / n for plan, n in zip((whole, few), answers, strict=True)]
+    assert shares[0] == pytest.approx(shares[1], rel=0.5)
+    assert few.hours < whole.hours
+    assert "the trial in all: at least" in recipe_plan_text(few)
+    assert "evaluate  before and after, each" in recipe_plan_text(whole)
+
+
+def test_benchmarks_are_counted_by_their_facts_and_the_limits():
+    suites = [SuiteConfig("aime24"), SuiteConfig("gpqa", limit=50)]
+    cfg = EvaluationConfig(suites=suites, samples=8)
+    assert count_answers(cfg) == {"reasoning": 8 * (30 + 50)}
+    assert count_answers(dataclasses.replace(cfg, limit=10)) == {"reasoning": 8 * 20}
+    assert count_answers(EvaluationConfig(harmful=[PromptSource("nowhere.csv")])) is None
 
 
 def test_the_mean_context_follows_from_prompt_and_response():

@@ -46,6 +46,9 @@ class PlanOptions:
         str | None,
         typer.Option(help="A mesh file, or a name in configs/mesh: v5e-8. Default: the recipe's."),
     ] = None
+    trial: Annotated[
+        int | None, number(1, MOST, "With --config: what `thinksafe run --trial` would take.")
+    ] = None
     params: Annotated[
         bool, typer.Option("--params", help="List every parameter with its mesh axes and bytes.")
     ] = False
@@ -68,11 +71,11 @@ def plan(options: PlanOptions) -> None:
     """Print what a recipe, or a model, needs on a mesh; exit code 2 when it does not fit.
 
     Nothing is allocated and no chip is needed. With --config: memory per device, collectives,
-    rates from the roofline, hours and chip-hours of load, sample, guard and train, from programs
-    compiled for simulated devices (for TPU: by its own compiler, where libtpu is installed). With
-    --model: weights, the KV cache that fits and the decode roofline, at once. With --study: hours
-    and chip-hours of every method's runs and of the evaluations. The nearest settings that fit are
-    printed.
+    rates from the roofline, hours and chip-hours of each stage and of both evaluations, from
+    programs compiled for simulated devices (for TPU: by its own compiler, where libtpu is
+    installed). With --model: weights, the KV cache that fits and the decode roofline, at once. With
+    --study: hours and chip-hours of every method's runs and of the evaluations. The nearest
+    settings that fit are printed.
 
     Examples:
 
@@ -117,10 +120,12 @@ def _plan_study(options: PlanOptions) -> bool:
 
 
 def _plan_recipe(options: PlanOptions) -> bool:
-    from thinksafe_jax.config import load_recipe
+    from thinksafe_jax.config import as_trial, load_recipe
     from thinksafe_jax.planning import Assumed, print_recipe_plan
 
     recipe = load_recipe(str(options.config), options.overrides or [])
+    if options.trial is not None:
+        recipe = as_trial(recipe, options.trial)
     assumed = Assumed(options.prompts, options.prompt_tokens, options.response_tokens)
     return print_recipe_plan(
         recipe, options.mesh, assumed, options.json_out, parameters=options.params

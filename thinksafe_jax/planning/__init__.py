@@ -1,5 +1,6 @@
 """What a recipe or a model would need on a mesh, before a chip is rented."""
 
+from thinksafe_jax.planning.evaluation_plan import count_answers
 from thinksafe_jax.planning.find_model import find_model, shipped_facts
 from thinksafe_jax.planning.memory import Settings, filled_rows, phase_budget
 from thinksafe_jax.planning.model_plan import print_plan
@@ -16,6 +17,7 @@ __all__ = [
     "Settings",
     "SweepFiles",
     "Workload",
+    "count_answers",
     "filled_rows",
     "find_model",
     "guards_of",

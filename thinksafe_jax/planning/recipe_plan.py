@@ -1,13 +1,14 @@
 """What a recipe needs on a mesh, stage by stage, and settings near it that fit."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
-from thinksafe_jax.config import GuardModel, Recipe
+from thinksafe_jax.config import SAMPLED, GuardModel, Recipe
 from thinksafe_jax.data import read_prompts
 from thinksafe_jax.errors import ThinkSafeError
+from thinksafe_jax.planning.evaluation_plan import EvaluationPlan, plan_evaluation
 from thinksafe_jax.planning.guard_plan import plan_guard
 from thinksafe_jax.planning.loop_plan import as_dataset, plan_loop, rollouts_of
 from thinksafe_jax.planning.sample_plan import plan_sample
@@ -29,6 +30,9 @@ class RecipePlan:
     counted: bool  # or assumed, where the sources cannot be read here
     assumed: Assumed
     stages: list[StagePlan]
+    evaluation: EvaluationPlan = field(default_factory=lambda: EvaluationPlan(None))
+    hours: float = 0.0  # of all that the recipe does, one after the other
+    trial: bool = False
 
     @property
     def fits(self) -> bool:
@@ -55,7 +59,20 @@ def plan_recipe(recipe: Recipe, mesh: MeshConfig, assumed: Assumed | None = None
     stages.append(_searched(plan_train, request, _other_trainings))
     if on_policy:
         stages.append(plan_loop(request, stages[1:]))
-    return RecipePlan(recipe.name, mesh, asked, prompts is not None, assumed, stages)
+    evaluation = plan_evaluation(request, stages)
+    hours = _hours_of_stages(recipe, stages) + evaluation.hours
+    counted = prompts is not None
+    return RecipePlan(
+        recipe.name, mesh, asked, counted, assumed, stages, evaluation, hours, recipe.trial
+    )
+
+
+def _hours_of_stages(recipe: Recipe, stages: Sequence[StagePlan]) -> float:
+    """Of what a run does: a loop is its parts, and fixed responses are neither drawn nor judged."""
+    left_out = {"loop"}
+    if not recipe.on_policy.method and recipe.synthesis.method not in SAMPLED:
+        left_out |= {"sample", "guard"}
+    return sum(stage.hours for stage in stages if stage.name not in left_out)
 
 
 def _count_prompts(recipe: Recipe) -> int | None:

@@ -75,10 +75,22 @@ def recipe_plan_text(plan: RecipePlan) -> str:
     ]
     for stage in plan.stages:
         lines += ["", *_stage_lines(stage, plan)]
+    lines += ["", *_evaluation_lines(plan)]
     used = dict.fromkeys(stage.formula for stage in plan.stages if stage.formula)
     bounds = [BOUND, *([DCN_BOUND] if topology.slices > 1 else [])]
     lines += ["", *bounds, *(f"  {name}: {FORMULAS[name]}" for name in used), SYMBOLS]
     return "\n".join(lines)
+
+
+def _evaluation_lines(plan: RecipePlan) -> Iterator[str]:
+    """Both evaluations, and the sum of all hours."""
+    evaluation, chips = plan.evaluation, plan.mesh.topology.chips
+    answers = ", ".join(f"{n:,} {kind}" for kind, n in (evaluation.answers or {}).items())
+    yield f"evaluate  before and after, each {answers or 'no'} answers"
+    yield from (f"  {fact}" for fact in evaluation.facts)
+    yield f"  at least {evaluation.hours:,.2f} h, {evaluation.hours * chips:,.1f} chip-hours"
+    what = "the trial" if plan.trial else "the run"
+    yield f"{what} in all: at least {plan.hours:,.2f} h, {plan.hours * chips:,.1f} chip-hours"
 
 
 def _stage_lines(stage: StagePlan, plan: RecipePlan) -> Iterator[str]:

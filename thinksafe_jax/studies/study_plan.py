@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from thinksafe_jax.config import SAMPLED, EvaluationConfig, Recipe
-from thinksafe_jax.data import BENCHMARKS, REASONING, load_questions
-from thinksafe_jax.errors import ConfigError, ThinkSafeError
+from thinksafe_jax.errors import ConfigError
 from thinksafe_jax.storage import atomic_write
 from thinksafe_jax.studies.study_file import SPLITS, Method, Study, apart_from_rates
 from thinksafe_jax.studies.units import STAGES
@@ -166,24 +165,11 @@ def _evaluations(study: Study) -> dict[str, int]:
 
 
 def _responses(cfg: EvaluationConfig) -> int | None:
-    """Answers to one evaluation: questions of the files at hand, else of the benchmarks' facts."""
-    try:
-        items = load_questions(replace(cfg, suites=[])).items
-    except (ThinkSafeError, OSError):
-        return None
-    count = sum(cfg.samples if item.kind == REASONING else 1 for item in items)
-    for suite in cfg.suites:
-        facts = BENCHMARKS.get(suite.name)
-        if facts is None or not facts.questions:
-            try:
-                items = load_questions(EvaluationConfig(suites=[suite])).items
-            except (ThinkSafeError, OSError):
-                return None
-            number, kind = len(items), items[0].kind if items else ""
-        else:
-            number, kind = min(facts.questions, suite.limit or facts.questions), facts.kind
-        count += number * (cfg.samples if kind == REASONING else 1)
-    return count
+    """Answers to one evaluation; None where its questions cannot be counted."""
+    from thinksafe_jax.planning import count_answers
+
+    answers = count_answers(cfg)
+    return None if answers is None else sum(answers.values())
 
 
 def _student_rate(study: Study, planned: Planner) -> float:

@@ -1,0 +1,87 @@
+"""What the evaluation of a recipe would take: every question, before and after training."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from thinksafe_jax.config import EvaluationConfig, ModelSource
+from thinksafe_jax.data import BENCHMARKS, REASONING, load_questions
+from thinksafe_jax.errors import ThinkSafeError
+from thinksafe_jax.planning.sample_plan import plan_sample
+from thinksafe_jax.planning.stage_plans import PlanRequest, StagePlan
+
+_TIMES = 2  # before training, and after
+
+
+@dataclass(frozen=True)
+class EvaluationPlan:
+    """Both evaluations of a run.
+
+    Attributes:
+        answers: {kind of question: answers of one evaluation}; None where they cannot be counted.
+        hours: of both, sampled and judged one after the other, at the bounds of those stages.
+        facts: what is not in the hours.
+    """
+
+    answers: dict[str, int] | None
+    hours: float = 0.0
+    facts: list[str] = field(default_factory=list)
+
+
+def count_answers(cfg: EvaluationConfig) -> dict[str, int] | None:
+    """{kind of question: answers of one evaluation}, each sample of a reasoning question counted.
+
+    Benchmarks are counted by their facts, all else by the files; None where those are not here.
+    """
+    counts: Counter[str] = Counter()
+    try:
+        counts.update(item.kind for item in load_questions(replace(cfg, suites=[])).items)
+        for suite in cfg.suites:
+            known = suite.name in BENCHMARKS  # which refuses other names, in `get` as well
+            if known and (facts := BENCHMARKS[suite.name]).questions:
+                limits = [n for n in (suite.limit, cfg.limit) if n is not None]
+                counts[facts.kind] += min([facts.questions, *limits])
+            else:
+                alone = EvaluationConfig(suites=[suite], limit=cfg.limit)
+                counts.update(item.kind for item in load_questions(alone).items)
+    except (ThinkSafeError, OSError):
+        return None
+    counts[REASONING] *= cfg.samples
+    return {kind: count for kind, count in counts.items() if count}
+
+
+def plan_evaluation(request: PlanRequest, stages: Sequence[StagePlan]) -> EvaluationPlan:
+    """The hours of both evaluations, from the rates of the stages that sample and judge.
+
+    Args:
+        stages: of the recipe. A teacher's sampling says nothing of the student: that is planned.
+    """
+    recipe = request.recipe
+    answers = count_answers(recipe.evaluation)
+    if answers is None:
+        return EvaluationPlan(None, facts=["its questions are not here and not counted"])
+    sample = next(stage for stage in stages if stage.name == "sample")
+    if recipe.synthesis.teacher.model:
+        synthesis = replace(recipe.synthesis, teacher=ModelSource())
+        sample = plan_sample(replace(request, recipe=replace(recipe, synthesis=synthesis)))
+    if not (sample.hours and request.rows):
+        return EvaluationPlan(answers, facts=["the student's sampling has no rate"])
+    sampled = min(request.assumed.response_tokens, recipe.synthesis.sampling.max_new_tokens)
+    token_hours = sample.hours / request.rows / sampled
+    hours = sum(count * _tokens(request, kind) * token_hours for kind, count in answers.items())
+    judged = sum(n for kind, n in answers.items() if kind != REASONING)
+    judged *= len(recipe.evaluation.scopes)
+    guards = [stage for stage in stages if stage.name == "guard"]
+    facts = []
+    if recipe.judging == recipe.guard and guards:
+        hours += judged * sum(stage.hours for stage in guards) / request.rows
+    elif judged:
+        facts = ["judging is not in it"]
+    return EvaluationPlan(answers, _TIMES * hours, facts)
+
+
+def _tokens(request: PlanRequest, kind: str) -> int:
+    """Of an answer, on average."""
+    cfg = request.recipe.evaluation
+    sampling = (cfg.reasoning_sampling if kind == REASONING else None) or cfg.sampling
+    return min(request.assumed.response_tokens, sampling.max_new_tokens)
