@@ -46,6 +46,7 @@ def run_sweep(
     settings: SweepSettings,
     *,
     out: SweepFiles,
+    phases: Sequence[str] = PHASES,
 ) -> list[Row]:
     """The command `thinksafe sweep-sharding`: compiles, prints the table, writes the files.
 
@@ -53,6 +54,7 @@ def run_sweep(
         models: see `find_model`.
         meshes: see `load_mesh`.
         rules: files of rule tables, beside each mesh's own; see `load_rules`.
+        phases: what is compiled of each: decode, prefill, train.
     """
     tables = [("own", lambda mesh: mesh)]
     tables += [(file.stem, load_rules(file)) for file in rules]
@@ -62,7 +64,7 @@ def run_sweep(
         jax.config.update("jax_platforms", "cpu")  # a TPU host keeps its chips
     simulated = [m.topology.chips for m in loaded if not has_compiler(m.topology)]
     simulate(max(simulated, default=1))
-    combinations = list(combinations_of(named, loaded, tables))
+    combinations = list(combinations_of(named, loaded, tables, phases))
     with Progress("sweep", len(combinations), unit="programs") as progress:
 
         def report(row: Row) -> None:
