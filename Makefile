@@ -13,14 +13,18 @@ VENV := .venv
 PIP := $(VENV)/bin/pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet $(addprefix -c ,$(CONSTRAINTS))
 PYTEST := $(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+DEMO := runs/mini runs/mini_direct_refusal runs/mini-safepath
 
 .PHONY: demo check test fast lint docs dist lock clean
 
 demo: $(VENV)/installed-base
+	@echo "A tiny reasoning model that complies with most harmful prompts is made safe again by its own answers;"
+	@echo "two baselines get the same prompts. Each is asked before and after. Some three minutes on two cores."
 	$(VENV)/bin/thinksafe run --config configs/recipes/mini.yaml --new-run
 	$(VENV)/bin/thinksafe run --config configs/recipes/mini_direct_refusal.yaml --new-run
-	$(VENV)/bin/thinksafe report runs/mini runs/mini_direct_refusal --out runs/mini-demo.html
-	$(VENV)/bin/python scripts/check_demo.py runs/mini runs/mini_direct_refusal
+	$(VENV)/bin/thinksafe run --config configs/recipes/mini-safepath.yaml --new-run
+	$(VENV)/bin/thinksafe report $(DEMO) --out runs/mini-demo.html
+	$(VENV)/bin/python scripts/check_demo.py $(DEMO)
 
 # pyright has one core and the tests have the other, then both
 check: $(VENV)/installed-dev
@@ -58,7 +62,7 @@ lock: $(VENV)/installed-dev
 	$(PIP) freeze --exclude-editable | sed 's/+.*//' > .ci/requirements.lock
 
 clean:
-	rm -rf $(VENV) runs/mini runs/mini_direct_refusal
+	rm -rf $(VENV) $(DEMO) runs/mini-demo.html
 
 $(VENV)/bin/pip:
 	$(PYTHON) -m venv $(VENV)
