@@ -117,9 +117,10 @@ def test_a_run_is_told_from_a_model(run_dir, tmp_path_factory):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--temperature", "-1"], "sampling.temperature: is -1.0; expected a finite number >= 0"),
-        (["--top-p", "2"], "sampling.top_p: is 2.0"),
-        (["--dtype", "float16"], "--dtype.dtype: is 'float16'"),
+        (["--temperature", "-1"], "-1.0 is not in the range 0<=x<=100"),
+        (["--top-p", "2"], "2.0 is not in the range 0<=x<=1"),
+        (["--top-p", "0"], "sampling.top_p: is 0.0"),
+        (["--dtype", "float16"], "student.dtype: is 'float16'"),
         (["--context", "3"], "3 is no number from 16 to 10,000,000"),
     ],
 )

@@ -65,7 +65,7 @@ class ChatModel:
         """
         recipe = self.recipe
         student = replace(recipe.student, dtype=dtype or recipe.student.dtype)
-        check_limits(student, "--dtype")
+        check_limits(student, "student")
         seed = recipe.seed if seed is None else seed
         recipe = replace(recipe, student=student, mesh=mesh or recipe.mesh, seed=seed)
         return replace(self, recipe=recipe)

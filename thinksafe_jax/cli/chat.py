@@ -35,10 +35,10 @@ class ModelOptions:
 class SamplingOptions:
     """How answers are drawn; None is as the run was evaluated, or the paper's."""
 
-    temperature: Annotated[float | None, typer.Option(help="0 is greedy.")] = None
-    top_p: Annotated[float | None, typer.Option(help="Above 0, up to 1, which is off.")] = None
-    top_k: Annotated[int | None, typer.Option(help="0 is off.")] = None
-    min_p: Annotated[float | None, typer.Option(help="0 is off.")] = None
+    temperature: Annotated[float | None, typer.Option(min=0, max=100, help="0 is greedy.")] = None
+    top_p: Annotated[float | None, typer.Option(min=0, max=1, help="1 is off.")] = None
+    top_k: Annotated[int | None, number(0, MOST, "0 is off.")] = None
+    min_p: Annotated[float | None, typer.Option(min=0, max=1, help="0 is off.")] = None
     max_new_tokens: Annotated[int | None, number(1, MOST_TOKENS, "Of each answer.")] = None
 
 
