@@ -85,8 +85,7 @@ def test_what_it_writes_of_a_folder_passes_the_preflight(folder):
     commands = [command for command, _ in first.commands]
     assert commands == [
         "thinksafe check --config my-model-v2-first.yaml",
-        "thinksafe run --config my-model-v2-first.yaml --limit 16 "
-        "--run-dir runs/my-model-v2-first-look",
+        "thinksafe run --config my-model-v2-first.yaml --trial 16",
         "thinksafe run --config my-model-v2-first.yaml",
     ]
     assert "reasons (its tokenizer has a token </think>)" in first.assumed[0]

@@ -60,9 +60,7 @@ def write_first_recipe(
     except ConfigError:  # as a guard that needs a model
         file.unlink()
         raise
-    return FirstRecipe(
-        file, _assumed(student, machine, choices), _commands(name, file, mesh is not None)
-    )
+    return FirstRecipe(file, _assumed(student, machine, choices), _commands(file, mesh is not None))
 
 
 def _write_new(file: Path, text: str) -> None:
@@ -91,19 +89,21 @@ def _assumed(student: StudentFacts, machine: Machine, choices: Choices) -> list[
     ]
 
 
-def _commands(name: str, file: Path, elsewhere: bool) -> list[tuple[str, str]]:
+def _commands(file: Path, elsewhere: bool) -> list[tuple[str, str]]:
     """(command, what it is for).
 
     Args:
         elsewhere: the recipe is for another machine than this one.
     """
     path = shlex.quote(str(file))
-    look = f"thinksafe run --config {path} --limit 16 --run-dir runs/{name}-look"
     begin = (f"thinksafe check --config {path}", "in seconds: is all there that it needs?")
     if elsewhere:
         begin = (f"thinksafe plan --config {path}", "here: what it needs there, stage by stage")
     return [
         begin,
-        (look, "16 prompts: does every stage work?"),
+        (
+            f"thinksafe run --config {path} --trial 16",
+            "16 prompts and questions: does every stage work?",
+        ),
         (f"thinksafe run --config {path}", "all of it; the same command resumes it"),
     ]
