@@ -28,9 +28,13 @@ def mesh_advice(device_kind: str, count: int) -> str:
 
 
 def ready_meshes(device_kind: str) -> dict[str, int]:
-    """{name: chips} of every mesh file for devices that JAX calls so."""
+    """{name: chips} of every mesh file of one slice for devices that JAX calls so."""
     chip = chip_of_device(device_kind)
-    return {name: topology.chips for name, topology in _topologies() if topology.chip == chip}
+    return {
+        name: topology.chips
+        for name, topology in _topologies()
+        if topology.chip == chip and topology.slices == 1
+    }
 
 
 def _topologies() -> Iterator[tuple[str, Topology]]:
