@@ -70,7 +70,7 @@ def main(folders: list[str]) -> int:
             print(f"{file} is missing: the run did not reach its report", file=sys.stderr)
             return 3
         summaries.append(json.loads(file.read_text(encoding="utf-8")))
-    console = Console(width=110, highlight=False)
+    console = Console(width=124, highlight=False)
     console.print(comparison_table([(summary["name"], summary) for summary in summaries]))
     broken = demo_verdict(summaries[0])
     for promise in broken:

@@ -71,6 +71,15 @@ def test_runs_without_evaluation_or_of_other_questions_are_said(pages, tmp_path)
 
 
 @pytest.mark.slow
+def test_more_runs_than_colours_have_bars_of_their_own(pages, tmp_path):
+    first, other, out = pages
+    more = [write_run(tmp_path / f"run-{number}", rows=12) for number in range(3)]
+    write_several([first, other, *more], out)
+    html = out.read_text(encoding="utf-8")
+    assert all(f"var(--{hue})" in html for hue in ("after", "benign", "note", "harmful"))
+
+
+@pytest.mark.slow
 def test_the_pages_of_single_runs_are_left_alone(pages):
     first, other, out = pages
     write_report(first)

@@ -37,6 +37,7 @@ COLOURS = {
     "harmful": "#060606",
     "benign": "#070707",
     "model": "#080808",
+    "note": "#090909",
 }
 WIDTH = 3.9  # inches
 _STYLE = {
