@@ -46,6 +46,21 @@ def shared_asset(*parts: str) -> Path:
     return path
 
 
+def two_device_mesh(folder: Path) -> Path:
+    """Writes the mesh file of two devices: replicas to generate, rows of a pass to train."""
+    mesh = folder / "two.yaml"
+    text = (REPOSITORY / "configs/mesh/cpu-8.yaml").read_text()
+    for of_eight, of_two in (
+        ("chips: 8", "chips: 2"),
+        ("replica: 2, tensor: 4", "replica: 2, tensor: 1"),
+        ("{data: 2, fsdp: 2, tensor: 2}", "{data: 2, fsdp: 1, tensor: 1}"),
+    ):
+        assert of_eight in text
+        text = text.replace(of_eight, of_two)
+    mesh.write_text(text)
+    return mesh
+
+
 @contextmanager
 def loopback_server(handler: type[BaseHTTPRequestHandler]):
     """Serves on a free port of this machine; yields the address, as http://127.0.0.1:8000."""

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tests.support import REPOSITORY, finish_processes, start_processes
+from tests.support import REPOSITORY, finish_processes, start_processes, two_device_mesh
 from thinksafe_jax.config import load_recipe
 from thinksafe_jax.pipeline import run_pipeline
 
@@ -24,13 +24,7 @@ SMALL = [
 
 def settings(folder):
     """Two devices: replicas to draw and judge, rows of a pass to train."""
-    mesh = folder / "two.yaml"
-    text = (REPOSITORY / "configs/mesh/cpu-8.yaml").read_text()
-    text = text.replace("chips: 8", "chips: 2").replace(
-        "replica: 2, tensor: 4", "replica: 2, tensor: 1"
-    )
-    mesh.write_text(text.replace("{data: 2, fsdp: 2, tensor: 2}", "{data: 2, fsdp: 1, tensor: 1}"))
-    return [*SMALL, f"mesh={mesh}"]
+    return [*SMALL, f"mesh={two_device_mesh(folder)}"]
 
 
 def start(run_dir, changes):

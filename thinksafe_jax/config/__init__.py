@@ -34,6 +34,7 @@ from thinksafe_jax.config.shipped import (
     named_configs,
     shipped_configs,
     shipped_path,
+    write_new,
 )
 from thinksafe_jax.config.strict import build
 from thinksafe_jax.config.training_sweep import expand_sweep
@@ -83,4 +84,5 @@ __all__ = [
     "synthesis_samplings",
     "to_yaml",
     "validate",
+    "write_new",
 ]

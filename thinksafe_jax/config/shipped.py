@@ -121,14 +121,24 @@ def copy_config(name: str, out: Path | None = None) -> Path:
         )
     target = out or Path(f"{match.name}.yaml")
     content = (_SHIPPED / match.kind / f"{match.name}.yaml").read_text(encoding="utf-8")
-    try:
-        with target.open("x", encoding="utf-8") as file:
-            file.write(content)
-    except FileExistsError:
-        raise ConfigError(f"{target} is there already; name another file with --out") from None
-    except OSError as error:
-        raise EnvironmentFault(f"cannot write {target}: {error.strerror}") from None
+    write_new(target, content)
     return target
+
+
+def write_new(file: Path, text: str) -> None:
+    """Writes a file for the user to edit, and never over one that is there.
+
+    Raises:
+        ConfigError: it is there.
+        EnvironmentFault: it cannot be written.
+    """
+    try:
+        with file.open("x", encoding="utf-8") as opened:
+            opened.write(text)
+    except FileExistsError:
+        raise ConfigError(f"{file} is there already; name another file with --out") from None
+    except OSError as error:
+        raise EnvironmentFault(f"cannot write {file}: {error.strerror}") from None
 
 
 def _hint(kind: str, name: str) -> str:

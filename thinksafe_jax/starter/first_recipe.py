@@ -5,8 +5,8 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from thinksafe_jax.config import GuardConfig, check_limits, load_recipe
-from thinksafe_jax.errors import ConfigError, EnvironmentFault
+from thinksafe_jax.config import GuardConfig, check_limits, load_recipe, write_new
+from thinksafe_jax.errors import ConfigError
 from thinksafe_jax.starter.first_choices import Choices, choose
 from thinksafe_jax.starter.machine_at_hand import Machine, machine_at_hand
 from thinksafe_jax.starter.recipe_text import recipe_text
@@ -54,23 +54,13 @@ def write_first_recipe(
     machine = machine_at_hand(mesh)
     choices = choose(student, machine, guard)
     text = recipe_text(name, file, student, machine, choices)
-    _write_new(file, text)
+    write_new(file, text)
     try:
         load_recipe(file)
     except ConfigError:  # as a guard that needs a model
         file.unlink()
         raise
     return FirstRecipe(file, _assumed(student, machine, choices), _commands(file, mesh is not None))
-
-
-def _write_new(file: Path, text: str) -> None:
-    try:
-        with file.open("x", encoding="utf-8") as opened:
-            opened.write(text)
-    except FileExistsError:
-        raise ConfigError(f"{file} is there already; name another file with --out") from None
-    except OSError as error:
-        raise EnvironmentFault(f"cannot write {file}: {error.strerror}") from None
 
 
 def _plain(label: str) -> str:
