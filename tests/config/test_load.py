@@ -215,10 +215,12 @@ def test_a_guard_of_a_majority_is_no_majority(recipe_file):
 
 def test_all_problems_come_at_once(recipe_file):
     message = problem(
-        recipe_file, "training.epochs=x", "training.batch_size=6", "trainig.x=1", "engine.slots=0"
-    )
-    assert "4 problems" in message
-    for key in ("training.epochs", "training.batch_size", "trainig", "engine.slots"):
+        recipe_file, "training.epochs=x", "training.batch_size=6", "trainig.x=1", "engine.slots=0",
+        "synthesis.sampling.top_p=2",
+    )  # fmt: skip
+    assert "5 problems" in message
+    keys = ("training.epochs", "training.batch_size", "trainig", "engine.slots")
+    for key in (*keys, "synthesis.sampling.top_p"):
         assert f"\n  {key}: " in message
 
 

@@ -83,27 +83,6 @@ def test_max_new_tokens_is_cut_to_what_the_context_leaves(sampler):
         sampler.generate("word " * 3000)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"temperature": -1.0}, "sampling.temperature: is -1.0; expected a finite number >= 0"),
-        ({"temperature": float("nan")}, "temperature: is nan"),
-        ({"top_p": 2.0}, "sampling.top_p: is 2.0; expected a number > 0 and <= 1"),
-        ({"top_k": -3}, "top_k: is -3"),
-        ({"max_new_tokens": 0}, "max_new_tokens: is 0"),
-    ],
-    ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
-)
-def test_options_out_of_range_are_refused(model, sampler, change, message):
-    bad = replace(SHORT, **change)
-    with pytest.raises(ConfigError, match=message):
-        sampler.generate(QUESTION, bad)
-    with pytest.raises(ConfigError, match=message):
-        engine(model).generate(requests(2, bad))
-    with pytest.raises(ConfigError, match=message):  # also where they come one by one
-        list(engine(model).generate(iter(requests(2, bad))))
-
-
 def test_what_is_no_prompt_is_refused_by_number(model, sampler):
     with pytest.raises(InputError, match="prompt 1 is int; expected a text, or a list of messages"):
         sampler.generate([QUESTION, 5])

@@ -77,7 +77,6 @@ class ChatModel:
             ConfigError: one is out of its range.
         """
         sampling = replace(self.sampling, **options)
-        check_limits(sampling, "sampling")
         evaluation = replace(self.recipe.evaluation, sampling=sampling)
         return replace(self, recipe=replace(self.recipe, evaluation=evaluation))
 

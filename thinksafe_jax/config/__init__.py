@@ -1,9 +1,9 @@
 """The recipe: what a run is told to do. Frozen dataclasses, read strictly from YAML."""
 
-from thinksafe_jax.config.checks import check_limits, section_problems, validate
+from thinksafe_jax.config.checks import section_problems, validate
 from thinksafe_jax.config.differences import RESUMABLE_KEYS, diff, flat, paper_differences, to_yaml
 from thinksafe_jax.config.evaluation_section import EvaluationConfig, SuiteConfig
-from thinksafe_jax.config.limits import EachOnce, FolderName
+from thinksafe_jax.config.limits import EachOnce, FolderName, check_limits
 from thinksafe_jax.config.load import load_recipe, refuse_problems
 from thinksafe_jax.config.model_limits import (
     evaluation_samplings,

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 from dataclasses import is_dataclass
-from functools import cache
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Any
 
+from thinksafe_jax.config.limits import limit_problems
 from thinksafe_jax.config.recipe import GuardConfig, GuardModel, Recipe
 from thinksafe_jax.config.shared_sections import PromptSource
 from thinksafe_jax.errors import ConfigError
@@ -20,49 +20,13 @@ def validate(recipe: Recipe) -> None:
         raise ConfigError("\n  ".join(["the recipe cannot be run:", *problems]))
 
 
-def check_limits(section: Any, key: str) -> None:
-    """Check a part of a recipe that was built in code, as a `SamplingConfig`.
-
-    Args:
-        key: what the part is called in messages.
-
-    Raises:
-        ConfigError: with every value that is out of its range.
-    """
-    if problems := list(_limit_problems(type(section), section, key)):
-        raise ConfigError("; ".join(problems))
-
-
 def section_problems(section: Any) -> list[str]:
     """One sentence for each value that its limit or another value excludes, with its dotted key.
 
     Args:
         section: a recipe, or any dataclass whose type hints hold limits.
     """
-    return [*_limit_problems(type(section), section, ""), *_conflicts(section)]
-
-
-def _limit_problems(hint: Any, value: Any, key: str) -> Iterator[str]:
-    """Sentences about a value and all that is in it, from the limits in its type hint."""
-    if get_origin(hint) is Annotated:
-        hint, *limits = get_args(hint)
-        texts = [limit.problem(value) for limit in limits if value is not None]
-        yield from (f"{key}: {text}" for text in texts if text)
-    if is_dataclass(value):
-        for name, field_hint in _hints(type(value)).items():
-            field_key = f"{key}.{name}" if key else name
-            yield from _limit_problems(field_hint, getattr(value, name), field_key)
-    elif isinstance(value, list):
-        for i, item in enumerate(value):
-            yield from _limit_problems(get_args(hint)[0], item, f"{key}[{i}]")
-    elif isinstance(value, dict):
-        for name, item in value.items():
-            yield from _limit_problems(get_args(hint)[1], item, f"{key}.{name}")
-
-
-@cache
-def _hints(section: type) -> dict[str, Any]:
-    return get_type_hints(section, include_extras=True)
+    return [*limit_problems(type(section), section, ""), *_conflicts(section)]
 
 
 def _conflicts(root: Any) -> Iterator[str]:

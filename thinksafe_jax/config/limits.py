@@ -5,12 +5,15 @@ says in half a sentence what is wrong with a value, or nothing.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, is_dataclass
+from functools import cache
+from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol, get_args, get_origin, get_type_hints
 
 from thinksafe_jax.config.shipped import named_configs
-from thinksafe_jax.errors import did_you_mean, quoted
+from thinksafe_jax.errors import ConfigError, did_you_mean, quoted
 
 LARGEST = 2**31 - 1  # sizes and counts become int32 on the device
 
@@ -33,7 +36,7 @@ class Range:
     open_high: bool = False
 
     def problem(self, value: float) -> str | None:
-        if not math.isfinite(value):
+        if not isinstance(value, Real) or not math.isfinite(value):
             return f"is {quoted(value)}; expected {self}"
         above = value > self.low if self.open_low else value >= self.low
         below = value < self.high if self.open_high else value <= self.high
@@ -143,3 +146,46 @@ INDEX = Range(0, LARGEST)
 SHARE = Range(0, 1)
 POSITIVE = Range(0, open_low=True)
 NOT_NEGATIVE = Range(0)
+
+
+def check_limits(section: Any, key: str) -> None:
+    """Check a part of a recipe that was built in code, as a `SamplingConfig`.
+
+    Args:
+        key: what the part is called in messages.
+
+    Raises:
+        ConfigError: with every value that is out of its range.
+    """
+    if problems := list(limit_problems(type(section), section, key)):
+        raise ConfigError("; ".join(problems))
+
+
+def limit_problems(hint: Any, value: Any, key: str) -> Iterator[str]:
+    """One sentence for each value, and all that is in it, that the limit in its type hint excludes.
+
+    Args:
+        hint: `Annotated[int, COUNT]`, or a dataclass whose fields have such hints.
+        key: of the value, with dots; "" of a whole recipe.
+    """
+    if get_origin(hint) is Annotated:
+        hint, *limits = get_args(hint)
+        texts = [limit.problem(value) for limit in limits if value is not None]
+        if hint is int and isinstance(value, Real) and not isinstance(value, Integral):
+            texts = [f"is {quoted(value)}; expected a whole number"]
+        yield from (f"{key}: {text}" for text in texts if text)
+    if is_dataclass(value):
+        for name, field_hint in _hints(type(value)).items():
+            field_key = f"{key}.{name}" if key else name
+            yield from limit_problems(field_hint, getattr(value, name), field_key)
+    elif isinstance(value, list):
+        for i, item in enumerate(value):
+            yield from limit_problems(get_args(hint)[0], item, f"{key}[{i}]")
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            yield from limit_problems(get_args(hint)[1], item, f"{key}.{name}")
+
+
+@cache
+def _hints(section: type) -> dict[str, Any]:
+    return get_type_hints(section, include_extras=True)

@@ -10,6 +10,7 @@ from thinksafe_jax.config.limits import (
     SHARE,
     Range,
     VariantOrText,
+    check_limits,
     choice,
 )
 from thinksafe_jax.variants import variant_names
@@ -36,7 +37,11 @@ class ModelSource:
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How the next token is drawn; all of these are heeded in every draw."""
+    """How the next token is drawn; all of these are heeded in every draw.
+
+    Raises:
+        ConfigError: an option is out of its range.
+    """
 
     temperature: Annotated[float, TEMPERATURE] = 0.6
     top_p: Annotated[float, Range(0, 1, open_low=True)] = 0.95
@@ -44,6 +49,9 @@ class SamplingConfig:
     top_k: Annotated[int, INDEX] = 20
     min_p: Annotated[float, SHARE] = 0.0
     max_new_tokens: Annotated[int, COUNT] = 16384
+
+    def __post_init__(self) -> None:
+        check_limits(self, "sampling")
 
 
 @dataclass(frozen=True)

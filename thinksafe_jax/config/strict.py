@@ -77,7 +77,15 @@ def _section(cls: type, value: Any, key: str, known: list[str], problems: list[s
         converted = _value(hints[name], item, item_key, known, problems)
         if converted is not _UNUSABLE:
             fields[name] = converted
-    return cls(**fields)
+    return _unchecked(cls, fields)
+
+
+def _unchecked(cls: type, fields: Mapping[str, Any]) -> Any:
+    """An instance whose own checks wait, so that all problems of a file come in one message."""
+    section = cls()
+    for name, value in fields.items():
+        object.__setattr__(section, name, value)  # a frozen dataclass, which nobody else has yet
+    return section
 
 
 def _value(hint: Any, value: Any, key: str, known: list[str], problems: list[str]) -> Any:

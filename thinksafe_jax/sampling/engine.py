@@ -286,7 +286,6 @@ class Engine:
 
         Raises:
             InputError: a request cannot fit (see `refuses`), is none, or repeats id and sample.
-            ConfigError: a sampling option is out of its range.
         """
         if (texts := as_prompts(prompts)) is None:
             if sampling is not None or samples != 1 or stop:
@@ -344,7 +343,6 @@ class Engine:
     def _check(self, request: Request | None) -> Request:
         if not isinstance(request, Request):
             raise InputError(f"{type(request).__name__} is no Request; give texts as a list")
-        check_limits(request.sampling, f"{request.id}: sampling")
         if reason := self.refuses(request):
             raise InputError(reason)
         return request
