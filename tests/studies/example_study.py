@@ -5,7 +5,7 @@ from pathlib import Path
 
 import yaml
 
-from thinksafe_jax.config import to_yaml
+from thinksafe_jax.config import Recipe, to_yaml
 from thinksafe_jax.studies import load_study
 from thinksafe_jax.studies.results import choices
 from thinksafe_jax.studies.units import Unit, heldout_units, validation_units
@@ -65,23 +65,33 @@ def write_study(root: Path, hits=HITS):
 
 
 def write_unit(unit: Unit, root: Path, hits=HITS) -> None:
-    """An evaluation's rows, and a run of four steps."""
+    """An evaluation's rows, and a run of four steps; its samples may be those of other settings."""
     file = unit.evaluation_folder(root) / "evaluation/model/rows.jsonl"
     file.parent.mkdir(parents=True, exist_ok=True)
     wanted = hits.get(unit.setting) or hits[unit.method]
     rows = [row for suite in SUITES for row in _rows(suite, wanted, unit.seed)]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    run = unit.run_folder(root)
+    run, shared = unit.run_folder(root), unit.data_run(root)
+    sampled = [
+        {"stage": "sample", "rows": 8, "tokens": 400, "seconds": 2.0},
+        {"stage": "judge", "rows": 8, "seconds": 0.5},
+    ]
+    trained = [
+        {"stage": "train", "step": n, "loss": 2.0 / n, "tokens": 300, "seconds": 1.0}
+        for n in (1, 2, 2, 3, 4)
+    ]
+    if shared is not None:
+        folder, data = shared
+        _write_run(folder, data.recipe, sampled)
     if run is not None and unit.run is not None:
-        run.mkdir(parents=True, exist_ok=True)
-        (run / "config.yaml").write_text(to_yaml(unit.run))
-        lines = [
-            {"stage": "sample", "rows": 8, "tokens": 400, "seconds": 2.0},
-            {"stage": "judge", "rows": 8, "seconds": 0.5},
-            *({"stage": "train", "step": n, "loss": 2.0 / n, "tokens": 300, "seconds": 1.0}
-              for n in (1, 2, 2, 3, 4)),
-        ]  # fmt: skip
-        (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        _write_run(run, unit.run, trained if shared else sampled + trained)
+
+
+def _write_run(folder: Path, recipe: Recipe, metrics: list[dict]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(to_yaml(recipe))
+    (folder / "manifest.json").write_text('{"schema_version": 1, "stages": {}}')
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in metrics))
 
 
 def _rows(suite: str, wanted: dict[str, int], seed: int):

@@ -90,18 +90,46 @@ def test_a_cost_counts_what_lies_in_the_run(finished):
     assert run_cost(unit.run_folder(root), unit.run).flops["guard"] == 0  # it asks no guard
 
 
+def test_samples_that_settings_share_count_for_each_method_and_once_in_what_was_spent(finished):
+    _, _, results = finished
+    thinksafe, totals = method(results, "ThinkSafe"), results["totals"]
+    assert thinksafe["shared_by"] == 3 and method(results, "DirectRefusal")["shared_by"] == 1
+    assert thinksafe["runs"]["3"] == (
+        "runs/ThinkSafe/as-it-is/seed-3/trainings/learning_rate=0.0005"
+    )
+    assert thinksafe["cost"]["seconds"]["sample"] == 2.0  # as if it were alone
+    assert totals["cost"]["seconds"] == {"sample": 20.0, "guard": 5.0, "train": 40.0}  # ten runs
+    # ThinkSafe's three settings of seeds 1 and 2 sample once for each seed
+    assert totals["spent"]["seconds"] == {"sample": 12.0, "guard": 3.0, "train": 40.0}
+    assert totals["spent"]["steps"] == totals["cost"]["steps"] == 40
+    words = " ".join(" ".join(Page(render(results)).words).split())
+    assert "samples shared by 3 settings" in words
+    assert words.index("each as if alone") < words.index("shared samples counted once")
+
+
+def test_a_page_of_results_from_before_samples_were_shared_has_one_sum(finished):
+    _, _, results = finished
+    totals = {k: v for k, v in results["totals"].items() if k != "spent"}
+    methods = [
+        {k: v for k, v in m.items() if k not in ("runs", "shared_by")} for m in results["methods"]
+    ]
+    page = render({**results, "totals": totals, "methods": methods})
+    assert "all 10 runs together" in page and "shared" not in page and "as if alone" not in page
+
+
 def test_sampled_rows_and_guard_calls_cost_flops(tmp_path):
     study = write_study(tmp_path)
     unit = next(u for u in heldout_units(study, {"ThinkSafe": "learning_rate=0.0005",
                                                  "DirectRefusal": None}) if u.run)  # fmt: skip
-    run = unit.run_folder(tmp_path)
-    plain = run_cost(run, unit.run)
+    training = unit.run_folder(tmp_path)
+    run = training.parents[1]  # whose samples it trains on
+    plain = run_cost(training, unit.run)
     for folder, row in (("samples", {"prompt": "how do i", "label": "harmful", "tokens": 50}),
                         ("verdicts", {"verdict": "safe"})):  # fmt: skip
         (run / folder).mkdir()
         lines = [{"id": f"p{n}", "attempt": 1, **row} for n in range(6)]
         (run / folder / "part-00000.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
-    cost = run_cost(run, unit.run)
+    cost = run_cost(training, unit.run)
     assert (cost.rows, cost.sampled_tokens, cost.guard_calls) == (6, 300, 6)
     assert cost.prompt_tokens > 6 * 3  # the steering text is read as well
     assert cost.flops["sample"] > cost.flops["guard"] > plain.flops["guard"] == 0

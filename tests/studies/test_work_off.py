@@ -9,7 +9,9 @@ import pytest
 import yaml
 
 from tests.studies.example_study import write_study
+from thinksafe_jax.config import to_yaml
 from thinksafe_jax.errors import ConfigError, EnvironmentFault, InputError, InUse
+from thinksafe_jax.runs.manifest import Manifest
 from thinksafe_jax.storage import RunLock
 from thinksafe_jax.studies import inputs, load_study, run_study, work_off
 from thinksafe_jax.studies.units import heldout_units, validation_units
@@ -45,7 +47,104 @@ def test_every_unit_is_done_once_and_training_ends_at_the_export(
     )
     work_off.work_off(units, tmp_path)
     assert done == [unit.evaluation.name for unit in units] and len(done) == 6
-    assert all(names == ["sample", "filter", "train", "export"] for names in stages)
+    shared, own = (
+        [("sample", "filter"), ["train", "export"]],
+        ["sample", "filter", "train", "export"],
+    )
+    assert stages == 2 * [*shared, own]  # ThinkSafe has a grid over its training
+
+
+def test_settings_that_differ_in_their_training_alone_are_trainings_of_one_run(
+    write, done, tmp_path, monkeypatch
+):
+    ran = []
+    monkeypatch.setattr(
+        work_off, "run_pipeline", lambda recipe, path, stages: ran.append((path, recipe))
+    )
+    methods = [
+        {
+            "name": "Both",
+            "recipe": "mini",
+            "overrides": ["synthesis.ladder=[]"],
+            "grid": {"synthesis.attempts": [1, 2], "training.epochs": [1, 2]},
+        }
+    ]
+    units = [u for u in validation_units(load_study(write(methods=methods))) if u.run is not None]
+    work_off.work_off(units, tmp_path)
+    assert [path.relative_to(tmp_path / "runs/Both").as_posix() for path, _ in ran] == [
+        "attempts=1/seed-1", "attempts=1/seed-1/trainings/epochs=1",
+        "attempts=1/seed-1", "attempts=1/seed-1/trainings/epochs=2",
+        "attempts=2/seed-1", "attempts=2/seed-1/trainings/epochs=1",
+        "attempts=2/seed-1", "attempts=2/seed-1/trainings/epochs=2",
+    ]  # fmt: skip
+    assert [recipe.synthesis.attempts for _, recipe in ran] == [1, 1, 1, 1, 2, 2, 2, 2]
+    assert [recipe.training.epochs for _, recipe in ran][1::2] == [1, 2, 1, 2]
+
+
+def test_on_policy_methods_share_nothing(write):
+    grid = {"training.learning_rate": [1e-3, 2e-3]}
+    study = load_study(write(methods=[{"name": "GRPO", "recipe": "mini-grpo", "grid": grid}]))
+    assert all(unit.data is None for unit in validation_units(study))
+
+
+def test_a_run_begun_before_data_were_shared_is_gone_on_with(units, tmp_path):
+    unit = units[1]
+    shared = unit.run_folder(tmp_path)
+    assert shared == tmp_path / (
+        "runs/ThinkSafe/as-it-is/seed-1/trainings/learning_rate=0.0001,epochs=1"
+    )
+    before = tmp_path / "runs" / unit.name
+    before.mkdir(parents=True)
+    (before / "config.yaml").write_text(to_yaml(unit.run))
+    assert unit.run_folder(tmp_path) == before and unit.data_run(tmp_path) is None
+
+
+def test_data_that_another_process_trains_on_are_trained_on_beside_it(
+    units, done, tmp_path, monkeypatch
+):
+    """Nobody can look at them meanwhile; the other process has done so before it began."""
+    folder, _ = units[1].data_run(tmp_path)
+    ran = []
+
+    def run(recipe, path, stages):
+        if path == folder:
+            raise InUse("in use")
+        ran.append(path)
+
+    monkeypatch.setattr(work_off, "run_pipeline", run)
+    assert not work_off._attempt(units[1], tmp_path)  # they are not there yet
+    manifest = Manifest(folder / "manifest.json", "")
+    for stage in ("sample", "filter"):
+        manifest.mark_done(stage, "", {})
+    assert work_off._attempt(units[1], tmp_path)
+    assert ran == [units[1].run_folder(tmp_path)]
+
+
+def test_samples_that_another_process_makes_are_waited_for(units, done, tmp_path):
+    folder, _ = units[1].data_run(tmp_path)
+    folder.mkdir(parents=True)
+    lock = RunLock(folder / "lock")
+    try:
+        assert not work_off._is_free(units[1], tmp_path)
+    finally:
+        lock.release()
+    assert work_off._is_free(units[1], tmp_path)
+
+
+def test_another_training_keeps_the_samples_and_other_samples_set_all_aside(tmp_path):
+    write_study(tmp_path)
+    file, text = tmp_path / "three.yaml", (tmp_path / "three.yaml").read_text()
+
+    def edit(overrides):
+        edited = f"recipe: mini\n  overrides: [{overrides}]"
+        file.write_text(text.replace("recipe: mini\n", f"{edited}\n"))
+        work_off.set_changed_aside(validation_units(load_study(file)), tmp_path)
+        return sorted(p.parent.name for p in (tmp_path / "earlier").rglob("config.yaml"))
+
+    rates = ["learning_rate=0.0001", "learning_rate=0.0005", "learning_rate=0.002"]
+    assert edit("training.epochs=2") == sorted(2 * rates)  # of both seeds
+    assert (tmp_path / "runs/ThinkSafe/as-it-is/seed-1/config.yaml").exists()
+    assert edit("synthesis.limit=5") == sorted([*2 * rates, "seed-1.2", "seed-2.2"])
 
 
 def test_a_run_that_another_process_holds_is_left_to_it_and_taken_when_it_lets_go(
@@ -125,7 +224,7 @@ def test_an_edited_study_keeps_what_is_unchanged_and_sets_the_rest_aside(tmp_pat
     assert moved == ["seed-1", "seed-2", "seed-3"]
     assert (tmp_path / "earlier/runs/DirectRefusal/as-it-is/seed-1/metrics.jsonl").exists()
     assert not (tmp_path / "runs/DirectRefusal/as-it-is/seed-1").exists()
-    assert len(list((tmp_path / "runs/ThinkSafe").rglob("config.yaml"))) == 7
+    assert len(list(tmp_path.glob("runs/ThinkSafe/*/*/trainings/*/config.yaml"))) == 7
 
 
 def test_changed_runs_of_the_second_round_are_set_aside_before_the_first_begins(
@@ -148,7 +247,7 @@ def test_changed_runs_of_the_second_round_are_set_aside_before_the_first_begins(
         run_study(load_study(file), tmp_path)
     assert not list((tmp_path / "runs/DirectRefusal").rglob("config.yaml"))
     assert not evaluation.exists()
-    assert len(list((tmp_path / "runs/ThinkSafe").rglob("config.yaml"))) == 7
+    assert len(list(tmp_path.glob("runs/ThinkSafe/*/*/trainings/*/config.yaml"))) == 7
 
 
 def test_a_changed_run_that_is_at_work_is_not_moved(tmp_path):
@@ -157,12 +256,14 @@ def test_a_changed_run_that_is_at_work_is_not_moved(tmp_path):
     file.write_text(file.read_text().replace("recipe: mini\n", "recipe: mini_kl\n"))
     edited = load_study(file)
     units = validation_units(edited)
-    lock = RunLock(units[1].run_folder(tmp_path) / "lock")
-    try:
-        with pytest.raises(InUse, match="was begun with another recipe and is in use"):
-            work_off.set_changed_aside(units, tmp_path)
-    finally:
-        lock.release()
+    folder, _ = units[1].data_run(tmp_path)
+    for at_work in (folder, units[1].run_folder(tmp_path)):  # it samples; it trains on the samples
+        lock = RunLock(at_work / "lock")
+        try:
+            with pytest.raises(InUse, match="was begun with another recipe and is in use"):
+                work_off.set_changed_aside(units, tmp_path)
+        finally:
+            lock.release()
 
 
 @pytest.mark.slow
@@ -195,6 +296,10 @@ def test_a_study_runs_to_its_page_and_a_second_time_does_nothing(tmp_path):
     assert method["setting"] in ("learning_rate=0.0001", "learning_rate=0.01")
     assert method["measures"]["harm"]["n"] == 5 and method["measures"]["reasoning"]["n"] == 3
     assert method["cost"]["steps"] == 1 and method["cost"]["seconds"]["train"] > 0
+    data = root / "runs/DirectRefusal/as-it-is/seed-1"  # both rates train on it
+    assert (data / "dataset").is_dir() and not (data / "adapter").exists()
+    assert len(list(data.glob("trainings/*/adapter/*.safetensors"))) == 2
+    assert method["shared_by"] == 2
     assert len(list(root.glob("evaluations/heldout/DirectRefusal/*"))) == 1  # the chosen alone
     page = (root / "study.html").read_bytes()
     before = {p: p.stat().st_mtime_ns for p in root.rglob("*.safetensors")}

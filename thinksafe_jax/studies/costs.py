@@ -3,24 +3,25 @@
 Rows are counted, not log lines: a run that was killed and resumed has cost what its rows say.
 FLOPs follow from the counts by the arithmetic of `thinksafe plan`. The evaluation is left out: it
 is the same for all methods. Seconds are those of the machine, and of a stretch that a kill ended
-none are kept.
+none are kept. A training on the samples of another run has cost these as well, as if it were alone.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from thinksafe_jax.config import SAMPLED, Recipe
 from thinksafe_jax.planning import Workload, guards_of, workload_flops
-from thinksafe_jax.runs import RowStore
+from thinksafe_jax.runs import RowStore, data_folder
 from thinksafe_jax.storage import parse
 from thinksafe_jax.synthesis import attempts, steer
 from thinksafe_jax.tokenizer import ChatTokenizer
 from thinksafe_jax.weights import resolve_model
 
-_TIMED = ("sample", "judge", "rollout")
+_OF_DATA = ("sample", "judge")  # stages in the log of a run that others may train on
+_TIMED = (*_OF_DATA, "rollout")
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,15 @@ class RunCost:
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
+    def of_training(self) -> "RunCost":
+        """What is left where the samples were there already."""
+        flops, seconds = (
+            {stage: value if stage == "train" else 0.0 for stage, value in of.items()}
+            for of in (self.flops, self.seconds)
+        )
+        none = dict.fromkeys(("rows", "prompt_tokens", "sampled_tokens", "guard_calls"), 0.0)
+        return replace(self, **none, flops=flops, seconds=seconds)
+
 
 def mean_cost(costs: list[RunCost]) -> RunCost | None:
     """The mean of each count; None of no run."""
@@ -69,18 +79,20 @@ def _over(costs: list[RunCost], divisor: int) -> RunCost:
 
 
 def run_cost(path: Path, recipe: Recipe) -> RunCost:
-    """The cost of a run that is trained.
+    """The cost of a run that is trained, its samples included wherever they lie.
 
     Args:
-        path: its directory.
+        path: its directory, or that of a training.
         recipe: what it was run by.
     """
-    metrics = list(_metrics(path / "metrics.jsonl"))
+    data, metrics = data_folder(path), list(_metrics(path / "metrics.jsonl"))
+    if data != path:
+        metrics += [m for m in _metrics(data / "metrics.jsonl") if m["stage"] in _OF_DATA]
     steps = {m["step"]: m for m in metrics if m["stage"] == "train" and "loss" in m}
-    rows, judged = _written(path, recipe)
+    rows, judged = _written(data, recipe)
     work = Workload(
         rows=len(rows),
-        prompt_tokens=_prompt_tokens(path, recipe, rows),
+        prompt_tokens=_prompt_tokens(data, recipe, rows),
         sampled_tokens=sum(row["tokens"] for row in rows),
         judged=judged,
         trained_tokens=sum(m.get("tokens") or 0 for m in steps.values()),

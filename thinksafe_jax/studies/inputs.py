@@ -8,9 +8,9 @@ from thinksafe_jax.config import Recipe
 from thinksafe_jax.data import Question, load_questions
 from thinksafe_jax.errors import EnvironmentFault, InputError, ThinkSafeError, quoted
 from thinksafe_jax.pipeline import Session, preflight, stages_of
-from thinksafe_jax.runs import finished_stages
+from thinksafe_jax.runs import DATA_STAGES, finished_stages
 from thinksafe_jax.studies.study_file import SPLITS, Method, Setting, Study, apart_from_rates
-from thinksafe_jax.studies.units import heldout_units, validation_units
+from thinksafe_jax.studies.units import Unit, heldout_units, validation_units
 from thinksafe_jax.studies.work_off import is_another
 
 _log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ def _least_done(
     The seeds of the second round are looked at too: the setting may be the chosen one.
     """
     runs = [
-        (folder, _finished(folder, unit.run))
+        (folder, _finished(unit, root))
         for unit in (*validation_units(study), *heldout_units(study))
         if (unit.method, unit.setting) == (method.name, setting.name)
         if unit.run is not None and (folder := unit.run_folder(root)) is not None
@@ -63,9 +63,16 @@ def _least_done(
     return min(runs, key=lambda run: len(run[1]))
 
 
-def _finished(folder: Path, recipe: Recipe) -> frozenset[str]:
-    """Stages that a run keeps; none of one that was begun with another recipe."""
-    return frozenset() if is_another(folder, recipe) else frozenset(finished_stages(folder))
+def _finished(unit: Unit, root: Path) -> frozenset[str]:
+    """Stages that a unit keeps; none of a run that was begun with another recipe."""
+    run, done = unit.run_folder(root), set[str]()
+    if run is not None and unit.run is not None and not is_another(run, unit.run):
+        done |= finished_stages(run)
+    if shared := unit.data_run(root):
+        folder, data = shared
+        kept = not is_another(folder, data.recipe, any_training=True)
+        done |= finished_stages(folder).intersection(DATA_STAGES if kept else ())
+    return frozenset(done)
 
 
 def _look(name: str, recipe: Recipe, folder: Path, done: frozenset[str]) -> None:

@@ -5,8 +5,8 @@ name, question, rule, reference, seeds, choosing_seeds, student, judge, study_sh
                  paper_model: whose published figures stand beside the study's; "" for none
 suites           {suite: {kind, questions}} of the held-out split
 methods          [{name, recipe, setting, settings, evaluated_seeds, measures, suites, columns,
-                 against_reference, against_initial, against_safest, cost, curves, paper_columns,
-                 published}]; the untouched student comes first.
+                 against_reference, against_initial, against_safest, cost, runs, shared_by, curves,
+                 paper_columns, published}]; the untouched student comes first.
                  settings: [{name, overrides, status, broken}]; status is chosen, passed over,
                  breaks the rule or failed. No figure of the validation split is in here
                  evaluated_seeds: seeds behind the figures, without those that failed
@@ -14,15 +14,20 @@ methods          [{name, recipe, setting, settings, evaluated_seeds, measures, s
                  against_*: {measure: the same} of this method less the reference, the untouched
                  student, or the trained method with the least harm; on the same questions
                  cost: means over the runs of evaluated_seeds, see costs.py; null of the student
+                 runs: {seed: directory below STUDY_DIR} of the chosen setting; shared_by: how many
+                 settings train on the samples of such a run, at most. Costs are as if it were alone
                  curves: {seed: [[step, loss]]}, at most CURVE points
                  columns, paper_columns: {column of the paper's tables: per cent}, the study's own
                  and the paper's; published: the paper's measures, as shares
 dropped          [{method, setting, seed, split, why}]: runs that failed
-totals           {runs, evaluations, cost}: all of the study, those of passed-over settings included
+totals           {runs, evaluations, cost, spent}: all of the study, those of passed-over settings
+                 included. cost: every run as if alone; spent: samples that runs share counted once
 """
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -102,11 +107,10 @@ def write_results(study: Study, root: Path) -> dict[str, Any]:
     if INITIAL not in answers:
         why = _why([unit for unit in heldout if unit.method == INITIAL], root)
         raise InputError(f"{root}: the untouched student could not be evaluated: {why}")
-    costs = _costs([*validation, *heldout], root)
+    runs = _runs([*validation, *heldout], root)
     methods = [_initial(study, answers)]
     methods += [
-        _method(study, method, chosen[method.name], answers, costs, root)
-        for method in study.methods
+        _method(study, method, chosen[method.name], answers, runs) for method in study.methods
     ]
     config, recipe = study.config, study.methods[0].settings[0].recipe
     result = {
@@ -127,7 +131,7 @@ def write_results(study: Study, root: Path) -> dict[str, Any]:
         },
         "methods": methods,
         "dropped": _dropped([*validation, *heldout], root),
-        "totals": _totals(validation, heldout, costs),
+        "totals": _totals(validation, heldout, runs),
     }
     atomic_write(root / "results.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     return result
@@ -146,19 +150,40 @@ def _why(units: Sequence[Unit], root: Path) -> str:
     return next(filter(None, (failure(unit, root) for unit in units)), _UNREAD)
 
 
-def _costs(units: Sequence[Unit], root: Path) -> dict[str, RunCost]:
-    """Name of a unit -> the cost of its run; both rounds share runs."""
-    return {
-        unit.name: run_cost(folder, unit.run)
-        for unit in {unit.name: unit for unit in units}.values()
-        if unit.run is not None and (folder := unit.run_folder(root)) and folder.is_dir()
-    }
+@dataclass(frozen=True)
+class _Run:
+    """What a run has cost, and where it lies.
+
+    Attributes:
+        place: below STUDY_DIR.
+        data: directory of its samples, where other settings may train on them as well.
+    """
+
+    folder: Path
+    place: str
+    data: Path
+    cost: RunCost
+
+
+def _runs(units: Sequence[Unit], root: Path) -> dict[str, _Run]:
+    """Name of a unit -> its run, if it was begun; both rounds share runs."""
+    runs = {}
+    for unit in units:
+        folder, shared = unit.run_folder(root), unit.data_run(root)
+        if unit.name in runs or unit.run is None or folder is None:
+            continue
+        data = shared[0] if shared else folder
+        if data.is_dir():
+            place = folder.relative_to(root).as_posix()
+            runs[unit.name] = _Run(folder, place, data, run_cost(folder, unit.run))
+    return runs
 
 
 def _initial(study: Study, answers: Mapping[str, MethodAnswers]) -> dict[str, Any]:
     entry = {"name": INITIAL, "recipe": "", "setting": UNTOUCHED, "settings": []}
     entry |= _figures(study, INITIAL, answers)
-    return {**entry, "cost": None, "curves": {}, **_published(study, INITIAL)}
+    entry |= {"cost": None, "runs": {}, "shared_by": 0, "curves": {}}
+    return {**entry, **_published(study, INITIAL)}
 
 
 def _method(
@@ -166,16 +191,13 @@ def _method(
     method: Method,
     choice: Choice,
     answers: Mapping[str, MethodAnswers],
-    costs: Mapping[str, RunCost],
-    root: Path,
+    runs: Mapping[str, _Run],
 ) -> dict[str, Any]:
-    names = [f"{method.name}/{choice.chosen}/seed-{seed}" for seed in study.config.seeds]
-    runs = [name for name in names if name in costs]
+    names = {seed: f"{method.name}/{choice.chosen}/seed-{seed}" for seed in study.config.seeds}
+    mine = {seed: runs[name] for seed, name in names.items() if name in runs}
+    sharing = Counter(run.data for run in runs.values())
     figures = _figures(study, method.name, answers)
-    evaluated = {
-        f"{method.name}/{choice.chosen}/seed-{seed}" for seed in figures["evaluated_seeds"]
-    }
-    cost = mean_cost([costs[name] for name in runs if name in evaluated])
+    cost = mean_cost([run.cost for seed, run in mine.items() if seed in figures["evaluated_seeds"]])
     return {
         "name": method.name,
         "recipe": method.config.recipe,
@@ -191,9 +213,9 @@ def _method(
         ],
         **figures,
         "cost": cost and cost.as_dict(),
-        "curves": {
-            name.rpartition("seed-")[2]: _thinned(loss_curve(root / "runs" / name)) for name in runs
-        },
+        "runs": {str(seed): run.place for seed, run in mine.items()},
+        "shared_by": max((sharing[run.data] for run in mine.values()), default=0),
+        "curves": {str(seed): _thinned(loss_curve(run.folder)) for seed, run in mine.items()},
         **_published(study, method.config.published, method.config.published_values),
     }
 
@@ -266,11 +288,16 @@ def _dropped(units: Sequence[Unit], root: Path) -> list[dict[str, Any]]:
 
 
 def _totals(
-    validation: Sequence[Unit], heldout: Sequence[Unit], costs: Mapping[str, RunCost]
+    validation: Sequence[Unit], heldout: Sequence[Unit], runs: Mapping[str, _Run]
 ) -> dict[str, Any]:
-    total = total_cost(list(costs.values()))
+    sampled, spent = set[Path](), []
+    for run in runs.values():
+        spent.append(run.cost.of_training() if run.data in sampled else run.cost)
+        sampled.add(run.data)
+    total, paid = total_cost([run.cost for run in runs.values()]), total_cost(spent)
     return {
-        "runs": len(costs),
+        "runs": len(runs),
         "evaluations": {"validation": len(validation), "heldout": len(heldout)},
         "cost": total and total.as_dict(),
+        "spent": paid and paid.as_dict(),
     }

@@ -7,7 +7,7 @@ all at once, and so is a recipe that a setting makes impossible, before anything
 import itertools
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -164,16 +164,35 @@ class StudyConfig:
 
 
 @dataclass(frozen=True)
+class DataRun:
+    """The run whose samples a setting trains on, as other settings of its method do.
+
+    Attributes:
+        name: of its folder: the setting without its `training.*`.
+        training: what the setting's own training is called in that run.
+        recipe: of the run: the setting's without the `training.*` of the grid.
+    """
+
+    name: str
+    training: str
+    recipe: Recipe
+
+
+@dataclass(frozen=True)
 class Setting:
     """One way to run a method: its name in folders, what it changes, the recipe that comes of it.
 
     The recipe has the study's held-out split as its evaluation: what it trains on is compared with
     that, and `thinksafe evaluate` of one of its runs asks what the study asks.
+
+    Attributes:
+        data: None where the grid has no `training.*`, or the method samples while it trains.
     """
 
     name: str
     overrides: tuple[str, ...]
     recipe: Recipe
+    data: DataRun | None = None
 
 
 @dataclass(frozen=True)
@@ -251,14 +270,10 @@ def apart_from_rates(recipe: Recipe) -> Recipe:
 
 
 def _method(path: Path, config: StudyConfig, method: MethodConfig) -> Method:
-    settings = []
-    keys = list(method.grid)
-    for values in itertools.product(*method.grid.values()):
-        changes = dict(zip(keys, values, strict=True))
-        grid = [f"{key}={json.dumps(value)}" for key, value in changes.items()]
-        overrides = [*config.overrides, *method.overrides, *grid]
+    def recipe_with(changes: dict[str, Any]) -> Recipe:
+        grid = _as_overrides(changes)
         try:
-            recipe = load_recipe(method.recipe, overrides)
+            recipe = load_recipe(method.recipe, [*config.overrides, *method.overrides, *grid])
             recipe = replace(recipe, run_dir="", evaluation=config.heldout)
             validate(recipe)
             if config.asks("validation"):
@@ -266,11 +281,33 @@ def _method(path: Path, config: StudyConfig, method: MethodConfig) -> Method:
         except ConfigError as error:
             what = f" with {', '.join(grid)}" if grid else ""
             raise ConfigError(f"{path}: method {method.name}{what}: {error}") from None
-        settings.append(Setting(_setting_name(changes), tuple(grid), recipe))
+        return recipe
+
+    settings = []
+    for values in itertools.product(*method.grid.values()):
+        changes = dict(zip(method.grid, values, strict=True))
+        recipe = recipe_with(changes)
+        data = None if recipe.on_policy.method else _data_run(changes, recipe_with)
+        settings.append(Setting(_setting_name(changes), _as_overrides(changes), recipe, data))
     names = [setting.name for setting in settings]
     if len(set(names)) < len(names):
         raise ConfigError(f"{path}: method {method.name}: two settings are called alike: {names}")
     return Method(method, tuple(settings))
+
+
+def _data_run(
+    changes: dict[str, Any], recipe_with: Callable[[dict[str, Any]], Recipe]
+) -> DataRun | None:
+    """The run of a setting's samples, which those that differ in `training.*` alone share."""
+    training = {key: value for key, value in changes.items() if key.startswith("training.")}
+    rest = {key: value for key, value in changes.items() if key not in training}
+    if not training:
+        return None
+    return DataRun(_setting_name(rest), _setting_name(training), recipe_with(rest))
+
+
+def _as_overrides(changes: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(f"{key}={json.dumps(value)}" for key, value in changes.items())
 
 
 def _setting_name(changes: dict[str, Any]) -> str:

@@ -128,17 +128,24 @@ def _in_table(value: float | None) -> str:
 
 
 def _cost_rows(results: Mapping) -> list[dict[str, Any]]:
-    """Counts of a run of the chosen setting, and of the whole study in the last row."""
+    """Counts of a run of the chosen setting, and of the whole study in the last rows."""
     named = [
-        (f"{number}  {m['name']}", m["cost"])
+        (f"{number}  {m['name']}", _sharing(m), m["cost"])
         for number, m in enumerate(results["methods"])
         if m["cost"]
     ]
-    if results["totals"]["cost"]:
-        named.append((f"all {results['totals']['runs']} runs together", results["totals"]["cost"]))
+    totals = results["totals"]
+    cost, spent = totals["cost"], totals.get("spent")  # studies before had nothing to share
+    shares = spent and spent != cost
+    if cost:
+        each = "each as if alone" if shares else ""
+        named.append((f"all {totals['runs']} runs together", each, cost))
+    if shares:
+        named.append((f"all {totals['runs']} runs together", "shared samples counted once", spent))
     return [
         {
             "name": name,
+            "hint": hint,
             **{
                 key: f"{cost[key]:,.0f}"
                 for key in ("sampled_tokens", "guard_calls", "steps", "trained_tokens")
@@ -146,8 +153,13 @@ def _cost_rows(results: Mapping) -> list[dict[str, Any]]:
             "flops": f"{sum(cost['flops'].values()):.2e}",
             "seconds": {stage: f"{cost['seconds'][stage]:,.0f}" for stage in STAGES},
         }
-        for name, cost in named
+        for name, hint, cost in named
     ]
+
+
+def _sharing(method: Mapping) -> str:
+    settings = method.get("shared_by", 1)
+    return f"samples shared by {settings} settings" if settings > 1 else ""
 
 
 def _notes(results: Mapping) -> list[str]:

@@ -26,7 +26,7 @@ class MethodHours:
 
     Attributes:
         runs: of all settings and seeds; which setting is chosen is not known, so the dearest is
-            taken for the seeds that it alone is run with.
+            taken for the seeds that it alone is run with. Shared samples are counted once.
         hours: stage -> hours of all runs, at the roofline's bound.
         fits: whether every stage of every setting has room.
     """
@@ -130,14 +130,16 @@ def print_study_plan(
 def _method_hours(study: Study, method: Method, planned: Planner) -> MethodHours:
     tried = study.choosing_seeds if len(method.settings) > 1 else []
     later = [seed for seed in study.config.seeds if seed not in tried]
-    by_setting = [
-        _run_hours(setting.recipe, planned(setting.recipe)) for setting in method.settings
-    ]
-    dearest = max(by_setting, key=lambda hours: sum(hours.values()))
-    hours = {
-        stage: len(tried) * sum(of[stage] for of in by_setting) + len(later) * dearest[stage]
-        for stage in dearest
-    }
+    by_setting, by_data = {}, {}
+    for setting in method.settings:
+        by_setting[setting.name] = _run_hours(setting.recipe, planned(setting.recipe))
+        data = setting.data.name if setting.data else setting.name
+        by_data[data] = by_setting[setting.name]  # sampled once for all settings that share it
+    dearest = max(by_setting.values(), key=lambda hours: sum(hours.values()))
+    hours = {}
+    for stage in STAGES:
+        once = sum(of[stage] for of in (by_setting if stage == "train" else by_data).values())
+        hours[stage] = len(tried) * once + len(later) * dearest[stage]
     runs = len(tried) * len(method.settings) + len(later)
     fits = all(planned(setting.recipe).fits for setting in method.settings)
     return MethodHours(method.name, runs, hours, fits)

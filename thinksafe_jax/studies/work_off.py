@@ -10,13 +10,14 @@ import json
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from thinksafe_jax.config import RESUMABLE_KEYS, Recipe, diff
 from thinksafe_jax.errors import ConfigError, InputError, InUse
 from thinksafe_jax.json_files import read_json_object
 from thinksafe_jax.pipeline import evaluate_student, run_pipeline, stages_of
-from thinksafe_jax.runs import begun_recipe
+from thinksafe_jax.runs import DATA_STAGES, begun_recipe, finished_stages, training_folders
 from thinksafe_jax.storage import atomic_write, content_hash, is_held, prepare_directory, set_aside
 from thinksafe_jax.studies.units import Unit
 
@@ -69,12 +70,17 @@ def set_changed_aside(units: Sequence[Unit], root: Path) -> None:
         InUse: another process works in such a directory.
     """
     for unit in units:
-        for folder, recipe in (
-            (unit.run_folder(root), unit.run),
-            (unit.evaluation_folder(root), unit.evaluation),
-        ):
-            if folder is not None and recipe is not None and is_another(folder, recipe):
+        if unit.run is not None and is_another(unit.own_folder(root), unit.run):
+            _set_aside(unit.own_folder(root), root)
+        if shared := unit.data_run(root):
+            folder, data = shared
+            if is_another(folder, data.recipe, any_training=True):
                 _set_aside(folder, root)
+        training = unit.run_folder(root)
+        if unit.run is not None and training is not None and is_another(training, unit.run):
+            _set_aside(training, root)
+        if is_another(unit.evaluation_folder(root), unit.evaluation):
+            _set_aside(unit.evaluation_folder(root), root)
 
 
 def _attempt(unit: Unit, root: Path) -> bool:
@@ -83,14 +89,11 @@ def _attempt(unit: Unit, root: Path) -> bool:
         return True
     if not _is_free(unit, root):
         return False
-    run, evaluation = unit.run_folder(root), unit.evaluation_folder(root)
+    evaluation = unit.evaluation_folder(root)
     try:
-        if run is not None and unit.run is not None:
-            prepare_directory(run)
-            up_to_export = stages_of(unit.run)
-            run_pipeline(unit.run, run, stages=up_to_export[: up_to_export.index("evaluate")])
+        _train(unit, root)
         prepare_directory(evaluation)
-        evaluate_student(unit.evaluation, evaluation, run)
+        evaluate_student(unit.evaluation, evaluation, unit.run_folder(root))
     except InUse:
         return False
     except InputError as error:
@@ -104,9 +107,43 @@ def _attempt(unit: Unit, root: Path) -> bool:
     return True
 
 
+def _train(unit: Unit, root: Path) -> None:
+    """Everything of a unit up to the export; of the student as it was, nothing."""
+    run = unit.run_folder(root)
+    if run is None or unit.run is None:
+        return
+    stages = stages_of(unit.run)
+    stages = stages[: stages.index("evaluate")]
+    if shared := unit.data_run(root):
+        folder, data = shared
+        _make_data(data.recipe, folder)
+        stages = [name for name in stages if name not in DATA_STAGES]
+    prepare_directory(run)
+    run_pipeline(unit.run, run, stages=stages)
+
+
+def _make_data(recipe: Recipe, folder: Path) -> None:
+    """Samples and filters what several settings train on, unless that is done.
+
+    Raises:
+        InUse: another process does so now.
+    """
+    prepare_directory(folder)
+    if (folder / "config.yaml").exists():  # whatever it was begun to train, the data are the same
+        recipe = replace(recipe, training=begun_recipe(folder).training)
+    try:
+        run_pipeline(recipe, folder, stages=DATA_STAGES)
+    except InUse:
+        if not finished_stages(folder).issuperset(DATA_STAGES):
+            raise
+        # another process trains on them, and has looked at them before it began
+
+
 def _is_free(unit: Unit, root: Path) -> bool:
-    """Whether no process works on the unit now."""
-    folders = unit.run_folder(root), unit.evaluation_folder(root)
+    """Whether no process works on the unit now, or on the samples that it needs."""
+    folders = [unit.run_folder(root), unit.evaluation_folder(root)]
+    if shared := unit.data_run(root):
+        folders.append(shared[0])
     return not any(folder is not None and is_held(folder / "lock") for folder in folders)
 
 
@@ -115,18 +152,24 @@ def _identity(unit: Unit) -> str:
     return content_hash(unit.run, unit.evaluation)
 
 
-def is_another(folder: Path, recipe: Recipe) -> bool:
-    """Whether a directory was begun with another recipe."""
+def is_another(folder: Path, recipe: Recipe, *, any_training: bool = False) -> bool:
+    """Whether a directory was begun with another recipe.
+
+    Args:
+        any_training: its data alone are of interest, so `training.*` may differ.
+    """
     if not (folder / "config.yaml").exists():
         return False
     try:
-        return bool(diff(begun_recipe(folder), recipe, RESUMABLE_KEYS))
+        begun = begun_recipe(folder)
     except ConfigError:  # of another version of the program
         return True
+    recipe = replace(recipe, training=begun.training) if any_training else recipe
+    return bool(diff(begun, recipe, RESUMABLE_KEYS))
 
 
 def _set_aside(folder: Path, root: Path) -> None:
-    if is_held(folder / "lock"):
+    if any(is_held(path / "lock") for path in (folder, *training_folders(folder))):
         raise InUse(
             f"{folder} was begun with another recipe and is in use; stop what works there, or give "
             "the changed study another --study-dir"
