@@ -123,11 +123,18 @@ def test_a_mesh_axis_without_use_is_a_warning():
     assert warning == "mesh axis spare: no rule uses it, so 4 devices do the same work"
 
 
-def test_attention_is_never_cut():
+def test_attention_needs_rows_and_heads_whole():
     axes = {"kv": 2, "group": 1, "other": 2}
-    for name, part in (("sequence", "its own tokens"), ("head_dim", "a part of each head")):
-        (problem,) = sharding_problems(TIED, phase(axes, **{name: "other"}))
-        assert problem == f"{name} on other: attention would see {part} only; write `{name}: null`"
+    (problem,) = sharding_problems(TIED, phase(axes, sequence="other"))
+    assert problem == (
+        "sequence on other: only training can cut the tokens of a row, here each device would see "
+        "its own only; write `sequence: null`"
+    )
+    table = phase(axes, head_dim="other")
+    (problem,) = sharding_problems(TIED, table, cuts_sequences=True)
+    assert problem == (
+        "head_dim on other: attention would see a part of each head only; write `head_dim: null`"
+    )
 
 
 def test_replicated_kv_heads_are_a_warning_with_their_bytes():

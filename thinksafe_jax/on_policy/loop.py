@@ -112,8 +112,9 @@ class OnPolicySteps:
             self._schedule.num_steps,
             self._schedule.steps_per_epoch,
         )
-        shards = 1 if parts.mesh is None else parts.mesh.num_shards
-        self._layouts = step_layouts(training, shards, with_states=_looks(parts))
+        mesh = parts.mesh
+        shards = (1, 1) if mesh is None else (mesh.num_shards, mesh.sequence_shards)
+        self._layouts = step_layouts(training, *shards, with_states=_looks(parts))
         self._prompts = fitting
         self._horizon = Horizon(
             recipe,

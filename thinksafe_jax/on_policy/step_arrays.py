@@ -1,5 +1,6 @@
 """The arrays of a step's rollouts: which shapes there are, and where each number stands."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -10,13 +11,19 @@ from thinksafe_jax.on_policy.rollouts import Rollout
 from thinksafe_jax.training import Layout, Stream, StreamedExample
 
 
-def step_layouts(training: TrainingConfig, shards: int, *, with_states: bool) -> list[Layout]:
+def step_layouts(
+    training: TrainingConfig, shards: int, sequence_shards: int = 1, *, with_states: bool
+) -> list[Layout]:
     """Shapes of a step, smallest first: known before any rollout, so a run compiles them once.
 
     With states of a reference an array holds a vector for each token, so there are shapes of 1, 2,
     4 ... passes; without them there is the largest alone.
+
+    Args:
+        shards, sequence_shards: devices over which the sequences of a pass are cut, and the tokens
+            of each.
     """
-    grain = 16 if training.max_length <= 1024 else 128
+    grain = math.lcm(16 if training.max_length <= 1024 else 128, sequence_shards)
     length = -(-training.max_length // grain) * grain
     sequences = max(shards, training.micro_batch_size // shards * shards)
     most = -(-training.batch_size // sequences)

@@ -205,13 +205,14 @@ def train_program(
     mesh = TrainingMesh.of_phase(phase, cfg, devices)
     setup = TrainingSetup(cfg, config, mesh)
     sequences = mesh.num_shards * max(1, config.micro_batch_size // mesh.num_shards)
-    arguments = abstract_arguments(setup, (sequences, config.max_length), dtype)
+    length = mesh.sequence_shards * -(-config.max_length // mesh.sequence_shards)
+    arguments = abstract_arguments(setup, (sequences, length), dtype)
     return Program(
         make_step(setup, 100),
         arguments,
         {},
         rows=sequences,
-        tokens=sequences * config.max_length,
+        tokens=sequences * length,
         devices=mesh.mesh.size,
         slices=phase.slices,
         again=lambda arguments, results: (results[0], *arguments[1:]),

@@ -112,7 +112,9 @@ def phase_budget(
         settings: those of `Settings.capped` for the model.
     """
     phase, trains = phase.for_model(cfg), name == "train"
-    problems = sharding_problems(cfg, phase, settings.lora if trains else None)
+    problems = sharding_problems(
+        cfg, phase, settings.lora if trains else None, cuts_sequences=trains
+    )
     if not trains:
         problems += _host_problems(phase, topology)
     if problems:

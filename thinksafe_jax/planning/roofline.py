@@ -13,7 +13,13 @@ import jax.numpy as jnp
 
 from thinksafe_jax.models import ModelConfig
 from thinksafe_jax.sampling import KvCache
-from thinksafe_jax.sharding import Phase, Topology, head_tensor, parameter_tensors
+from thinksafe_jax.sharding import (
+    Phase,
+    Topology,
+    attention_heads,
+    head_tensor,
+    parameter_tensors,
+)
 
 # S / (interconnect / 2) is as if all links of a chip carried the message, each one way. A ring on
 # one axis of a torus has two of the four links of a v5e or v6e, and two of the six of a v5p.
@@ -23,7 +29,7 @@ FORMULAS = {
     "decode": "F = B (2 P + 4 L N h ctx / n), M = W + B ctx kv",
     "prefill": "F = T (2 P' + 2 L N h T / n), M = W' + T kv",
     "guard": "F = R T (2 P' + 2 L N h T / n), M = W'",
-    "train": "F = R T (2 a P' + 4 head + 2 b L N h T / n), M = a W' + 2 W_head",
+    "train": "F = R T ((2 a P' + 4 head) / c + 2 b L N h T / n), M = a W' + 2 W_head",
 }
 SYMBOLS = (
     "per device: F FLOPs, M bytes read, S bytes sent on a ring; P weights (W bytes) that are "
@@ -31,7 +37,7 @@ SYMBOLS = (
     "B rows at a context of ctx, T tokens a row, R rows; L layers of N heads of h over n devices, "
     "kv cache bytes a token;\n"
     "a products of each layer weight: forward, backward, one more where it is computed again, one "
-    "more where it is trained; b likewise of attention"
+    "more where it is trained; b likewise of attention; c devices that share the tokens of a row"
 )
 
 
@@ -131,17 +137,23 @@ def train_cost(
 ) -> Cost:
     """Cost of a forward and backward pass over a device's own rows, without the adapter's part.
 
+    Where the tokens of a row are cut, a device has its part of them, and whole rows of a part of
+    its heads in attention, so both shrink alike.
+
     Args:
         remat: layers are computed again for the backward pass.
         full_finetune: the weights themselves are trained.
     """
-    cuts_rows = set(phase.rules["batch"])  # weights cut along these axes are gathered first
+    cuts_rows = {
+        *phase.rules["batch"],
+        *phase.rules["sequence"],
+    }  # weights cut along these axes are gathered first
     rules = {k: tuple(n for n in v if n not in cuts_rows) for k, v in phase.rules.items()}
     layers, head = _matmul_weights(cfg, dataclasses.replace(phase, rules=rules))
     passes = 2 + remat + full_finetune  # products of a weight: forward, backward, and as said
     attention = (3.5 + remat) * _attention_flops(cfg, phase) * tokens
     products = 2 * passes * layers + 2 * (2 + full_finetune) * head
-    flops = rows * tokens * (products + attention)
+    flops = rows * tokens * (products / phase.num_shards("sequence") + attention)
     return Cost(flops, (passes * layers + 2 * head) * _itemsize(dtype))
 
 
@@ -163,7 +175,7 @@ def _matmul_weights(cfg: ModelConfig, phase: Phase) -> tuple[int, int]:
 
 def _attention_flops(cfg: ModelConfig, phase: Phase) -> float:
     """FLOPs of one query against one key and its value, halved: 2 L N h / n."""
-    return 2 * cfg.num_layers * cfg.num_heads * cfg.head_dim / phase.num_shards("heads")
+    return 2 * cfg.num_layers * attention_heads(cfg, phase) * cfg.head_dim
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ def plan_train(request: PlanRequest) -> StagePlan:
     build = partial(train_program, cfg, phase, request.devices(), config)
     compiled, program = compile_program(build, student.dtype), build(student.dtype)
     divided = phase.for_model(cfg)
-    shards = divided.num_shards("batch")
+    shards, parts = divided.num_shards("batch"), divided.num_shards("sequence")
     cost = train_cost(
         cfg, divided, program.rows // shards, config.max_length, settings.dtype,
         remat=config.remat != "none", full_finetune=config.full_finetune,
@@ -45,7 +45,7 @@ def plan_train(request: PlanRequest) -> StagePlan:
         )
     return replace(
         plan,
-        bytes=_peak_bytes(cfg, divided, budget, compiled, program.tokens // shards),
+        bytes=_peak_bytes(cfg, divided, budget, compiled, program.tokens // (shards * parts)),
         compiler=compiled.compiler,
         facts=[f"{program.rows} sequences of {config.max_length:,} tokens a pass"],
         call="a pass, forward and backward",

@@ -3,13 +3,13 @@
 FSDP cuts every kernel along the model's width. Left alone, the compiler may then cut the hidden
 states the same way and gather those instead of the weights; so they are pinned to "rows cut, width
 whole" after the embedding and each block, and attention runs in a `shard_map`, on each device for
-its own rows and heads.
+its own rows and heads. Where sequences are cut too, it is given whole ones (`sequence_parallel`).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import jax
 import optax
@@ -28,6 +28,7 @@ from thinksafe_jax.sharding.rules import (
     partition_spec,
     sharding_problems,
 )
+from thinksafe_jax.sharding.sequence_parallel import attend_by_heads
 from thinksafe_jax.sharding.shardings import (
     build_mesh,
     map_optimizer_state,
@@ -48,7 +49,10 @@ class ModelMesh:
     Attributes:
         mesh: the devices; its axes are those of the phase.
         phase: divided for the model; its rules name the mesh's axes.
+        cuts_sequences: whether rules may cut the tokens of a row, which only training can.
     """
+
+    cuts_sequences: ClassVar[bool] = False
 
     cfg: ModelConfig
     mesh: Mesh
@@ -65,7 +69,7 @@ class ModelMesh:
             ConfigError: it does not fit the model, or asks for more devices.
         """
         phase = phase.for_model(cfg)
-        _require_fit(cfg, phase)
+        cls._require_fit(cfg, phase)
         return cls(cfg, build_mesh(phase, devices), phase)
 
     @classmethod
@@ -116,6 +120,11 @@ class ModelMesh:
         return self.phase.num_shards("batch")
 
     @property
+    def sequence_shards(self) -> int:
+        """Parts into which the tokens of each row are cut."""
+        return self.phase.num_shards("sequence")
+
+    @property
     def replicated(self) -> NamedSharding:
         """Sharding of arrays that every device holds whole."""
         return NamedSharding(self.mesh, PartitionSpec())
@@ -149,7 +158,7 @@ class ModelMesh:
         Raises:
             ConfigError: the rules do not fit the adapter.
         """
-        _require_fit(self.cfg, self.phase, lora)
+        self._require_fit(self.cfg, self.phase, lora)
         return self._sharding_tree(adapter_tensors(self.cfg, lora), layout)
 
     def _sharding_tree(self, tensors: Tensors, layout: str) -> Tree:
@@ -205,24 +214,29 @@ class ModelMesh:
         v: Float[Array, "B T K H"],
         segment_ids: Int32[Array, "B T"],
     ) -> Float[Array, "B T N H"]:
-        """`causal_attention` of each device's own rows and heads, without any communication."""
+        """`causal_attention` of each device's own rows and heads, without any communication.
+
+        Where tokens are cut, each device exchanges its own for whole rows of a part of its heads.
+        """
+        rows, tokens = (partition_spec((name,), self.rules)[0] for name in ("batch", "sequence"))
         queries, keys = (
-            partition_spec(("batch", "sequence", heads, "head_dim"), self.rules)
+            PartitionSpec(rows, tokens, *partition_spec((heads, "head_dim"), self.rules))
             for heads in ("heads", "kv_heads")
         )
-        segments = partition_spec(("batch", "sequence"), self.rules)
-        platform = self.mesh.devices.flat[0].platform
+        attend = partial(causal_attention, platform=self.mesh.devices.flat[0].platform)
+        if self.sequence_shards > 1:
+            attend = partial(attend_by_heads, axes=self.rules["sequence"], attend=attend)
         local = jax.shard_map(
-            partial(causal_attention, platform=platform),
+            attend,
             mesh=self.mesh,
-            in_specs=(queries, keys, keys, segments),
+            in_specs=(queries, keys, keys, PartitionSpec(rows, None)),
             out_specs=queries,
             check_vma=False,  # Pallas kernels do not say how their results vary over the mesh
         )
         return local(q, k, v, segment_ids)
 
-
-def _require_fit(cfg: ModelConfig, phase: Phase, lora: LoraConfig | None = None) -> None:
-    problems = sharding_problems(cfg, phase, lora)
-    if problems:
-        raise ConfigError("the rules do not fit the model:\n  " + "\n  ".join(problems))
+    @classmethod
+    def _require_fit(cls, cfg: ModelConfig, phase: Phase, lora: LoraConfig | None = None) -> None:
+        problems = sharding_problems(cfg, phase, lora, cuts_sequences=cls.cuts_sequences)
+        if problems:
+            raise ConfigError("the rules do not fit the model:\n  " + "\n  ".join(problems))

@@ -18,6 +18,14 @@ parts, KV heads on the first, so they are held `group` times, and each device's 
 keys on the device: Qwen3 (8 KV heads) on tensor 16 becomes kv 8 x group 2. A file may also name kv
 and group under `axes` itself and leave `split` out.
 
+Long rows: in training `sequence` may have a mesh axis, too, over which the tokens of each row are
+cut. Attention exchanges them for heads there (`sequence_parallel`), so the axis is at its best up
+to the number of KV heads; weights may be cut over it like over the axis of FSDP:
+
+    train:
+      axes: {fsdp: 4, sequence: 4}
+      rules: {batch: fsdp, sequence: sequence, embed: [fsdp, sequence], ...}
+
 Several slices of a TPU are joined by the data-centre network (DCN), which is much slower than the
 links within a slice. `dcn` says which part of an axis lies across them, the outer one; here each
 of two slices holds four of the eight parts of `data`:
@@ -33,7 +41,7 @@ layer's weights cross, which is slow); every other logical axis is refused there
 Every logical axis has a rule; null means replicated, so nothing is replicated by omission:
 
     batch      rows: of a training step, of a prefill, slots of the sampler
-    sequence   tokens of a row
+    sequence   tokens of a row (training only)
     layers     the stacked layers (training only)
     vocab, embed, heads, kv_heads, head_dim, mlp, norm    as the parameters declare them
     lora_rank  the adapter's inner axis

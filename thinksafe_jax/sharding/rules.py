@@ -17,6 +17,7 @@ from thinksafe_jax.models import (
     walk,
 )
 from thinksafe_jax.sharding.phases import Phase, Rules
+from thinksafe_jax.sharding.sequence_parallel import exchanged_heads
 
 LOGICAL_AXES = (
     "batch", "sequence", "layers", "vocab", "embed", "heads", "kv_heads", "head_dim", "mlp",
@@ -102,8 +103,20 @@ def activation_tensors(
     return tensors | {("logits",): logits}
 
 
+def attention_heads(cfg: ModelConfig, phase: Phase) -> int:
+    """Query heads that each device attends with: of those that `sequence` exchanges, its share."""
+    heads = cfg.num_heads // phase.num_shards("heads")
+    kv_heads, parts = cfg.num_kv_heads // phase.num_shards("kv_heads"), phase.num_shards("sequence")
+    return exchanged_heads(heads, kv_heads, parts)[0] // parts
+
+
 def sharding_problems(
-    cfg: ModelConfig, phase: Phase, lora: LoraConfig | None = None, rows: int = 0
+    cfg: ModelConfig,
+    phase: Phase,
+    lora: LoraConfig | None = None,
+    rows: int = 0,
+    *,
+    cuts_sequences: bool = False,
 ) -> list[str]:
     """What makes a phase impossible for a model, one sentence each with names and numbers.
 
@@ -114,6 +127,7 @@ def sharding_problems(
     Args:
         phase: divided for the model, see `Phase.for_model`.
         rows: of a forward pass; 0 where they follow the mesh.
+        cuts_sequences: the phase may cut the tokens of a row, as training may.
     """
     unknown = list(_unknown_axes(phase))
     if unknown:
@@ -125,7 +139,7 @@ def sharding_problems(
         *_indivisible(tensors | {p: t for p, t in activations.items() if rows}, phase),
         *_uneven_slices(phase),
         *_misaligned_heads(cfg, phase),
-        *_cut_attention(phase),
+        *_cut_attention(phase, cuts_sequences),
     ]
 
 
@@ -161,10 +175,11 @@ def _collisions(tensors: Tensors, phase: Phase) -> Iterator[str]:
 
 
 def _indivisible(tensors: Tensors, phase: Phase) -> Iterator[str]:
+    """Sizes that do not divide; but for lengths, since rows are packed to one that does."""
     users: dict[tuple[str, int], list[str]] = {}
     for path, tensor in tensors.items():
         for axis, size in zip(tensor.axes, tensor.shape, strict=True):
-            if size % phase.num_shards(axis):
+            if axis != "sequence" and size % phase.num_shards(axis):
                 users.setdefault((axis, size), []).append(".".join(path))
     for (axis, size), names in users.items():
         mesh = " x ".join(f"{name} {phase.axes[name]}" for name in phase.rules[axis])
@@ -196,14 +211,18 @@ def _misaligned_heads(cfg: ModelConfig, phase: Phase) -> Iterator[str]:
         )
 
 
-def _cut_attention(phase: Phase) -> Iterator[str]:
-    """Attention runs on each device for its own rows and heads, which it therefore needs whole."""
-    for axis, part in (("sequence", "its own tokens"), ("head_dim", "a part of each head")):
-        if phase.num_shards(axis) > 1:
-            yield (
-                f"{axis} on {', '.join(phase.rules[axis])}: attention would see {part} only; "
-                f"write `{axis}: null`"
-            )
+def _cut_attention(phase: Phase, cuts_sequences: bool) -> Iterator[str]:
+    """What attention needs whole on each device; in training it exchanges tokens for heads."""
+    if phase.num_shards("sequence") > 1 and not cuts_sequences:
+        yield (
+            f"sequence on {', '.join(phase.rules['sequence'])}: only training can cut the tokens "
+            "of a row, here each device would see its own only; write `sequence: null`"
+        )
+    if phase.num_shards("head_dim") > 1:
+        yield (
+            f"head_dim on {', '.join(phase.rules['head_dim'])}: attention would see a part of each "
+            "head only; write `head_dim: null`"
+        )
 
 
 def _larger(names: Sequence[str], phase: Phase) -> list[str]:
@@ -229,6 +248,7 @@ def sharding_warnings(
         *weights,
         *_replicated(activations, tensors, "compute", phase, itemsize),
         *_repeated_heads(cfg, phase, itemsize),
+        *_padded_heads(cfg, phase),
     ]
 
 
@@ -277,4 +297,14 @@ def _repeated_heads(cfg: ModelConfig, phase: Phase, itemsize: int) -> Iterator[s
         yield (
             f"{cfg.num_kv_heads} KV heads on {phase.num_shards('heads')} tensor-parallel devices: "
             f"each is held {copies} times, weights ({extra:,} bytes a device) and cache alike"
+        )
+
+
+def _padded_heads(cfg: ModelConfig, phase: Phase) -> Iterator[str]:
+    heads, parts = cfg.num_heads // phase.num_shards("heads"), phase.num_shards("sequence")
+    padded = attention_heads(cfg, phase) * parts
+    if padded > heads:
+        yield (
+            f"{heads} query heads of a device are exchanged over sequence {parts} as {padded}: "
+            f"{padded / heads - 1:.0%} more FLOPs of attention"
         )

@@ -107,6 +107,7 @@ class BatchShape:
         max_length: tokens of the longest row that is taken.
         hidden_size: of the model, to weigh attention when the layout is chosen.
         num_shards: devices that the sequences of a pass are spread over.
+        sequence_shards: devices that share each of them.
     """
 
     batch_size: int
@@ -114,6 +115,7 @@ class BatchShape:
     max_length: int
     hidden_size: int
     num_shards: int = 1
+    sequence_shards: int = 1
 
 
 class Batches:
@@ -170,6 +172,7 @@ class Batches:
             tokens,
             shape.hidden_size,
             shape.num_shards,
+            shape.sequence_shards,
         )
 
     @property

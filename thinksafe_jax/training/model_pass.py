@@ -76,8 +76,16 @@ class ModelPass:
     @property
     def chunk(self) -> int:
         """Positions whose logits exist at once: on each device as many as on one alone."""
-        shards = 1 if self.mesh is None else self.mesh.num_shards
+        shards = 1 if self.mesh is None else self.mesh.num_shards * self.mesh.sequence_shards
         return shards * default_chunk(self.rows.tokens.size // shards, self.cfg.vocab_size)
+
+    def split_sequences(self, tree: Tree) -> Tree:
+        """See `TrainingMesh.split_sequences`; as it is on one device."""
+        return tree if self.mesh is None else self.mesh.split_sequences(tree)
+
+    def join_sequences(self, tree: Tree) -> Tree:
+        """`split_sequences` undone."""
+        return tree if self.mesh is None else self.mesh.join_sequences(tree)
 
     def _states(self, **training: Any) -> jax.Array:
         arrays = (self.rows.tokens, self.rows.positions, self.rows.segments)

@@ -8,7 +8,7 @@ in every epoch.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, lcm
 
 import numpy as np
 
@@ -102,6 +102,7 @@ def choose_layouts(
     pass_tokens: int,
     hidden_size: int,
     num_shards: int = 1,
+    sequence_shards: int = 1,
 ) -> list[Layout]:
     """The shapes that make `steps`, given as lists of row lengths, cheapest to compute.
 
@@ -115,20 +116,20 @@ def choose_layouts(
         pass_tokens: most tokens of a forward pass; never below the longest row.
         hidden_size: of the model, to weigh attention.
         num_shards: the sequences of a pass must be a multiple of this, to lie on so many devices.
+        sequence_shards: and their length a multiple of this, as each lies on so many devices.
 
     Returns:
         From the shape for every step downwards.
     """
     longest = np.array([max(lengths) for lengths in steps])
+    shards = (num_shards, sequence_shards)
     chosen: list[Layout] = []
     cost = np.full(len(steps), np.inf)
     bounds = sorted({int(longest.max()), *np.quantile(longest, [0.5, 0.9, 0.99]).astype(int)})
     for bound in reversed(bounds):
         short = [i for i in range(len(steps)) if longest[i] <= bound]
         most = max(pass_tokens, bound)
-        options = _options(
-            [steps[i] for i in short], bound, batch_size, most, hidden_size, num_shards
-        )
+        options = _options([steps[i] for i in short], bound, batch_size, most, hidden_size, shards)
         best = cost.copy()
         # the layout that makes these steps cheapest, where each keeps the cheaper of old and new
         layout, costs = min(options, key=lambda x: (np.minimum(x[1], cost[short]).sum(), x[0]))
@@ -148,10 +149,12 @@ def _options(
     batch_size: int,
     pass_tokens: int,
     hidden_size: int,
-    num_shards: int,
+    shards: tuple[int, int],
 ) -> list[tuple[Layout, np.ndarray]]:
     """Every shape worth a look, with the cost of each step in it, in tokens."""
-    grain_size = 16 if bound <= 1024 else 128  # the kernels for long rows take multiples of 128
+    num_shards, sequence_shards = shards
+    # the kernels for long rows take multiples of 128
+    grain_size = lcm(16 if bound <= 1024 else 128, sequence_shards)
     shortest = -(-bound // grain_size) * grain_size
     totals = np.array([sum(lengths) for lengths in steps])
     whole = -(-int(totals.max()) // grain_size) * grain_size

@@ -59,13 +59,13 @@ def make_row_logprobs(setup: TrainingSetup) -> RowLogprobs:
     call it with the same rows.
     """
     mesh = setup.mesh
-    shards = 1 if mesh is None else mesh.num_shards
+    shards, parts = (1, 1) if mesh is None else (mesh.num_shards, mesh.sequence_shards)
     compiled = jax.jit(_scores(setup), out_shardings=None if mesh is None else mesh.replicated)
 
     def score(trainable: Tree, frozen: Tree, rows: Sequence[SampledRow]) -> list[np.ndarray]:
         scores: list[np.ndarray] = [np.zeros((0, 2), np.float32)] * len(rows)
         whole = [[*row.prompt_ids, *row.token_ids] for row in rows]
-        for batch in row_batches(whole, shards):
+        for batch in row_batches(whole, shards, parts):
             samplings = [rows[n].sampling for n in batch.members]
             # empty rows are as the last one: another draw would be one more for all
             samplings += samplings[-1:] * (len(batch.tokens) - len(samplings))
@@ -146,12 +146,20 @@ def _scores(setup: TrainingSetup) -> Callable[..., Float[Array, "S T 2"]]:
 def _of_states(
     model: ModelPass, hidden: Float[Array, "S T D"], options: Options
 ) -> Float32[Array, "S T 2"]:
-    """Scores of the targets; the logits of a slice of T of every row exist at once."""
+    """Scores of the targets; the logits of a slice of T of every row exist at once.
+
+    Args:
+        options: of each row of the model.
+    """
+    parts = 1 if model.mesh is None else model.mesh.sequence_shards
+    of_parts = jax.tree.map(lambda x: jnp.repeat(x[:, None], parts, axis=1), options)
+    options = jax.tree.map(lambda x: x[:, 0], model.split_sequences(of_parts))
+    hidden, all_targets = model.split_sequences((hidden, model.rows.targets))
     rows, length, width = hidden.shape
     size = min(length, max(1, model.chunk // rows))
     behind = -length % size
     states = jnp.pad(hidden, ((0, 0), (0, behind), (0, 0))).reshape(rows, -1, size, width)
-    targets = jnp.pad(model.rows.targets, ((0, 0), (0, behind))).reshape(rows, -1, size)
+    targets = jnp.pad(all_targets, ((0, 0), (0, behind))).reshape(rows, -1, size)
     local = _on_its_device(model.mesh, _of_logits)
 
     def of_slice(piece: tuple[jax.Array, jax.Array]) -> jax.Array:
@@ -159,7 +167,7 @@ def _of_states(
 
     slices = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), (states, targets))
     scores = jnp.moveaxis(jax.lax.map(of_slice, slices), 0, 1)
-    return scores.reshape(rows, -1, 2)[:, :length]
+    return model.join_sequences(scores.reshape(rows, -1, 2)[:, :length])
 
 
 def _of_logits(
@@ -178,7 +186,8 @@ def _on_its_device(mesh: TrainingMesh | None, fn: Callable[..., jax.Array]) -> C
     """`fn` of logits, targets and options on each device's own rows and part of the vocabulary."""
     if mesh is None:
         return fn
-    batch, vocab = (mesh.rules[name] or None for name in ("batch", "vocab"))
+    vocab = tuple(mesh.rules["vocab"]) or None
+    batch = (*mesh.rules["batch"], *mesh.rules["sequence"]) or None  # as rows of their own
     rows = PartitionSpec(batch)
     return jax.shard_map(
         partial(fn, axis=vocab),

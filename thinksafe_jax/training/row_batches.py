@@ -31,16 +31,20 @@ class RowBatch(NamedTuple):
     lengths: np.ndarray
 
 
-def row_batches(rows: Sequence[Sequence[int]], shards: int) -> Iterator[RowBatch]:
+def row_batches(
+    rows: Sequence[Sequence[int]], shards: int, multiple: int = 1
+) -> Iterator[RowBatch]:
     """The calls that take all rows, shortest first.
 
     Args:
         rows: token ids of each.
         shards: devices that the rows of a call are spread over; their number is a multiple of it.
+        multiple: so is their length of this.
     """
     by_length: dict[int, list[int]] = {}
     for index, ids in enumerate(rows):
-        by_length.setdefault(_padded(len(ids)), []).append(index)
+        length = multiple * -(-_padded(len(ids)) // multiple)
+        by_length.setdefault(length, []).append(index)
     for length, members in sorted(by_length.items()):
         most = shards * max(1, _CALL_TOKENS // length)
         for first in range(0, len(members), most):

@@ -73,8 +73,10 @@ class RowStates:
         """
         states: dict[int, RowState] = {}
         params = in_device_memory(self.params)
-        shards = 1 if self.mesh is None else self.mesh.num_shards
-        for batch in row_batches([ids for ids, _ in rows], shards):
+        shards, parts = 1, 1
+        if self.mesh is not None:
+            shards, parts = self.mesh.num_shards, self.mesh.sequence_shards
+        for batch in row_batches([ids for ids, _ in rows], shards, parts):
             hidden, likeliest = self._run(params, batch, adapter, top)
             for place, index in enumerate(batch.members):
                 ids, start = rows[index]

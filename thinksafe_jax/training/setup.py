@@ -64,13 +64,15 @@ class TrainingSetup:
         Raises:
             InputError: no row can be trained on.
         """
-        config = self.config
+        config, shards = self.config, (1, 1)
+        if self.mesh is not None:
+            shards = self.mesh.num_shards, self.mesh.sequence_shards
         shape = BatchShape(
             config.batch_size,
             config.micro_batch_size,
             config.max_length,
             self.cfg.hidden_size,
-            1 if self.mesh is None else self.mesh.num_shards,
+            *shards,
         )
         epochs = config.epochs if epochs is None else epochs
         objective = self.objective

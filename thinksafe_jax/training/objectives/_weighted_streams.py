@@ -63,24 +63,28 @@ class WeightedStreams:
             rollout: how its targets were sampled.
             hidden: the model's states `[S, T, D]`, where they are known.
         """
-        likelihood = {name: w for name, w in rows.streams.items() if name != "kl"}
         hidden, reference = model.hidden() if hidden is None else hidden, None
+        split = model.split_sequences  # a device goes through its own positions only
         if (kl := rows.streams.get("kl")) is not None:
             reference = Reference(
-                model.reference(kl != 0),
-                self._kl_weight * kl,
+                split(model.reference(kl != 0)),
+                split(self._kl_weight * kl),
                 self._divergence,
                 model.reference_head,
             )
-        return chunked_loss(
-            hidden,
+        if rollout is not None:
+            temperature, sampled = split((rollout.temperature, rollout.sampled))
+            rollout = Rollout(temperature, sampled, rollout.ratio_cap)
+        losses = chunked_loss(
+            split(hidden),
             model.head,
-            rows.targets,
-            likelihood,
+            split(rows.targets),
+            split({name: w for name, w in rows.streams.items() if name != "kl"}),
             reference=reference,
             rollout=rollout,
             chunk=model.chunk,
         )
+        return losses._replace(log_p=model.join_sequences(losses.log_p))
 
     def metrics(self, sums: Sums) -> dict[str, jax.Array]:
         """The mean of each stream, over its own weights."""
