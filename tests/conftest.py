@@ -5,10 +5,10 @@ import os
 import re
 from pathlib import Path
 
+from tests.support import xla_flags
+
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-)
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {xla_flags(devices=8)}"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["HF_HOME"] = str(Path(__file__).parents[1] / ".pytest_cache/huggingface")
 os.environ["NO_PROXY"] = "127.0.0.1,localhost"
@@ -70,3 +70,9 @@ def pytest_ignore_collect(collection_path, config):
 def pytest_collection_modifyitems(items):
     """The file that takes longest comes first, so that no worker is left alone with it."""
     items.sort(key=lambda item: item.path.name != "test_pipeline.py")
+
+
+def pytest_collection_finish():
+    """What the imports have made stays to the end: the collector need not look at it again."""
+    gc.collect()
+    gc.freeze()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.object_store import s3_bucket
-from tests.support import REPOSITORY, finish_processes, free_port
+from tests.support import REPOSITORY, finish_processes, free_port, xla_flags
 from thinksafe_jax.doctor import examine_pod, print_report
 from thinksafe_jax.errors import (
     ConfigError,
@@ -32,7 +32,7 @@ def doctor(*arguments: str, others: list[dict[str, str]]) -> tuple[list[int], li
     """
     address, processes = f"127.0.0.1:{free_port()}", []
     for index, own in enumerate(others):
-        own = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2", **own}
+        own = {**os.environ, "XLA_FLAGS": xla_flags(devices=2), **own}
         words = [*arguments[:-1], own.pop("run_dir", arguments[-1])]
         several = ["--coordinator", address, "--processes", str(len(others)), "--process"]
         command = [sys.executable, "-m", "thinksafe_jax", *several, str(index), "doctor"]
@@ -70,7 +70,7 @@ def test_the_host_that_differs_is_named(tmp_path):
     (tmp_path / "own").mkdir()
     (tmp_path / "other").mkdir()
     odd = {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
+        "XLA_FLAGS": xla_flags(devices=1),
         "run_dir": str(tmp_path / "other/run"),
     }
     offline = {"HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}

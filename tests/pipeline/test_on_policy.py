@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import REPOSITORY
+from tests.support import REPOSITORY, xla_flags
 from thinksafe_jax.pipeline import run_pipeline
 from thinksafe_jax.runs import begun_recipe
 
@@ -33,7 +33,7 @@ SMALL = [
 @pytest.fixture(scope="module")
 def environment():
     """One device."""
-    return {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    return {**os.environ, "XLA_FLAGS": xla_flags(devices=1)}
 
 
 def train(run_dir: Path, environment, *more, recipe="mini-grpo", fault=""):

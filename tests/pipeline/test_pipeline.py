@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.object_store import s3_bucket
-from tests.support import REPOSITORY
+from tests.support import REPOSITORY, xla_flags
 from thinksafe_jax.storage import open_store
 
 pytestmark = pytest.mark.slow
@@ -35,7 +35,7 @@ STAGES = ["sample", "filter", "train", "export", "evaluate", "report"]
 @pytest.fixture(scope="module")
 def environment():
     """One device."""
-    return {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    return {**os.environ, "XLA_FLAGS": xla_flags(devices=1)}
 
 
 def command(run_dir, *more):
