@@ -81,7 +81,7 @@ def test_the_mean_gradient_of_rollouts_is_that_of_the_expected_reward(heat):
     def expected_reward(adapter):
         return jnp.sum(jnp.exp(log_p_of(params, adapter, lora, answers, heat)) * rewards)
 
-    wanted = jax.grad(expected_reward)(adapter)
+    wanted = jax.jit(jax.grad(expected_reward))(adapter)
     chances = np.exp(np.asarray(log_p_of(params, adapter, lora, answers, heat)))
     # the denominator is 1: what is left is the sum over answers of p x reward x grad -log p
     rows = [
@@ -90,7 +90,7 @@ def test_the_mean_gradient_of_rollouts_is_that_of_the_expected_reward(heat):
     ]
     setup = TrainingSetup(CFG, CONFIG)
     batch = pack(rows, Layout(1, 9, 16), setup.objective.streams)
-    _, gradient = make_gradient(setup)(adapter, params, batch, jax.random.key(0))
+    _, gradient = jax.jit(make_gradient(setup))(adapter, params, batch, jax.random.key(0))
     # -log p with the weight -p r: its gradient is that of the expected reward
     for have, want in zip(jax.tree.leaves(gradient), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_allclose(have, want, rtol=2e-4, atol=1e-6)
@@ -148,7 +148,7 @@ def test_equal_rewards_leave_the_gradient_of_the_divergence_alone():
             none = {"pg": Stream(np.zeros(2, np.float32), 2.0)} if with_pg else {}
             rows.append(replace(item, streams={**none, **item.streams}))
         batch = pack(rows, Layout(1, 3, 16), setup.objective.streams)
-        return make_gradient(setup)(adapter, params, batch, jax.random.key(0))[1]
+        return jax.jit(make_gradient(setup))(adapter, params, batch, jax.random.key(0))[1]
 
     have, want = kit.flat(gradient(with_pg=True)), kit.flat(gradient(with_pg=False))
     for name in want:  # another program, so other last bits

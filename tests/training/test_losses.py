@@ -43,22 +43,33 @@ def plain(hidden, kernel, targets, weights):
     return jnp.sum(losses * weights)
 
 
+def gradients(loss, **more):
+    """Value and both gradients of a loss of states and head, as one program."""
+    return jax.jit(jax.value_and_grad(loss, (0, 1), **more))
+
+
 def assert_close(have, want):
     for a, b in zip(jax.tree.leaves(have), jax.tree.leaves(want), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=2e-6 * float(jnp.abs(b).max()))
 
 
+@pytest.fixture(scope="module")
+def of_optax(inputs):
+    """(loss, gradients by the states and by the head), three times what optax has."""
+    hidden, kernel, targets, weights = inputs
+    return gradients(lambda h, k: 3.0 * plain(h, k, targets, weights))(hidden, kernel)
+
+
 @pytest.mark.parametrize("chunk", [1, 8, 37, 64, None])
-def test_loss_and_both_gradients_equal_optax(inputs, chunk):
+def test_loss_and_both_gradients_equal_optax(inputs, of_optax, chunk):
     hidden, kernel, targets, weights = inputs
 
     def chunked(hidden, kernel):
         return 3.0 * chunked_loss(hidden, kernel, targets, {"ce": weights}, chunk=chunk).loss
 
-    want = jax.value_and_grad(lambda h, k: 3.0 * plain(h, k, targets, weights), (0, 1))
-    have = jax.jit(jax.value_and_grad(chunked, (0, 1)))(hidden, kernel)
-    assert_close(have, want(hidden, kernel))
-    np.testing.assert_allclose(chunked(hidden, kernel), have[0], rtol=1e-6)
+    have = gradients(chunked)(hidden, kernel)
+    assert_close(have, of_optax)
+    np.testing.assert_allclose(jax.jit(chunked)(hidden, kernel), have[0], rtol=1e-6)
 
 
 @pytest.mark.parametrize(("name", "top_k"), DIVERGENCES_TESTED)
@@ -87,8 +98,8 @@ def test_cross_entropy_and_kl_side_by_side(inputs, reference, name, top_k):
         kl = jnp.sum(make_divergence(name, top_k)(log_p, log_ref) * near)
         return plain(hidden, kernel, targets, rest) + kl, kl
 
-    (have, sums), grads = jax.value_and_grad(chunked, (0, 1), has_aux=True)(hidden, kernel)
-    (want, kl), want_grads = jax.value_and_grad(whole, (0, 1), has_aux=True)(hidden, kernel)
+    (have, sums), grads = gradients(chunked, has_aux=True)(hidden, kernel)
+    (want, kl), want_grads = gradients(whole, has_aux=True)(hidden, kernel)
     np.testing.assert_allclose((have, sums.kl), (want, kl), rtol=2e-5)
     np.testing.assert_allclose(sums.nll["ce"] + sums.kl, sums.loss, rtol=1e-6)
     for a, b in zip(grads, want_grads, strict=True):
@@ -132,7 +143,7 @@ def test_at_the_reference_itself_kl_and_its_gradient_are_zero(inputs):
         more = {"reference": Reference(hidden, weights, FORWARD), "chunk": 8}
         return chunked_loss(states, kernel, targets, {"ce": none}, **more).loss
 
-    value, gradient = jax.value_and_grad(kl)(hidden)
+    value, gradient = jax.jit(jax.value_and_grad(kl))(hidden)
     assert abs(value) < 1e-4 and jnp.abs(gradient).max() < 1e-5
 
 
@@ -146,8 +157,8 @@ def test_a_position_without_weight_may_hold_anything(inputs, reference):
         more = {"reference": Reference(states, near, FORWARD)}
         return chunked_loss(hidden, kernel, targets, {"ce": weights - near}, **more, chunk=8).loss
 
-    value, grad = jax.value_and_grad(loss)(broken, states.at[0, 0].set(jnp.nan))
-    np.testing.assert_allclose(value, loss(hidden, states), rtol=1e-6)
+    value, grad = jax.jit(jax.value_and_grad(loss))(broken, states.at[0, 0].set(jnp.nan))
+    np.testing.assert_allclose(value, jax.jit(loss)(hidden, states), rtol=1e-6)
     assert np.isfinite(value) and np.isfinite(grad).all()
 
 
@@ -182,8 +193,7 @@ def test_a_teacher_with_a_head_of_its_own(inputs, name):
         is_target = jax.nn.one_hot(targets, V, dtype=bool)
         return jnp.sum(divergence(log_p, log_ref, is_target) * weights)
 
-    have = jax.value_and_grad(chunked, (0, 1))(hidden, kernel)
-    want = jax.value_and_grad(whole, (0, 1))(hidden, kernel)
+    have, want = gradients(chunked)(hidden, kernel), gradients(whole)(hidden, kernel)
     for a, b in zip(jax.tree.leaves(have), jax.tree.leaves(want), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5 * float(jnp.abs(b).max()))
 
@@ -206,8 +216,8 @@ def test_log_probabilities_of_a_rollout_are_those_at_its_temperature(inputs):
 
     want = jax.nn.log_softmax(jnp.matmul(hidden, kernel.T, precision="highest") / 0.7)
     want = jnp.take_along_axis(want, targets[..., None], -1)[..., 0]
-    (_, log_p), _ = jax.value_and_grad(run, has_aux=True)(hidden)
-    for have in (log_p, run(hidden)[1]):
+    (_, log_p), _ = jax.jit(jax.value_and_grad(run, has_aux=True))(hidden)
+    for have in (log_p, jax.jit(run)(hidden)[1]):
         np.testing.assert_allclose(have, jnp.where(weights != 0, want, 0.0), rtol=1e-5, atol=1e-5)
 
 
@@ -220,13 +230,17 @@ def test_the_importance_ratio_is_capped_and_has_no_gradient(inputs):
     drawn = log_p + jnp.linspace(-2.0, 2.0, B * T).reshape(B, T)
     ones = jnp.ones((B, T))
 
-    def loss(hidden, weights, rollout):
-        return chunked_loss(hidden, kernel, targets, {"pg": weights}, rollout=rollout, chunk=8).loss
+    def gradient(weights, rollout):
+        def loss(hidden):
+            more = {"rollout": rollout, "chunk": 8}
+            return chunked_loss(hidden, kernel, targets, {"pg": weights}, **more).loss
+
+        return jax.jit(jax.value_and_grad(loss))(hidden)
 
     ratio = jnp.minimum(jnp.exp(log_p - drawn), 2.0)
     assert (ratio == 2.0).any() and (ratio < 1.0).any()
-    have = jax.value_and_grad(loss)(hidden, signed, Rollout(ones, drawn, 2.0))
-    want = jax.value_and_grad(loss)(hidden, signed * ratio, Rollout(ones, drawn))
+    have = gradient(signed, Rollout(ones, drawn, 2.0))
+    want = gradient(signed * ratio, Rollout(ones, drawn))
     for a, b in zip(have, want, strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-4)
 
@@ -295,10 +309,10 @@ def test_bfloat16_head_keeps_float32_sums_and_its_own_gradient_dtype(inputs):
     hidden, kernel, targets, weights = inputs
     low = (hidden.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16))
     loss = partial(lambda h, k: chunked_loss(h, k, targets, {"ce": weights}, chunk=8).loss)
-    value, grads = jax.value_and_grad(loss, (0, 1))(*low)
+    value, grads = gradients(loss)(*low)
     assert value.dtype == jnp.float32
     assert [g.dtype for g in grads] == [jnp.bfloat16, jnp.bfloat16]
-    np.testing.assert_allclose(value, loss(hidden, kernel), rtol=2e-2)
+    np.testing.assert_allclose(value, jax.jit(loss)(hidden, kernel), rtol=2e-2)
 
 
 def test_the_default_chunk_follows_the_vocabulary():

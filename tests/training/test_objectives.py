@@ -60,31 +60,38 @@ def adapter():
 
 
 def expected(trainable, rows=ROWS):
-    """The loss by its definition: every row alone, every logit at once."""
-    setup, params = setup_of(), kit.params()
-    streams = [setup.objective.streams(row) for row in rows]
+    """(loss, gradient) by the definition: every row alone, every logit at once."""
+    objective, params = setup_of().objective, kit.params()
+    streams = [objective.streams(row) for row in rows]
     counts = {name: sum(row[name].count for row in streams) for name in Signed.stream_names}
-    total = 0.0
-    for row, weights in zip(rows, streams, strict=True):
-        tokens = jnp.asarray(row.token_ids, jnp.int32)[None]
-        places = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
-        arrays = (tokens, places, jnp.ones_like(tokens))
-        log_p, log_ref = (
-            jax.nn.log_softmax(
-                logits(params, kit.CONFIG, forward(params, kit.CONFIG, *arrays, **m))
-            )
-            for m in ({"adapter": trainable, "lora": setup.lora}, {})
-        )
-        nll = -log_p[0, jnp.arange(len(row) - 1), tokens[0, 1:]]
-        kl = jnp.sum(jnp.exp(log_p) * (log_p - log_ref), axis=-1)[0, :-1]
-        losses = {"pg": nll, "ce": nll, "kl": CONFIG.kl_weight * kl}
-        total += sum(jnp.sum(losses[n] * s.weights) / counts[n] for n, s in weights.items())
-    return total
+    parts = []
+    for row, of_row in zip(rows, streams, strict=True):
+        weights = {name: stream.weights / counts[name] for name, stream in of_row.items()}
+        ids = np.asarray(row.token_ids, np.int32)
+        parts.append(loss_of_row(trainable, params, ids, weights))
+    return jax.tree.map(lambda *terms: sum(terms), *parts)
+
+
+@jax.jit
+@jax.value_and_grad
+def loss_of_row(trainable, params, ids, weights):
+    """Of token ids [T], and each stream's weights [T - 1]."""
+    lora, tokens = setup_of().lora, ids[None]
+    places = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
+    arrays = (tokens, places, jnp.ones_like(tokens))
+    log_p, log_ref = (
+        jax.nn.log_softmax(logits(params, kit.CONFIG, forward(params, kit.CONFIG, *arrays, **m)))
+        for m in ({"adapter": trainable, "lora": lora}, {})
+    )
+    nll = -log_p[0, jnp.arange(len(ids) - 1), ids[1:]]
+    kl = jnp.sum(jnp.exp(log_p) * (log_p - log_ref), axis=-1)[0, :-1]
+    losses = {"pg": nll, "ce": nll, "kl": CONFIG.kl_weight * kl}
+    return sum(jnp.sum(losses[name] * weights[name]) for name in losses)
 
 
 @pytest.fixture(scope="module")
 def oracle():
-    return jax.value_and_grad(expected)(adapter())
+    return expected(adapter())
 
 
 def assert_same(have, want):
@@ -123,7 +130,7 @@ def test_they_are_on_a_mesh(oracle, data, fsdp):
 def test_a_row_that_is_left_out_changes_nothing(oracle):
     """Neither its sums nor its share of the denominators: as if it had never been sampled."""
     rest = [row for row in ROWS if row.id != UNJUDGED]
-    assert_same(jax.value_and_grad(lambda a: expected(a, rest))(adapter()), oracle)
+    assert_same(expected(adapter(), rest), oracle)
 
 
 def test_opposite_weights_at_one_position_are_no_reason_to_skip_it():
