@@ -122,6 +122,13 @@ def test_a_pass_stays_within_the_micro_batch():
             assert layout.passes * layout.sequences >= 8  # even rows that share no sequence fit
 
 
+def test_a_last_step_of_one_short_row_has_a_shape():
+    """Nine rows in steps of eight: half way between the steps' longest rows lies no row at all."""
+    layouts = choose_layouts([[100, 20, 30, 50, 70, 10, 10, 10], [30]], 8, 128, 512)
+    assert layouts[0].length >= 100
+    assert all(layout.passes * layout.sequences >= 8 for layout in layouts)
+
+
 def test_sequences_are_spread_evenly_over_devices():
     steps = [[100, 20, 30, 50, 70, 10, 10, 10]] * 5
     for layout in choose_layouts(steps, 8, 128, 512, num_shards=4):

@@ -157,7 +157,8 @@ def _options(
     grain_size = lcm(16 if bound <= 1024 else 128, sequence_shards)
     shortest = -(-bound // grain_size) * grain_size
     totals = np.array([sum(lengths) for lengths in steps])
-    whole = -(-int(totals.max()) // grain_size) * grain_size
+    # a bound may lie between steps: a last step of a row or two can be shorter in all than it
+    whole = max(-(-int(totals.max()) // grain_size) * grain_size, shortest)
     stride = max(grain_size, shortest // 8)
     lengths_tried = {*range(shortest, min(4 * shortest, whole) + 1, stride)}
     lengths_tried |= {-(-whole // n // grain_size) * grain_size for n in (1, 2, 3, 4)}
