@@ -19,6 +19,7 @@ from tests.training import kit
 from thinksafe_jax.config import EngineConfig, SamplingConfig
 from thinksafe_jax.models import init_adapter, init_params
 from thinksafe_jax.planning.abstract_programs import Sampler, decode_program
+from thinksafe_jax.planning.search_space import proposals
 from thinksafe_jax.sampling import Engine, Request
 from thinksafe_jax.sharding import ModelMesh, Phase, load_mesh
 from thinksafe_jax.training import TrainingMesh, TrainingSetup, make_step
@@ -50,7 +51,21 @@ def shipped(phase: str) -> dict[str, Phase]:
     return {" ".join(files[digest]): section for digest, section in found.items()}
 
 
+def proposed(phase: str, name: str) -> dict[str, Phase]:
+    """A table that no file has, as a search proposes it."""
+    tables = proposals(phase, load_mesh("cpu-8").topology)
+    return {name: next(table.phase for table in tables if table.name == name)}
+
+
 GENERATE, TRAIN = shipped("generate"), shipped("train")
+FFN = {
+    "generate": proposed("generate", "replica 2 x tensor 2 x ffn 2"),
+    "train": proposed("train", "fsdp 2 x tensor 2 x ffn 2, vocabulary whole"),
+}
+
+
+def cases(phases: dict[str, Phase]) -> dict[str, Any]:
+    return {"argvalues": phases.values(), "ids": phases.keys()}
 
 
 @cache
@@ -74,7 +89,7 @@ def sample(phase: Phase | None):
 alone = cache(partial(sample, None))
 
 
-@pytest.mark.parametrize("phase", GENERATE.values(), ids=GENERATE.keys())
+@pytest.mark.parametrize("phase", **cases(GENERATE | FFN["generate"]))
 def test_prefill_and_decode_equal_one_device(phase):
     found = sample(phase)
     assert {i: done.token_ids for i, done in found.items()} == {
@@ -107,7 +122,7 @@ def train_step(where: TrainingMesh | None):
 step_alone = cache(partial(train_step, None))
 
 
-@pytest.mark.parametrize("phase", TRAIN.values(), ids=TRAIN.keys())
+@pytest.mark.parametrize("phase", **cases(TRAIN | FFN["train"]))
 def test_a_training_step_equals_one_device_and_gathers_weights_where_they_are_cut(phase):
     metrics, adapter, text = train_step(TrainingMesh.of_phase(phase, CFG))
     expected, weights, _ = step_alone()

@@ -141,7 +141,33 @@ class SweepOptions:
         typer.Option(help="Config files, directories, names or Hub ids, with commas between."),
     ] = None
     meshes: Annotated[
-        str | None, typer.Option(help="Mesh files or names, with commas between.")
+        str | None,
+        typer.Option("--meshes", "--mesh", help="Mesh files or names, with commas between."),
+    ] = None
+    search: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Instead of --models: look for the best rule tables of one model on one mesh.",
+        ),
+    ] = None
+    budget: Annotated[
+        int, number(2, MOST_ROWS, "With --search: programs that are compiled, at most.")
+    ] = 20
+    batch: Annotated[
+        int | None,
+        number(
+            1,
+            MOST_ROWS,
+            "With --search: sequences of an optimiser step; no pass holds more. Default: those of "
+            "a pass of the mesh's own table, at least 8.",
+        ),
+    ] = None
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --search: the mesh file to write. Default: MESH-MODEL.yaml in this folder."
+        ),
     ] = None
     rules: Annotated[
         list[Path] | None,
@@ -187,7 +213,8 @@ def sweep_sharding(options: SweepOptions) -> None:
     No chip is needed: devices are simulated, up to 256, or those of the TPU compiler where libtpu
     is installed. Each row has memory per device, FLOPs, collectives by kind with bytes, the
     roofline and the compile time. What cannot be is a row with its reason. Where several tables
-    were tried on a mesh, a line says which is best, and why.
+    were tried on a mesh, a line says which is best, and why. With --search the tables are proposed,
+    and the best is written as a mesh file; exit code 2 where none fits.
 
     Examples:
 
@@ -197,20 +224,17 @@ def sweep_sharding(options: SweepOptions) -> None:
       --length 256 --rows 4 --context 512 --slots 8 --prompt 64
 
       thinksafe sweep-sharding --compare planned.json measured.json
+
+      thinksafe sweep-sharding --search Qwen3-8B --mesh v5e-16 --budget 20 --json search.json
     """
+    _check_sweep(options)
     if options.compare is not None:
         from thinksafe_jax.planning import print_comparison
 
-        if options.models or options.meshes:
-            raise ConfigError("--compare reads two files; leave out --models and --meshes")
         print_comparison(*options.compare)
         return
-    if not options.models or not options.meshes:
-        raise ConfigError("give --models and --meshes, or --compare PLANNED MEASURED")
-    if options.dtype not in ("bfloat16", "float32"):
-        raise ConfigError(f"--dtype {options.dtype}: expected bfloat16 or float32")
     _quiet_compiler()
-    from thinksafe_jax.planning import SweepFiles, run_sweep, settings_of
+    from thinksafe_jax.planning import SweepFiles, run_search, run_sweep, settings_of
 
     settings = settings_of(
         prompt=options.prompt,
@@ -221,13 +245,35 @@ def sweep_sharding(options: SweepOptions) -> None:
         dtype=options.dtype,
         measure=options.measure,
     )
-    run_sweep(
-        _listed(options.models),
-        _listed(options.meshes),
-        options.rules or [],
-        settings,
-        out=SweepFiles(options.json_out, options.csv, options.plot, options.pareto),
-    )
+    files = SweepFiles(options.json_out, options.csv, options.plot, options.pareto)
+    meshes = _listed(options.meshes or "")
+    if options.search is None:
+        run_sweep(_listed(options.models or ""), meshes, options.rules or [], settings, out=files)
+        return
+    fits = run_search(
+        options.search, meshes[0], settings,
+        budget=options.budget, batch=options.batch, winner=options.out, out=files,
+    )  # fmt: skip
+    if not fits:
+        raise typer.Exit(2)
+
+
+def _check_sweep(options: SweepOptions) -> None:
+    """Options that do not go together are refused before anything is compiled."""
+    if options.dtype not in ("bfloat16", "float32"):
+        raise ConfigError(f"--dtype {options.dtype}: expected bfloat16 or float32")
+    if options.compare is not None:
+        if options.models or options.meshes or options.search:
+            raise ConfigError("--compare reads two files; leave out --models, --meshes, --search")
+    elif options.search is not None:
+        if options.models or options.rules:
+            raise ConfigError(
+                "--search proposes one model's tables; leave out --models and --rules"
+            )
+        if len(_listed(options.meshes or "")) != 1:
+            raise ConfigError(f"--search {options.search} needs one mesh: --mesh v5e-16")
+    elif not options.models or not options.meshes:
+        raise ConfigError("give --models and --meshes, or --compare PLANNED MEASURED")
 
 
 def _quiet_compiler() -> None:

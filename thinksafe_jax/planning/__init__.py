@@ -6,6 +6,7 @@ from thinksafe_jax.planning.memory import Settings, filled_rows, phase_budget
 from thinksafe_jax.planning.model_plan import print_plan
 from thinksafe_jax.planning.recipe_plan import RecipePlan, plan_recipe
 from thinksafe_jax.planning.recipe_plan_report import print_recipe_plan
+from thinksafe_jax.planning.search_report import run_search
 from thinksafe_jax.planning.stage_plans import Assumed
 from thinksafe_jax.planning.sweep_compare import print_comparison
 from thinksafe_jax.planning.sweep_report import SweepFiles, run_sweep, settings_of
@@ -26,6 +27,7 @@ __all__ = [
     "print_comparison",
     "print_plan",
     "print_recipe_plan",
+    "run_search",
     "run_sweep",
     "settings_of",
     "shipped_facts",

@@ -188,7 +188,7 @@ def nearest_axes(
         larger = topology.scaled(factor)
         fitting = [
             axes
-            for axes in _factorisations(larger.chips, list(phase.axes))
+            for axes in factorisations(larger.chips, list(phase.axes))
             if phase_budget(name, phase.with_axes(axes), cfg, larger, settings).fits
         ]
         if fitting:
@@ -197,13 +197,13 @@ def nearest_axes(
     return None
 
 
-def _factorisations(number: int, names: list[str]) -> Iterator[dict[str, int]]:
+def factorisations(number: int, names: list[str]) -> Iterator[dict[str, int]]:
     """Every way of writing a number as a product with a factor for each name."""
     if len(names) == 1:
         yield {names[0]: number}
         return
     for first in _divisors(number):
-        for rest in _factorisations(number // first, names[1:]):
+        for rest in factorisations(number // first, names[1:]):
             yield {names[0]: first, **rest}
 
 

@@ -144,17 +144,22 @@ def train_cost(
         remat: layers are computed again for the backward pass.
         full_finetune: the weights themselves are trained.
     """
-    cuts_rows = {
-        *phase.rules["batch"],
-        *phase.rules["sequence"],
-    }  # weights cut along these axes are gathered first
-    rules = {k: tuple(n for n in v if n not in cuts_rows) for k, v in phase.rules.items()}
-    layers, head = _matmul_weights(cfg, dataclasses.replace(phase, rules=rules))
+    layers, head = gathered_weights(cfg, phase)
     passes = 2 + remat + full_finetune  # products of a weight: forward, backward, and as said
     attention = (3.5 + remat) * _attention_flops(cfg, phase) * tokens
     products = 2 * passes * layers + 2 * (2 + full_finetune) * head
     flops = rows * tokens * (products / phase.num_shards("sequence") + attention)
     return Cost(flops, (passes * layers + 2 * head) * _itemsize(dtype))
+
+
+def gathered_weights(cfg: ModelConfig, phase: Phase) -> tuple[int, int]:
+    """Weights of the layers and of the head that a device multiplies in training with.
+
+    Weights cut along the axes of rows and sequence are gathered first.
+    """
+    cuts_rows = {*phase.rules["batch"], *phase.rules["sequence"]}
+    rules = {k: tuple(n for n in v if n not in cuts_rows) for k, v in phase.rules.items()}
+    return _matmul_weights(cfg, dataclasses.replace(phase, rules=rules))
 
 
 def kv_bytes_per_device(cfg: ModelConfig, phase: Phase, dtype: str) -> int:

@@ -5,7 +5,7 @@ files of several sweeps can be joined. A combination that cannot be is a row wit
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -23,7 +23,7 @@ Table = tuple[str, Callable[[MeshConfig], MeshConfig]]  # its name, and what put
 
 
 def sweep(
-    combinations: Sequence[Combination],
+    combinations: Iterable[Combination],
     settings: SweepSettings,
     out: Path | None,
     report: Callable[[Row], None] = lambda row: None,
@@ -31,6 +31,7 @@ def sweep(
     """Every combination's row; those that stand in `out` already are kept.
 
     Args:
+        combinations: each is asked for when the row before has been reported.
         out: JSON file, written again after every row: {machine, settings, rows}.
         report: called with each row as it is done.
 

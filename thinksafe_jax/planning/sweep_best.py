@@ -6,7 +6,8 @@ from itertools import groupby
 
 from thinksafe_jax.planning.sweep_row import PHASES, Row
 
-_EQUAL = 0.01  # rates that differ by less are equal: they are bounds
+EQUAL = 0.01  # rates that differ by less are equal: they are bounds
+_EQUAL_UNHIDDEN = 0.05  # less is known of what hides; memory then decides
 
 
 def rate_per_chip(row: Row) -> float:
@@ -27,19 +28,20 @@ def best_lines(rows: Sequence[Row]) -> Iterator[str]:
 
     for (phase, model, mesh, _), group in groupby(sorted(rows, key=cell), cell):
         tried = list(group)
-        ranked = sorted(fitting(tried), key=_rank)
+        ranked = sorted(fitting(tried), key=rank)
         if len(tried) < 2 or not ranked:
             continue
         head = f"{PHASES[phase]}, {model} on {mesh}: {ranked[0]['table']}"
-        others = [f"{row['table']} {_why_not(row)}" for row in tried if row not in ranked]
-        runner = [_why_better(ranked[0], ranked[1])] if len(ranked) > 1 else []
+        others = [f"{row['table']} {why_not(row)}" for row in tried if row not in ranked]
+        runner = [why_better(ranked[0], ranked[1])] if len(ranked) > 1 else []
         yield f"{head}, {'; '.join(runner + others)}"
 
 
-def _rank(row: Row) -> tuple[int, int, int]:
-    """By rates, equal where they differ by less than a hundredth; then by those without hiding."""
-    rate = round(math.log(rate_per_chip(row)) / _EQUAL)
-    return -rate, -round(math.log(_unhidden_rate(row)) / _EQUAL), row["peak_bytes"]
+def rank(row: Row) -> tuple[int, int, int]:
+    """The best row first: by its rate, then by the rate without hiding, then by memory."""
+    rate = round(math.log(rate_per_chip(row)) / EQUAL)
+    unhidden = round(math.log(_unhidden_rate(row)) / _EQUAL_UNHIDDEN)
+    return -rate, -unhidden, row["peak_bytes"]
 
 
 def _unhidden_rate(row: Row) -> float:
@@ -48,19 +50,19 @@ def _unhidden_rate(row: Row) -> float:
     return _rows_per_chip(row) / (max(row["compute_seconds"], row["memory_seconds"]) + messages)
 
 
-def _why_not(row: Row) -> str:
+def why_not(row: Row) -> str:
     """Why a combination has no rate, shortly; the row has the whole reason."""
     if row["status"] == "ok":
         return f"needs {row['peak_bytes'] / 1e9:.1f} GB a chip, more than there is"
     return {"too large": "does not fit"}.get(row["status"], f"is {row['status']}")
 
 
-def _why_better(best: Row, second: Row) -> str:
+def why_better(best: Row, second: Row) -> str:
     """A rate is rows over seconds: which of the two differs, and what bounds the seconds."""
     limits = f"{best['limit']} bound, {second['table']} by {second['limit']}"
     if best["limit"] == second["limit"]:
         limits = f"both {best['limit']} bound"
-    if _rank(best)[0] == _rank(second)[0]:
+    if rank(best)[0] == rank(second)[0]:
         sizes = [f"{row['peak_bytes'] / 1e9:.1f}" for row in (best, second)]
         return (
             f"as fast as {second['table']} ({limits}) where messages hide, "
@@ -90,6 +92,6 @@ def pareto_front(rows: Sequence[Row]) -> list[Row]:
     """
     front: list[Row] = []
     for row in sorted(rows, key=lambda row: (row["peak_bytes"], -rate_per_chip(row))):
-        if not front or rate_per_chip(row) > (1 + _EQUAL) * rate_per_chip(front[-1]):
+        if not front or rate_per_chip(row) > (1 + EQUAL) * rate_per_chip(front[-1]):
             front.append(row)
     return front

@@ -19,7 +19,7 @@ from thinksafe_jax.planning.sweep_best import best_lines
 from thinksafe_jax.planning.sweep_csv import sweep_csv
 from thinksafe_jax.planning.sweep_pareto import pareto_plot
 from thinksafe_jax.planning.sweep_row import PHASES, Row, SweepSettings
-from thinksafe_jax.sharding import load_mesh, load_rules
+from thinksafe_jax.sharding import MeshConfig, load_mesh, load_rules
 from thinksafe_jax.storage import atomic_write
 from thinksafe_jax.terminal import Progress, clean, output, print_line
 
@@ -60,32 +60,47 @@ def run_sweep(
     tables += [(file.stem, load_rules(file)) for file in rules]
     loaded = [load_mesh(name) for name in meshes]
     named = [find_model(name) for name in models]
-    if not settings.measure:
-        jax.config.update("jax_platforms", "cpu")  # a TPU host keeps its chips
-    simulated = [m.topology.chips for m in loaded if not has_compiler(m.topology)]
-    simulate(max(simulated, default=1))
+    prepare_devices(loaded, settings)
     combinations = list(combinations_of(named, loaded, tables, phases))
     with Progress("sweep", len(combinations), unit="programs") as progress:
 
         def report(row: Row) -> None:
             progress.advance(model=row["model"], mesh=row["mesh"], phase=row["phase"])
-            print_line(_line(row))
+            print_line(row_line(row))
 
         rows = sweep(combinations, settings, out.json, report)
+    print_rows(rows, loaded)
+    if best := list(best_lines(rows)):
+        output(150).print("\n".join(["The best that fits:", *best]), markup=False)
+    write_files(rows, out)
+    return rows
+
+
+def prepare_devices(meshes: Sequence[MeshConfig], settings: SweepSettings) -> None:
+    """Before JAX starts: as many simulated devices as the largest mesh needs."""
+    if not settings.measure:
+        jax.config.update("jax_platforms", "cpu")  # a TPU host keeps its chips
+    simulated = [m.topology.chips for m in meshes if not has_compiler(m.topology)]
+    simulate(max(simulated, default=1))
+
+
+def print_rows(rows: Sequence[Row], meshes: Sequence[MeshConfig]) -> None:
+    """The table of the rows, and what its figures mean."""
     console = output(150)
     console.print(sweep_table(rows))
-    lines = [BOUND, *([DCN_BOUND] if any(mesh.topology.slices > 1 for mesh in loaded) else [])]
+    lines = [BOUND, *([DCN_BOUND] if any(mesh.topology.slices > 1 for mesh in meshes) else [])]
     lines += [*(f"  {phase}: {FORMULAS[phase]}" for phase in PHASES), SYMBOLS]
     console.print("\n".join(lines), markup=False)
     if any("scaled" in row.get("compiler", "") for row in rows):
         console.print("CPU: no compiler of these chips is installed; the figures are XLA:CPU's")
-    if best := list(best_lines(rows)):
-        console.print("\n".join(["The best that fits:", *best]), markup=False)
+
+
+def write_files(rows: Sequence[Row], out: SweepFiles) -> None:
+    """The table and the pictures that were asked for."""
     written = ((out.csv, sweep_csv), (out.plot, sweep_plot), (out.pareto, pareto_plot))
     for file, make in written:
         if file is not None:
             atomic_write(file, make(rows))
-    return rows
 
 
 def settings_of(
@@ -104,7 +119,8 @@ def settings_of(
     return SweepSettings(prompt, slots, sizes, measure)
 
 
-def _line(row: Row) -> str:
+def row_line(row: Row) -> str:
+    """A row as it is done, in a line."""
     head = f"{row['model']} {row['mesh']} {row['table']} {row['phase']}: "
     if row["status"] != "ok":
         return head + f"{row['status']}: {row['reason']}"

@@ -178,6 +178,17 @@ def _training(
     return _Candidate(build, cost, copies=1)
 
 
+def decode_slots(settings: SweepSettings, pool_tokens: int) -> int:
+    """Rows that a replica decodes together.
+
+    Args:
+        pool_tokens: that its cache has room for.
+    """
+    if settings.slots is not None:
+        return settings.slots
+    return min(_MOST_SLOTS, max(1, filled_rows(pool_tokens, settings.sizes.mean_context)))
+
+
 def _sampling(
     combination: Combination, settings: SweepSettings, pool_tokens: int, devices: Sequence[Any]
 ) -> _Candidate:
@@ -187,10 +198,8 @@ def _sampling(
         pool_tokens: that a replica's cache has room for.
     """
     cfg, sizes, phase = combination.cfg, settings.sizes, combination.divided
-    slots = settings.slots
-    if slots is None:
-        slots = min(_MOST_SLOTS, max(1, filled_rows(pool_tokens, sizes.mean_context)))
-    else:
+    slots = decode_slots(settings, pool_tokens)
+    if settings.slots is not None:
         pool_tokens = slots * sizes.context
     simulated = not settings.measure and is_simulated(combination.mesh.topology)
     sampler = Sampler(slots, pool_tokens, sizes.context, settings.prompt, simulated=simulated)

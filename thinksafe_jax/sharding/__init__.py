@@ -3,6 +3,7 @@
 from thinksafe_jax.sharding.chips import chip_of_device
 from thinksafe_jax.sharding.memory_kinds import in_device_memory, in_host_memory
 from thinksafe_jax.sharding.mesh_file import load_mesh, load_rules
+from thinksafe_jax.sharding.mesh_text import mesh_text
 from thinksafe_jax.sharding.model_mesh import ModelMesh
 from thinksafe_jax.sharding.phases import MeshConfig, Phase, Topology
 from thinksafe_jax.sharding.rules import (
@@ -39,6 +40,7 @@ __all__ = [
     "load_mesh",
     "load_rules",
     "map_optimizer_state",
+    "mesh_text",
     "on_devices",
     "parameter_tensors",
     "partition_spec",
