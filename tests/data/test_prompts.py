@@ -74,7 +74,8 @@ def test_where_start_and_limit_count_kept_rows_and_ids_count_all(tmp_path):
     source = PromptSource(path=path, where={"odd": "true"}, start=1, limit=2, **HARMFUL)
     prompts = load_prompts([source], require_label=True)
     assert [(p.id, p.text) for p in prompts] == [("numbers-4", "p3"), ("numbers-6", "p5")]
-    assert "no prompts left" in refusal(path, where={"odd": "true"}, start=5)
+    message = refusal(path, where={"odd": "true"}, start=5)
+    assert message.endswith("no prompts left: no row where odd is true, from row 5 on")
 
 
 def test_gold_answers_of_a_reasoning_suite(tmp_path):
@@ -217,7 +218,7 @@ def test_one_prompt_with_two_labels_is_refused(tmp_path):
             "the key 'y' stands there twice",
         ),
         ("bad.parquet", "PAR1 this is not Parquet", "not a readable Parquet"),
-        ("empty.csv", "", "no prompts left"),
+        ("empty.csv", "", "empty.csv: no prompts left: it has no rows"),
         ("rows.txt", "hello\n", "prompts are read from .jsonl, .json, .csv, .parquet"),
     ],
 )

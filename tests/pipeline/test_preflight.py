@@ -24,13 +24,22 @@ from thinksafe_jax.config import (
     SuiteConfig,
     SynthesisConfig,
     TrainingConfig,
+    as_trial,
 )
 from thinksafe_jax.errors import ConfigError, EnvironmentFault, InputError, MissingRequirement
 from thinksafe_jax.evaluation.answers import equality
-from thinksafe_jax.pipeline import Session, disk_checks, preflight, run_pipeline, stages_of
+from thinksafe_jax.pipeline import (
+    Session,
+    cost_line,
+    disk_checks,
+    preflight,
+    run_pipeline,
+    stages_of,
+)
 from thinksafe_jax.pipeline.fault_list import FaultList
 from thinksafe_jax.pipeline.mesh_advice import mesh_advice
 from thinksafe_jax.runs import Run
+from thinksafe_jax.sharding import device_topology
 from thinksafe_jax.weights import resolve_model
 
 MINI = [PromptSource("mini:train-harmful", limit=4), PromptSource("mini:train-benign", limit=4)]
@@ -63,6 +72,32 @@ def changed(section: str, **values) -> Recipe:
 def test_a_run_that_lacks_nothing_starts_and_nothing_was_written(tmp_path):
     assert missing(RECIPE, tmp_path / "deeper/run") == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_prompts_without_a_word_are_no_prompts(tmp_path):
+    file = tmp_path / "prompts.csv"
+    file.write_text('prompt,label\n" ",harmful\n')
+    source = PromptSource(str(file), label_column="label")
+    line = missing(changed("synthesis", prompts=[source]), tmp_path / "run", "sample")[-1]
+    assert line == "synthesis.prompts: all 1 prompts are empty: see prompt_column"
+
+
+def test_what_a_run_will_take_is_said_before_it_begins(tmp_path, caplog, monkeypatch):
+    caplog.set_level(logging.INFO)
+    assert missing(as_trial(RECIPE, 3), tmp_path) == []
+    ready, cost = caplog.messages[:2]
+    assert "room on the disk for " in ready and " MB, mini:student" in ready
+    # 3 prompts and 2 questions, each of 64 tokens at most; no hours, as a CPU's facts are nominal
+    expected = "the trial in all: 3 responses and 4 answers of the evaluations, about 448 tokens, "
+    assert cost.startswith(expected) and cost.endswith(" FLOPs")
+    monkeypatch.setattr(cost_line, "_machine", lambda mesh: (device_topology("TPU v5e"), "a v5e"))
+    caplog.clear()
+    missing(RECIPE, tmp_path)
+    assert caplog.messages[1].startswith("the run in all: 8 responses and 4 answers")
+    assert caplog.messages[1].endswith(" FLOPs, at least 0.1 min on a v5e")
+    caplog.clear()
+    missing(RECIPE, tmp_path, "evaluate")  # nothing is sampled for training
+    assert "in all:" not in caplog.text
 
 
 def test_everything_that_is_missing_is_told_together(tmp_path, monkeypatch):
@@ -242,7 +277,7 @@ def test_disks_have_room_for_checkpoints_exports_and_downloads(tmp_path, monkeyp
     assert 10 * trained <= needed <= 10 * trained + 100
     monkeypatch.setattr(disk_checks, "free_bytes", lambda path: needed - 1)
     (line,) = missing(RECIPE, tmp_path, "train")
-    assert line.startswith("disk: ") and "GB are needed" in line and str(tmp_path) in line
+    assert line.startswith("disk: ") and "MB are needed" in line and str(tmp_path) in line
     monkeypatch.setattr(disk_checks, "free_bytes", lambda path: needed)
     assert missing(RECIPE, tmp_path, "train") == []
 
@@ -297,8 +332,10 @@ def test_check_tells_it_on_the_command_line(tmp_path, monkeypatch, capsys):
         return int(caught.value.code or 0)
 
     monkeypatch.chdir(tmp_path)
-    assert check() == 0
-    assert "the run can start" in capsys.readouterr().out
+    assert check("--trial", "4") == 0
+    printed = capsys.readouterr()
+    assert "the run can start" in printed.out
+    assert "the trial in all: 12 responses and 56 answers of the evaluations" in printed.err
     assert check("guard.model=mini:gard", "student.model=mini:studnt") == 3
     assert "error: 2 problems" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

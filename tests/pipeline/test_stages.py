@@ -17,7 +17,7 @@ from thinksafe_jax.config import (
 )
 from thinksafe_jax.data import prompts as prompts_module
 from thinksafe_jax.errors import ConfigError, InputError
-from thinksafe_jax.pipeline import Session, run_pipeline
+from thinksafe_jax.pipeline import Session, flow, run_pipeline
 from thinksafe_jax.pipeline.stages import filter_samples
 from thinksafe_jax.runs import RowStore, Run, begun_recipe
 from thinksafe_jax.synthesis import read_dataset
@@ -98,6 +98,27 @@ def test_a_run_hashes_its_prompt_file_once(recipe, tmp_path, readings):
     noted = manifest["stages"]["sample"]["facts"]["sources_sha256"]
     assert set(noted.values()) == {prompts_module.file_sha256(tmp_path / "prompts.jsonl")}
     assert next(iter(noted.values())) in (tmp_path / "run/dataset/README.md").read_text()
+
+
+def test_a_page_that_is_asked_for_is_written_again_and_a_newer_program_writes_another(
+    recipe, tmp_path, monkeypatch
+):
+    folder = tmp_path / "run"
+    page = folder / "report/report.html"
+    for _ in range(2):
+        run_pipeline(recipe, folder, stages=["report"])
+        written = page.read_text()
+        page.write_text("by an earlier program")
+    assert "thinksafe-jax version" in written
+    assert "inputs of report" not in written  # or it would not be the same page twice
+
+    def is_done() -> bool:
+        with Run.open(recipe, folder) as run:
+            return flow._is_done(run, "report", flow._inputs(run, Session(recipe), "report"))
+
+    assert is_done()
+    monkeypatch.setattr(flow, "__version__", "9.9")
+    assert not is_done()
 
 
 def edit_prompts(recipe, change) -> None:

@@ -14,7 +14,7 @@ from thinksafe_jax.cli.app import app
 from thinksafe_jax.config import EvaluationConfig, PromptSource, SuiteConfig, load_recipe
 from thinksafe_jax.data import load_questions
 from thinksafe_jax.errors import ConfigError
-from thinksafe_jax.planning import Assumed, count_answers
+from thinksafe_jax.planning import Assumed, count_answers, expected_work
 from thinksafe_jax.planning.find_model import find_model
 from thinksafe_jax.planning.memory import Settings
 from thinksafe_jax.planning.recipe_plan import plan_recipe
@@ -60,7 +60,8 @@ def test_every_stage_is_planned_and_nothing_is_allocated(tmp_path):
 
 def test_both_evaluations_are_in_the_hours_and_a_trial_asks_less(tmp_path):
     whole = mini_plan(tmp_path)
-    few = mini_plan(tmp_path, overrides=["trial=true", "synthesis.limit=4", "evaluation.limit=2"])
+    limits = ["trial=true", "synthesis.limit=4", "evaluation.limit=2"]
+    few = mini_plan(tmp_path, overrides=limits)
     recipe = load_recipe(MINI)
     asked = load_questions(recipe.evaluation).items
     assert sum(whole.evaluation.answers.values()) == len(asked)  # one sample of each question
@@ -74,6 +75,10 @@ def test_both_evaluations_are_in_the_hours_and_a_trial_asks_less(tmp_path):
     shares = [plan.evaluation.hours / n for plan, n in zip((whole, few), answers, strict=True)]
     assert shares[0] == pytest.approx(shares[1], rel=0.5)
     assert few.hours < whole.hours
+    # what a run says before it begins is the same bound, without compiled programs
+    trial, answers = load_recipe(MINI, [*limits, "engine.slots=2"]), few.evaluation.answers
+    said = expected_work(trial, few.prompts, answers, 300, lambda n: find_model(n)[1], few.mesh)
+    assert few.hours / 3 < said.hours <= few.hours
     assert "the trial in all: at least" in recipe_plan_text(few)
     assert "evaluate  before and after, each" in recipe_plan_text(whole)
 

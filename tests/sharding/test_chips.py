@@ -9,7 +9,7 @@ from tests.support import REPOSITORY
 from thinksafe_jax.config import read_yaml
 from thinksafe_jax.errors import ConfigError
 from thinksafe_jax.planning.devices import _FAMILIES
-from thinksafe_jax.sharding import chip_of_device, load_mesh
+from thinksafe_jax.sharding import chip_of_device, device_topology, load_mesh
 from thinksafe_jax.sharding.chips import FACTS, with_chip_facts
 
 CHIPS = sorted((REPOSITORY / "configs" / "chips").glob("*.yaml"))
@@ -115,3 +115,10 @@ def test_a_users_own_chip_is_read_strictly(tmp_path, monkeypatch, text, expected
     with pytest.raises(ConfigError, match=r"mine\.yaml") as raised:
         load_mesh(write_mesh(tmp_path, ("test chip", "mine"), *WITHOUT_FACTS))
     assert expected in str(raised.value)
+
+
+def test_one_device_by_itself_has_the_facts_of_its_chip():
+    topology, mesh = device_topology("TPU v5 lite"), load_mesh("v5e-8").topology
+    assert topology is not None and (topology.chip, topology.chips) == ("TPU v5e", 1)
+    assert topology.peak_flops == mesh.peak_flops
+    assert device_topology("abacus") is None

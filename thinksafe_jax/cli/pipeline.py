@@ -22,6 +22,7 @@ from thinksafe_jax.cli.training import print_other_trainings
 from thinksafe_jax.errors import ConfigError
 
 if TYPE_CHECKING:
+    from thinksafe_jax.config import Recipe
     from thinksafe_jax.pipeline import FaultList
 
 
@@ -44,6 +45,17 @@ class AnewOptions:
     ] = False
 
 
+Trial = Annotated[
+    int | None,
+    number(
+        1,
+        MOST,
+        "At most so many prompts, and questions of each suite; report and cards say that it "
+        "is a trial. It goes to a folder of its own, <run_dir>-trial.",
+    ),
+]
+
+
 @dataclass(frozen=True)
 class SizeOptions:
     """How much is asked."""
@@ -52,15 +64,7 @@ class SizeOptions:
         int | None,
         number(1, MOST, "Prompts in all, every kind in its own proportion: synthesis.limit."),
     ] = None
-    trial: Annotated[
-        int | None,
-        number(
-            1,
-            MOST,
-            "At most so many prompts, and questions of each suite; report and cards say that it "
-            "is a trial. It goes to a folder of its own, <run_dir>-trial.",
-        ),
-    ] = None
+    trial: Trial = None
 
 
 @grouped
@@ -94,17 +98,25 @@ def run(
 
       thinksafe run -c mini --new-training training.learning_rate=1e-3
     """
+    if config is None:
+        named = next((text for text in overrides or [] if "=" not in text), "mini")
+        raise ConfigError(f"no recipe given; try: thinksafe run --config {named}")
+    limited = [] if size.limit is None else [f"synthesis.limit={size.limit}"]
+    recipe, folder = _recipe_and_folder(config, [*(overrides or []), *limited], run_dir, size.trial)
+    start(recipe, folder, None, skip_bad_rows=skip_bad_rows, **asdict(anew))
+
+
+def _recipe_and_folder(
+    config: Path, overrides: list[str], run_dir: str | None, trial: int | None
+) -> "tuple[Recipe, Path]":
+    """What a run does, and where; a trial goes to a folder of its own."""
     from thinksafe_jax.config import as_trial, load_recipe
 
-    if config is None:
-        raise ConfigError("no recipe given; try: thinksafe run --config mini")
-    limited = [] if size.limit is None else [f"synthesis.limit={size.limit}"]
-    recipe = load_recipe(config, [*(overrides or []), *limited])
+    recipe = load_recipe(config, overrides)
     place = recipe.run_dir or f"runs/{recipe.name}"
-    if size.trial is not None:
-        recipe, place = as_trial(recipe, size.trial), f"{place}-trial"
-    folder = run_directory(run_dir or place)
-    start(recipe, folder, None, skip_bad_rows=skip_bad_rows, **asdict(anew))
+    if trial is not None:
+        recipe, place = as_trial(recipe, trial), f"{place}-trial"
+    return recipe, run_directory(run_dir or place)
 
 
 def check(
@@ -114,34 +126,36 @@ def check(
         str | None,
         typer.Option(help="Where the run will write; what is done there needs nothing any more."),
     ] = None,
+    trial: Trial = None,
 ) -> None:
     """Look for everything that a run needs, in seconds, and list all that is missing.
 
     Prompt files and columns, suites, models (existence, access, tokenizer and template, the kind of
     each guard), packages, the mesh against the devices, room for prompt and response, disks. Only
-    small files of models are fetched, no weights are loaded. `thinksafe run` begins with the same.
+    small files of models are fetched, no weights are loaded. Where nothing is missing, it says what
+    the run will take: tokens, FLOPs and, where the chip is known, hours. `thinksafe run` begins
+    with the same.
 
     Exit code 0 where the run can start; else that of the gravest fault: 2 a setting, 3 an input,
     4 something to install or accept, or the disk, 75 what may pass by itself.
 
     Examples:
 
-      thinksafe check -c mini
+      thinksafe check -c mini --trial 100
 
       thinksafe check -c qwen3-8b mesh=v5e-16 guard.model=Qwen/Qwen3Guard-Gen-8B
     """
     if config is None:
         raise ConfigError("no recipe given; try: thinksafe check -c mini")
-    recipe_faults(config, overrides or [], run_dir).refuse()
+    recipe_faults(config, overrides or [], run_dir, trial).refuse()
     typer.echo("nothing is missing; the run can start")
 
 
-def recipe_faults(config: Path, overrides: list[str], run_dir: str | None) -> "FaultList":
+def recipe_faults(
+    config: Path, overrides: list[str], run_dir: str | None, trial: int | None = None
+) -> "FaultList":
     """What a run of a recipe lacks on this host."""
-    from thinksafe_jax.config import load_recipe
-
-    recipe = load_recipe(config, overrides)
-    folder = run_directory(run_dir or recipe.run_dir or f"runs/{recipe.name}")
+    recipe, folder = _recipe_and_folder(config, overrides, run_dir, trial)
     from thinksafe_jax.pipeline import Session, preflight, stages_of
 
     return preflight(Session(recipe), folder, stages_of(recipe))

@@ -98,10 +98,10 @@ def _read_source(source: PromptSource, short: str, require_label: bool) -> list[
         for row in islice(matching, source.start, stop)
     ]
     if not prompts:
-        raise InputError(
-            f"{source.path}: no prompts left (where={dict(source.where)}, start={source.start}, "
-            f"limit={source.limit})"
-        )
+        kept = [f"where {key} is {value}" for key, value in source.where.items()]
+        kept += [f"from row {source.start} on"] if source.start else []
+        none = f"no row {', '.join(kept)}" if kept else "it has no rows"
+        raise InputError(f"{source.path}: no prompts left: {none}")
     return prompts
 
 
@@ -159,7 +159,8 @@ def _label(row: Row, column: str | None, source: PromptSource, require_label: bo
         return ""
     raise InputError(
         f"{row.place}: label {quoted(value)} in column {quoted(column)} is not mapped; known "
-        f"values: {listed(map(quoted, known), 20)} (add it to the source's `labels`)"
+        f"values: {listed(map(quoted, known), 20)}; add it to the source, as "
+        f"labels={{{quoted(value)}: harmful}}"
     )
 
 

@@ -69,11 +69,16 @@ def require_room(needs: Mapping[Path, int]) -> None:
     for folders in by_disk.values():
         needed, free = sum(folders.values()), min(map(free_bytes, folders))
         if needed > free:
-            named = ", ".join(f"{folder} {size / 1e9:,.1f}" for folder, size in folders.items())
+            named = ", ".join(f"{folder} {size_text(size)}" for folder, size in folders.items())
             raise EnvironmentFault(
-                f"disk: {needed / 1e9:,.1f} GB are needed ({named}), {free / 1e9:,.1f} GB are "
-                "free; make room, or use another disk: --run-dir, HF_HOME, THINKSAFE_CACHE"
+                f"disk: {size_text(needed)} are needed ({named}), {size_text(free)} are free; make "
+                "room, or use another disk: --run-dir, HF_HOME, THINKSAFE_CACHE"
             )
+
+
+def size_text(size: float) -> str:
+    """Bytes in the unit that leaves something to read: 12 MB, 3.4 GB."""
+    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{max(1, round(size / 1e6))} MB"
 
 
 def download_folder(name: str) -> Path:

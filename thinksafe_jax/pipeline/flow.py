@@ -40,6 +40,7 @@ from thinksafe_jax.runs import (
     training_folders,
 )
 from thinksafe_jax.storage import content_hash, refresh, run_folder, shown
+from thinksafe_jax.version import __version__
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +92,7 @@ def run_pipeline(
             if (stages or run.data != run.path) and run.group.first:
                 _require_earlier(run, session, name)
             place = f"stage {number} of {len(wanted)}, " if len(wanted) > 1 else ""
-            _run_stage(run, session, name, place)
+            _run_stage(run, session, name, place, again=stages is not None and name == "report")
         summary = run.path / "report/summary.json"
         return read_json_object(summary) if summary.exists() else None
 
@@ -162,14 +163,18 @@ def _wanted(recipe: Recipe, stages: Sequence[str] | None, run_dir: Path) -> list
     return list(stages or [n for n in order if run == run_dir or n not in DATA_STAGES])
 
 
-def _run_stage(run: Run, session: Session, name: str, place: str = "") -> None:
+def _run_stage(
+    run: Run, session: Session, name: str, place: str = "", *, again: bool = False
+) -> None:
     """Does the work of a stage, unless it is done with the same inputs; all processes at once.
 
     Args:
         place: of the stage among the others, as its line in the log begins.
+        again: do it all the same, as a page that was asked for by name.
     """
     inputs = _inputs(run, session, name) if run.group.first else ""
-    if run.group.decide(f"is {name} done", run.group.first and _is_done(run, name, inputs)):
+    done = run.group.first and not again and _is_done(run, name, inputs)
+    if run.group.decide(f"is {name} done", done):
         log.info("%s%s: already done", place, name)
         return
     if place:
@@ -261,7 +266,7 @@ def _evaluate_inputs(session: Session, path: Path) -> Sequence[Any]:
 def _report_inputs(session: Session, path: Path) -> Sequence[Any]:
     others = [folder / "report/summary.json" for folder in training_folders(path)]
     read = data_folder(path) / "samples", path / "evaluation", path / "metrics.jsonl"
-    return session.recipe, *read, *others
+    return session.recipe, *read, *others, __version__  # a newer program writes another page
 
 
 STAGES = {

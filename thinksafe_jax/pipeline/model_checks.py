@@ -14,6 +14,7 @@ from thinksafe_jax.guards import check_guard, load_guard
 from thinksafe_jax.models import ModelConfig, load_config, parameter_count
 from thinksafe_jax.pipeline.disk_checks import download_folder
 from thinksafe_jax.pipeline.fault_list import FaultList
+from thinksafe_jax.planning import find_model
 from thinksafe_jax.sharding import MeshConfig, ModelMesh, load_mesh
 from thinksafe_jax.tokenizer import ChatTokenizer
 from thinksafe_jax.weights import check_weights, model_headers
@@ -65,6 +66,15 @@ class ModelChecks:
         """The models that are there, each with its size."""
         seen = {name: facts for (name, _), facts in self._facts.items() if facts is not None}
         return [f"{n} ({parameter_count(f.cfg) / 1e6:,.4g} M)" for n, f in seen.items()]
+
+    def config_of(self, name: str) -> ModelConfig:
+        """The facts of a model that was looked at; of another, as of a served guard, by its name.
+
+        Raises:
+            ThinkSafeError: it is not to be found, see `find_model`.
+        """
+        known = (facts.cfg for (seen, _), facts in self._facts.items() if facts and seen == name)
+        return next(known, None) or find_model(name)[1]
 
     def look(self, key: str, source: Source, *, speaks: bool = True) -> ModelFacts | None:
         """The facts of a model; None, with its fault noted, where they cannot be had.

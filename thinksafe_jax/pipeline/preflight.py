@@ -24,11 +24,13 @@ from thinksafe_jax.data import Prompt, benchmark_kinds
 from thinksafe_jax.errors import ConfigError, InputError
 from thinksafe_jax.hosts import current
 from thinksafe_jax.on_policy import make_method
+from thinksafe_jax.pipeline.cost_line import cost_line
 from thinksafe_jax.pipeline.disk_checks import (
     checkpoint_bytes,
     export_bytes,
     require_room,
     samples_bytes,
+    size_text,
 )
 from thinksafe_jax.pipeline.fault_list import FaultList
 from thinksafe_jax.pipeline.mesh_advice import mesh_advice
@@ -73,6 +75,7 @@ class _Preflight:
     def __init__(self, session: Session, run_dir: Path, todo: set[str], *, new_run: bool):
         self.session, self.recipe, self.run_dir, self.todo = session, session.recipe, run_dir, todo
         self.faults, self.prompts = FaultList(), list[Prompt]()
+        self.questions: Counter[str] = Counter()  # {kind: answers of one evaluation}
         self.seen: list[str] = []  # what is there, for the line at the end
         self.loop = bool(self.recipe.on_policy.method)
         self.samples = self.recipe.synthesis.method in SAMPLED and not self.loop
@@ -87,7 +90,8 @@ class _Preflight:
             writable_place(self.run_dir)
         if "evaluate" in todo:
             pins = self.run_dir / "evaluation/datasets.json"
-            self.seen.append(f"{check_questions(recipe.evaluation, pins, self.faults):,} questions")
+            self.questions = check_questions(recipe.evaluation, pins, self.faults)
+            self.seen.append(f"{self.questions.total():,} questions")
         if "sample" in todo or (self.loop and "train" in todo):
             self.prompts = check_prompts(self.session, self.faults)
             labels = Counter(prompt.label for prompt in self.prompts)
@@ -108,8 +112,17 @@ class _Preflight:
             self._check_disks(student)
         if not self.faults.faults:
             log.info("all is there: %s", ", ".join([*self.seen, *self.models.names()]))
+            self._say_cost(student)
         if recipe.mesh is None and jax.device_count() > 1 and current().first:
             log.warning("%s", mesh_advice(jax.devices()[0].device_kind, jax.device_count()))
+
+    def _say_cost(self, student: ModelFacts | None) -> None:
+        """One line, where the prompts will be asked."""
+        if student is None or not self.prompts or not current().first:
+            return
+        asked = self.recipe, self.prompts, self.questions
+        if line := cost_line(*asked, student, self.models, self.mesh):
+            log.info("%s", line)
 
     def _mesh(self) -> MeshConfig | None:
         """The recipe's mesh; None, with its fault noted, where it cannot be read."""
@@ -171,7 +184,7 @@ class _Preflight:
         """Whether prompts fit beside their responses: the shortest and the longest are tokenised.
 
         Raises:
-            InputError: not even the shortest does.
+            InputError: not even the shortest does, or none has a word.
         """
         recipe, engine = self.recipe, self.recipe.engine
         (new_tokens,) = (s.max_new_tokens for s in synthesis_samplings(recipe).values())
@@ -186,6 +199,10 @@ class _Preflight:
             return len(facts.tokenizer.prompt_ids(text))
 
         by_length = sorted((p for p in self.prompts if p.text.strip()), key=lambda p: len(p.text))
+        if not by_length:
+            raise InputError(
+                f"all {len(self.prompts):,} prompts are empty: see prompt_column"
+            )
         shortest, longest = tokens(by_length[0]), tokens(by_length[-1])
         said = f"{new_tokens:,} new ones do not fit into the {what}, {room:,} tokens"
         if shortest + new_tokens > room:
@@ -221,7 +238,7 @@ class _Preflight:
         needs[self.run_dir] = needs.get(self.run_dir, 0) + written
         with self.faults.under("disk"):
             require_room(needs)
-        self.seen.append(f"room for {sum(needs.values()) / 1e9:,.1f} GB")
+        self.seen.append(f"room on the disk for {size_text(sum(needs.values()))}")
         if not (self.prompts and self.samples):
             return
         cfg = self.recipe.synthesis
@@ -229,6 +246,6 @@ class _Preflight:
         free = free_bytes(self.run_dir) - needs.get(self.run_dir, 0)
         if most > free:
             log.warning(
-                "the samples may take up to %.1f GB, if every response is as long as it may be; "
-                "%.1f GB are free for them", most / 1e9, free / 1e9,
+                "the samples may take up to %s, if every response is as long as it may be; "
+                "%s are free for them", size_text(most), size_text(free),
             )  # fmt: skip

@@ -1,33 +1,34 @@
 """Whether all prompts and questions of a run can be read: files, columns, labels, suites."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from thinksafe_jax.config import EvaluationConfig
-from thinksafe_jax.data import LISTS, Prompt, load_questions, read_prompts
+from thinksafe_jax.data import LISTS, REASONING, Prompt, load_questions, read_prompts
 from thinksafe_jax.evaluation import require_scorers
 from thinksafe_jax.pipeline.fault_list import FaultList
 from thinksafe_jax.pipeline.session import Session
 from thinksafe_jax.synthesis import require_labels, synthesis_prompts
 
 
-def check_questions(cfg: EvaluationConfig, pins: Path, faults: FaultList) -> int:
+def check_questions(cfg: EvaluationConfig, pins: Path, faults: FaultList) -> Counter[str]:
     """Reads all that the evaluation asks, and looks for what compares the answers.
 
     Args:
         pins: file of the run that keeps the commits of Hub datasets, if it is there.
 
     Returns:
-        How many questions there are.
+        {kind: answers of one evaluation}; a reasoning question has `samples` of them.
     """
-    count = 0
+    counts: Counter[str] = Counter()
 
     def whole(noted: FaultList) -> None:
-        nonlocal count
         with noted.under("evaluation"):
             questions = load_questions(cfg, pins if pins.exists() else None)
-            count = len(questions.items)
+            for question in questions.items:
+                counts[question.kind] += cfg.samples if question.kind == REASONING else 1
             require_scorers(cfg, questions)
 
     def parts(noted: FaultList) -> None:
@@ -41,7 +42,7 @@ def check_questions(cfg: EvaluationConfig, pins: Path, faults: FaultList) -> int
                 load_questions(EvaluationConfig(suites=[suite]))
 
     _whole_or_parts(whole, parts, faults)
-    return count
+    return counts
 
 
 def check_prompts(session: Session, faults: FaultList) -> list[Prompt]:

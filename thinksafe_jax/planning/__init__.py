@@ -1,6 +1,7 @@
 """What a recipe or a model would need on a mesh, before a chip is rented."""
 
 from thinksafe_jax.planning.evaluation_plan import count_answers
+from thinksafe_jax.planning.expected_work import ExpectedWork, expected_work
 from thinksafe_jax.planning.find_model import find_model, shipped_facts
 from thinksafe_jax.planning.memory import Settings, filled_rows, phase_budget
 from thinksafe_jax.planning.model_plan import print_plan
@@ -14,11 +15,13 @@ from thinksafe_jax.planning.workload import Workload, guards_of, workload_flops
 
 __all__ = [
     "Assumed",
+    "ExpectedWork",
     "RecipePlan",
     "Settings",
     "SweepFiles",
     "Workload",
     "count_answers",
+    "expected_work",
     "filled_rows",
     "find_model",
     "guards_of",

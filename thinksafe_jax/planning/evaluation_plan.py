@@ -10,7 +10,7 @@ from thinksafe_jax.errors import ThinkSafeError
 from thinksafe_jax.planning.sample_plan import plan_sample
 from thinksafe_jax.planning.stage_plans import PlanRequest, StagePlan
 
-_TIMES = 2  # before training, and after
+TIMES = 2  # before training, and after
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,11 @@ def plan_evaluation(request: PlanRequest, stages: Sequence[StagePlan]) -> Evalua
         return EvaluationPlan(answers, facts=["the student's sampling has no rate"])
     sampled = min(request.assumed.response_tokens, recipe.synthesis.sampling.max_new_tokens)
     token_hours = sample.hours / request.rows / sampled
-    hours = sum(count * _tokens(request, kind) * token_hours for kind, count in answers.items())
+    tokens = sum(
+        count * answer_tokens(recipe.evaluation, kind, request.assumed.response_tokens)
+        for kind, count in answers.items()
+    )
+    hours = tokens * token_hours
     judged = sum(n for kind, n in answers.items() if kind != REASONING)
     judged *= len(recipe.evaluation.scopes)
     guards = [stage for stage in stages if stage.name == "guard"]
@@ -77,11 +81,10 @@ def plan_evaluation(request: PlanRequest, stages: Sequence[StagePlan]) -> Evalua
         hours += judged * sum(stage.hours for stage in guards) / request.rows
     elif judged:
         facts = ["judging is not in it"]
-    return EvaluationPlan(answers, _TIMES * hours, facts)
+    return EvaluationPlan(answers, TIMES * hours, facts)
 
 
-def _tokens(request: PlanRequest, kind: str) -> int:
-    """Of an answer, on average."""
-    cfg = request.recipe.evaluation
+def answer_tokens(cfg: EvaluationConfig, kind: str, assumed: int) -> int:
+    """Of an answer to a question of this kind, on average: as assumed, or its most."""
     sampling = (cfg.reasoning_sampling if kind == REASONING else None) or cfg.sampling
-    return min(request.assumed.response_tokens, sampling.max_new_tokens)
+    return min(assumed, sampling.max_new_tokens)

@@ -30,8 +30,12 @@ def provenance(run: RunFiles) -> list[tuple[str, str]]:
         rows.append(("manifest.json", "not in this directory: versions and inputs are unknown"))
     if manifest.get("recipe_hash"):
         rows.append(("recipe", str(manifest["recipe_hash"])))
-    for stage, record in manifest.get("stages", {}).items():
-        rows.append((f"inputs of {stage}", str(record.get("inputs_hash", ""))))
+    stages = manifest.get("stages", {}).items()
+    rows += [  # of an earlier page nothing is said: the same run gives the same page
+        (f"inputs of {stage}", str(record.get("inputs_hash", "")))
+        for stage, record in stages
+        if stage != "report"
+    ]
     for step, evaluation in run.evaluation.items():
         rows.append((f"prompts, {step}", evaluation.get("settings", {}).get("prompts_sha256", "")))
     made = {_DATASET: data_folder(run.path) / _DATASET, _ADAPTER: run.path / _ADAPTER}

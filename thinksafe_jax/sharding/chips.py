@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 
 from thinksafe_jax.config import build, named_configs, read_yaml
 from thinksafe_jax.errors import ConfigError, ThinkSafeError, did_you_mean, quoted
+from thinksafe_jax.sharding.phases import Topology
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,15 @@ def chip_of_device(device_kind: str) -> str | None:
     """
     chips, _ = _readable(named_configs("chips").values())
     return next((c.name for c in chips if device_kind in (c.device_kind, c.name)), None)
+
+
+def device_topology(device_kind: str) -> Topology | None:
+    """One device by itself; None where no file in configs/chips says it."""
+    name = chip_of_device(device_kind)
+    if name is None:
+        return None
+    facts, _ = with_chip_facts({"chip": name, "chips": 1, "hosts": 1})
+    return Topology(**facts)
 
 
 def _find_chip(name: str, *, needed: bool) -> Chip | None:

@@ -188,5 +188,5 @@ def _explained(
     return EnvironmentFault(
         f"{name}: not in the local cache, and the Hub cannot be reached ({reason}). Download it "
         f"where there is a connection (`hf download {name}{kind}`) and set HF_HOME, or give a "
-        "directory"
+        f"directory: there is none called {name} here"
     )

@@ -1,0 +1,72 @@
+"""What a start says it will take: counted by hand here, and beside the plan in test_recipe_plan."""
+
+from dataclasses import replace
+
+import pytest
+
+from thinksafe_jax.config import (
+    EvaluationConfig,
+    GuardConfig,
+    ModelSource,
+    OnPolicyConfig,
+    Recipe,
+    SamplingConfig,
+    SynthesisConfig,
+    TrainingConfig,
+)
+from thinksafe_jax.planning import expected_work, find_model, workload_flops
+from thinksafe_jax.planning.workload import Workload
+from thinksafe_jax.sharding import device_topology, load_mesh
+
+CHIP = device_topology("TPU v5e")
+RECIPE = Recipe(
+    student=ModelSource("mini:student", dtype="float32"),
+    guard=GuardConfig(model="mini:guard"),
+    synthesis=SynthesisConfig(attempts=2, sampling=SamplingConfig(max_new_tokens=64)),
+    training=TrainingConfig(epochs=3, max_length=256),
+    evaluation=EvaluationConfig(
+        sampling=SamplingConfig(max_new_tokens=32),
+        reasoning_sampling=SamplingConfig(max_new_tokens=100),
+    ),
+)
+QUESTIONS = {"harmful": 10, "reasoning": 5}
+
+
+def config_of(name):
+    return find_model(name)[1]
+
+
+def expect(recipe, machine=None):
+    return expected_work(recipe, 8, QUESTIONS, 20, config_of, machine)
+
+
+def test_every_attempt_both_evaluations_and_all_epochs_are_counted():
+    work = expect(RECIPE)
+    assert (work.responses, work.answers) == (2 * 8, 2 * 15)
+    assert work.tokens == 2 * 8 * 64 + 2 * (10 * 32 + 5 * 100)
+    sampled = Workload(16, 16 * 20, 16 * 64, 16, 3 * 8 * (20 + 64), 3 * 8)
+    asked = Workload(30, 30 * 20, 2 * (320 + 500), 20, 0, 0)
+    flops = (sum(workload_flops(RECIPE, part).values()) for part in (sampled, asked))
+    assert work.flops == pytest.approx(sum(flops))
+    assert work.hours is None
+    assert work.text("the run", "").endswith(f"about 2,664 tokens, {work.flops:.1e} FLOPs")
+
+
+def test_hours_are_said_where_the_machine_is_known_and_more_chips_take_fewer():
+    alone, mesh = expect(RECIPE, CHIP), expect(RECIPE, load_mesh("v5e-8"))
+    assert alone.hours is not None and mesh.hours is not None
+    assert alone.hours > mesh.hours > 0
+    assert "at least 2.5 h on v5e-8" in replace(mesh, hours=2.5).text("the run", "v5e-8")
+    assert "at least 0.1 min on one chip" in alone.text("the trial", "one chip")
+
+
+def test_a_loop_draws_its_rollouts_and_fixed_responses_are_not_drawn():
+    on_policy = OnPolicyConfig(
+        method="grpo", samples=4, sampling=SamplingConfig(1.0, 1.0, 0, 0, 50)
+    )
+    loop = expect(replace(RECIPE, on_policy=on_policy))
+    assert loop.responses == 3 * 8 * 4  # epochs, prompts, rollouts of each
+    assert loop.tokens == 96 * 50 + expect(RECIPE).tokens - 16 * 64
+    fixed = replace(RECIPE, synthesis=replace(RECIPE.synthesis, method="external"))
+    assert expect(fixed).responses == 0
+    assert expect(fixed).tokens == expect(RECIPE).tokens - 16 * 64
