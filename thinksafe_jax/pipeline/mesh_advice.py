@@ -28,11 +28,14 @@ def mesh_advice(device_kind: str, count: int) -> str:
 
 
 def ready_meshes(device_kind: str) -> dict[str, int]:
-    """{name: chips} of every mesh file of one slice for devices that JAX calls so."""
+    """{name: chips} of every mesh file of one slice for devices that JAX calls so.
+
+    v5e-16 comes before a table for another purpose, v5e-16-long.
+    """
     chip = chip_of_device(device_kind)
     return {
         name: topology.chips
-        for name, topology in _topologies()
+        for name, topology in sorted(_topologies(), key=lambda item: len(item[0]))
         if topology.chip == chip and topology.slices == 1
     }
 

@@ -200,9 +200,7 @@ class _Preflight:
 
         by_length = sorted((p for p in self.prompts if p.text.strip()), key=lambda p: len(p.text))
         if not by_length:
-            raise InputError(
-                f"all {len(self.prompts):,} prompts are empty: see prompt_column"
-            )
+            raise InputError(f"all {len(self.prompts):,} prompts are empty: see prompt_column")
         shortest, longest = tokens(by_length[0]), tokens(by_length[-1])
         said = f"{new_tokens:,} new ones do not fit into the {what}, {room:,} tokens"
         if shortest + new_tokens > room:
