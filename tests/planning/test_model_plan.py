@@ -27,6 +27,7 @@ from thinksafe_jax.planning.roofline import decode_cost, decode_roofline, kv_byt
 from thinksafe_jax.sharding import (
     ModelMesh,
     load_mesh,
+    load_rules,
 )
 from thinksafe_jax.training import make_optimizer
 
@@ -215,10 +216,23 @@ def test_more_chips_are_asked_for_only_where_these_cannot_do(tmp_path):
 
 def test_a_size_that_does_not_divide_is_told_one_that_does(tmp_path):
     mesh = load_mesh(write_mesh(tmp_path, ("replica: 2, tensor: 4", "replica: 1, tensor: 8")))
-    plan = make_plan("", config("DeepSeek-R1-Distill-Qwen-7B"), mesh)
+    cfg = dataclasses.replace(config("DeepSeek-R1-Distill-Qwen-7B"), vocab_size=152_068)
+    plan = make_plan("", cfg, mesh)
     text = plan_text(plan)
-    assert "heads 28 does not divide over kv 4 x group 2 = 8 (layers.q_proj.kernel" in text
+    assert "vocab 152068 does not divide over kv 4 x group 2 = 8 (embed" in text
     assert plan.generate.nearest == {"replica": 2, "tensor": 4}
+
+
+def test_heads_that_do_not_divide_over_eight_chips_lie_on_four_and_the_plan_says_what_it_costs():
+    mesh = load_rules("tensor-8")(load_mesh("v6e-8"))
+    plan = make_plan("", config("DeepSeek-R1-Distill-Qwen-7B"), mesh)
+    assert plan.fits
+    # q, k, v, o of 28 layers: 7 query heads and a KV head a device, 3,584 wide, and biases
+    held = 2 * 28 * (3584 * (7 + 1 + 1 + 7) * 128 + (7 + 1 + 1) * 128)
+    assert plan.generate.warnings[-1] == (
+        "28 query heads on 8 tensor-parallel devices: they are cut 4 ways, so weights of attention "
+        f"({held:,} bytes a device) and cache are held 2 times, and attention is computed 2 times"
+    )
 
 
 def test_a_replica_over_several_hosts_is_refused_as_it_is_when_it_runs(tmp_path):

@@ -15,8 +15,10 @@
 Tensor parallelism above the number of KV heads: `split` divides an axis in two for each model, the
 first part as large as the KV heads allow (the greatest common divisor). Query heads lie on both
 parts, KV heads on the first, so they are held `group` times, and each device's queries find their
-keys on the device: Qwen3 (8 KV heads) on tensor 16 becomes kv 8 x group 2. A file may also name kv
-and group under `axes` itself and leave `split` out.
+keys on the device: Qwen3 (8 KV heads) on tensor 16 becomes kv 8 x group 2. Query heads that do not
+divide over both lie on the first alone: R1-Distill-Qwen-7B (28 heads, 4 KV heads) on tensor 8 has
+its 28 heads on kv 4, MLP and vocabulary on kv 4 x group 2. A file may also name kv and group under
+`axes` itself and leave `split` out.
 
 Long rows: in training `sequence` may have a mesh axis, too, over which the tokens of each row are
 cut. Attention exchanges them for heads there (`sequence_parallel`), so the axis is at its best up
@@ -136,6 +138,10 @@ class Phase:
             else:
                 axes[name] = size
         rules = {k: self.expand(names) for k, names in self.rules.items()}
+        heads = rules.get("heads", ())
+        if cfg.num_heads % math.prod(axes.get(name, 1) for name in heads):
+            groups = {group for _, group in self.split.values()}
+            rules["heads"] = tuple(name for name in heads if name not in groups)
         return Phase(axes, {}, rules, self.dcn)
 
     def expand(self, names: tuple[str, ...]) -> tuple[str, ...]:

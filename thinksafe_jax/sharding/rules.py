@@ -248,6 +248,7 @@ def sharding_warnings(
         *weights,
         *_replicated(activations, tensors, "compute", phase, itemsize),
         *_repeated_heads(cfg, phase, itemsize),
+        *_uncut_heads(cfg, phase, itemsize),
         *_padded_heads(cfg, phase),
     ]
 
@@ -297,6 +298,23 @@ def _repeated_heads(cfg: ModelConfig, phase: Phase, itemsize: int) -> Iterator[s
         yield (
             f"{cfg.num_kv_heads} KV heads on {phase.num_shards('heads')} tensor-parallel devices: "
             f"each is held {copies} times, weights ({extra:,} bytes a device) and cache alike"
+        )
+
+
+def _uncut_heads(cfg: ModelConfig, phase: Phase, itemsize: int) -> Iterator[str]:
+    """Query heads on fewer devices than the MLP: what that costs, see `Phase.for_model`."""
+    shards, heads = phase.num_shards("mlp"), phase.num_shards("heads")
+    if cfg.num_heads % shards and 1 < heads < shards:
+        copies = shards // heads
+        held = sum(
+            tensor.shard_elements(phase) * itemsize
+            for tensor in parameter_tensors(cfg).values()
+            if {"heads", "kv_heads"} & set(tensor.axes)
+        )
+        yield (
+            f"{cfg.num_heads} query heads on {shards} tensor-parallel devices: they are cut {heads} "
+            f"ways, so weights of attention ({held:,} bytes a device) and cache are held {copies} "
+            f"times, and attention is computed {copies} times"
         )
 
 
