@@ -16,8 +16,10 @@ os.environ["NO_PROXY"] = "127.0.0.1,localhost"
 # time: the key is all that decides the machine code. Most of the suite's time is compiling.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(__file__).parents[1] / ".pytest_cache/compiled")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-# Models are so small that compiling is all: programs are compiled with few optimisations.
+# Models are so small that compiling is all: programs are compiled without optimisations, and torch
+# and OpenBLAS have one thread, or their threads would do little but wait for each other.
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import jax
 import pytest

@@ -248,15 +248,22 @@ def free_port() -> int:
 
 
 def xla_flags(devices: int) -> str:
-    """XLA_FLAGS of a test's process: its devices, and the code generator that compiles soonest.
+    """XLA_FLAGS of a test's process: its devices, and what makes tiny programs cheap.
 
-    What is compiled runs for milliseconds. Of JAX 0.10's two generators the older takes half the
-    time of the newer; later versions have the newer alone, and end at the name of the flag.
+    Of JAX 0.10's two code generators the older compiles in half the time of the newer; later
+    versions have the newer alone, and end at the name of the flag. Matrices are too small to be
+    shared by threads. Optimisations are few, or none where JAX_DISABLE_MOST_OPTIMIZATIONS is 1.
     """
-    flags = f"--xla_force_host_platform_device_count={devices}"
-    flags += " --xla_cpu_parallel_codegen_split_count=1"
-    is_old = version("jaxlib").startswith("0.10.")
-    return f"{flags} --xla_cpu_use_fusion_emitters=false" if is_old else flags
+    flags = [
+        f"--xla_force_host_platform_device_count={devices}",
+        "--xla_cpu_parallel_codegen_split_count=1",
+        "--xla_cpu_multi_thread_eigen=false",
+        "--xla_backend_optimization_level=1",
+        "--xla_llvm_disable_expensive_passes=true",
+    ]
+    if version("jaxlib").startswith("0.10."):
+        flags.append("--xla_cpu_use_fusion_emitters=false")
+    return " ".join(flags)
 
 
 def start_processes(command: list[str], count: int, devices: int, **environment) -> list:

@@ -34,8 +34,9 @@ STAGES = ["sample", "filter", "train", "export", "evaluate", "report"]
 
 @pytest.fixture(scope="module")
 def environment():
-    """One device."""
-    return {**os.environ, "XLA_FLAGS": xla_flags(devices=1)}
+    """One device, and a few optimisations: many processes run the same programs."""
+    few = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
+    return {**os.environ, **few, "XLA_FLAGS": xla_flags(devices=1)}
 
 
 def command(run_dir, *more):
