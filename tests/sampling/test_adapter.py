@@ -75,7 +75,7 @@ def largest_gap(cfg, params, adapter, lora, asked, completions):
 @pytest.mark.parametrize("family", TINY)
 def test_every_token_has_the_trainers_log_probability(tmp_path, family):
     """With any of the projections; and the trainer tells an adapter of a step ago from its own."""
-    save_tiny(family, tmp_path)
+    save_tiny(family, tmp_path, num_hidden_layers=2)
     cfg = load_config(tmp_path)
     params = load_params(tmp_path, cfg, jnp.float32)
     targets = ALL_SEVEN if family in ("qwen3", "qwen2", "llama-bias") else ("k_proj", "down_proj")

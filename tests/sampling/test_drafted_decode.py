@@ -65,7 +65,14 @@ def test_the_text_is_that_of_plain_decoding(model, plain, shape):
 def even_model(tmp_path_factory):
     """A model whose heads and words divide over devices, and its plain completions."""
     folder = tmp_path_factory.mktemp("even")
-    save_tiny("qwen3", folder, num_attention_heads=8, num_key_value_heads=2, vocab_size=128)
+    save_tiny(
+        "qwen3",
+        folder,
+        num_hidden_layers=2,
+        num_attention_heads=8,
+        num_key_value_heads=2,
+        vocab_size=128,
+    )
     cfg = load_config(folder)
     model = cfg, load_params(folder, cfg, jnp.float32)
     return model, run(engine(model, eos=(7, 30)), of_every_way())

@@ -1,7 +1,6 @@
 """Drafts without a model: where they are found, and when they are worth it."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -12,12 +11,15 @@ from thinksafe_jax.sampling.drafts import NOTHING, DraftShape, passes_with_draft
 from thinksafe_jax.sampling.stats import EngineStats
 
 SHAPE = DraftShape(count=3, references=8, context=24)
+LONGEST = 44  # tokens of a text
+PROPOSE = jax.jit(propose, static_argnums=2)
 
 
-def draft(text, count=3, beyond=()):
-    """The draft for one text, as a list; `beyond` lies behind its end."""
-    history = jnp.asarray([[*text, *beyond, *[NOTHING] * 4]], jnp.int32)
-    return propose(history, jnp.asarray([len(text)], jnp.int32), count)[0].tolist()
+def draft(text, beyond=()):
+    """The draft of three for one text, as a list; `beyond` lies behind its end."""
+    history = np.full((1, LONGEST), NOTHING, np.int32)
+    history[0, : len(text) + len(beyond)] = [*text, *beyond]
+    return PROPOSE(history, np.array([len(text)], np.int32), 3)[0].tolist()
 
 
 @pytest.mark.parametrize(

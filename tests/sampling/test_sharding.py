@@ -26,7 +26,7 @@ CONFIG = EngineConfig(slots=4, window=4, page_size=16, pool_tokens=2048, max_len
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     shape = {"num_attention_heads": 8, "num_key_value_heads": 2, "vocab_size": 128}
-    save_tiny("qwen3", folder, **shape)
+    save_tiny("qwen3", folder, num_hidden_layers=2, **shape)
     return folder
 
 
