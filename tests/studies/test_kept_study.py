@@ -1,10 +1,12 @@
 """docs/mini_study.md says what the kept results of the study say."""
 
 import json
+import re
 
 import pytest
 
 from tests.support import REPOSITORY
+from thinksafe_jax.studies import study_page, study_plots
 
 RESULTS = json.loads((REPOSITORY / "scripts/bench/results/mini_study.json").read_text())
 PAGE = (REPOSITORY / "docs/mini_study.md").read_text()
@@ -29,6 +31,16 @@ def test_a_methods_row_has_its_rates_and_costs(name):
         row += [f"{cost['sampled_tokens'] / 1000:,.0f}", f"{cost['guard_calls']:,.0f}"]
         row += [f"{cost['steps']:,.0f}", f"{sum(cost['flops'].values()) / 1e12:.2f}"]
     assert " | ".join(row).strip() in PAGE
+
+
+def test_the_kept_page_has_the_tables_of_the_kept_results(monkeypatch):
+    for name in ("plane_plot", "measure_plot", "cost_plot", "curves_plot"):
+        monkeypatch.setattr(study_plots, name, lambda *_: None)
+    kept = (REPOSITORY / "docs/mini_study.html").read_text()
+    made = study_page.render(RESULTS)
+    for tag in ("td", "dd"):
+        cells = [re.findall(rf"<{tag}\b.*?</{tag}>", page, re.DOTALL) for page in (kept, made)]
+        assert cells[0] == cells[1] and len(cells[0]) > 4
 
 
 def test_the_page_shows_no_figure_of_the_validation_split():

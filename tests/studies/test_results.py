@@ -201,6 +201,23 @@ def test_a_question_is_known_by_its_text_and_not_by_its_number_in_a_file(tmp_pat
     assert answers.estimate("harm").n == 2
 
 
+def test_a_suite_is_itself_where_a_measure_has_its_name(tmp_path):
+    """The list `reasoning` and a suite of that kind: the measure is the mean of both."""
+    study = write_study(tmp_path)
+    for file in tmp_path.glob("evaluations/heldout/*/*/*/evaluation/model/rows.jsonl"):
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        rows += [
+            row | {"suite": "two-step", "prompt": f"two-step {row['prompt']}", "correct": False}
+            for row in rows
+            if row["suite"] == "reasoning"
+        ]
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    initial = write_results(study, tmp_path)["methods"][0]
+    suites = {name: estimate["value"] for name, estimate in initial["suites"].items()}
+    assert suites["reasoning"] == pytest.approx(28 / 30) and suites["two-step"] == 0
+    assert initial["measures"]["reasoning"]["value"] == pytest.approx(14 / 30)
+
+
 def test_the_words_answer_the_questions(finished):
     _, _, results = finished
     said = dict(findings(results))

@@ -57,6 +57,10 @@ class MethodAnswers:
         """The measure with its interval."""
         return crossed(self.of(measure))
 
+    def suite(self, name: str) -> Estimate:
+        """One suite with its interval, though a measure may have its name, as `reasoning` has."""
+        return crossed([self.answers[name]])
+
     def values(self, measures: Sequence[str]) -> dict[str, float]:
         """The mean of each measure that has one."""
         estimates = {name: self.estimate(name).value for name in measures}

@@ -237,7 +237,7 @@ def _figures(study: Study, name: str, answers: Mapping[str, MethodAnswers]) -> d
     mine = answers[name]
     measures = [measure for measure in MEASURES if mine.of(measure)]
 
-    suites = {suite: mine.estimate(suite).as_dict() for suite in mine.answers}
+    suites = {suite: mine.suite(suite).as_dict() for suite in mine.answers}
 
     def against(other: str) -> dict[str, Any]:
         if other == name or other not in answers:
