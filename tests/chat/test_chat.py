@@ -95,6 +95,20 @@ def test_after_full_fine_tuning_the_weights_are_exchanged(adapter, tmp_path):
 
 
 @pytest.mark.slow
+def test_who_watches_an_answer_hears_every_window_and_changes_nothing():
+    model = model_of(STUDENT).changed("float32", None, None)
+    engine = replace(model.recipe.engine, window=4)
+    sides = StudentSides(replace(model, recipe=replace(model.recipe, engine=engine)), context=64)
+    chat, heard = [{"role": "user", "content": QUESTIONS[1]}], []
+    alone = sides.answer("answer", chat, GREEDY, "turn 1")
+    watched = sides.answer("answer", chat, GREEDY, "turn 1", lambda *said: heard.append(said))
+    assert alone == watched
+    assert [tokens for _, tokens in heard] == [4, 8]
+    assert heard[-1][0] == alone[0]
+    assert alone[0].startswith(heard[0][0])
+
+
+@pytest.mark.slow
 def test_a_conversation_that_is_full_says_what_to_do():
     sides = StudentSides(model_of(STUDENT).changed("float32", None, None), context=64)
     assert (sides.names, sides.max_length) == (("answer",), 64)

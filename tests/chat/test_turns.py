@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from thinksafe_jax.chat import chat_loop
-from thinksafe_jax.chat.answer_view import plain, side_by_side, styled
+from thinksafe_jax.chat.answer_view import ends_of, plain, side_by_side, styled
 from thinksafe_jax.chat.chat_loop import _talk, _View
 from thinksafe_jax.chat.conversation import Answer, Conversation, taken_apart
 from thinksafe_jax.config import SamplingConfig
@@ -24,12 +24,14 @@ class Echo:
     def __init__(self):
         self.heard = []
 
-    def answer(self, side, messages, sampling, turn):
+    def answer(self, side, messages, sampling, turn, watch=None):
         self.heard.append((side, [dict(m) for m in messages], turn))
         question = messages[-1]["content"]
         if question == "too long":
             raise InputError("the conversation is too long")
         text = "<think>\nI never" if question == "endless" else f"{THOUGHT}{side}: {question}"
+        for end in (len(text) // 2, len(text)) if watch else ():
+            watch(text[:end], end)
         reason = "length" if question == "endless" else "stop"
         return text, SimpleNamespace(token_ids=[1, 2, 3], finish_reason=reason)
 
@@ -136,3 +138,31 @@ def test_commands_of_the_conversation(students, monkeypatch, capsys):
     assert asked == ["one", "too long", "/etc/hosts is what?", "two"]
     assert len(students.heard[-1][1]) == 1  # after /reset
     assert "before:\n\n(1 words of reasoning)\n\nbefore: one" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("width", [60, 100])
+def test_a_terminal_shows_answers_while_they_are_written(students, width):
+    """Half of an answer first; what was shown on the way is wiped by the whole answers."""
+    seen = []
+    console = Console(file=io.StringIO(), force_terminal=True, width=width, height=20)
+    talk = Conversation(students, SamplingConfig())
+    _View(console, reasoning=True).show(talk, "one")
+    printed = console.file.getvalue()
+    assert "before: one" in printed and "after: one" in printed
+    list(talk.ask("two", lambda answer: seen.append((answer.side, answer.text, answer.finished))))
+    assert seen == [
+        ("before", "", False), ("before", "before: two", False),
+        ("after", "", False), ("after", "after: two", False),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_of_a_long_answer_the_end_is_shown(beside):
+    console = Console(file=io.StringIO(), width=80, height=16)
+    lines = "\n".join(f"line {n}." for n in range(100))
+    answers = [Answer("before", "", "Yes.", 1, False), Answer("after", "", lines, 9, False, False)]
+    console.print(ends_of(answers, console, reasoning=True, beside=beside))
+    shown = console.file.getvalue()
+    assert "line 99." in shown and "line 50." not in shown
+    assert ("Yes." in shown) == beside
+    assert len(shown.splitlines()) <= console.height

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -23,6 +24,27 @@ def side_by_side(answers: Sequence[Answer], *, reasoning: bool) -> Table:
     for answer in answers:
         table.add_column(answer.side, ratio=1, overflow="fold")
     table.add_row(*(styled(answer, reasoning=reasoning) for answer in answers))
+    return table
+
+
+def ends_of(
+    answers: Sequence[Answer], console: Console, *, reasoning: bool, beside: bool
+) -> RenderableType:
+    """Answers that are being written: of each its last lines, as many as the terminal shows.
+
+    Args:
+        beside: a column for each, else the newest alone.
+    """
+    shown = answers if beside else answers[-1:]
+    width = console.width // len(shown) - 4  # without the table's lines
+    ends = []
+    for answer in shown:
+        lines = styled(answer, reasoning=reasoning).wrap(console, width)
+        ends.append(Text("\n").join(lines[-max(1, console.height - 6) :]))
+    if not beside:
+        return Group(Text(f"{shown[0].side}:", style="bold"), *ends)
+    table = Table(*(answer.side for answer in shown), expand=True)
+    table.add_row(*ends)
     return table
 
 
@@ -50,5 +72,5 @@ def _parts(answer: Answer, reasoning: bool) -> Iterator[tuple[str, str]]:
         yield clean(answer.text), ""
     if answer.cut:
         yield f"(cut at {answer.tokens:,} tokens; --max-new-tokens allows more)", "dim"
-    elif not answer.text:
+    elif not answer.text and answer.finished:
         yield "(no answer)", "dim"

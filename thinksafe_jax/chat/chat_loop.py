@@ -2,15 +2,16 @@
 
 import contextlib
 import sys
-from collections.abc import Iterator
 
 from rich.console import Console
+from rich.live import Live
+from rich.text import Text
 
-from thinksafe_jax.chat.answer_view import NARROWEST, plain, side_by_side, styled
+from thinksafe_jax.chat.answer_view import NARROWEST, ends_of, plain, side_by_side, styled
 from thinksafe_jax.chat.conversation import Answer, Conversation
 from thinksafe_jax.chat.student_sides import ChatModel, StudentSides
 from thinksafe_jax.errors import InputError, did_you_mean
-from thinksafe_jax.terminal import clean, output, print_line, stderr_console
+from thinksafe_jax.terminal import clean, output, print_line
 
 COMMANDS = {
     "/reset": "begin a new conversation",
@@ -58,27 +59,29 @@ class _View:
     def __init__(self, console: Console, reasoning: bool):
         self._console, self._reasoning = console, reasoning
 
-    def show(self, answers: Iterator[Answer], sides: int) -> None:
+    def show(self, conversation: Conversation, question: str) -> None:
+        """Asks and prints; a terminal shows the answers while they are being written."""
         console, reasoning = self._console, self._reasoning
         if not console.is_terminal:
-            for answer in answers:
+            for answer in conversation.ask(question):
                 print(plain(answer, reasoning=reasoning), end="\n\n", flush=True)
-        elif sides > 1 and console.width >= NARROWEST:
-            console.print(side_by_side(list(_awaited(answers)), reasoning=reasoning))
-        else:
-            for answer in _awaited(answers):
-                console.print(f"[bold]{answer.side}:[/]")
-                console.print(styled(answer, reasoning=reasoning), end="\n\n")
-
-
-def _awaited(answers: Iterator[Answer]) -> Iterator[Answer]:
-    """The answers; while one is on its way, the terminal says so."""
-    while True:
-        with stderr_console().status("answering …"):
-            answer = next(answers, None)
-        if answer is None:
             return
-        yield answer
+        beside = len(conversation.sides) > 1 and console.width >= NARROWEST
+        answers: list[Answer] = []
+        with Live(Text("answering …", style="dim"), console=console, transient=True) as live:
+
+            def watch(answer: Answer) -> None:
+                written = [*answers, answer]
+                live.update(ends_of(written, console, reasoning=reasoning, beside=beside))
+
+            for answer in conversation.ask(question, watch):
+                answers.append(answer)
+                if not beside:  # above what is being written
+                    console.print(Text(f"{answer.side}:", style="bold"))
+                    console.print(styled(answer, reasoning=reasoning), end="\n\n")
+                    live.update(Text("answering …", style="dim"))
+        if beside:
+            console.print(side_by_side(answers, reasoning=reasoning))
 
 
 def _talk(conversation: Conversation, view: _View) -> None:
@@ -96,7 +99,7 @@ def _talk(conversation: Conversation, view: _View) -> None:
             print_line(f"{line} is no command{did_you_mean(line, COMMANDS)}", style="yellow")
         elif line:
             try:
-                view.show(conversation.ask(line), len(conversation.sides))
+                view.show(conversation, line)
             except InputError as error:
                 print_line(error, style="yellow")
 
@@ -114,5 +117,5 @@ def _answer_lines(conversation: Conversation, view: _View) -> None:
     for line in sys.stdin:
         if prompt := line.strip():
             print(f"> {clean(prompt)}", end="\n\n", flush=True)
-            view.show(conversation.ask(prompt), len(conversation.sides))
+            view.show(conversation, prompt)
             conversation.reset()

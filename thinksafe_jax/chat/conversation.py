@@ -1,7 +1,8 @@
 """Turns: what was said on each side, and what of it the model sees again."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from thinksafe_jax.chat.student_sides import StudentSides
 from thinksafe_jax.config import SamplingConfig
@@ -21,6 +22,7 @@ class Answer:
         text: what follows it; "" where the reasoning never ended.
         tokens: that were generated.
         cut: whether it ended because it had no tokens left.
+        finished: or it is still being written.
     """
 
     side: str
@@ -28,14 +30,22 @@ class Answer:
     text: str
     tokens: int
     cut: bool
+    finished: bool = True
 
 
-def taken_apart(side: str, response: str, tokens: int, cut: bool) -> Answer:
+def taken_apart(
+    side: str, response: str, tokens: int, cut: bool, *, finished: bool = True
+) -> Answer:
     """A response as an `Answer`."""
     text = answer_part(response)
     before, closed, _ = response.rpartition(THINK_CLOSE)
     reasoning = before if closed else "" if text else response
-    return Answer(side, reasoning.replace(THINK_OPEN, "", 1).strip(), text, tokens, cut)
+    reasoning = reasoning.replace(THINK_OPEN, "", 1).strip()
+    return Answer(side, reasoning, text, tokens, cut, finished)
+
+
+def _as_written(side: str, watch: Callable[[Answer], None], text: str, tokens: int) -> None:
+    watch(taken_apart(side, text, tokens, False, finished=False))
 
 
 class Conversation:
@@ -63,8 +73,11 @@ class Conversation:
         """Forgets what was said; a question that is asked again is drawn anew."""
         self._said: dict[str, list[Message]] = {side: [] for side in self.sides}
 
-    def ask(self, question: str) -> Iterator[Answer]:
+    def ask(self, question: str, watch: Callable[[Answer], None] | None = None) -> Iterator[Answer]:
         """The answer of each side; it is part of the conversation once all have come.
+
+        Args:
+            watch: called with an answer as far as it is written, again and again.
 
         Raises:
             InputError: the conversation is too long, or the chat template refuses it.
@@ -74,7 +87,8 @@ class Conversation:
         for side, said in self._said.items():
             messages = [*self._opening, *said, asked]
             turn = f"turn {self._asked}"
-            text, done = self._students.answer(side, messages, self._sampling, turn)
+            seen = watch and partial(_as_written, side, watch)
+            text, done = self._students.answer(side, messages, self._sampling, turn, seen)
             cut = done.finish_reason == "length"
             answers.append(taken_apart(side, text, len(done.token_ids), cut))
             yield answers[-1]

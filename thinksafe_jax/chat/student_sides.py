@@ -35,6 +35,7 @@ from thinksafe_jax.tokenizer import ChatTokenizer
 from thinksafe_jax.weights import import_adapter, load_params
 
 log = logging.getLogger(__name__)
+Watch = Callable[[str, int], None]  # text and tokens of an answer that is being written
 _CONTEXT = 16_384  # tokens of a conversation, where neither user, run nor model say otherwise
 
 
@@ -154,7 +155,12 @@ class StudentSides:
         self.names = tuple(self._choose)
 
     def answer(
-        self, side: str, messages: Sequence[Mapping[str, str]], sampling: SamplingConfig, turn: str
+        self,
+        side: str,
+        messages: Sequence[Mapping[str, str]],
+        sampling: SamplingConfig,
+        turn: str,
+        watch: Watch | None = None,
     ) -> tuple[str, Completion]:
         """(text, completion) of what a side says next.
 
@@ -162,6 +168,7 @@ class StudentSides:
             side: one of `names`.
             messages: the conversation, {"role": ..., "content": ...} each.
             turn: names the draw: both sides draw with the same random numbers in the same turn.
+            watch: called after every window of the sampler with what is written so far.
 
         Raises:
             InputError: the conversation is too long, or the chat template refuses it.
@@ -175,7 +182,14 @@ class StudentSides:
             )
         cut = replace(sampling, max_new_tokens=min(sampling.max_new_tokens, room))
         self._choose[side]()
-        (done,) = self._engine.generate([Request(turn, ids, cut)])
+
+        def look(tokens: Sequence[int], seen: int) -> None:
+            """Ends nothing: a request is asked for its end in every window, so it may look."""
+            written = [token for token in tokens if token not in self.tokenizer.eos_ids]
+            if watch is not None:
+                watch(self.tokenizer.decode(written), len(written))
+
+        (done,) = self._engine.generate([Request(turn, ids, cut, stop=watch and look)])
         return self.tokenizer.decode(done.token_ids), done
 
 
