@@ -5,6 +5,7 @@ kernel by its own, and both are lowered for their platform.
 """
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -79,7 +80,7 @@ def by_definition(q, pages, table, lengths):
 def test_xla_equals_the_definition(page_size):
     case = inputs(page_size=page_size)
     for attend in (paged_attention, one_walk):
-        np.testing.assert_allclose(attend(*case), by_definition(*case), atol=2e-6)
+        np.testing.assert_allclose(jax.jit(attend)(*case), by_definition(*case), atol=2e-6)
 
 
 @pytest.mark.slow
@@ -93,7 +94,7 @@ def test_several_queries_of_a_slot_see_what_lies_before_each(name, monkeypatch):
     alone = dataclasses.replace(IMPLEMENTATIONS["xla"], several=None)  # as the Pallas kernels
     table_of = {**IMPLEMENTATIONS, "one query at a time": alone}
     monkeypatch.setattr("thinksafe_jax.sampling.attention.IMPLEMENTATIONS", table_of)
-    out = attend_queries(name, several, pages, table, ends)
+    out = jax.jit(attend_queries, static_argnums=0)(name, several, pages, table, ends)
     for n in range(queries):
         expected = by_definition(several[:, n], pages, table, ends[:, n])
         np.testing.assert_allclose(out[:, n], expected, atol=2e-6)
@@ -120,8 +121,9 @@ def test_values_behind_their_keys_are_read_alike(queries):
     q, pages, table, lengths = inputs(head_dim=64, page_size=64)
     several = jnp.stack([jnp.roll(q, n, axis=0) for n in range(queries)], axis=1)
     ends = jnp.maximum(lengths[:, None] - jnp.arange(queries, dtype=jnp.int32)[None, ::-1], 1)
-    by_xla = attend_queries("xla", several, paired(pages), table, ends)
-    np.testing.assert_array_equal(by_xla, attend_queries("xla", several, pages, table, ends))
+    attend = jax.jit(partial(attend_queries, "xla"))
+    by_xla = attend(several, paired(pages), table, ends)
+    np.testing.assert_array_equal(by_xla, attend(several, pages, table, ends))
     with pltpu.force_tpu_interpret_mode(pltpu.InterpretParams(uninitialized_memory="nan")):
         out = tpu_several_queries(several, paired(pages), table, ends)
     for n in range(queries):
@@ -134,7 +136,7 @@ def test_values_behind_their_keys_are_read_alike(queries):
 def test_gpu_kernel_equals_xla_in_the_interpreter():
     case = inputs()
     out = gpu_paged_attention(*case, interpret=True)
-    np.testing.assert_allclose(out, paged_attention(*case), atol=2e-5)
+    np.testing.assert_allclose(out, jax.jit(paged_attention)(*case), atol=2e-5)
 
 
 @pytest.mark.slow
