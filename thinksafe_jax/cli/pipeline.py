@@ -1,6 +1,6 @@
 """thinksafe run, check, and the stages one by one: sample, filter, train, export."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,63 +8,20 @@ import typer
 
 from thinksafe_jax import hosts
 from thinksafe_jax.cli.arguments import (
-    MOST,
     Config,
-    NewVerdicts,
     Overrides,
     RunDirectory,
     SkipBadRows,
-    number,
     run_directory,
 )
 from thinksafe_jax.cli.option_groups import grouped
+from thinksafe_jax.cli.run_options import AnewOptions, ProfileOptions, SizeOptions, Trial
 from thinksafe_jax.cli.training import print_other_trainings
 from thinksafe_jax.errors import ConfigError
 
 if TYPE_CHECKING:
     from thinksafe_jax.config import Recipe
     from thinksafe_jax.pipeline import FaultList
-
-
-@dataclass(frozen=True)
-class AnewOptions:
-    """What is made anew of what lies in the run directory."""
-
-    new_run: Annotated[
-        bool,
-        typer.Option("--new-run", help="Delete what an earlier run left there and start afresh."),
-    ] = False
-    new_verdicts: NewVerdicts = False
-    new_training: Annotated[
-        bool,
-        typer.Option(
-            "--new-training",
-            help="Train anew with other training.* on the same samples and verdicts; the earlier "
-            "training is kept in RUN/trainings.",
-        ),
-    ] = False
-
-
-Trial = Annotated[
-    int | None,
-    number(
-        1,
-        MOST,
-        "At most so many prompts, and questions of each suite; report and cards say that it "
-        "is a trial. It goes to a folder of its own, <run_dir>-trial.",
-    ),
-]
-
-
-@dataclass(frozen=True)
-class SizeOptions:
-    """How much is asked."""
-
-    limit: Annotated[
-        int | None,
-        number(1, MOST, "Prompts in all, every kind in its own proportion: synthesis.limit."),
-    ] = None
-    trial: Trial = None
 
 
 @grouped
@@ -81,6 +38,7 @@ def run(
     *,
     anew: AnewOptions,
     size: SizeOptions,
+    profile: ProfileOptions,
     skip_bad_rows: SkipBadRows = False,
 ) -> None:
     """Run every stage: sample, filter, train, export, evaluate, report.
@@ -97,13 +55,16 @@ def run(
       thinksafe run -c mini --run-dir runs/hot synthesis.sampling.temperature=1
 
       thinksafe run -c mini --new-training training.learning_rate=1e-3
+
+      thinksafe run -c mini --profile traces
     """
     if config is None:
         named = next((text for text in overrides or [] if "=" not in text), "mini")
         raise ConfigError(f"no recipe given; try: thinksafe run --config {named}")
     limited = [] if size.limit is None else [f"synthesis.limit={size.limit}"]
     recipe, folder = _recipe_and_folder(config, [*(overrides or []), *limited], run_dir, size.trial)
-    start(recipe, folder, None, skip_bad_rows=skip_bad_rows, **asdict(anew))
+    with profile.tracing():
+        start(recipe, folder, None, skip_bad_rows=skip_bad_rows, **asdict(anew))
 
 
 def _recipe_and_folder(
@@ -181,6 +142,7 @@ def _stage_command(app: typer.Typer, stage: str, summary: str) -> None:
     app.command(stage)(command)
 
 
+@grouped
 def sample(
     run_dir: RunDirectory,
     overrides: Overrides = None,
@@ -192,6 +154,8 @@ def sample(
             help="Of several hosts, this one: 0/8 to 7/8. Then once without, for the rest."
         ),
     ] = None,
+    *,
+    profile: ProfileOptions,
 ) -> None:
     """Steer harmful prompts and let the student answer all of them.
 
@@ -208,7 +172,8 @@ def sample(
     """
     recipe = recipe_of(run_dir, config, overrides or [])
     if part is None:
-        start(recipe, run_dir, ["sample"], skip_bad_rows=skip_bad_rows)
+        with profile.tracing():
+            start(recipe, run_dir, ["sample"], skip_bad_rows=skip_bad_rows)
         return
     if hosts.current().count > 1:
         raise ConfigError(
@@ -218,9 +183,11 @@ def sample(
     from thinksafe_jax.pipeline import run_part
     from thinksafe_jax.runs import Part
 
-    run_part(recipe, run_dir, Part.parse(part), skip_bad_rows=skip_bad_rows)
+    with profile.tracing():
+        run_part(recipe, run_dir, Part.parse(part), skip_bad_rows=skip_bad_rows)
 
 
+@grouped
 def train(
     run_dir: RunDirectory,
     overrides: Overrides = None,
@@ -235,6 +202,8 @@ def train(
             "it stands for the value of a changed key.",
         ),
     ] = None,
+    *,
+    profile: ProfileOptions,
 ) -> None:
     """Train the LoRA adapter on the dataset.
 
@@ -251,12 +220,14 @@ def train(
     """
     if name is None:
         recipe = recipe_of(run_dir, config, overrides or [])
-        start(recipe, run_dir, ["train"], skip_bad_rows=skip_bad_rows)
+        with profile.tracing():
+            start(recipe, run_dir, ["train"], skip_bad_rows=skip_bad_rows)
     elif config is not None:
         raise ConfigError("--as trains on the dataset of a run, by its recipe; leave --config out")
     else:
         recipe_of(run_dir, None, [])  # or it is no run
-        print_other_trainings(run_dir, name, overrides or [], skip_bad_rows)
+        with profile.tracing():
+            print_other_trainings(run_dir, name, overrides or [], skip_bad_rows)
 
 
 def export(

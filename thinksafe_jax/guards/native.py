@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from thinksafe_jax import profiling
 from thinksafe_jax.config import GuardModel
 from thinksafe_jax.guards.answer_form import (
     MAX_OTHER_MASS,
@@ -205,6 +206,7 @@ class NativeGuard:
             arrays = (batch.tokens, batch.lengths, *blanks)
             if self._mesh:
                 arrays = jax.device_put(arrays, self._mesh.row_sharding)
+            profiling.step("guard", results)
             results.append(score_words(self._params, *arrays, cfg=self._model_cfg, mesh=self._mesh))
         for batch, result in zip(batches, results, strict=True):
             # a batch has more rows than exchanges where it was filled up to its bucket's size

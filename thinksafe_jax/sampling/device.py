@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import numpy as np
 
+from thinksafe_jax import profiling
 from thinksafe_jax.models import Params, UnstackedAdapter
 from thinksafe_jax.sampling.drafted_decode import decode_drafted, replay, set_histories
 from thinksafe_jax.sampling.drafts import NOTHING, DraftShape
@@ -201,6 +202,7 @@ class ModelDevice:
             table: i32 `[slots, pages]`, the pages of every slot.
             slot_ids: i32 `[W]`, ascending.
         """
+        profiling.step("sample", self.slots)
         pages, ids = self._of_window(table, slot_ids)
         self.cache, self.slots, tokens, logprobs = decode(
             self.params, self.cache, self.slots, pages, ids, self.adapter, spec=self.spec
@@ -214,6 +216,7 @@ class ModelDevice:
 
     def decode_drafted(self, table: np.ndarray, slot_ids: np.ndarray) -> Window:
         """As `decode`, with drafts: as many passes, each of which may make several tokens."""
+        profiling.step("sample", self.slots)
         pages, ids = self._of_window(table, slot_ids)
         assert self.drafts is not None, "a device with drafting switched off"
         self.cache, self.slots, self.history, made = decode_drafted(

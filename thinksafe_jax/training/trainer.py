@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
+from thinksafe_jax import profiling
 from thinksafe_jax.config import RESUMABLE_KEYS, TrainingConfig
 from thinksafe_jax.errors import ConfigError, InputError, Terminated
 from thinksafe_jax.hosts import compare_hosts, current
@@ -209,6 +210,7 @@ class _Trainer:
             self._settle()
         mesh = self.setup.mesh
         batch = step.batch if mesh is None else mesh.feed(step.batch)
+        profiling.step("train", self.state)
         self.state, metrics = self.step_fn(self.state, self.frozen, batch, self.key)
         self._settle()  # the previous step's numbers, while this one runs
         self.pending, self.done = (number, step, metrics), number + 1
