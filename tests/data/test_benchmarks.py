@@ -158,8 +158,10 @@ def test_a_file_that_does_not_tell_which_rows_are_the_suites_is_refused(
 
 
 def test_offline_the_hub_error_shows_the_way_to_a_file():
-    with pytest.raises(EnvironmentFault, match=r"--suite wildjailbreak=FILE"):
+    with pytest.raises(EnvironmentFault, match=r"--suite wildjailbreak=FILE") as caught:
         questions(SuiteConfig("wildjailbreak"))
+    assert "licence" not in str(caught.value)  # the network is no licence
+    assert "try again where there is a connection" in str(caught.value)
 
 
 def test_presets_follow_paper_and_code():

@@ -64,7 +64,8 @@ def chat(
 
     Both sides hear the same questions, answer with the same random numbers, and go on from their
     own answers, which a terminal shows while they are written. Reasoning is dim, and no part of
-    later turns. /reset begins anew, /quit or Ctrl-D ends. From a pipe each line is a prompt of its own, and nothing has colours.
+    later turns. /reset begins anew, /quit or Ctrl-D ends. From a pipe each line is a prompt of its
+    own, and nothing has colours.
 
     Examples:
 

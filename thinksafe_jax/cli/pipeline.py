@@ -303,7 +303,9 @@ def _print_outcome(folder: Path, summary: dict) -> None:
     console.print(final_table(summary))
     console.print(f"report: {shown(folder / 'report/report.html')}", markup=False, soft_wrap=True)
     if summary.get("trial"):
-        console.print("this was a trial; for the whole run: the same command without --trial")
+        console.print(
+            "this was a trial; the whole run is `thinksafe run` without --trial", markup=False
+        )
 
 
 def register(app: typer.Typer) -> None:

@@ -54,10 +54,11 @@ def hub_rows(
         reason = first_line(error)
         # the two libraries have an error each for a licence that must be accepted
         gated = "gated" in f"{type(error).__name__} {error}".lower()
+        licence = f"accept its licence at https://huggingface.co/datasets/{name} and log in"
         raise (MissingRequirement if gated else EnvironmentFault)(
-            f"suite {suite}: the dataset {name} cannot be had from the Hub ({reason}); accept its "
-            f"licence at https://huggingface.co/datasets/{name} and log in, or give a local file: "
-            f"--suite {suite}=FILE"
+            f"suite {suite}: the dataset {name} cannot be had from the Hub ({reason}); "
+            f"{licence if gated else 'try again where there is a connection'}, or give a local "
+            f"file: `path` of the suite in a recipe, --suite {suite}=FILE on the command line"
         ) from None
     digest = hashlib.sha256(json.dumps(rows, sort_keys=True, default=str).encode()).hexdigest()
     source = Source(name, commit, digest)

@@ -312,9 +312,9 @@ def _uncut_heads(cfg: ModelConfig, phase: Phase, itemsize: int) -> Iterator[str]
             if {"heads", "kv_heads"} & set(tensor.axes)
         )
         yield (
-            f"{cfg.num_heads} query heads on {shards} tensor-parallel devices: they are cut {heads} "
-            f"ways, so weights of attention ({held:,} bytes a device) and cache are held {copies} "
-            f"times, and attention is computed {copies} times"
+            f"{cfg.num_heads} query heads on {shards} tensor-parallel devices: they are cut "
+            f"{heads} ways, so weights of attention ({held:,} bytes a device) and cache are held "
+            f"{copies} times, and attention is computed {copies} times"
         )
 
 
