@@ -86,6 +86,26 @@ def test_what_cannot_be_is_a_row_with_its_reason(tmp_path):
     assert "8 host devices, 16 are needed" in missing["reason"]
 
 
+def test_a_table_that_cuts_sequences_is_a_candidate_which_needs_less():
+    """Each device then has a quarter of the tokens; the generate phase keeps the mesh's table."""
+    mesh, table = load_mesh("cpu-8"), ("sequence-4", load_rules("sequence-4"))
+    fsdp = load_rules("whole")(mesh)
+    long = settings_of(**{**SIZES, "length": 256, "rows": 1}, measure=False)
+    own, cut = sweep(cells(fsdp, table, phases=["train"]), long, None)
+    assert cut["axes"] == {"fsdp": 2, "sequence": 4}
+    assert cut["collectives"]["all-to-all"]["count"] > 0 and "all-to-all" not in own["collectives"]
+    assert cut["temporary_bytes"] < 0.5 * own["temporary_bytes"]
+    assert [c.table for c in cells(mesh, table, phases=["decode"])] == ["own"]
+
+
+def test_training_cost_falls_with_the_devices_that_share_a_row():
+    """All of it, attention included: any packing is even."""
+    table = load_rules("sequence-4")(load_mesh("cpu-8")).train
+    whole = table.with_axes({"fsdp": 8, "sequence": 1}).for_model(TIED)
+    costs = [train_cost(TIED, p, 1, 64, "bfloat16").flops for p in (whole, table.for_model(TIED))]
+    assert costs[0] == pytest.approx(4 * costs[1])
+
+
 def test_rest_is_what_the_other_axes_leave(tmp_path):
     whole = load_rules(REPOSITORY / "configs/rules/whole.yaml")
     assert whole(load_mesh("v5e-16")).train.axes == {"fsdp": 16}

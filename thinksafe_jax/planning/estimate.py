@@ -27,22 +27,26 @@ def train_sent(cfg: ModelConfig, phase: Phase, positions: int, itemsize: int) ->
     """Bytes that a device sends in a LoRA step whose layers are computed again for the backward.
 
     Each layer sums over heads and MLP four times, as compiled programs do: forward, forward again,
-    and twice for the gradients of the layer's inputs. FSDP gathers its weights twice.
+    and twice for the gradients of the layer's inputs. FSDP gathers its weights twice. Where tokens
+    are cut, attention exchanges them for heads: queries, keys, values and results, three times.
 
     Args:
-        positions: tokens of a device's own rows.
+        positions: tokens that a device has.
     """
     sums = 4 * cfg.num_layers * (_ring(phase, "heads") + _ring(phase, "mlp"))
     shards = phase.num_shards("embed")
     gathered = 2 * sum(gathered_weights(cfg, phase)) * (shards - 1) / shards
-    return itemsize * (positions * cfg.hidden_size * sums + gathered)
+    heads = cfg.num_heads / phase.num_shards("heads")
+    kv_heads = cfg.num_kv_heads / phase.num_shards("kv_heads")
+    exchanged = 3 * cfg.num_layers * (heads + kv_heads) * cfg.head_dim * _ring(phase, "sequence")
+    return itemsize * (positions * (cfg.hidden_size * sums + exchanged) + gathered)
 
 
 def train_temporaries(cfg: ModelConfig, phase: Phase, positions: int, itemsize: int) -> float:
     """Bytes of a device that a LoRA step takes beside weights and optimiser, about.
 
     Args:
-        positions: tokens of a device's own rows.
+        positions: tokens that a device has.
     """
     states = positions * cfg.hidden_size * (cfg.num_layers + _HIDDEN_STATES)
     mlp = positions * cfg.intermediate_size * _MLP_ACTIVATIONS / phase.num_shards("mlp")

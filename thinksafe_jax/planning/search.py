@@ -237,9 +237,10 @@ def _train_estimate(
     length = min(sizes.training.max_length, cfg.max_position_embeddings)
     rows = max(1, sizes.training.micro_batch_size // shards)
     cost = train_cost(cfg, phase, rows, length, sizes.dtype)
-    sent = train_sent(cfg, phase, rows * length, sizes.itemsize)
+    positions = rows * length // phase.num_shards("sequence")
+    sent = train_sent(cfg, phase, positions, sizes.itemsize)
     peak = sum(budget.bytes.values()) - budget.bytes["gradients"]
-    peak += train_temporaries(cfg, phase, rows * length, sizes.itemsize)
+    peak += train_temporaries(cfg, phase, positions, sizes.itemsize)
     of_pass = shards * rows, shards * rows * length
     return _estimate(1, of_pass, cost, sent, peak, topology)
 
