@@ -138,10 +138,13 @@ class Phase:
             else:
                 axes[name] = size
         rules = {k: self.expand(names) for k, names in self.rules.items()}
-        heads = rules.get("heads", ())
-        if cfg.num_heads % math.prod(axes.get(name, 1) for name in heads):
-            groups = {group for _, group in self.split.values()}
-            rules["heads"] = tuple(name for name in heads if name not in groups)
+        heads, groups = rules.get("heads", ()), {group for _, group in self.split.values()}
+        with_kv_heads = tuple(name for name in heads if name not in groups)
+        whole, part = (
+            math.prod(axes.get(name, 1) for name in names) for names in (heads, with_kv_heads)
+        )
+        if cfg.num_heads % whole and part > 1:  # of one part each device would attend with all
+            rules["heads"] = with_kv_heads
         return Phase(axes, {}, rules, self.dcn)
 
     def expand(self, names: tuple[str, ...]) -> tuple[str, ...]:
