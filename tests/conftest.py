@@ -75,6 +75,10 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-    """What the imports have made stays to the end: the collector need not look at it again."""
+    """What the imports have made stays to the end: the collector need not look at it again.
+
+    And while JAX traces, it need not look every 700 objects.
+    """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(10_000)
