@@ -167,6 +167,11 @@ def test_the_command_writes_a_mesh_file_and_goes_on_where_it_stopped(tmp_path):
         best = content["search"][kind]["ranked"][0]
         assert phase.for_model(cfg).hash == hashes[PROGRAM[kind], best]
         assert f"# {kind}: best: {best}" in winner.read_text()
+        counted = content["search"][kind]
+        compiled = sum(row["phase"] == PROGRAM[kind] for row in content["rows"])
+        others = counted["cannot_beat"] + counted["over_budget"] + sum(counted["refused"].values())
+        assert counted["proposed"] == compiled + others  # no compiled one is refused here
+        assert f"{kind}: {counted['proposed']} tables, {compiled} compiled, " in result.output
     assert content["search"]["train"]["refused"]
     assert "refused, such as" in result.output
     # the rows are there: nothing is compiled a second time, and no file is written over

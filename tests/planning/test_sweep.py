@@ -16,6 +16,7 @@ from thinksafe_jax.planning import settings_of
 from thinksafe_jax.planning.model_plan import bound_text
 from thinksafe_jax.planning.roofline import Cost, bound_of, decode_cost, guard_cost, train_cost
 from thinksafe_jax.planning.sweep import combinations_of, read_rows, sweep
+from thinksafe_jax.planning.sweep_between import between_lines, between_rows
 from thinksafe_jax.planning.sweep_report import sweep_plot
 from thinksafe_jax.sharding import adapter_tensors, load_mesh, load_rules
 
@@ -176,7 +177,10 @@ def test_the_command_measures_on_the_devices_at_hand(tmp_path):
     files = [f"--json={out}", f"--csv={table}", f"--plot={plot}", f"--pareto={pareto}"]
     result = CliRunner().invoke(app, [*command, *files])
     assert result.exit_code == 0, result.output
-    rows = json.loads(out.read_text())["rows"]
+    content = json.loads(out.read_text())
+    rows, (between,) = content["rows"], content["between"]
+    assert "Between the phases, where a run is on-policy:" in result.output
+    assert (between["model"], between["table"]) == ("mini:student", "own")
     assert [row["phase"] for row in rows] == ["decode", "prefill", "train"]
     assert all(0 < row["measured_seconds"] < math.inf for row in rows)
     assert "measured" in result.output
@@ -211,3 +215,29 @@ def test_the_picture_says_why_a_bar_is_missing_and_keeps_one_order():
     assert texts.count("not tried") == 2  # large on near/whole and far/own
     places = [text for text in texts if text in ("near", "far", "own", "whole")]
     assert places == ["near", "own", "near", "whole", "far", "own", "far", "whole"]
+
+
+def test_between_the_phases_are_both_layouts_and_what_is_moved(tmp_path):
+    """Where both phases cut alike nothing is there twice; a table that cannot be has no row."""
+    alike = load_mesh(write_mesh(tmp_path))
+    odd = load_mesh(write_mesh(tmp_path, ("hosts: 1", "hosts: 4")))
+    (row,) = between_rows([*cells(alike), *cells(odd, phases=["decode"])], SETTINGS)
+    assert (row["moved"], row["received"]) == (0, 0) and row["shared"] > 0
+    (apart,) = between_rows(cells(load_mesh("cpu-8")), SETTINGS)
+    assert apart["moved"] >= apart["received"] > 0
+    assert apart["held_bytes"] > apart["moved"] + apart["adapter_bytes"] / 8
+    (line,) = between_lines([apart])
+    assert line.startswith("tiny on cpu-8, own: ") and "a second time" in line
+    more = between_rows(
+        cells(load_mesh("cpu-8")), settings_of(**SIZES, measure=False, kv_dtype="int8")
+    )
+    assert next(more)["pool_tokens"] > 2 * apart["pool_tokens"]
+
+
+def test_keys_and_values_in_int8_are_another_program_of_the_same_table():
+    eight = settings_of(**SIZES, measure=False, kv_dtype="int8")
+    (row,) = sweep(cells(load_mesh("cpu-8"), phases=["decode"]), eight, None)
+    (full,) = sweep(cells(load_mesh("cpu-8"), phases=["decode"]), SETTINGS, None)
+    assert row["settings"] == full["settings"] | {"kv_dtype": "int8"}
+    assert row["read_bytes"] < full["read_bytes"]
+    assert row["argument_bytes"] < full["argument_bytes"]

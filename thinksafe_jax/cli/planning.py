@@ -204,6 +204,9 @@ class SweepOptions:
     length: Annotated[int, number(64, MOST_TOKENS, "Tokens of a training sequence.")] = 16384
     rows: Annotated[int, number(1, MOST_ROWS, "Sequences of a training pass.")] = 2
     dtype: Annotated[str, typer.Option(help="bfloat16 or float32: weights and cache.")] = "bfloat16"
+    kv_dtype: Annotated[
+        str, typer.Option(help="Of keys and values: model (as --dtype) or int8.")
+    ] = "model"
 
 
 @grouped
@@ -244,6 +247,7 @@ def sweep_sharding(options: SweepOptions) -> None:
         context=options.context,
         dtype=options.dtype,
         measure=options.measure,
+        kv_dtype=options.kv_dtype,
     )
     files = SweepFiles(options.json_out, options.csv, options.plot, options.pareto)
     meshes = _listed(options.meshes or "")
@@ -262,6 +266,8 @@ def _check_sweep(options: SweepOptions) -> None:
     """Options that do not go together are refused before anything is compiled."""
     if options.dtype not in ("bfloat16", "float32"):
         raise ConfigError(f"--dtype {options.dtype}: expected bfloat16 or float32")
+    if options.kv_dtype not in ("model", "int8"):
+        raise ConfigError(f"--kv-dtype {options.kv_dtype}: expected model or int8")
     if options.compare is not None:
         if options.models or options.meshes or options.search:
             raise ConfigError("--compare reads two files; leave out --models, --meshes, --search")

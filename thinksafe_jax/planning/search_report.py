@@ -4,7 +4,7 @@ import json
 import textwrap
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from thinksafe_jax.config import write_new
@@ -16,12 +16,13 @@ from thinksafe_jax.planning.sweep_best import rate_per_chip, why_better, why_not
 from thinksafe_jax.planning.sweep_report import (
     SweepFiles,
     prepare_devices,
+    print_between,
     print_rows,
     row_line,
     write_files,
 )
-from thinksafe_jax.planning.sweep_row import Row, SweepSettings
-from thinksafe_jax.sharding import load_mesh, mesh_text
+from thinksafe_jax.planning.sweep_row import Combination, Row, SweepSettings
+from thinksafe_jax.sharding import MeshConfig, load_mesh, mesh_text
 from thinksafe_jax.storage import atomic_write
 from thinksafe_jax.terminal import Progress, output, print_line
 
@@ -66,18 +67,32 @@ def run_search(
             print_line(row_line(row))
 
         results = search(request, out.json, report)
-    rows = [row for result in results.values() for row in result.rows]
-    print_rows(rows, [config])
-    lines = [line for result in results.values() for line in result_lines(result)]
-    output(150).print("\n".join(lines), markup=False)
+    rows = _print_results(results, config)
     if out.json is not None:
         _add_summaries(out.json, results)
     write_files(rows, out)
     if not all(result.ranked for result in results.values()):
         return False
+    print_between([_winning_tables(request, results)], settings, out.json)
     write_new(winner, winner_text(model, mesh, winner, results))
     print_line(f"written to {winner}: thinksafe plan --model {model} --mesh {winner}")
     return True
+
+
+def _print_results(results: dict[str, PhaseSearch], mesh: MeshConfig) -> list[Row]:
+    """Prints the rows of both phases and what they say; the rows."""
+    rows = [row for result in results.values() for row in result.rows]
+    print_rows(rows, [mesh])
+    lines = [line for result in results.values() for line in result_lines(result)]
+    output(150).print("\n".join(lines), markup=False)
+    return rows
+
+
+def _winning_tables(request: SearchRequest, results: dict[str, PhaseSearch]) -> Combination:
+    """The best table of each phase, on one mesh."""
+    best = {kind: result.tables[result.ranked[0]["table"]] for kind, result in results.items()}
+    mesh = replace(request.mesh, **best)
+    return Combination(request.model, request.cfg, "the winner", mesh, "train")
 
 
 def result_lines(result: PhaseSearch) -> Iterator[str]:

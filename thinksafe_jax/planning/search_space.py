@@ -4,8 +4,8 @@
     generate   replica x tensor x ffn         rows on replica
 
 `tensor` cuts heads, MLP and vocabulary; `ffn` MLP and vocabulary only, and its devices compute
-attention alike. So 28 heads lie on four of eight chips' axes, where eight do not divide them. Each
-table is there a second time with the vocabulary whole: fewer messages for a larger head.
+attention alike: fewer messages of attention for more of its work. Each table is there a second time
+with the vocabulary whole: fewer messages for a larger head.
 """
 
 from collections.abc import Iterator

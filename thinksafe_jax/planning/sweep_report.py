@@ -1,5 +1,6 @@
 """A sweep for people: a table for the terminal, a picture, and the command itself."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +11,17 @@ from rich.table import Table
 
 from thinksafe_jax import figures
 from thinksafe_jax.config import TrainingConfig
+from thinksafe_jax.json_files import read_json_object
 from thinksafe_jax.planning.devices import has_compiler, simulate
 from thinksafe_jax.planning.find_model import find_model
 from thinksafe_jax.planning.memory import Settings
 from thinksafe_jax.planning.roofline import BOUND, DCN_BOUND, FORMULAS, SYMBOLS
 from thinksafe_jax.planning.sweep import combinations_of, sweep
 from thinksafe_jax.planning.sweep_best import best_lines
+from thinksafe_jax.planning.sweep_between import between_lines, between_rows
 from thinksafe_jax.planning.sweep_csv import sweep_csv
 from thinksafe_jax.planning.sweep_pareto import pareto_plot
-from thinksafe_jax.planning.sweep_row import PHASES, Row, SweepSettings
+from thinksafe_jax.planning.sweep_row import PHASES, Combination, Row, SweepSettings
 from thinksafe_jax.sharding import MeshConfig, load_mesh, load_rules
 from thinksafe_jax.storage import atomic_write
 from thinksafe_jax.terminal import Progress, clean, output, print_line
@@ -72,6 +75,7 @@ def run_sweep(
     print_rows(rows, loaded)
     if best := list(best_lines(rows)):
         output(150).print("\n".join(["The best that fits:", *best]), markup=False)
+    print_between(combinations, settings, out.json)
     write_files(rows, out)
     return rows
 
@@ -95,6 +99,20 @@ def print_rows(rows: Sequence[Row], meshes: Sequence[MeshConfig]) -> None:
         console.print("CPU: no compiler of these chips is installed; the figures are XLA:CPU's")
 
 
+def print_between(
+    combinations: Sequence[Combination], settings: SweepSettings, json_file: Path | None
+) -> None:
+    """What an on-policy run holds in both layouts and moves between them; into the file, too."""
+    between = list(between_rows(combinations, settings))
+    if not between:
+        return
+    lines = ["Between the phases, where a run is on-policy:", *between_lines(between)]
+    output(150).print("\n".join(lines), markup=False)
+    if json_file is not None:
+        content = read_json_object(json_file) | {"between": between}
+        atomic_write(json_file, json.dumps(content, indent=1) + "\n")
+
+
 def write_files(rows: Sequence[Row], out: SweepFiles) -> None:
     """The table and the pictures that were asked for."""
     written = ((out.csv, sweep_csv), (out.plot, sweep_plot), (out.pareto, pareto_plot))
@@ -112,10 +130,12 @@ def settings_of(
     context: int,
     dtype: str,
     measure: bool,
+    kv_dtype: str = "model",
 ) -> SweepSettings:
     """Settings from the command's options."""
     training = TrainingConfig(max_length=length, micro_batch_size=rows)
-    sizes = Settings(dtype, training, context, min(Settings.mean_context, context))
+    mean = min(Settings.mean_context, context)
+    sizes = Settings(dtype, training, context, mean, kv_dtype)
     return SweepSettings(prompt, slots, sizes, measure)
 
 

@@ -59,6 +59,7 @@ class SweepSettings:
             "micro_batch_size": training.micro_batch_size,
             "remat": training.remat,
             "lora": f"r{training.lora_r} {','.join(training.lora_targets)}",
+            **({} if sizes.kv_dtype == "model" else {"kv_dtype": sizes.kv_dtype}),
         }
 
 
@@ -202,14 +203,20 @@ def _sampling(
     if settings.slots is not None:
         pool_tokens = slots * sizes.context
     simulated = not settings.measure and is_simulated(combination.mesh.topology)
-    sampler = Sampler(slots, pool_tokens, sizes.context, settings.prompt, simulated=simulated)
+    sampler = Sampler(
+        slots, pool_tokens, sizes.context, settings.prompt,
+        simulated=simulated, kv_dtype=sizes.kv_dtype,
+    )  # fmt: skip
     if combination.phase == "decode":
         program, cost = (
             decode_program,
-            decode_cost(cfg, phase, slots, sizes.mean_context, sizes.dtype),
+            decode_cost(cfg, phase, slots, sizes.mean_context, sizes.dtype, sizes.cache_dtype),
         )
     else:
-        program, cost = prefill_program, prefill_cost(cfg, phase, settings.prompt, sizes.dtype)
+        program, cost = (
+            prefill_program,
+            prefill_cost(cfg, phase, settings.prompt, sizes.dtype, sizes.cache_dtype),
+        )
 
     def build(dtype: str) -> Program:
         return program(cfg, combination.section, devices, sampler, dtype)
