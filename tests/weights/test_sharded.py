@@ -14,6 +14,7 @@ from tests.weights.kit import same_bits, small_checkpoint
 from thinksafe_jax.errors import ConfigError
 from thinksafe_jax.models import abstract_params, parse_config
 from thinksafe_jax.sharding import ModelMesh, load_mesh
+from thinksafe_jax.training import TrainingMesh
 from thinksafe_jax.weights import load_params, save_checkpoint
 from thinksafe_jax.weights.safetensors import read_header
 from thinksafe_jax.weights.slices import Block, LoadStats, Reader, aligned_empty, all_finite
@@ -67,7 +68,8 @@ def test_every_rule_table_loads_the_same(file, phase, kv_heads, tmp_path):
     """Shrunk to 8 devices; with one KV head, tensor parallelism replicates it."""
     facts = {"num_attention_heads": 8, "num_key_value_heads": kv_heads, "intermediate_size": 64}
     cfg, params = small_checkpoint(tmp_path, **facts)
-    mesh = ModelMesh.of_phase(getattr(load_mesh(file).shrink(8), phase), cfg)
+    kind = TrainingMesh if phase == "train" else ModelMesh
+    mesh = kind.of_phase(getattr(load_mesh(file).shrink(8), phase), cfg)
     shardings = mesh.param_shardings()
     assert same_bits(load_params(tmp_path, cfg, jnp.float32, shardings), params)
 
