@@ -4,17 +4,20 @@
 
 A random Qwen3 of 33 M parameters, LoRA r 32 on q_proj and v_proj with dropout 0.05, float32, rows
 with lognormal lengths (mean about 250 tokens, at most 1,024), a quarter of each the prompt. Two
-shapes have that many parameters: with the real vocabulary three quarters of them are the embedding,
-and most of a step is the loss, which both sides compute; with a small vocabulary most of them are
-in the layers, as in a large model. The baseline trains as the authors do: rows padded in
-micro-batches of 2, accumulation 4, gradient checkpointing. All sides make optimiser steps of the
-same number of rows; each in a process of its own, the first step, which compiles, outside the time.
+shapes have that many parameters: with the real vocabulary three quarters of them are the
+embedding, and most of a step is the loss, which both sides compute; with a small vocabulary most
+of them are in the layers, as in a large model. "Qwen3-0.6B" is for an accelerator: its real shape
+in bfloat16, rows of 2,000 tokens on average and 4,096 at most. The baseline trains as the authors
+do: rows padded in micro-batches of 2, accumulation 4, gradient checkpointing. All sides make
+optimiser steps of the same number of rows; each in a process of its own, the first step, which
+compiles, outside the time.
 TRL's SFTTrainer with the same settings is measured beside them where it is installed; --trl names
 the Python of another environment that has it.
 
     useful_tokens_ratio   our tokens of rows per second / the baseline's
     trl_tokens_ratio      our tokens of rows per second / TRL's
-    peak_memory_ratio     our peak resident memory / the baseline's, interpreters included
+    peak_memory_ratio     our peak memory / the baseline's: the accelerator's, or resident memory,
+                          interpreters included
     packing_efficiency    tokens of rows / tokens computed
     compiles              shapes that the step was compiled for
     checkpoint_share      of our wall time spent waiting for checkpoints, one every 5 steps
@@ -28,6 +31,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from machine import machine
@@ -52,6 +56,26 @@ SHAPES = {
         "head_dim": 64,
     },
 }
+SHAPES["Qwen3-0.6B"] = {
+    "vocab_size": 151936,
+    "hidden_size": 1024,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+}
+
+
+class Rows(NamedTuple):
+    """Lengths of rows, lognormal, and the dtype of the weights."""
+
+    mean: int = 250
+    longest: int = 1024
+    dtype: str = "float32"
+
+
+ROWS = {"Qwen3-0.6B": Rows(2000, 4096, "bfloat16")}  # chains of thought, for an accelerator
 BOUNDS = {
     "useful_tokens_ratio": (">=", 2.0),
     "peak_memory_ratio": ("<=", 0.6),
@@ -59,15 +83,15 @@ BOUNDS = {
     "compiles": ("<=", 1),
     "checkpoint_share": ("<=", 0.03),
 }
-BATCH, MICRO, LONGEST = 8, 2, 1024
+BATCH, MICRO = 8, 2
 
 
-def make_rows(steps: int, folder: Path) -> list[np.ndarray]:
-    """Token ids of `steps` x 8 rows for the model in `folder`."""
-    vocabulary = json.loads((folder / "config.json").read_text())["vocab_size"]
+def make_rows(steps: int, shape: str) -> list[np.ndarray]:
+    """Token ids of `steps` x 8 rows for the model of a shape."""
+    vocabulary, rows = SHAPES[shape]["vocab_size"], ROWS.get(shape, Rows())
     rng = np.random.default_rng(0)
-    lengths = rng.lognormal(np.log(250) - 0.9**2 / 2, 0.9, steps * BATCH)
-    lengths = np.clip(lengths, 16, LONGEST).astype(int)
+    lengths = rng.lognormal(np.log(rows.mean) - 0.9**2 / 2, 0.9, steps * BATCH)
+    lengths = np.clip(lengths, 16, rows.longest).astype(int)
     return [rng.integers(0, vocabulary, n) for n in lengths]
 
 
@@ -75,25 +99,28 @@ def prompt_length(row: np.ndarray) -> int:
     return len(row) // 4
 
 
-def measure_ours(folder: Path, steps: int, remat: str) -> dict:
-    import jax.numpy as jnp
-
+def measure_ours(folder: Path, steps: int, shape: str, remat: str) -> dict:
     from thinksafe_jax.config import TrainingConfig
+    from thinksafe_jax.machine import peak_memory
     from thinksafe_jax.models import load_config
     from thinksafe_jax.training import Example, TrainingSetup, train
     from thinksafe_jax.weights import load_params
 
-    cfg = load_config(folder)
-    rows = make_rows(steps, folder)
+    cfg, lengths = load_config(folder), ROWS.get(shape, Rows())
+    rows = make_rows(steps, shape)
     examples = [
         Example(str(i), row, np.arange(len(row)) >= prompt_length(row))
         for i, row in enumerate(rows)
     ]
     config = TrainingConfig(
-        epochs=1, micro_batch_size=BATCH // 2, max_length=LONGEST, remat=remat, checkpoint_every=5
+        epochs=1,
+        micro_batch_size=BATCH // 2,
+        max_length=lengths.longest,
+        remat=remat,
+        checkpoint_every=5,
     )
     with tempfile.TemporaryDirectory() as checkpoints:
-        params = load_params(folder, cfg, jnp.float32)
+        params = load_params(folder, cfg, lengths.dtype)
         setup = TrainingSetup(cfg, config)
         batches = setup.batches(examples, seed=0)
         done = train(params, setup, batches, seed=0, checkpoint_dir=checkpoints).summary
@@ -104,25 +131,28 @@ def measure_ours(folder: Path, steps: int, remat: str) -> dict:
         "compiles": done["compiles"],
         "compile_seconds": done["compile_seconds"],
         "checkpoint_share": round(done["checkpoint_seconds"] / wall, 4),
+        "peak_memory_mib": round(peak_memory() / 2**20),
         "remat": remat,
     }
 
 
-def measure_peft(folder: Path, steps: int) -> dict:
+def measure_peft(folder: Path, steps: int, shape: str) -> dict:
     """A plain loop, without the Trainer's own costs."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = getattr(torch, ROWS.get(shape, Rows()).dtype)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device)
     model.gradient_checkpointing_enable({"use_reentrant": False})
     lora = LoraConfig(r=32, lora_alpha=16, lora_dropout=0.05, target_modules=["q_proj", "v_proj"])
     model = get_peft_model(model, lora)
     model.train()
     weights = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=1e-5, weight_decay=0.0)
-    rows, start, tokens = make_rows(steps, folder), 0.0, 0
+    rows, start, tokens = make_rows(steps, shape), 0.0, 0
     for step in range(steps):
         if step == 1:
             start = time.perf_counter()
@@ -131,9 +161,9 @@ def measure_peft(folder: Path, steps: int) -> dict:
         for i in range(0, BATCH, MICRO):
             ids, mask, labels = padded(batch[i : i + MICRO])
             out = model(
-                input_ids=torch.tensor(ids),
-                attention_mask=torch.tensor(mask),
-                labels=torch.tensor(labels),
+                input_ids=torch.tensor(ids, device=device),
+                attention_mask=torch.tensor(mask, device=device),
+                labels=torch.tensor(labels, device=device),
                 num_items_in_batch=targets,
             )
             out.loss.backward()
@@ -141,7 +171,11 @@ def measure_peft(folder: Path, steps: int) -> dict:
         optimizer.step()
         optimizer.zero_grad()
         tokens += sum(map(len, batch)) if step else 0
-    return {"tokens_per_second": round(tokens / (time.perf_counter() - start), 1)}
+        float(out.loss.detach())  # waits for the device
+    figures = {"tokens_per_second": round(tokens / (time.perf_counter() - start), 1)}
+    if device == "cuda":
+        figures["peak_memory_mib"] = round(torch.cuda.max_memory_allocated() / 2**20)
+    return figures
 
 
 def padded(rows: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -154,12 +188,13 @@ def padded(rows: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return ids, mask, labels
 
 
-def measure_trl(folder: Path, steps: int) -> dict | None:
+def measure_trl(folder: Path, steps: int, shape: str) -> dict | None:
     """The authors' trainer on the same rows; None where it is not installed."""
     try:
         import trl
     except ImportError:
         return None
+    import torch
     from datasets import Dataset
     from peft import LoraConfig
     from tokenizers import Tokenizer
@@ -173,7 +208,7 @@ def measure_trl(folder: Path, steps: int) -> dict | None:
             now = time.perf_counter()
             self.seen = (self.seen[0] + 1, self.seen[1] or now, now)
 
-    rows = make_rows(steps, folder)
+    rows = make_rows(steps, shape)
     data = [
         {"input_ids": row.tolist(), "completion_mask": [0] * p + [1] * (len(row) - p)}
         for row in rows
@@ -194,7 +229,7 @@ def measure_trl(folder: Path, steps: int) -> dict | None:
             gradient_checkpointing=True,
             max_length=None,
             completion_only_loss=True,
-            use_cpu=True,
+            use_cpu=not torch.cuda.is_available(),
             bf16=False,
             report_to=[],
             save_strategy="no",
@@ -204,7 +239,9 @@ def measure_trl(folder: Path, steps: int) -> dict | None:
             r=32, lora_alpha=16, lora_dropout=0.05, target_modules=["q_proj", "v_proj"]
         )
         trainer = trl.SFTTrainer(
-            AutoModelForCausalLM.from_pretrained(folder),
+            AutoModelForCausalLM.from_pretrained(
+                folder, dtype=getattr(torch, ROWS.get(shape, Rows()).dtype)
+            ),
             config,
             train_dataset=Dataset.from_list(data),
             processing_class=tokenizer,
@@ -239,13 +276,13 @@ def measure(side: str, folder: Path, args: argparse.Namespace) -> dict | None:
         make_model(folder, args.shape)
         return None
     if side == "ours":
-        result = measure_ours(folder, args.steps, args.remat)
+        result = measure_ours(folder, args.steps, args.shape, args.remat)
     else:
-        result = {"peft": measure_peft, "trl": measure_trl}[side](folder, args.steps)
+        result = {"peft": measure_peft, "trl": measure_trl}[side](folder, args.steps, args.shape)
     if result is None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return result | {"peak_memory_mib": round(peak)}
+    return {"peak_memory_mib": round(peak)} | result
 
 
 def main() -> None:

@@ -254,14 +254,10 @@ def _sums(
 
     def body(total: LossSums, piece: tuple[jax.Array, Facts]) -> tuple[LossSums, Any]:
         states, facts = piece
+        logits = _logits(_used(states, facts), kernel)
+        return _added(total, _slice_sums(logits, reference_head, facts, terms)[1])
 
-        def run() -> tuple[LossSums, Any]:
-            logits = _logits(_used(states, facts), kernel)
-            return _added(total, _slice_sums(logits, reference_head, facts, terms)[1])
-
-        return jax.lax.cond(jnp.any(_active(facts)), run, lambda: (total, _no_log_p(facts)))
-
-    total, log_p = jax.lax.scan(body, _zeros(all_facts), (hidden, all_facts))
+    total, log_p = _over_active(body, _zeros(all_facts), hidden, all_facts)
     return total._replace(log_p=log_p)
 
 
@@ -273,25 +269,50 @@ def _sums_and_gradients(
     values = jax.tree.map(lambda primal: primal.value, all_facts)
 
     def body(carry: tuple[LossSums, Any], piece: tuple[jax.Array, Facts]) -> tuple[Any, Any]:
-        states, facts = piece
-
-        def run() -> tuple[Any, Any]:
-            total, d_head = carry
-            gradients = _slice_gradients(states, heads, facts, terms, wide=kernel.perturbed)
-            sums, d_states, d_kernel = gradients
-            d_head = None if d_kernel is None else d_head + d_kernel
-            total, log_p = _added(total, sums)
-            return (total, d_head), (d_states, log_p)
-
-        skip = lambda: (carry, (jnp.zeros_like(states), _no_log_p(facts)))  # noqa: E731
-        return jax.lax.cond(jnp.any(_active(facts)), run, skip)
+        (total, d_head), (states, facts) = carry, piece
+        gradients = _slice_gradients(states, heads, facts, terms, wide=kernel.perturbed)
+        sums, d_states, d_kernel = gradients
+        d_head = None if d_kernel is None else d_head + d_kernel
+        total, log_p = _added(total, sums)
+        return (total, d_head), (d_states, log_p)
 
     shape = kernel.value.shape
     zeros = _zeros(values), jnp.zeros(shape, jnp.float32) if kernel.perturbed else None
-    (total, d_head), (d_hidden, log_p) = jax.lax.scan(body, zeros, (hidden.value, values))
+    sums, (d_hidden, log_p) = _over_active(body, zeros, hidden.value, values)
+    total, d_head = sums
     # an empty array carries the head's dtype, which the float32 sum no longer has
     like = jnp.zeros((0,), kernel.value.dtype)
     return total._replace(log_p=log_p), (d_hidden, d_head, like)
+
+
+def _over_active(
+    body: Callable[[Any, tuple[jax.Array, Facts]], tuple[Any, Any]],
+    start: Any,
+    hidden: jax.Array,
+    all_facts: Facts,
+) -> tuple[Any, Any]:
+    """`jax.lax.scan` over the slices that have any weight, which come first; zeros for the others.
+
+    A loop that ends early, and no condition in each slice: a GPU's host would wait for that.
+    """
+    pieces = hidden, all_facts
+    count = jnp.sum(jnp.any(_active(all_facts), axis=(1, 2)), dtype=jnp.int32)
+
+    def at(index: jax.Array) -> tuple[jax.Array, Facts]:
+        return jax.tree.map(
+            lambda x: jax.lax.dynamic_index_in_dim(x, index, keepdims=False), pieces
+        )
+
+    def step(index: jax.Array, carry: tuple[Any, Any]) -> tuple[Any, Any]:
+        total, outputs = carry
+        total, new = body(total, at(index))
+        put = partial(jax.lax.dynamic_update_index_in_dim, index=index, axis=0)
+        return total, jax.tree.map(put, outputs, new)
+
+    shapes = jax.eval_shape(lambda: body(start, at(jnp.int32(0)))[1])
+    slices = hidden.shape[0]
+    outputs = jax.tree.map(lambda x: jnp.zeros((slices, *x.shape), x.dtype), shapes)
+    return jax.lax.fori_loop(0, count, step, (start, outputs))
 
 
 def _scaled(residuals: Any, cotangents: LossSums) -> tuple[Any, Any, None, None]:
@@ -311,7 +332,3 @@ def _added(total: LossSums, sums: LossSums) -> tuple[LossSums, jax.Array | None]
 def _zeros(facts: Facts) -> LossSums:
     nll = jax.tree.map(lambda _: jnp.float32(0), facts["weights"])
     return LossSums(jnp.float32(0), nll, jnp.float32(0))
-
-
-def _no_log_p(facts: Facts) -> jax.Array | None:
-    return jnp.zeros_like(facts["sampled"]) if "sampled" in facts else None
