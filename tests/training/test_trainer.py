@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from tests.support import REPOSITORY
 from tests.training import kit
 from thinksafe_jax.errors import ConfigError, EnvironmentFault, InputError, Terminated
+from thinksafe_jax.sampling.stats import compiles_so_far
 from thinksafe_jax.training import Example, lora_config, track, tracking
 from thinksafe_jax.training import train as train_steps
 from thinksafe_jax.training.checkpoints import CheckpointStore
@@ -225,6 +227,17 @@ def test_an_evaluation_is_called_and_logged(straight):
     assert [line["at"] for line in lines if "at" in line] == [4, 6]
     assert lines[-1]["b_norm"] > 0
     kit.assert_same_bits(kit.flat(result.trainable), kit.flat(straight[0].trainable))
+
+
+def test_the_step_is_compiled_once_whether_the_weights_are_committed_to_a_device_or_not():
+    """As `load_params` commits them, and `init_params` does not."""
+    for place in (lambda x: x, lambda x: jax.device_put(x, jax.devices()[0])):
+        compiled = []
+        kit.train(
+            place(kit.params()), kit.setup(kit.settings(epochs=1)), kit.rows(),
+            log=lambda **_: compiled.append(compiles_so_far().count),  # noqa: B023
+        )  # fmt: skip
+        assert len(compiled) > 2 and compiled[0] == compiled[-1]
 
 
 def test_rank_stabilised_lora_scales_by_the_root_of_r():

@@ -134,7 +134,10 @@ def _begin(params: Tree, setup: TrainingSetup, seed: int) -> _Start:
         trainable, frozen = init_adapter(setup.cfg, lora, init_key), params
     trainable = setup.with_heads(trainable, init_key)
     if mesh is None:
-        return _Start(init_state(trainable, setup), frozen, key)
+        # committed to a device like the arrays that a step returns, or the second step would compile
+        # again
+        device = jax.tree.leaves(params)[0].sharding
+        return _Start(*jax.device_put((init_state(trainable, setup), frozen, key), device))
     trainable = mesh.put(trainable, setup.trainable_shardings())
     init = jax.jit(
         lambda tree: init_state(tree, setup), donate_argnums=0, out_shardings=state_shardings(setup)
