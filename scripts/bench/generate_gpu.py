@@ -2,7 +2,8 @@
 """The sampler on one accelerator: attention alone, a decode step, and real lengths end to end.
 
     attention   GB/s of live keys and values over the measured read bandwidth, for each
-                implementation that runs here, at the model's heads
+                implementation that runs here and the kernel that comes with JAX, at the model's
+                heads
     step        a decode step over the time in which the weights and the live KV are read, at
                 (64 slots, 1k tokens) and (128 slots, 4k tokens)
     histogram   useful tokens a second on lengths of real chains of thought, scaled down by --scale
@@ -16,6 +17,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +30,7 @@ from thinksafe_jax.config import EngineConfig, SamplingConfig
 from thinksafe_jax.models import AttentionRequest, ModelConfig, init_params, refusals
 from thinksafe_jax.sampling import Engine, KvCache, Request, table_pages
 from thinksafe_jax.sampling.attention import IMPLEMENTATIONS
+from thinksafe_jax.sampling.attention.pallas_gpu import refuses as refused_by_triton
 
 QWEN3 = ModelConfig(
     family="qwen3", vocab_size=151_936, hidden_size=1024, intermediate_size=3072, num_layers=28,
@@ -52,6 +55,7 @@ MODELS = {
 }  # fmt: skip
 POINTS = ((64, 1024), (128, 4096))
 REPEATS = 20
+JAX_KERNEL = "jax.experimental.pallas.ops.gpu.paged_attention"
 
 
 def read_bandwidth() -> float:
@@ -72,6 +76,16 @@ def repeated(attend: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
     return jax.jit(lambda q, *rest: jax.lax.fori_loop(0, REPEATS, lambda _, q: attend(q, *rest), q))
 
 
+def jax_kernel(q: jax.Array, pages: Any, table: jax.Array, lengths: jax.Array) -> jax.Array:
+    """The kernel that comes with JAX, in pieces of 512 tokens."""
+    from jax.experimental.pallas.ops.gpu.paged_attention import paged_attention
+
+    scaled = q * jnp.asarray(q.shape[-1] ** -0.5, q.dtype)
+    size = pages.page_size
+    blocks = {"k_splits": table.shape[1] * size // 512, "pages_per_compute_block": 128 // size}
+    return paged_attention(scaled, pages.keys, pages.values, table, lengths, **blocks)
+
+
 def attention(cfg: ModelConfig, bandwidth: float, points: tuple) -> list[dict]:
     """Every implementation that runs here, at every point."""
     platform, page = jax.default_backend(), 64
@@ -89,10 +103,12 @@ def attention(cfg: ModelConfig, bandwidth: float, points: tuple) -> list[dict]:
         args = q, pages, jnp.asarray(table, jnp.int32), jnp.full(slots, live, jnp.int32)
         live_bytes = 2 * slots * live * cfg.num_kv_heads * cfg.head_dim * dtype.itemsize
         request = AttentionRequest(platform, cfg.head_dim, page_size=page)
-        for name, reason in refusals(IMPLEMENTATIONS, request).items():
+        reasons = refusals(IMPLEMENTATIONS, request) | {JAX_KERNEL: refused_by_triton(request)}
+        for name, reason in reasons.items():
             row = {"implementation": name, "slots": slots, "live": live, "refused": reason}
             if reason is None:
-                run = repeated(IMPLEMENTATIONS[name].attend)
+                kernel = name == JAX_KERNEL
+                run = repeated(jax_kernel if kernel else IMPLEMENTATIONS[name].attend)
                 (seconds,) = fastest(lambda: timed(lambda: run(*args).block_until_ready()))  # noqa: B023
                 row["microseconds"] = 1e6 * seconds / REPEATS
                 row["gb_per_s"] = live_bytes / (seconds / REPEATS) / 1e9

@@ -1,4 +1,4 @@
-"""One attention, four implementations: equal where they run, refused with a reason where not."""
+"""One attention, five implementations: equal where they run, refused with a reason where not."""
 
 import re
 
@@ -7,10 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export
+from jax.sharding import AbstractDevice, AbstractMesh
 
 from thinksafe_jax.models import AttentionRequest, causal_attention, first_to_run, refusals
 from thinksafe_jax.models.attention import IMPLEMENTATIONS
 from thinksafe_jax.models.attention.blocks import block_attention
+from thinksafe_jax.models.attention.flash import flash_attention
 from thinksafe_jax.models.attention.plain import plain_attention
 
 pytestmark = pytest.mark.slow
@@ -45,6 +47,16 @@ def test_blocks_equal_one_score_matrix(lengths):
     args = inputs(lengths, 64)
     want = value_and_gradients(plain_attention, *args)
     have = value_and_gradients(lambda *a: block_attention(*a, block=16), *args)
+    for a, b in zip(jax.tree.leaves(have), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("lengths", [[64, 30, 1, 90, 5], [150]])
+def test_the_kernel_for_gpus_equals_one_score_matrix_in_the_interpreter(lengths):
+    """Rows within its blocks, over several, at their edges; a length that no block divides."""
+    args = inputs(lengths, 200, head_dim=16)
+    want = value_and_gradients(plain_attention, *args)
+    have = value_and_gradients(lambda *a: flash_attention(*a, interpret=True), *args)
     for a, b in zip(jax.tree.leaves(have), jax.tree.leaves(want), strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5)
 
@@ -103,9 +115,11 @@ def test_at_16384_tokens_nothing_quadratic_exists_forward_or_backward():
         (("tpu", 4096, 128, "bfloat16"), "splash", {"cudnn": "not tpu"}),
         (("tpu", 4100, 128, "bfloat16"), "blocks", {"splash": "no multiple of 128"}),
         (("tpu", 4096, 64, "bfloat16"), "blocks", {"splash": "head_dim 64"}),
-        (("gpu", 4096, 128, "bfloat16"), "cudnn", {"splash": "not gpu"}),
-        (("gpu", 4096, 128, "float32"), "blocks", {"cudnn": "not float32"}),
-        (("gpu", 16384, 128, "bfloat16"), "blocks", {"cudnn": "16384 x 16384 is too large"}),
+        (("gpu", 16384, 128, "bfloat16"), "flash", {"splash": "not gpu"}),
+        (("gpu", 4096, 80, "bfloat16"), "cudnn", {"flash": "a power of 2 from 16 to 256"}),
+        (("gpu", 4096, 256, "bfloat16"), "blocks", {"flash": "head_dim up to 128"}),
+        (("gpu", 4096, 128, "float32"), "blocks", {"flash": "not float32", "cudnn": "not float32"}),
+        (("gpu", 16384, 80, "bfloat16"), "blocks", {"cudnn": "16384 x 16384 is too large"}),
     ],
 )
 def test_the_table_says_which_runs_and_why_the_others_do_not(shape, first, reasons):
@@ -113,9 +127,27 @@ def test_the_table_says_which_runs_and_why_the_others_do_not(shape, first, reaso
     request = AttentionRequest(platform, head_dim, dtype, length)
     assert first_to_run(IMPLEMENTATIONS, request) == first
     table = refusals(IMPLEMENTATIONS, request)
-    assert list(table) == ["splash", "cudnn", "blocks", "plain"]
+    assert list(table) == ["flash", "splash", "cudnn", "blocks", "plain"]
     for name, words in reasons.items():
         assert words in table[name]
+
+
+@pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated:DeprecationWarning")
+def test_the_kernel_for_gpus_lowers_forward_and_backward():
+    q = jax.ShapeDtypeStruct((1, 512, 4, 128), jnp.bfloat16)
+    k = jax.ShapeDtypeStruct((1, 512, 2, 128), jnp.bfloat16)
+    segments = jax.ShapeDtypeStruct((1, 512), jnp.int32)
+
+    def loss(q, k, v, segments):
+        out = causal_attention(q, k, v, segments, platform="gpu")
+        return jnp.sum(out.astype(jnp.float32))
+
+    h200 = AbstractDevice("NVIDIA H200", 132, "gpu")
+    with jax.sharding.use_abstract_mesh(AbstractMesh((1,), ("x",), abstract_device=h200)):
+        traced = jax.jit(jax.grad(loss, (0, 1, 2))).trace(q, k, k, segments)
+        text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    names = {"flash_attention", "flash_attention_d_queries", "flash_attention_d_keys"}
+    assert names == set(re.findall(r'name = "(\w+)"', text))
 
 
 @pytest.mark.parametrize("platform", ["tpu", "cuda"])

@@ -20,7 +20,9 @@ from thinksafe_jax.models import AttentionRequest, refusals
 from thinksafe_jax.sampling import choose, table_pages
 from thinksafe_jax.sampling.attention import IMPLEMENTATIONS, TABLE_TOKENS, attend_queries
 from thinksafe_jax.sampling.attention._kernels import PIECE_TOKENS
-from thinksafe_jax.sampling.attention.pallas_gpu import GPU_KERNEL, gpu_paged_attention
+from thinksafe_jax.sampling.attention.pallas_gpu import PART_TOKENS
+from thinksafe_jax.sampling.attention.pallas_gpu import paged_attention as gpu_paged_attention
+from thinksafe_jax.sampling.attention.pallas_gpu import several_queries as gpu_several_queries
 from thinksafe_jax.sampling.attention.pallas_tpu import tpu_paged_attention
 from thinksafe_jax.sampling.attention.pallas_tpu_queries import (
     several_queries as tpu_several_queries,
@@ -29,10 +31,8 @@ from thinksafe_jax.sampling.attention.xla import BLOCK_TOKENS, paged_attention
 from thinksafe_jax.sampling.attention.xla_one_walk import one_walk
 from thinksafe_jax.sampling.kv_cache import KvPages
 
-# by JAX 0.11: the kernel, and Pallas' way to Triton
-DEPRECATED = pytest.mark.filterwarnings(
-    f"ignore:{GPU_KERNEL} is deprecated:DeprecationWarning",
-    "ignore:The Pallas Triton backend is deprecated:DeprecationWarning",
+DEPRECATED = pytest.mark.filterwarnings(  # by JAX 0.11
+    "ignore:The Pallas Triton backend is deprecated:DeprecationWarning"
 )
 V5E = AbstractMesh((1,), ("x",), abstract_device=AbstractDevice("TPU v5 lite", 1, "tpu"))
 H200 = AbstractMesh((1,), ("x",), abstract_device=AbstractDevice("NVIDIA H200", 132, "gpu"))
@@ -133,10 +133,17 @@ def test_values_behind_their_keys_are_read_alike(queries):
 
 @pytest.mark.slow
 @DEPRECATED
-def test_gpu_kernel_equals_xla_in_the_interpreter():
-    case = inputs()
-    out = gpu_paged_attention(*case, interpret=True)
-    np.testing.assert_allclose(out, jax.jit(paged_attention)(*case), atol=2e-5)
+@pytest.mark.parametrize(("queries", "page_size"), [(1, 16), (3, 128)])
+def test_gpu_kernel_equals_the_definition_in_the_interpreter(queries, page_size, monkeypatch):
+    """Parts of 128 tokens, so that slots have one, several, and a whole number of them."""
+    monkeypatch.setattr("thinksafe_jax.sampling.attention.pallas_gpu.PART_TOKENS", 128)
+    q, pages, table, lengths = inputs(page_size=page_size)
+    several = jnp.stack([jnp.roll(q, n, axis=0) for n in range(queries)], axis=1)
+    ends = jnp.maximum(lengths[:, None] - jnp.arange(queries, dtype=jnp.int32)[None, ::-1], 1)
+    out = jax.jit(partial(gpu_several_queries, interpret=True))(several, pages, table, ends)
+    for n in range(queries):
+        expected = by_definition(several[:, n], pages, table, ends[:, n])
+        np.testing.assert_allclose(out[:, n], expected, atol=2e-6)
 
 
 @pytest.mark.slow
@@ -184,7 +191,7 @@ def test_the_table_of_implementations_says_why():
         "xla-one-walk": None,
     }
     odd = refusals(IMPLEMENTATIONS, request("gpu", 80, 24))
-    assert "power of 2 from 16 on, this model has 80" in (odd["pallas-gpu"] or "")
+    assert "power of 2 from 16 to 256, this model has 80" in (odd["pallas-gpu"] or "")
     with pytest.raises(
         ConfigError, match=r"pallas-tpu cannot run here: .*platform is cpu; set auto"
     ):
@@ -197,3 +204,4 @@ def test_the_table_of_implementations_says_why():
 
 def test_a_table_holds_whole_pieces_of_every_implementation():
     assert TABLE_TOKENS % PIECE_TOKENS == TABLE_TOKENS % BLOCK_TOKENS == 0
+    assert PART_TOKENS % TABLE_TOKENS == 0  # the table may end within a part

@@ -32,7 +32,7 @@ from thinksafe_jax.models import (
 )
 from thinksafe_jax.sampling import Engine, KvCache, choose
 from thinksafe_jax.sampling.attention import attend_queries
-from thinksafe_jax.sampling.attention.pallas_gpu import gpu_paged_attention
+from thinksafe_jax.sampling.attention.pallas_gpu import paged_attention as gpu_paged_attention
 from thinksafe_jax.sampling.attention.pallas_tpu_queries import several_queries
 from thinksafe_jax.sampling.kv_cache import KvPages
 from thinksafe_jax.sharding import ModelMesh

@@ -34,6 +34,7 @@ from thinksafe_jax.models.params import (
     walk,
 )
 from thinksafe_jax.models.rope import rope_tables
+from thinksafe_jax.models.triton import compiler_params, float32_dot, triton_refusal
 
 __all__ = [
     "ATTENTION_BLOCK",
@@ -51,9 +52,11 @@ __all__ = [
     "abstract_params",
     "block",
     "causal_attention",
+    "compiler_params",
     "declare",
     "few_rows_matmul",
     "first_to_run",
+    "float32_dot",
     "forward",
     "head_kernel",
     "init_adapter",
@@ -71,6 +74,7 @@ __all__ = [
     "stack_layers",
     "stacked_shape",
     "target_kernels",
+    "triton_refusal",
     "unstack_adapter",
     "unstack_layers",
     "walk",

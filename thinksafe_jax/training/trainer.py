@@ -134,8 +134,7 @@ def _begin(params: Tree, setup: TrainingSetup, seed: int) -> _Start:
         trainable, frozen = init_adapter(setup.cfg, lora, init_key), params
     trainable = setup.with_heads(trainable, init_key)
     if mesh is None:
-        # committed to a device like the arrays that a step returns, or the second step would compile
-        # again
+        # committed to a device, as what a step returns is, or the second step would compile again
         device = jax.tree.leaves(params)[0].sharding
         return _Start(*jax.device_put((init_state(trainable, setup), frozen, key), device))
     trainable = mesh.put(trainable, setup.trainable_shardings())

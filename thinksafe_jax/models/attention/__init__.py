@@ -4,6 +4,7 @@ Several rows may share one sequence (packing): a token sees the tokens of its ow
 before it. Every file here is one implementation, in the order of preference:
 
     splash   TPU: Pallas kernel, knows segments, skips blocks above the diagonal
+    flash    GPU: Pallas kernel, knows segments, skips blocks of other rows
     cudnn    GPU: fused kernel; segments are a mask, which is quadratic, so for short sequences
     blocks   anywhere: XLA, memory linear in the length, skips blocks of other rows
     plain    anywhere: XLA, one score matrix, for sequences of a block or two

@@ -18,10 +18,10 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Array, Float, Int
 
 from thinksafe_jax.models.attention_request import SAVED_NAMES, AttentionRequest, Implementation
+from thinksafe_jax.models.triton import compiler_params, float32_dot, triton_refusal
 
 _MASKED = -1e30
 _LOG2_E = math.log2(math.e)
@@ -36,13 +36,14 @@ class _Blocks(NamedTuple):
     stages: int
 
     @property
-    def compiler(self) -> plgpu.CompilerParams:
-        return plgpu.CompilerParams(num_warps=self.warps, num_stages=self.stages)
+    def compiler(self) -> Any:
+        return compiler_params(self.warps, self.stages)
 
 
 _FORWARD = _Blocks(64, 64, 4, 3)
 _D_QUERIES = _Blocks(64, 64, 4, 2)
 _D_KEYS = _Blocks(32, 64, 4, 3)
+_WIDEST = 128  # head_dim whose blocks fit in shared memory
 _MULTIPLE = 64  # of the length: every block above divides it
 
 
@@ -85,21 +86,29 @@ def _rows_of(segments: jax.Array) -> _Rows:
     return _Rows(segments, starts, ends)
 
 
-def _dot(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Product in float32; operands of float32 are not rounded to tf32."""
-    exact = "highest" if a.dtype == jnp.float32 else "default"
-    return jnp.dot(a, b, precision=exact, preferred_element_type=jnp.float32)
-
-
 def _span(block: Any, size: int) -> tuple[Any, jax.Array]:
     """The slice of a block, and its positions."""
     first = block * size
     return pl.ds(first, size), first + jnp.arange(size, dtype=jnp.int32)
 
 
+def _visible(
+    segments: Any, of_queries: Any, of_keys: Any, query: jax.Array, key: jax.Array
+) -> jax.Array:
+    """Bool `[queries, keys]`: which keys each query may see.
+
+    Args:
+        segments: of the row, `[T]`.
+        of_queries, of_keys: slices of it.
+        query, key: their positions.
+    """
+    same = segments[of_queries][:, None] == segments[of_keys][None, :]
+    return (query[:, None] >= key[None, :]) & same
+
+
 def _scores(q: jax.Array, k: jax.Array) -> jax.Array:
     """float32 `[queries, keys]`, in units of log 2: exp2 is what the hardware has."""
-    return _dot(q, k.T) * (q.shape[1] ** -0.5 * _LOG2_E)
+    return float32_dot(q, k.T) * (q.shape[1] ** -0.5 * _LOG2_E)
 
 
 def _forward_kernel(
@@ -108,38 +117,30 @@ def _forward_kernel(
 ) -> None:  # fmt: skip
     """A block of queries `[queries, H]` of one head, its keys `[T, H]`."""
     number = pl.num_programs(0) - 1 - pl.program_id(0)  # the longest first
-    _, query = _span(number, blocks.queries)
+    of_block, query = _span(number, blocks.queries)
     q = q_ref[...]
 
     def add(j: Any, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         highest, total, out = carry
         span, key = _span(j, blocks.keys)
         scores = jnp.where(
-            _visible_of(segments, number, blocks.queries, query, span, key),
+            _visible(segments, of_block, span, query, key),
             _scores(q, keys[span, :]),
             _MASKED,
         )
         new = jnp.maximum(highest, scores.max(axis=1))
         weights, old = jnp.exp2(scores - new[:, None]), jnp.exp2(highest - new)
         v = values[span, :]
-        out = out * old[:, None] + _dot(weights.astype(v.dtype), v)
+        out = out * old[:, None] + float32_dot(weights.astype(v.dtype), v)
         return new, total * old + weights.sum(axis=1), out
 
     none = jnp.zeros((blocks.queries,), jnp.float32)
     start = none + _MASKED, none, jnp.zeros(q.shape, jnp.float32)
     first = starts[number * blocks.queries] // blocks.keys
-    behind = (number + 1) * blocks.queries // blocks.keys
+    behind = pl.cdiv((number + 1) * blocks.queries, blocks.keys)
     highest, total, out = jax.lax.fori_loop(first, behind, add, start)
     out_ref[...] = (out / total[:, None]).astype(out_ref.dtype)
     log_sum[...] = highest + jnp.log2(total)
-
-
-def _visible_of(
-    segments: Any, number: Any, size: int, query: jax.Array, span: Any, key: jax.Array
-) -> jax.Array:
-    """Bool `[queries, keys]`: which keys the queries of block `number` may see."""
-    of_query, of_key = segments[pl.ds(number * size, size)], segments[span]
-    return (query[:, None] >= key[None, :]) & (of_query[:, None] == of_key[None, :])
 
 
 def _d_queries_kernel(
@@ -148,20 +149,20 @@ def _d_queries_kernel(
 ) -> None:  # fmt: skip
     """A block of queries `[queries, H]` of one head, its keys `[T, H]`."""
     number = pl.num_programs(0) - 1 - pl.program_id(0)
-    _, query = _span(number, blocks.queries)
+    of_block, query = _span(number, blocks.queries)
     q, d_o, of_query, shift = q_ref[...], d_out[...], log_sum[...], d_sum[...]
 
     def add(j: Any, so_far: jax.Array) -> jax.Array:
         span, key = _span(j, blocks.keys)
         k = keys[span, :]
         weights = jnp.exp2(_scores(q, k) - of_query[:, None])
-        d_weights = _dot(d_o, values[span, :].T)
-        visible = _visible_of(segments, number, blocks.queries, query, span, key)
+        d_weights = float32_dot(d_o, values[span, :].T)
+        visible = _visible(segments, of_block, span, query, key)
         d_scores = jnp.where(visible, weights * (d_weights - shift[:, None]), 0.0)
-        return so_far + _dot(d_scores.astype(k.dtype), k)
+        return so_far + float32_dot(d_scores.astype(k.dtype), k)
 
     first = starts[number * blocks.queries] // blocks.keys
-    behind = (number + 1) * blocks.queries // blocks.keys
+    behind = pl.cdiv((number + 1) * blocks.queries, blocks.keys)
     total = jax.lax.fori_loop(first, behind, add, jnp.zeros(q.shape, jnp.float32))
     d_q[...] = (total * q.shape[1] ** -0.5).astype(d_q.dtype)
 
@@ -177,7 +178,7 @@ def _d_keys_kernel(
         log_sum, d_sum: `[group, T]`.
     """
     number = pl.program_id(0)
-    _, key = _span(number, blocks.keys)
+    of_block, key = _span(number, blocks.keys)
     k, v = k_ref[...], v_ref[...]
     first = number * blocks.keys // blocks.queries
     behind = pl.cdiv(ends[(number + 1) * blocks.keys - 1], blocks.queries)
@@ -188,13 +189,12 @@ def _d_keys_kernel(
         span, query = _span(block, blocks.queries)
         q, d_o = queries[span, head, :], d_out[span, head, :]
         scores = _scores(k, q)  # [keys, queries]
-        visible = (query[None, :] >= key[:, None]) & (
-            segments[span][None, :] == segments[pl.ds(number * blocks.keys, blocks.keys)][:, None]
-        )
+        same = segments[of_block][:, None] == segments[span][None, :]
+        visible = (query[None, :] >= key[:, None]) & same
         weights = jnp.where(visible, jnp.exp2(scores - log_sum[head, span][None, :]), 0.0)
-        d_scores = weights * (_dot(v, d_o.T) - d_sum[head, span][None, :])
-        of_k = so_far[0] + _dot(d_scores.astype(q.dtype), q)
-        return of_k, so_far[1] + _dot(weights.astype(q.dtype), d_o)
+        d_scores = weights * (float32_dot(v, d_o.T) - d_sum[head, span][None, :])
+        of_k = so_far[0] + float32_dot(d_scores.astype(q.dtype), q)
+        return of_k, so_far[1] + float32_dot(weights.astype(q.dtype), d_o)
 
     none = jnp.zeros(k.shape, jnp.float32)
     of_k, of_v = jax.lax.fori_loop(0, group * count, add, (none, none))
@@ -320,13 +320,12 @@ _attend.defvjp(_attend_forward, _attend_backward)
 
 def refuses(request: AttentionRequest) -> str | None:
     """Why the kernel cannot run a request, or None."""
-    width = request.head_dim
-    if request.platform != "gpu":
-        return f"a Triton kernel, the platform is {request.platform}"
+    if reason := triton_refusal(request):
+        return reason
     if request.dtype not in ("bfloat16", "float16"):
         return f"takes bfloat16 or float16, not {request.dtype}"
-    if width & (width - 1) or not 16 <= width <= 128:
-        return f"needs a head_dim that is a power of 2 from 16 to 128, this model has {width}"
+    if request.head_dim > _WIDEST:
+        return f"takes a head_dim up to {_WIDEST}, this model has {request.head_dim}"
     return None
 
 
