@@ -133,8 +133,7 @@ def _begin(params: Tree, setup: TrainingSetup, seed: int) -> _Start:
     else:
         trainable, frozen = init_adapter(setup.cfg, lora, init_key), params
     trainable = setup.with_heads(trainable, init_key)
-    if mesh is None:
-        # committed to a device, as what a step returns is, or the second step would compile again
+    if mesh is None:  # committed to a device as what a step returns is, or step 2 compiles again
         device = jax.tree.leaves(params)[0].sharding
         return _Start(*jax.device_put((init_state(trainable, setup), frozen, key), device))
     trainable = mesh.put(trainable, setup.trainable_shardings())
@@ -221,9 +220,8 @@ class _Trainer:
             self._settle(compiling=True)
 
     def _evaluate(self) -> None:
-        if self.hooks.evaluate is None:
-            return
-        if self.done % self.hooks.evaluate_every == 0 or self.done == self.source.num_steps:
+        due = self.done % self.hooks.evaluate_every == 0 or self.done == self.source.num_steps
+        if due and self.hooks.evaluate is not None:
             self._settle()
             values = self.hooks.evaluate(self.done, self.state.trainable)
             self.hooks.log(step=self.done, **values)
