@@ -147,7 +147,10 @@ def _d_queries_kernel(
     q_ref: Any, keys: Any, values: Any, segments: Any, starts: Any, d_out: Any, log_sum: Any,
     d_sum: Any, d_q: Any, *, blocks: _Blocks,
 ) -> None:  # fmt: skip
-    """A block of queries `[queries, H]` of one head, its keys `[T, H]`."""
+    """A block of queries `[queries, H]` of one head, its keys `[T, H]`.
+
+    Many parameters: a kernel has one for each array.
+    """
     number = pl.num_programs(0) - 1 - pl.program_id(0)
     of_block, query = _span(number, blocks.queries)
     q, d_o, of_query, shift = q_ref[...], d_out[...], log_sum[...], d_sum[...]
@@ -172,6 +175,8 @@ def _d_keys_kernel(
     d_sum: Any, d_k: Any, d_v: Any, *, blocks: _Blocks, group: int,
 ) -> None:  # fmt: skip
     """A block of keys `[keys, H]` of one KV head, and all query heads of its group.
+
+    Many parameters: a kernel has one for each array.
 
     Args:
         queries, d_out: `[T, group, H]`.
