@@ -72,7 +72,8 @@ def flash_attention(
     pad = -length % _MULTIPLE
     q, k, v = (jnp.pad(x, ((0, 0), (0, pad), (0, 0), (0, 0))) for x in (q, k, v))
     rows = _rows_of(jnp.pad(segment_ids, ((0, 0), (0, pad))))
-    return _attend(saved_names, interpret, q, k, v, rows)[:, :length]
+    out: Any = _attend(saved_names, interpret, q, k, v, rows)
+    return out[:, :length]
 
 
 def _rows_of(segments: jax.Array) -> _Rows:
@@ -252,7 +253,7 @@ def _forward(
 def _backward(
     q: jax.Array, k: jax.Array, v: jax.Array, rows: _Rows, out: jax.Array, log_sum: jax.Array,
     d_out: jax.Array, interpret: bool,
-) -> tuple[jax.Array, ...]:  # fmt: skip
+) -> tuple[jax.Array, jax.Array, jax.Array]:  # fmt: skip
     """Gradients of q, k and v."""
     batch, length, heads, width = q.shape
     kv_heads = k.shape[2]
@@ -317,7 +318,8 @@ def _attend_backward(
     saved_names: tuple[str, str], interpret: bool, residuals: tuple[Any, ...], d_out: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array, None]:
     del saved_names
-    return *_backward(*residuals, d_out, interpret), None
+    q, k, v, rows, out, log_sum = residuals
+    return *_backward(q, k, v, rows, out, log_sum, d_out, interpret), None
 
 
 _attend.defvjp(_attend_forward, _attend_backward)

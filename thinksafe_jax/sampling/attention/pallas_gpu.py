@@ -55,11 +55,8 @@ def several_queries(
     limits = jnp.pad(limits, ((0, 0), (0, padded - queries * group)), mode="edge")
     width = table.shape[1] * page_size
     parts = pl.cdiv(width, PART_TOKENS)
-    out = _merged(
-        *_parts(rows, pages, table, limits, parts=parts, interpret=interpret),
-        limits,
-        interpret=interpret,
-    )[:, :, : queries * group]
+    out, top, total = _parts(rows, pages, table, limits, parts=parts, interpret=interpret)
+    out = _merged(out, top, total, limits, interpret=interpret)[:, :, : queries * group]
     out = jnp.moveaxis(out.reshape(batch, kv_heads, queries, group, head_dim), 1, 2)
     return out.reshape(q.shape).astype(q.dtype)
 
