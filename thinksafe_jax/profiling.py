@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from thinksafe_jax.errors import EnvironmentFault
+from thinksafe_jax.errors import EnvironmentFault, first_line
 
 _log = logging.getLogger(__name__)
 WARM_UP = 3  # steps of a kind before it is traced
@@ -81,7 +81,10 @@ class _Tracer:
     def close(self) -> None:
         """At the end of the work: ends a trace of fewer steps, and says what was not traced."""
         if self._remaining:
-            self.end()
+            try:
+                self.end()
+            except Exception as error:  # the run's own result, or its error, matters more
+                _log.warning("profile: the trace could not be written: %s", first_line(error))
         for kind, taken in self.taken.items():
             if kind not in self.traced:
                 _log.warning(

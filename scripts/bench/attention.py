@@ -69,7 +69,9 @@ def main() -> None:
         rows.append(row)
         print(json.dumps(row), flush=True)
     if args.json:
-        kept = {"machine": machine(), "device": jax.devices()[0].device_kind, "attention": rows}
+        kept = json.loads(args.json.read_text()) if args.json.exists() else {}
+        new = {"machine": machine(), "device": jax.devices()[0].device_kind, "attention": rows}
+        kept |= new  # block sizes were tried by hand, and stay
         args.json.write_text(json.dumps(kept, indent=2) + "\n")
 
 

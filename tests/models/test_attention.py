@@ -10,7 +10,7 @@ from jax import export
 from jax.sharding import AbstractDevice, AbstractMesh
 
 from thinksafe_jax.models import AttentionRequest, causal_attention, first_to_run, refusals
-from thinksafe_jax.models.attention import IMPLEMENTATIONS
+from thinksafe_jax.models.attention import IMPLEMENTATIONS, flash
 from thinksafe_jax.models.attention.blocks import block_attention
 from thinksafe_jax.models.attention.flash import flash_attention
 from thinksafe_jax.models.attention.plain import plain_attention
@@ -51,9 +51,19 @@ def test_blocks_equal_one_score_matrix(lengths):
         np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5)
 
 
-@pytest.mark.parametrize("lengths", [[64, 30, 1, 90, 5], [150]])
-def test_the_kernel_for_gpus_equals_one_score_matrix_in_the_interpreter(lengths):
-    """Rows within its blocks, over several, at their edges; a length that no block divides."""
+@pytest.mark.parametrize(
+    ("lengths", "blocks"),
+    [([64, 30, 1, 90, 5], (64, 64)), ([150], (32, 64)), ([90, 100], (64, 32))],
+)
+def test_the_kernel_for_gpus_equals_one_score_matrix_in_the_interpreter(
+    lengths, blocks, monkeypatch
+):
+    """Rows within its blocks, over several, at their edges; a length that no block divides.
+
+    Blocks (queries, keys) of more keys than queries once lost the last block of keys.
+    """
+    for kernel in ("_FORWARD", "_D_QUERIES", "_D_KEYS"):
+        monkeypatch.setattr(flash, kernel, flash._Blocks(*blocks, 4, 2))
     args = inputs(lengths, 200, head_dim=16)
     want = value_and_gradients(plain_attention, *args)
     have = value_and_gradients(lambda *a: flash_attention(*a, interpret=True), *args)

@@ -88,13 +88,15 @@ def test_what_a_run_will_take_is_said_before_it_begins(tmp_path, caplog, monkeyp
     ready, cost = caplog.messages[:2]
     assert "room on the disk for " in ready and " MB, mini:student" in ready
     # 3 prompts and 2 questions, each of 64 tokens at most; no hours, as a CPU's facts are nominal
-    expected = "the trial in all: 3 responses and 4 answers of the evaluations, about 448 tokens, "
+    expected = (
+        "the trial in all: up to 3 responses and 4 answers of the evaluations, about 448 tokens, "
+    )
     assert cost.startswith(expected) and cost.endswith(" FLOPs")
     monkeypatch.setattr(cost_line, "_machine", lambda mesh: (device_topology("TPU v5e"), "a v5e"))
     caplog.clear()
     missing(RECIPE, tmp_path)
-    assert caplog.messages[1].startswith("the run in all: 8 responses and 4 answers")
-    assert caplog.messages[1].endswith(" FLOPs, at least 0.1 min on a v5e")
+    assert caplog.messages[1].startswith("the run in all: up to 8 responses and 4 answers")
+    assert caplog.messages[1].endswith(" FLOPs, about 0.1 min on a v5e")
     caplog.clear()
     missing(RECIPE, tmp_path, "evaluate")  # nothing is sampled for training
     assert "in all:" not in caplog.text
@@ -335,7 +337,7 @@ def test_check_tells_it_on_the_command_line(tmp_path, monkeypatch, capsys):
     assert check("--trial", "4") == 0
     printed = capsys.readouterr()
     assert "the run can start" in printed.out
-    assert "the trial in all: 12 responses and 56 answers of the evaluations" in printed.err
+    assert "the trial in all: up to 12 responses and 56 answers of the evaluations" in printed.err
     assert check("guard.model=mini:gard", "student.model=mini:studnt") == 3
     assert "error: 2 problems" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

@@ -56,8 +56,8 @@ def test_hours_are_said_where_the_machine_is_known_and_more_chips_take_fewer():
     alone, mesh = expect(RECIPE, CHIP), expect(RECIPE, load_mesh("v5e-8"))
     assert alone.hours is not None and mesh.hours is not None
     assert alone.hours > mesh.hours > 0
-    assert "at least 2.5 h on v5e-8" in replace(mesh, hours=2.5).text("the run", "v5e-8")
-    assert "at least 0.1 min on one chip" in alone.text("the trial", "one chip")
+    assert "about 2.5 h on v5e-8" in replace(mesh, hours=2.5).text("the run", "v5e-8")
+    assert "about 0.1 min on one chip" in alone.text("the trial", "one chip")
 
 
 def test_a_loop_draws_its_rollouts_and_fixed_responses_are_not_drawn():

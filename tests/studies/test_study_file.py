@@ -31,6 +31,16 @@ def test_every_combination_of_a_grid_is_a_setting(write):
     assert refusal.settings[0].recipe.evaluation == study.config.heldout
 
 
+def test_training_may_need_what_the_grid_says_of_it(write):
+    """Without the grid batch_size is 8, which 12 does not divide: no setting trains like that."""
+    grid = {"training.batch_size": [12, 24]}
+    changed = method(overrides=["training.micro_batch_size=12"], grid=grid)
+    settings = load_study(write(methods=changed)).methods[0].settings
+    assert [setting.recipe.training.batch_size for setting in settings] == [12, 24]
+    shared = {setting.data and setting.data.recipe.training.batch_size for setting in settings}
+    assert shared == {12}
+
+
 def test_settings_are_tried_on_validation_and_the_chosen_alone_on_heldout(write):
     study = load_study(write())
     first = validation_units(study)

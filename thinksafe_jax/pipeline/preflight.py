@@ -91,7 +91,7 @@ class _Preflight:
         if "evaluate" in todo:
             pins = self.run_dir / "evaluation/datasets.json"
             self.questions = check_questions(recipe.evaluation, pins, self.faults)
-            self.seen.append(f"{self.questions.total():,} questions")
+            self.seen.append(f"{self.questions.total():,} answers of each evaluation")
         if "sample" in todo or (self.loop and "train" in todo):
             self.prompts = check_prompts(self.session, self.faults)
             labels = Counter(prompt.label for prompt in self.prompts)
@@ -117,8 +117,9 @@ class _Preflight:
             log.warning("%s", mesh_advice(jax.devices()[0].device_kind, jax.device_count()))
 
     def _say_cost(self, student: ModelFacts | None) -> None:
-        """One line, where the prompts will be asked."""
-        if student is None or not self.prompts or not current().first:
+        """One line, where all that it counts will be done."""
+        all_of_it = {"train", "evaluate"} | (set() if self.loop else {"sample"})
+        if student is None or not self.prompts or not current().first or not all_of_it <= self.todo:
             return
         asked = self.recipe, self.prompts, self.questions
         if line := cost_line(*asked, student, self.models, self.mesh):

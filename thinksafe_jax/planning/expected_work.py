@@ -1,7 +1,8 @@
 """What a start will take, said before anything is sampled, by the arithmetic of `thinksafe plan`.
 
-Nothing is compiled, so that it takes no time. Most messages between devices are therefore left out
-of the hours, which are a lower bound as a plan's are, and a little lower.
+Nothing is compiled, so that it takes no time. The work is what a run may need at most: every
+attempt, every answer as long as it may be, up to what a plan assumes. The hours are those of that
+work at the roofline, without most messages between devices.
 """
 
 from collections.abc import Mapping
@@ -25,7 +26,7 @@ class ExpectedWork:
         responses, answers: to the prompts of training, every attempt needed; of both evaluations.
         tokens: of all of them.
         flops: of sampling, judging and training.
-        hours: at least; None where no chip is given.
+        hours: at the roofline; None where no chip is given.
     """
 
     responses: int
@@ -41,10 +42,10 @@ class ExpectedWork:
             what: "the trial" or "the run".
             machine: what the hours are on.
         """
-        hours = "" if self.hours is None else f", at least {_duration(self.hours)} on {machine}"
+        hours = "" if self.hours is None else f", about {_duration(self.hours)} on {machine}"
         return (
-            f"{what} in all: {self.responses:,} responses and {self.answers:,} answers of the "
-            f"evaluations, about {self.tokens:,} tokens, {self.flops:.1e} FLOPs{hours}"
+            f"{what} in all: up to {self.responses:,} responses and {self.answers:,} answers of "
+            f"the evaluations, about {self.tokens:,} tokens, {self.flops:.1e} FLOPs{hours}"
         )
 
 

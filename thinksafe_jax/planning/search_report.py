@@ -1,6 +1,7 @@
 """A search for people: what was looked at, what won and why, and the winner as a mesh file."""
 
 import json
+import os
 import textwrap
 from collections import Counter
 from collections.abc import Iterator
@@ -58,6 +59,8 @@ def run_search(
     winner = winner or Path(f"{config.name}-{name.lower()}.yaml")
     if winner.exists():
         raise ConfigError(f"{winner} is there already; name another file with --out")
+    if not os.access(winner.parent, os.W_OK):
+        raise ConfigError(f"{winner.parent} is no folder that can be written to; see --out")
     request = SearchRequest(name, cfg, config, settings, budget, batch)
     prepare_devices([config], settings)
     with Progress("search", budget, unit="programs") as progress:

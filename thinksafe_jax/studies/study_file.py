@@ -284,10 +284,11 @@ def _method(path: Path, config: StudyConfig, method: MethodConfig) -> Method:
         return recipe
 
     settings = []
+    first = {key: values[0] for key, values in method.grid.items()}
     for values in itertools.product(*method.grid.values()):
         changes = dict(zip(method.grid, values, strict=True))
         recipe = recipe_with(changes)
-        data = None if recipe.on_policy.method else _data_run(changes, recipe_with)
+        data = None if recipe.on_policy.method else _data_run(changes, first, recipe_with)
         settings.append(Setting(_setting_name(changes), _as_overrides(changes), recipe, data))
     names = [setting.name for setting in settings]
     if len(set(names)) < len(names):
@@ -296,14 +297,18 @@ def _method(path: Path, config: StudyConfig, method: MethodConfig) -> Method:
 
 
 def _data_run(
-    changes: dict[str, Any], recipe_with: Callable[[dict[str, Any]], Recipe]
+    changes: dict[str, Any], first: dict[str, Any], recipe_with: Callable[[dict[str, Any]], Recipe]
 ) -> DataRun | None:
     """The run of a setting's samples, which those that differ in `training.*` alone share."""
     training = {key: value for key, value in changes.items() if key.startswith("training.")}
     rest = {key: value for key, value in changes.items() if key not in training}
     if not training:
         return None
-    return DataRun(_setting_name(rest), _setting_name(training), recipe_with(rest))
+    try:
+        recipe = recipe_with(rest)
+    except ConfigError:  # it never trains like this: the method's first setting stands for it
+        recipe = recipe_with(first | rest)
+    return DataRun(_setting_name(rest), _setting_name(training), recipe)
 
 
 def _as_overrides(changes: dict[str, Any]) -> tuple[str, ...]:
