@@ -126,8 +126,8 @@ def test_at_16384_tokens_nothing_quadratic_exists_forward_or_backward():
         (("tpu", 4100, 128, "bfloat16"), "blocks", {"splash": "no multiple of 128"}),
         (("tpu", 4096, 64, "bfloat16"), "blocks", {"splash": "head_dim 64"}),
         (("gpu", 16384, 128, "bfloat16"), "flash", {"splash": "not gpu"}),
-        (("gpu", 4096, 80, "bfloat16"), "cudnn", {"flash": "a power of 2 from 16 to 256"}),
-        (("gpu", 4096, 256, "bfloat16"), "blocks", {"flash": "head_dim up to 128"}),
+        (("gpu", 4096, 80, "bfloat16"), "cudnn", {"flash": "a power of 2 from 16 to 128"}),
+        (("gpu", 4096, 256, "bfloat16"), "blocks", {"flash": "from 16 to 128, this model has 256"}),
         (("gpu", 4096, 128, "float32"), "blocks", {"flash": "not float32", "cudnn": "not float32"}),
         (("gpu", 16384, 80, "bfloat16"), "blocks", {"cudnn": "16384 x 16384 is too large"}),
     ],
@@ -157,7 +157,7 @@ def test_the_kernel_for_gpus_lowers_forward_and_backward():
         traced = jax.jit(jax.grad(loss, (0, 1, 2))).trace(q, k, k, segments)
         text = traced.lower(lowering_platforms=("cuda",)).as_text()
     names = {"flash_attention", "flash_attention_d_queries", "flash_attention_d_keys"}
-    assert names == set(re.findall(r'name = "(\w+)"', text))
+    assert names <= set(re.findall(r'name = "(\w+)"', text))
 
 
 @pytest.mark.parametrize("platform", ["tpu", "cuda"])

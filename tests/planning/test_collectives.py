@@ -1,9 +1,13 @@
 """The reader of compiled programs: what they send, counted as often as it runs."""
 
+import jax
+import jax.numpy as jnp
 import pytest
+from jax.sharding import AxisType
 
 from thinksafe_jax.planning.collectives import CollectiveTraffic, collectives_of, total
 from thinksafe_jax.planning.replica_groups import replica_groups, source_target_pairs
+from thinksafe_jax.training.losses import chunked_loss
 
 pytestmark = pytest.mark.slow
 
@@ -70,6 +74,28 @@ def test_a_known_number_of_turns_comes_before_the_condition():
 
 def test_a_loop_whose_turns_the_data_decide_is_counted_once():
     assert collectives_of(PROGRAM.replace("direction=LT", "direction=NE"))["all-reduce"].count == 2
+
+
+def test_a_scope_bounds_a_loop_whose_turns_the_data_decide():
+    """As the loss has over the slices of its positions, forward or with its derivative."""
+    name = 'body=%body, metadata={op_name="jit(step)/jvp(at_most_16)/while"}'
+    text = PROGRAM.replace("direction=LT", "direction=NE").replace("body=%body", name)
+    assert collectives_of(text)["all-reduce"].count == 16 + 1
+
+
+def test_the_loss_is_counted_in_all_its_slices():
+    mesh = jax.make_mesh((4,), ("tensor",), axis_types=(AxisType.Auto,))
+    kernel = jax.ShapeDtypeStruct(
+        (64, 16), jnp.float32, sharding=jax.NamedSharding(mesh, jax.P("tensor", None))
+    )
+    hidden, targets = jnp.ones((2, 64, 16)), jnp.zeros((2, 64), jnp.int32)
+    weights = {"ce": jnp.ones((2, 64))}
+
+    def loss(hidden, kernel):
+        return chunked_loss(hidden, kernel, targets, weights, chunk=8).loss
+
+    compiled = jax.jit(jax.value_and_grad(loss)).lower(hidden, kernel).compile()
+    assert collectives_of(compiled.as_text())["all-reduce"].count >= 3 * 16  # largest, sum, chosen
 
 
 @pytest.mark.parametrize("groups", ["{{0},{1}}", "[8,1]<=[8]", "mesh['a'=8,'b'=1] {'b'}"])

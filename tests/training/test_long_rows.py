@@ -179,6 +179,8 @@ def test_rows_are_scored_and_looked_at_as_on_one_device():
 def test_lengths_divide_over_the_devices_or_are_refused():
     layouts = choose_layouts([[70, 41], [55, 32]], 2, 128, 72, sequence_shards=3)
     assert all(layout.length % 48 == 0 for layout in layouts)
+    (layout,) = choose_layouts([[162, 54, 54, 54]], 4, 648, 2048, sequence_shards=4)
+    assert layout.length % 16 == 0  # 330 where lengths are tried an eighth of the longest apart
     assert [b.tokens.shape[1] for b in row_batches([[1] * 60], shards=1, multiple=3)] == [66]
     mesh = mesh_of(1, 4, 1)
     batch = kit.packed(kit.rows(2), Layout(1, 2, 30), setup_of("ce", mesh))

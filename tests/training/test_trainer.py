@@ -230,8 +230,16 @@ def test_an_evaluation_is_called_and_logged(straight):
 
 
 def test_the_step_is_compiled_once_whether_the_weights_are_committed_to_a_device_or_not():
-    """As `load_params` commits them, and `init_params` does not."""
-    for place in (lambda x: x, lambda x: jax.device_put(x, jax.devices()[0])):
+    """As `load_params` commits them, `init_params` does not, a mesh of one device lays them out."""
+    alone = jax.NamedSharding(
+        jax.make_mesh((1,), ("x",), axis_types=(jax.sharding.AxisType.Auto,)), jax.P(None, None)
+    )
+    laid_out = lambda x: x if x.ndim != 2 else jax.device_put(x, alone)  # noqa: E731
+    for place in (
+        lambda x: x,
+        lambda x: jax.device_put(x, jax.devices()[0]),
+        lambda x: jax.tree.map(laid_out, x),
+    ):
         compiled = []
         kit.train(
             place(kit.params()), kit.setup(kit.settings(epochs=1)), kit.rows(),

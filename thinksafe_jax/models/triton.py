@@ -27,13 +27,17 @@ def float32_dot(a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.dot(a, b, precision=exact, preferred_element_type=jnp.float32)
 
 
-def triton_refusal(request: AttentionRequest) -> str | None:
-    """Why a kernel through Triton cannot run a request, or None."""
+def triton_refusal(request: AttentionRequest, widest: int = 256) -> str | None:
+    """Why a kernel through Triton cannot run a request, or None.
+
+    Args:
+        widest: head_dim whose blocks fit in shared memory.
+    """
     width = request.head_dim
     if request.platform != "gpu":
         return f"a Triton kernel, the platform is {request.platform}"
-    if width & (width - 1) or not 16 <= width <= 256:
-        return f"needs a head_dim that is a power of 2 from 16 to 256, this model has {width}"
+    if width & (width - 1) or not 16 <= width <= widest:
+        return f"needs a head_dim that is a power of 2 from 16 to {widest}, this model has {width}"
     if find_spec(_TRITON) is None:
         return f"this version of JAX no longer has {_TRITON}"
     return None

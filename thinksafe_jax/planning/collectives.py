@@ -117,9 +117,10 @@ class _Collectives:
 
     def _parts(self, name: str) -> Iterator[Collectives]:
         chains: set[tuple[str, str]] = set()
-        for line in map(without_metadata, self.module.lines(name)):
+        for whole in self.module.lines(name):
+            line = without_metadata(whole)
             yield self._sent_by_line(line, chains)
-            if loop := self.module.loop(line):
+            if loop := self.module.loop(whole):
                 body, turns = loop
                 yield {kind: t.times(turns) for kind, t in self.sent_by(body).items()}
             elif choices := self._choices(line):

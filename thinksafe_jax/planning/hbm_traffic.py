@@ -130,7 +130,7 @@ class _Reader:
 
     def _add(self, run: _Run, instruction: Instruction, computation: str) -> None:
         body = self.module.instructions(computation)
-        if loop := self.module.loop(instruction.line):
+        if loop := self.module.loop(instruction.line, instruction.source):
             given = body[instruction.operands[0]]
             self.inputs[loop[0]] = [
                 self._name(given, body, computation, at) for at in range(len(given.operands))

@@ -17,6 +17,7 @@ _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _TWO_BRANCHES = re.compile(r"(?:true|false)_computation=%([\w.\-]+)")
 _WHILE = re.compile(r"\swhile\(.*condition=%([\w.\-]+), body=%([\w.\-]+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+_AT_MOST = re.compile(r"\bat_most_(\d+)\)*/while$")  # the scope around a loop, and the loop
 _CONSTANT = re.compile(r"%([\w.\-]+) = [su]\d+\[\]\S* constant\((\d+)\)")
 _LESS = re.compile(r"ROOT .* compare\(%[\w.\-]+, %([\w.\-]+)\), direction=LT")
 _SOURCE = re.compile(r'op_name="((?:[^"\\]|\\.)*)"')
@@ -97,14 +98,23 @@ class HloModule:
         """The instruction whose result the computation returns."""
         return next(i for i in self.instructions(computation).values() if i.is_root)
 
-    def loop(self, line: str) -> tuple[str, int] | None:
-        """Body and turns of a loop; one turn where only the data decide."""
-        loop = _WHILE.search(line)
-        return (loop[2], self._turns(line, loop[1])) if loop else None
+    def loop(self, line: str, source: str = "") -> tuple[str, int] | None:
+        """Body and turns of a loop; one turn where only the data decide and no scope bounds it.
 
-    def _turns(self, line: str, condition: str) -> int:
+        Args:
+            source: see `Instruction`; where the line still has its metadata it is read from there.
+        """
+        loop = _WHILE.search(line)
+        if loop is None:
+            return None
+        quoted = _SOURCE.search(line)
+        return loop[2], self._turns(line, source or (quoted[1] if quoted else ""), loop[1])
+
+    def _turns(self, line: str, source: str, condition: str) -> int:
         if known := _TRIPS.search(line):
             return int(known[1])
+        if bounded := _AT_MOST.search(source):
+            return int(bounded[1])
         lines = "\n".join(self.lines(condition))
         bound = _LESS.search(lines)
         constants = dict(_CONSTANT.findall(lines))

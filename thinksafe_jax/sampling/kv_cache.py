@@ -275,14 +275,18 @@ def pool_pages(
     """
     layout, tokens = layouts[0], config.pool_tokens
     if tokens is None:
-        mesh = layout.mesh
+        mesh, num_shards = layout.mesh, layout.num_shards(layout.kv_heads)
+        device = jax.local_devices()[0] if mesh is None else mesh.devices.flat[0]
         tokens = tokens_that_fit(
             config.slots * max_length,
             KvCache.bytes_per_token(cfg, dtype),
-            jax.local_devices()[0] if mesh is None else mesh.devices.flat[0],
-            num_shards=layout.num_shards(layout.kv_heads),
+            device,
+            num_shards=num_shards,
             pools=len(layouts) * layout.shards,
         )
+        if device.platform == "gpu" and dtype == INT8:  # Triton counts int8 elements in 31 bits
+            of_token = cfg.num_kv_heads // num_shards * cfg.head_dim
+            tokens = min(tokens, 2**31 // of_token - 2 * config.page_size)
     return 1 + -(-tokens // config.page_size)
 
 

@@ -217,6 +217,7 @@ class ModelMesh:
         """`causal_attention` of each device's own rows and heads, without any communication.
 
         Where tokens are cut, each device exchanges its own for whole rows of a part of its heads.
+        The backward pass averages gradients over the devices that hold the same heads.
         """
         rows, tokens = (partition_spec((name,), self.rules)[0] for name in ("batch", "sequence"))
         queries, keys = (

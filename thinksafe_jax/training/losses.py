@@ -312,7 +312,8 @@ def _over_active(
     shapes = jax.eval_shape(lambda: body(start, at(jnp.int32(0)))[1])
     slices = hidden.shape[0]
     outputs = jax.tree.map(lambda x: jnp.zeros((slices, *x.shape), x.dtype), shapes)
-    return jax.lax.fori_loop(0, count, step, (start, outputs))
+    with jax.named_scope(f"at_most_{slices}"):  # what `plan` counts: the data decide
+        return jax.lax.fori_loop(0, count, step, (start, outputs))
 
 
 def _scaled(residuals: Any, cotangents: LossSums) -> tuple[Any, Any, None, None]:

@@ -160,6 +160,8 @@ def _options(
     # a bound may lie between steps: a last step of a row or two can be shorter in all than it
     whole = max(-(-int(totals.max()) // grain_size) * grain_size, shortest)
     stride = max(grain_size, shortest // 8)
+    if bound > 1024 or sequence_shards > 1:  # short rows on one device keep the shapes they had
+        stride -= stride % grain_size
     lengths_tried = {*range(shortest, min(4 * shortest, whole) + 1, stride)}
     lengths_tried |= {-(-whole // n // grain_size) * grain_size for n in (1, 2, 3, 4)}
     options = []

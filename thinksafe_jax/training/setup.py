@@ -136,3 +136,10 @@ def lora_config(config: TrainingConfig) -> LoraConfig:
         tuple(config.lora_targets),
         config.lora_rslora,
     )
+
+
+def place_beside(params: Tree) -> Any:
+    """Where what every device holds belongs, beside parameters that no training mesh laid out."""
+    sharding = getattr(jax.tree.leaves(params)[0], "sharding", jax.local_devices()[0])
+    named = isinstance(sharding, jax.NamedSharding)
+    return jax.NamedSharding(sharding.mesh, jax.P()) if named else sharding

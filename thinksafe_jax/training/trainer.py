@@ -20,7 +20,7 @@ from thinksafe_jax.models import LoraConfig, ModelConfig, init_adapter
 from thinksafe_jax.training.batches import Step, StepSource
 from thinksafe_jax.training.checkpoints import CheckpointStore, describe_differences
 from thinksafe_jax.training.metrics import RunMetrics
-from thinksafe_jax.training.setup import TrainingSetup, Tree
+from thinksafe_jax.training.setup import TrainingSetup, Tree, place_beside
 from thinksafe_jax.training.step import Metrics, TrainState, init_state, make_step, state_shardings
 
 _log = logging.getLogger(__name__)
@@ -133,9 +133,9 @@ def _begin(params: Tree, setup: TrainingSetup, seed: int) -> _Start:
     else:
         trainable, frozen = init_adapter(setup.cfg, lora, init_key), params
     trainable = setup.with_heads(trainable, init_key)
-    if mesh is None:  # committed to a device as what a step returns is, or step 2 compiles again
-        device = jax.tree.leaves(params)[0].sharding
-        return _Start(*jax.device_put((init_state(trainable, setup), frozen, key), device))
+    if mesh is None:  # committed as what a step returns is, or the second step compiles again
+        state, key = jax.device_put((init_state(trainable, setup), key), place_beside(params))
+        return _Start(state, frozen, key)
     trainable = mesh.put(trainable, setup.trainable_shardings())
     init = jax.jit(
         lambda tree: init_state(tree, setup), donate_argnums=0, out_shardings=state_shardings(setup)

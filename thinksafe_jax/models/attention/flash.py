@@ -327,12 +327,10 @@ _attend.defvjp(_attend_forward, _attend_backward)
 
 def refuses(request: AttentionRequest) -> str | None:
     """Why the kernel cannot run a request, or None."""
-    if reason := triton_refusal(request):
+    if reason := triton_refusal(request, _WIDEST):
         return reason
     if request.dtype not in ("bfloat16", "float16"):
         return f"takes bfloat16 or float16, not {request.dtype}"
-    if request.head_dim > _WIDEST:
-        return f"takes a head_dim up to {_WIDEST}, this model has {request.head_dim}"
     return None
 
 

@@ -160,7 +160,7 @@ def _part_kernel(q_ref: Any, table: Any, limits: Any, *refs: Any, page_size: int
         rescale = jnp.exp(top - new_top)
         total = total * rescale + weights.sum(axis=-1)
         if scales:
-            weights = weights * _scales_of(scales[0], 1, at)
+            weights = jnp.where(live, weights * _scales_of(scales[0], 1, at), 0.0)
         v = values[at].reshape(_BLOCK_TOKENS, head_dim).astype(q.dtype)
         # also here: a weight of 0 times a NaN behind the length would be NaN
         v = jnp.where((position < longest)[:, None], v, jnp.zeros((), v.dtype))
