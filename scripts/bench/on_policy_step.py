@@ -30,7 +30,7 @@ from thinksafe_jax.runs import Run
 from thinksafe_jax.sampling import Engine
 from thinksafe_jax.training import trainer
 
-WARM_UP = 3  # steps
+WARM_UP = 10  # steps; programs for narrower windows of the tail are compiled in the first few, too
 
 given: dict[str, list[Any]] = defaultdict(list)  # what each part was given, a step each
 ended: list[float] = []  # when the steps' numbers were there
@@ -106,7 +106,7 @@ def main() -> None:
     )
     parser.add_argument("--json", type=Path, help="where to keep the results")
     parser.add_argument("--recipe", default="mini-grpo")
-    parser.add_argument("--steps", type=int, default=15)
+    parser.add_argument("--steps", type=int, default=25)
     args = parser.parse_args()
     watch()
     with tempfile.TemporaryDirectory() as folder:
