@@ -117,6 +117,24 @@ def test_the_runs_report_has_a_column_for_each(swept):
         assert part in page
 
 
+def test_prompts_held_out_of_training_are_asked_before_and_after_it(swept):
+    """Both sides, and the untouched student is the same in every training."""
+    answers = []
+    for name in ("lr-0.001", "lr-0.0001"):
+        folder = swept[0] / "trainings" / name
+        summary = json.loads((folder / "report/summary.json").read_text())
+        answers.append(summary["training"]["heldout_answers"])
+        (said,) = [n["text"] for n in summary["notes"] if n["kind"] == "held-out-answers"]
+        assert f"of {answers[-1]['after']['benign']} benign ones refused" in said
+    for of in (answers[0]["before"], answers[0]["after"]):
+        assert (
+            of["harmful"] + of["benign"] <= 2
+        )  # training.heldout_rows; what cannot be read is out
+        assert of["harmful_answered"] <= of["harmful"] and of["benign_refused"] <= of["benign"]
+    assert answers[0]["before"] == answers[1]["before"]
+    assert sum(answers[0]["before"].values()) > 0
+
+
 def test_the_same_command_again_recomputes_nothing(swept):
     folder, _ = swept
     before = written(folder)

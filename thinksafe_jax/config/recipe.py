@@ -216,7 +216,7 @@ class TrainingConfig:
     # what the backward pass computes again
     remat: Annotated[str, choice("none", "dots", "attention", "layer")] = "layer"
     safekey: SafeKeyConfig = field(default_factory=SafeKeyConfig, metadata=LATER)
-    # kept out of training; their loss is measured as it goes on
+    # kept out of training; their loss is measured as it goes on, their prompts asked at its ends
     heldout_rows: Annotated[int, INDEX] = 0
     # optimiser steps between those measurements; and at the end
     evaluate_every: Annotated[int, COUNT] = 100

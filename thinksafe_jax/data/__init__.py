@@ -19,7 +19,7 @@ from thinksafe_jax.data.kinds import (
     REASONING,
     Kind,
 )
-from thinksafe_jax.data.prompts import Prompt, load_prompts, read_prompts, source_hashes
+from thinksafe_jax.data.prompts import LABELS, Prompt, load_prompts, read_prompts, source_hashes
 from thinksafe_jax.data.questions import Question, Questions, fingerprint, load_questions
 from thinksafe_jax.data.readers import Row, read_rows
 
@@ -29,6 +29,7 @@ __all__ = [
     "GROUPS",
     "HARMFUL",
     "KINDS",
+    "LABELS",
     "LISTS",
     "OVER_REFUSAL",
     "RATES",

@@ -15,6 +15,7 @@ from thinksafe_jax.guards import check_one_template, check_unparsed
 from thinksafe_jax.models import Params
 from thinksafe_jax.pipeline.before_after import measure_before_and_after
 from thinksafe_jax.pipeline.draw_version import check_draw_version
+from thinksafe_jax.pipeline.heldout_answers import ask_held_out
 from thinksafe_jax.pipeline.rollout_and_train import rollout_and_train
 from thinksafe_jax.pipeline.session import Session, exported
 from thinksafe_jax.pipeline.take_steps import take_steps
@@ -174,7 +175,17 @@ def train_model(run: Run, session: Session) -> dict[str, Any]:
 
 
 def export(run: Run, session: Session) -> None:
-    """Write RUN/adapter for PEFT, or RUN/merged where all weights were trained (step 8)."""
+    """Write RUN/adapter for PEFT, or RUN/merged where all weights were trained (step 8).
+
+    With `training.heldout_rows` the prompts that training never saw are asked then, see
+    `heldout_answers`.
+    """
+    _export(run, session)
+    if not run.recipe.on_policy.method:
+        ask_held_out(run, session)
+
+
+def _export(run: Run, session: Session) -> None:
     # In a later process than training's the last checkpoint is restored: no step is left to do.
     result = session.trained or _train(run, session)
     if result.lora is None:

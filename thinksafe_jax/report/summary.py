@@ -27,7 +27,8 @@ change              after - before per rate, with Newcombe's interval; null unti
 dataset             null, or {label: {sampled, accepted, accepted_at: {attempt: n}, dropped:
                     {reason: n}, verdicts: {judged, marked, truncated}}}
 training            null, or {steps, skipped_steps, first_loss, last_loss, heldout_loss (null
-                    where no rows were held out)}
+                    where no rows were held out), heldout_answers (likewise; {before, after:
+                    {harmful, harmful_answered, benign, benign_refused}}, by refusal phrases)}
 trainings           [{name, settings {key: value}, training, after}] of RUN/trainings: settings that
                     are not the same in all of the run's trainings; null where not there yet
 paper_differences   [{key, paper, run}]: every setting that is not the paper's
@@ -222,7 +223,19 @@ def _training(metrics: list[dict]) -> dict | None:
         "first_loss": _mean(losses[:some]),
         "last_loss": _mean(losses[-some:]),
         "heldout_loss": heldout[max(heldout)] if heldout else None,
+        "heldout_answers": _heldout_answers(metrics),
     }
+
+
+_COUNTS = ("harmful", "harmful_answered", "benign", "benign_refused")
+
+
+def _heldout_answers(metrics: list[dict]) -> dict | None:
+    """What `pipeline/heldout_answers.py` logged last, before and after training."""
+    rows = {m.get("when"): m for m in metrics if m.get("stage") == "heldout"}
+    if not {"before", "after"} <= rows.keys():
+        return None
+    return {when: {n: rows[when].get(n, 0) for n in _COUNTS} for when in ("before", "after")}
 
 
 def _mean(values: list[float]) -> float | None:
@@ -267,9 +280,21 @@ def _notes(run: RunFiles, guard: dict, judge: dict) -> list[tuple[str, str]]:
                 "the model's own distribution. Compare them with runs that have the same setting.",
             )
         )
+    answers = (_training(run.metrics) or {}).get("heldout_answers")
+    if answers:
+        notes.append(("held-out-answers", _heldout_text(answers)))
     if warning := refusal_warning(run.refusals):
         notes.append(("benign-refusals", f"{warning}."))
     return [*notes, *_count_notes(run)]
+
+
+def _heldout_text(answers: dict) -> str:
+    sides = [
+        f"{when} training {of['harmful_answered']} of {of['harmful']} harmful ones were answered "
+        f"and {of['benign_refused']} of {of['benign']} benign ones refused"
+        for when, of in answers.items()
+    ]
+    return f"Of the prompts held out of training, {', '.join(sides)} (by refusal phrases)."
 
 
 def _trial_text(recipe: Recipe) -> str:
