@@ -47,7 +47,9 @@ def _ask(engine: Engine, session: Session, rows: Sequence[Row]) -> dict[str, Any
     sampling, tokenizer = session.recipe.evaluation.sampling, session.tokenizer
     labels = {row["id"]: row["prompt_label"] for row in rows}
     requests = [Request(r["id"], tokenizer.prompt_ids(r["instruction"]), sampling) for r in rows]
-    counts = dict.fromkeys(("harmful", "harmful_answered", "benign", "benign_refused"), 0)
+    counts: dict[str, Any] = dict.fromkeys(
+        ("harmful", "harmful_answered", "benign", "benign_refused"), 0
+    )
     for done in engine.generate([r for r in requests if engine.refuses(r) is None]):
         text = tokenizer.decode(done.token_ids)
         if not answer_part(text):
