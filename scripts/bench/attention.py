@@ -65,7 +65,9 @@ def main() -> None:
             results = [np.asarray(x.astype(jnp.float32)) for x in done["results"]]
             exact = exact or results
             norm = np.linalg.norm
-            row["error"] = [float(norm(a - b) / norm(a)) for a, b in zip(exact, results)]  # noqa: B905
+            row["error"] = [
+                float(norm(a - b) / norm(a)) for a, b in zip(exact, results, strict=True)
+            ]
         rows.append(row)
         print(json.dumps(row), flush=True)
     if args.json:

@@ -37,7 +37,7 @@ ended: list[float] = []  # when the steps' numbers were there
 
 
 def keep(owner: Any, name: str, kept: Callable[..., Any]) -> None:
-    """Replaces a method by one that notes `kept(self, argument)`, and gets that as its argument."""
+    """Replaces a method by one that notes `kept(argument)`, and takes that as its argument."""
     method = getattr(owner, name)
 
     def noting(self: Any, argument: Any) -> Any:
@@ -71,13 +71,18 @@ def watch() -> None:
             ended.append(time.perf_counter())
         log(self, stage, **values)
 
+    # in place of what the loop calls: a user has no use for hooks at these two
     trainer.make_step, Run.log = make_noting_step, noting_log  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def seconds(run: Callable[[], Any]) -> float:
+def seconds(run: Callable[..., Any], *args: Any) -> float:
     began = time.perf_counter()
-    jax.block_until_ready(run())
+    jax.block_until_ready(run(*args))
     return time.perf_counter() - began
+
+
+def drained(part: Callable[[Any], Any], argument: Any) -> list[Any]:
+    return list(part(argument))
 
 
 def alone(steps: int) -> list[dict[str, float]]:
@@ -91,9 +96,9 @@ def alone(steps: int) -> list[dict[str, float]]:
         step, frozen, batch, key = calls["step"][n]
         copied = jax.block_until_ready(jax.tree.map(jnp.copy, state))
         row = {
-            "sampling": seconds(lambda: list(engine.generate(requests))),  # noqa: B023
-            "judging": seconds(lambda: list(guard.judge(exchanges))),  # noqa: B023
-            "optimiser step": seconds(lambda: step(copied, frozen, batch, key)),  # noqa: B023
+            "sampling": seconds(drained, engine.generate, requests),
+            "judging": seconds(drained, guard.judge, exchanges),
+            "optimiser step": seconds(step, copied, frozen, batch, key),
             "occupancy": engine.stats.occupancy,
         }
         rows.append(row)

@@ -229,23 +229,26 @@ def test_an_evaluation_is_called_and_logged(straight):
     kit.assert_same_bits(kit.flat(result.trainable), kit.flat(straight[0].trainable))
 
 
-def test_the_step_is_compiled_once_whether_the_weights_are_committed_to_a_device_or_not():
-    """As `load_params` commits them, `init_params` does not, a mesh of one device lays them out."""
-    alone = jax.NamedSharding(
-        jax.make_mesh((1,), ("x",), axis_types=(jax.sharding.AxisType.Auto,)), jax.P(None, None)
-    )
-    laid_out = lambda x: x if x.ndim != 2 else jax.device_put(x, alone)  # noqa: E731
-    for place in (
-        lambda x: x,
-        lambda x: jax.device_put(x, jax.devices()[0]),
-        lambda x: jax.tree.map(laid_out, x),
-    ):
-        compiled = []
-        kit.train(
-            place(kit.params()), kit.setup(kit.settings(epochs=1)), kit.rows(),
-            log=lambda **_: compiled.append(compiles_so_far().count),  # noqa: B023
-        )  # fmt: skip
-        assert len(compiled) > 2 and compiled[0] == compiled[-1]
+def committed(tree):
+    return jax.device_put(tree, jax.devices()[0])
+
+
+def on_a_mesh_of_one(tree):
+    mesh = jax.make_mesh((1,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+    rows = jax.NamedSharding(mesh, jax.P(None, None))
+    return jax.tree.map(lambda x: x if x.ndim != 2 else jax.device_put(x, rows), tree)
+
+
+@pytest.mark.parametrize("place", [lambda tree: tree, committed, on_a_mesh_of_one])
+def test_the_step_is_compiled_once_wherever_the_weights_lie(place):
+    """As `init_params` leaves them, as `load_params` commits them, as a mesh lays them out."""
+    compiled = []
+    setup = kit.setup(kit.settings(epochs=1))
+    kit.train(
+        place(kit.params()), setup, kit.rows(),
+        log=lambda **_: compiled.append(compiles_so_far().count),
+    )  # fmt: skip
+    assert len(compiled) > 2 and compiled[0] == compiled[-1]
 
 
 def test_rank_stabilised_lora_scales_by_the_root_of_r():
