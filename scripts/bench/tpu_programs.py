@@ -13,18 +13,22 @@
     rare_bytes                what the draw's rare branches would move beyond the common one
     copies                    copies and transposes in HBM of 8 MB or more: none is the aim
     collectives               by kind; how many run beside other work; weights gathered in decode
+    overlap                   seconds of all messages, at least; how many of them work can hide; and
+                              what hides behind what: planning/overlap.py
     peak_bytes                arguments and temporaries
 
 Compiling takes minutes; of a program that has not changed, what the compiler gave is kept in
 THINKSAFE_CACHE. The folder RAW gets it to be read.
 The slots have rows at a mean context of 5,200 tokens, as many as the cache holds. With --kv-dtype
 int8 keys and values are rounded (`engine.kv_dtype`), in pages of 128 tokens; so is the floor.
+LIBTPU_INIT_ARGS has flags of the compiler; a row has those that it was compiled with.
 """
 
 import argparse
 import gzip
 import json
 import math
+import os
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -50,6 +54,7 @@ from thinksafe_jax.planning.devices import compile_devices
 from thinksafe_jax.planning.find_model import find_model
 from thinksafe_jax.planning.hbm_traffic import HbmTraffic, hbm_traffic
 from thinksafe_jax.planning.memory import Settings, cache_dtype, filled_rows, phase_budget
+from thinksafe_jax.planning.overlap import Overlap, overlap_of
 from thinksafe_jax.planning.roofline import decode_cost
 from thinksafe_jax.sampling.attention import IMPLEMENTATIONS as PAGED
 from thinksafe_jax.sharding import MeshConfig, load_mesh
@@ -62,6 +67,7 @@ DRAFTS = 3  # tokens of a draft
 SLOTS, WINDOW, PROMPT, LENGTH, MEAN_CONTEXT, PAGE = 64, 32, 512, 16384, 5200, 64
 INT8_PAGE = 128  # tokens: what the kernel for int8 takes
 _HLO_TYPES = {"bfloat16": "bf16", "int8": "s8", "float32": "f32"}
+SHOWN = 8  # collectives that run beside other work
 PIECE = 512  # tokens that the paged kernel reads at a time
 AIMS = {"Qwen3-0.6B": 1.25}  # of decode's bytes over the floor; of the others:
 AIM = 1.10
@@ -169,7 +175,10 @@ def row_of(case: Case, text: str, facts: dict[str, Any]) -> dict[str, Any]:
     decodes = case.program in STEPS
     steps = WINDOW if decodes else 1
     traffic = hbm_traffic(text, _pool_reads(case) if decodes else None)
-    sent = collectives_of(text, branches="least" if decodes else "all")
+    branches = "least" if decodes else "all"
+    sent = collectives_of(text, branches=branches)
+    overlap = overlap_of(text, case.mesh.topology, branches=branches)
+    flags = os.environ.get("LIBTPU_INIT_ARGS", "")
     table = case.kernel()
     row = {
         "program": case.program,
@@ -178,6 +187,7 @@ def row_of(case: Case, text: str, facts: dict[str, Any]) -> dict[str, Any]:
         "chip": case.mesh.topology.chip,
         "kernel": kernel_of(case),
         **({} if case.kv_dtype == "model" else {"kv_dtype": case.kv_dtype}),
+        **({"flags": flags} if flags else {}),
         "refused": {name: reason for name, reason in table.items() if reason},
         "hbm_bytes": round(traffic.bytes / steps),
         "rare_bytes": round(traffic.rare / steps),
@@ -187,6 +197,7 @@ def row_of(case: Case, text: str, facts: dict[str, Any]) -> dict[str, Any]:
             kind: {name: round(value / steps, 2) for name, value in asdict(t).items()}
             for kind, t in sorted(sent.items())
         },
+        "overlap": _overlap(overlap, steps),
         "peak_bytes": facts["argument_bytes"] + facts["temporary_bytes"],
         **facts,
     }
@@ -229,8 +240,18 @@ def _largest(traffic: HbmTraffic, steps: int) -> dict[str, int]:
     return {**large, "other": sum(kept.values()) - sum(large.values())}
 
 
+def _overlap(overlap: Overlap, steps: int) -> dict[str, Any]:
+    """Messages of a step, and the longest of those that run beside other work, of the program."""
+    shown = overlap.collectives[:SHOWN]
+    return {
+        "message_seconds": overlap.message_seconds / steps,
+        "hidden_seconds": overlap.hidden_seconds / steps,
+        "beside": [{**asdict(c), "hidden_seconds": c.hidden_seconds} for c in shown],
+    }
+
+
 def line(row: dict[str, Any]) -> str:
-    """A row for the terminal."""
+    """A row for the terminal: the program, and what hides behind what."""
     sent = ", ".join(
         f"{kind} {t['count']:g} ({t['asynchronous']:g} beside)"
         for kind, t in row["collectives"].items()
@@ -241,16 +262,26 @@ def line(row: dict[str, Any]) -> str:
         aim = AIMS.get(row["model"], AIM)
         text += f"  {over:.3f} of the floor ({'met' if over <= aim else 'MISSED'})"
     copies = sum(copy["bytes"] * copy["runs"] for copy in row["copies"])
-    return f"{text}  copies {copies / 1e9:.3f} GB  {sent}"
+    overlap = row["overlap"]
+    hidden, whole = 1e3 * overlap["hidden_seconds"], 1e3 * overlap["message_seconds"]
+    lines = [f"{text}  copies {copies / 1e9:.3f} GB  {sent}"]
+    lines += [f"        work can hide {hidden:,.2f} of {whole:,.2f} ms of messages"]
+    for c in overlap["beside"]:
+        message, work = 1e3 * c["message_seconds"], 1e3 * c["work_seconds"]
+        lines.append(
+            f"        {c['runs']:>5} x {c['kind']} of {c['scope']}: {message:.3f} ms "
+            f"behind {work:.3f} ms: {c['behind'] or 'nothing'}"
+        )
+    return "\n".join(lines)
 
 
 def with_kept(file: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows, and those of other programs that the file has."""
 
-    def key(row: dict[str, Any]) -> tuple[int, int, int, str, str]:
+    def key(row: dict[str, Any]) -> tuple[int, int, int, str, str, str]:
         program, mesh, model = row["program"], row["mesh"], row["model"]
         place = PROGRAMS.index(program), MESHES.index(mesh), MODELS.index(model)
-        return *place, row["kernel"], row.get("kv_dtype", "")
+        return *place, row["kernel"], row.get("kv_dtype", ""), row.get("flags", "")
 
     before = json.loads(file.read_text(encoding="utf-8"))["rows"] if file.exists() else []
     return [row for _, row in sorted({key(row): row for row in before + rows}.items())]

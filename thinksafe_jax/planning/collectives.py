@@ -94,6 +94,39 @@ def total(collectives: Collectives) -> CollectiveTraffic:
     return sum(collectives.values(), CollectiveTraffic())
 
 
+@dataclass(frozen=True)
+class Collective:
+    """A collective of a program, as one line of its text has it.
+
+    Attributes:
+        started: it only starts here, and ends at another line.
+        chain: channel and number of a collective that a TPU program runs in pieces, beside other
+            work: the pieces name them. None where it is whole.
+    """
+
+    kind: str
+    traffic: CollectiveTraffic
+    started: bool = False
+    chain: tuple[str, str] | None = None
+
+
+def collective_of(line: str, slices: Sequence[int] = ()) -> Collective | None:
+    """The collective that a line is, or a piece of it; None where it is something else.
+
+    Args:
+        line: without metadata.
+        slices: see `collectives_of`.
+    """
+    operation = _OPERATION.search(line.partition(" = ")[2])
+    if operation is None:
+        return None
+    chain = re.search(r'channel_id=(\d+).*chain_id="(\d+)"', line)
+    kind, started = operation[1], bool(operation[2])
+    result = line.partition(" = ")[2][: operation.start()]
+    sent = _traffic(kind, started, _sizes(result), line, slices)
+    return Collective(kind, sent, started, (chain[1], chain[2]) if chain else None)
+
+
 @dataclass
 class _Collectives:
     """What each computation of a program sends is counted once and kept.
@@ -130,20 +163,16 @@ class _Collectives:
                     yield from self._called(called, chains)
 
     def _sent_by_line(self, line: str, chains: set[tuple[str, str]]) -> Collectives:
-        operation = _OPERATION.search(line.partition(" = ")[2])
-        if operation is None:
+        collective = collective_of(line, self.slices)
+        if collective is None:
             return self._sent_to_other_slices(line)
-        # a TPU program runs one gather in pieces beside other work; the pieces name their chain
-        chain = re.search(r'channel_id=(\d+).*chain_id="(\d+)"', line)
-        if chain:
-            if (chain[1], chain[2]) in chains:
-                return {}
-            chains.add((chain[1], chain[2]))
-        kind, started = operation[1], bool(operation[2])
-        result = line.partition(" = ")[2][: operation.start()]
-        sent = _traffic(kind, started, _sizes(result), line, self.slices)
-        beside = sent.count if started or chain else 0
-        return {kind: replace(sent, asynchronous=beside)}
+        if collective.chain in chains:
+            return {}
+        if collective.chain is not None:
+            chains.add(collective.chain)
+        sent = collective.traffic
+        beside = sent.count if collective.started or collective.chain else 0
+        return {collective.kind: replace(sent, asynchronous=beside)}
 
     def _sent_to_other_slices(self, line: str) -> Collectives:
         transfer = _TO_OTHER_SLICES.search(line)

@@ -34,7 +34,6 @@ _THROUGH = {
     "bitcast", "get-tuple-element", "copy", "copy-start", "copy-done", "slice-start", "slice-done",
     "opt-barrier",
 }  # fmt: skip
-_FRAMES = {"while", "body", "eval_jaxpr", "shard_map", "closed_call", "checkpoint", "cond"}
 _SAME_BYTES = 'custom_call_target="ConcatBitcast"'  # slices in VMEM, taken as the whole
 
 
@@ -81,7 +80,7 @@ def hbm_traffic(text: str, kernel_reads: Mapping[str, float] | None = None) -> H
         text: `Compiled.as_text()`.
         kernel_reads: arrays of which a kernel reads a part, as "bf16[2,4001,64,128]" -> bytes.
     """
-    run = _Reader(HloModule(text), kernel_reads or {}).run("")
+    run = TrafficReader(HloModule(text), kernel_reads or {}).run("")
     copies = [LargeCopy(*kind, runs) for kind, runs in run.copies.items()]
     large = [copy for copy in copies if copy.bytes * copy.runs >= LARGE]
     largest_first = sorted(run.bytes.items(), key=lambda item: -item[1])
@@ -114,9 +113,15 @@ class _Run:
 
 
 @dataclass
-class _Reader:
+class TrafficReader:
+    """Reads a program's computations; what each moves is counted once.
+
+    Attributes:
+        kernel_reads: see `hbm_traffic`.
+    """
+
     module: HloModule
-    kernel_reads: Mapping[str, float]
+    kernel_reads: Mapping[str, float] = field(default_factory=dict)
     known: dict[str, _Run] = field(default_factory=dict)
     inputs: dict[str, list[str]] = field(default_factory=dict)  # of a loop's body: what they are
 
@@ -127,6 +132,12 @@ class _Reader:
             for instruction in self.module.instructions(name).values():
                 self._add(self.known[name], instruction, name)
         return self.known[name]
+
+    def of_instruction(self, instruction: Instruction, computation: str) -> float:
+        """Bytes that an instruction of a computation moves, with all that it calls."""
+        run = _Run()
+        self._add(run, instruction, computation)
+        return sum(run.bytes.values())
 
     def _add(self, run: _Run, instruction: Instruction, computation: str) -> None:
         body = self.module.instructions(computation)
@@ -164,7 +175,7 @@ class _Reader:
             elif arrays:
                 size = self._read(instruction, at, sum(array.held_bytes for array in arrays))
                 yield self._name(instruction, body, computation, at), size
-        yield _scope(instruction), self._written(instruction)
+        yield instruction.scope, self._written(instruction)
 
     def _started(self, instruction: Instruction, computation: str) -> Iterator[tuple[str, float]]:
         """What an asynchronous copy, slice or collective moves; its type has operands, too."""
@@ -179,7 +190,7 @@ class _Reader:
         if instruction.opcode == "slice-start" and read:
             read = sum(array.held_bytes for array in results)
         yield self._name(instruction, body, computation, 0), read
-        yield _scope(instruction), sum(array.held_bytes for array in results if array.in_hbm)
+        yield instruction.scope, sum(array.held_bytes for array in results if array.in_hbm)
 
     def _read(self, instruction: Instruction, operand: int, whole: float) -> float:
         """Bytes of an operand of `whole` bytes that an instruction reads."""
@@ -250,25 +261,19 @@ class _Reader:
     ) -> str:
         """What an operand is: a parameter by its name, else where the instruction stands."""
         if not instruction.operands:  # a barrier's start
-            return _scope(instruction)
+            return instruction.scope
         source = body[instruction.operands[operand]]
         while (source.opcode in _THROUGH or _SAME_BYTES in source.line) and source.operands:
             inner = body[source.operands[0]]
             if inner.opcode == "parameter" and source.opcode == "get-tuple-element":
                 names = self.inputs.get(computation, [])
                 index = int(source.line.rpartition("index=")[2].split(",")[0].split()[0])
-                return names[index] if index < len(names) else _scope(instruction)
+                return names[index] if index < len(names) else instruction.scope
             source = inner
         if source.opcode == "parameter" and source.source:
             return re.sub(r"\[\d+\]", "", source.source).replace("']['", ".").replace("'", "")
-        return _scope(instruction)
+        return instruction.scope
 
 
 def _held(arrays: Iterable[HloArray]) -> float:
     return sum(array.held_bytes for array in arrays)
-
-
-def _scope(instruction: Instruction) -> str:
-    """Where an instruction stands: the named scope of the model, and the operation."""
-    parts = [p for p in instruction.source.split("/") if p and "(" not in p and p not in _FRAMES]
-    return "/".join(dict.fromkeys(parts[:1] + parts[-1:])) or instruction.opcode

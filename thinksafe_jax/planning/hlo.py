@@ -21,6 +21,7 @@ _AT_MOST = re.compile(r"\bat_most_(\d+)\)*/while$")  # the scope around a loop, 
 _CONSTANT = re.compile(r"%([\w.\-]+) = [su]\d+\[\]\S* constant\((\d+)\)")
 _LESS = re.compile(r"ROOT .* compare\(%[\w.\-]+, %([\w.\-]+)\), direction=LT")
 _SOURCE = re.compile(r'op_name="((?:[^"\\]|\\.)*)"')
+_FRAMES = {"while", "body", "eval_jaxpr", "shard_map", "closed_call", "checkpoint", "cond"}
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,12 @@ class Instruction:
     def arrays(self) -> list[HloArray]:
         """Arrays of the result, in order."""
         return arrays_of(self.result)
+
+    @cached_property
+    def scope(self) -> str:
+        """Named scope of the model and the operation, as "attention/dot_general"."""
+        parts = [p for p in self.source.split("/") if p and "(" not in p and p not in _FRAMES]
+        return "/".join(dict.fromkeys(parts[:1] + parts[-1:])) or self.opcode
 
 
 class HloModule:
