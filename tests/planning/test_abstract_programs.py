@@ -34,7 +34,7 @@ def train_step(dtype="float32", **changes):
     def build(dtype):
         return train_program(CFG, MESH.train, jax.devices(), config, dtype)
 
-    return build, compile_program(build, dtype)
+    return build, compile_program(build, dtype, "train")
 
 
 def test_memory_follows_what_the_recipe_keeps_and_nothing_is_allocated():
@@ -63,7 +63,7 @@ def test_the_sampler_is_one_replica_on_its_own_devices(make):
     program = make(CFG, MESH.generate, jax.devices(), SAMPLER, "float32")
     assert program.devices == 4  # of the eight
     compiled = compile_program(
-        lambda dtype: make(CFG, MESH.generate, jax.devices(), SAMPLER, dtype), "float32"
+        lambda dtype: make(CFG, MESH.generate, jax.devices(), SAMPLER, dtype), "float32", "sample"
     )
     pools = shard_bytes(program.arguments[1])
     tokens = 16 * (1 + SAMPLER.pool_tokens // 16)

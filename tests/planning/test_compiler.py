@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 
 from thinksafe_jax.planning import compiler
 from thinksafe_jax.planning.abstract_programs import Program
-from thinksafe_jax.planning.compiler import compiler_output
+from thinksafe_jax.planning.compiler import compile_program, compiler_output, hlo_written_to
 
 
 class Chip:
@@ -95,3 +95,20 @@ def test_what_is_compiled_for_devices_that_are_here_is_left_to_jax(compiled, tmp
     assert "all-reduce" in compiler_output(here).text
     assert not list(tmp_path.iterdir())
     assert not compiled
+
+
+def test_texts_of_programs_are_written_where_it_is_asked_for(compiled, tmp_path):
+    """Also of what is kept; a second program of a name gets a number."""
+    folder = tmp_path / "hlo"
+    for name in ("train-step-org/model-v5e-8", "unasked"):
+        compile_program(lambda dtype: doubled(), "float32", name)
+    with hlo_written_to(folder) as texts:
+        for size in (8, 16):
+            compile_program(lambda dtype, n=size: doubled(n), "float32", "train-org/model-v5e-8")
+    compile_program(lambda dtype: doubled(), "float32", "after")
+    names = ["train-org-model-v5e-8.hlo.txt", "train-org-model-v5e-8-2.hlo.txt"]
+    assert [file.name for file in texts.files] == names
+    assert sorted(folder.iterdir()) == sorted(texts.files)
+    first, second = (file.read_text() for file in texts.files)
+    assert first == compiler_output(doubled()).text != second
+    assert len(compiled) == 2

@@ -165,16 +165,18 @@ def test_every_program_of_a_run_is_compiled_by_the_compiler_of_the_chips(
     sampler = Sampler(slots=8, pool_tokens=2048, longest=512, prompt=64)
     config = kit.settings(max_length=256, micro_batch_size=1)
     on_replica = compile_devices(topology, replica.devices)
-    builds = [
-        partial(decode_program, CFG, generate, on_replica, sampler),
-        partial(prefill_program, CFG, generate, on_replica, sampler),
-        partial(guard_program, CFG, of_host, compile_devices(topology, of_host.devices), 1, 256),
-        partial(train_program, CFG, mesh.train, compile_devices(topology), config),
-    ]
-    for build in builds:
-        compiled = compile_program(build, "bfloat16")
+    on_host = compile_devices(topology, of_host.devices)
+    builds = {
+        "decode": partial(decode_program, CFG, generate, on_replica, sampler),
+        "prefill": partial(prefill_program, CFG, generate, on_replica, sampler),
+        "guard": partial(guard_program, CFG, of_host, on_host, 1, 256),
+        "train": partial(train_program, CFG, mesh.train, compile_devices(topology), config),
+    }
+    for program, build in builds.items():
+        compiled = compile_program(build, "bfloat16", program)
         assert compiled.compiler.startswith("TPU v")
         assert 0 < compiled.arguments <= compiled.peak < topology.hbm_bytes
         assert "all-reduce" in compiled.collectives
-        assert compile_program(build, "bfloat16") == compiled  # as it is kept, time and all
+        again = compile_program(build, "bfloat16", program)
+        assert again == compiled  # as it is kept, time and all
     assert len(list(tmp_path.rglob("*.json.gz"))) == len(builds)

@@ -27,6 +27,7 @@ pytestmark = pytest.mark.slow
 MINI = REPOSITORY / "configs/recipes/mini.yaml"
 # the mini guard has three heads: one device holds it whole
 ALONE = ("replica: 2, tensor: 4", "replica: 8, tensor: 1")
+SAMPLED_AND_TRAINED = ("sample-decode", "sample-prefill", "train-step")
 
 
 def mini_plan(tmp_path, *changes, overrides=(), assumed=None):
@@ -181,8 +182,13 @@ def test_the_command_and_its_exit_codes(tmp_path):
     out = tmp_path / "plan.json"
     small = ["engine.slots=2", "training.max_length=128"]
     command = ["plan", f"--config={MINI}", f"--mesh={mesh}", f"--json={out}", "--params", *small]
-    result = CliRunner().invoke(app, command)
+    result = CliRunner().invoke(app, [*command, f"--hlo={tmp_path / 'hlo'}"])
     assert result.exit_code == 0, result.output
+    assert f"HLO of 4 program(s) in {tmp_path / 'hlo'}" in result.output
+    programs = ["guard-pass-mini-guard", *(f"{p}-mini-student" for p in SAMPLED_AND_TRAINED)]
+    files = {path.name: path.read_text() for path in (tmp_path / "hlo").iterdir()}
+    assert sorted(files) == [f"{program}-{mesh.stem}.hlo.txt" for program in programs]
+    assert all(text.startswith("HloModule") for text in files.values())
     assert "layers.q_proj.kernel" in result.output
     assert json.loads(out.read_text())["fits"]
     model = shared_asset("configs", "Qwen3-32B.json")
@@ -190,7 +196,9 @@ def test_the_command_and_its_exit_codes(tmp_path):
     result = CliRunner().invoke(app, [*command, *large, "guard.kind=refusal-match"])
     assert result.exit_code == 2
     assert "the nearest that fits: generate.axes: replica 1, tensor 8" in result.output
-    for wrong in (["plan"], ["plan", f"--config={MINI}"], ["plan", "--model=mini:student"]):
+    small_model = ["plan", "--model=mini:student"]
+    uncompiled = [*small_model, f"--mesh={mesh}", "--hlo=hlo"]
+    for wrong in (["plan"], ["plan", f"--config={MINI}"], small_model, uncompiled):
         error = CliRunner().invoke(app, wrong).exception
         assert isinstance(error, ConfigError)
 

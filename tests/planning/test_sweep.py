@@ -175,13 +175,17 @@ def test_the_command_measures_on_the_devices_at_hand(tmp_path):
     command = ["sweep-sharding", "--models=mini:student", "--meshes=cpu-8", "--measure", *options]
     table, pareto = tmp_path / "rows.csv", tmp_path / "pareto.svg"
     files = [f"--json={out}", f"--csv={table}", f"--plot={plot}", f"--pareto={pareto}"]
+    files += [f"--hlo={tmp_path / 'hlo'}"]
     result = CliRunner().invoke(app, [*command, *files])
     assert result.exit_code == 0, result.output
     content = json.loads(out.read_text())
     rows, (between,) = content["rows"], content["between"]
     assert "Between the phases, where a run is on-policy:" in result.output
     assert (between["model"], between["table"]) == ("mini:student", "own")
-    assert [row["phase"] for row in rows] == ["decode", "prefill", "train"]
+    phases = ["decode", "prefill", "train"]
+    assert [row["phase"] for row in rows] == phases
+    texts = sorted(path.name for path in (tmp_path / "hlo").iterdir())
+    assert texts == [f"{phase}-mini-student-cpu-8-own.hlo.txt" for phase in phases]
     assert all(0 < row["measured_seconds"] < math.inf for row in rows)
     assert "measured" in result.output
     assert "t >= max(F / flops" in result.output

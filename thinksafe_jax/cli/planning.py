@@ -1,6 +1,8 @@
 """thinksafe plan, thinksafe sweep-sharding."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -18,6 +20,16 @@ from thinksafe_jax.cli.arguments import (
 )
 from thinksafe_jax.cli.option_groups import grouped
 from thinksafe_jax.errors import ConfigError
+
+HloFolderOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--hlo",
+        metavar="DIR",
+        help="Write the compiler's text (HLO) of every program here, as "
+        "train-step-Qwen3-8B-v5e-8.hlo.txt.",
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -57,6 +69,7 @@ class PlanOptions:
         typer.Option("--compile", help="With --model: compile the training step, too (a minute)."),
     ] = False
     json_out: JsonOut = None
+    hlo: HloFolderOption = None
     prompts: Annotated[int, number(1, MOST, "Prompts, where the recipe's files are not here.")] = (
         40_000
     )
@@ -88,9 +101,13 @@ def plan(options: PlanOptions) -> None:
     given = [options.config, options.model, options.study]
     if sum(option is not None for option in given) != 1:
         raise ConfigError("give a recipe (--config), a model (--model) or a study (--study)")
+    if options.hlo is not None and options.model is not None and not options.compiled:
+        raise ConfigError("--hlo with --model needs --compile: nothing is compiled without")
     _quiet_compiler()
     plans = {_plan_recipe: options.config, _plan_model: options.model, _plan_study: options.study}
-    if not next(make(options) for make, option in plans.items() if option is not None):
+    with _writing_hlo(options.hlo):
+        fits = next(make(options) for make, option in plans.items() if option is not None)
+    if not fits:
         raise typer.Exit(2)
 
 
@@ -193,6 +210,7 @@ class SweepOptions:
             help="Instead: two --json files, the second of --measure: bounds beside times.",
         ),
     ] = None
+    hlo: HloFolderOption = None
     measure: Annotated[
         bool, typer.Option("--measure", help="Time the steps on the devices at hand.")
     ] = False
@@ -237,6 +255,14 @@ def sweep_sharding(options: SweepOptions) -> None:
         print_comparison(*options.compare)
         return
     _quiet_compiler()
+    with _writing_hlo(options.hlo):
+        fits = _compile_sweep(options)
+    if not fits:
+        raise typer.Exit(2)
+
+
+def _compile_sweep(options: SweepOptions) -> bool:
+    """The sweep, or the search; whether a table that was searched for fits."""
     from thinksafe_jax.planning import SweepFiles, run_search, run_sweep, settings_of
 
     settings = settings_of(
@@ -253,13 +279,11 @@ def sweep_sharding(options: SweepOptions) -> None:
     meshes = _listed(options.meshes or "")
     if options.search is None:
         run_sweep(_listed(options.models or ""), meshes, options.rules or [], settings, out=files)
-        return
-    fits = run_search(
+        return True
+    return run_search(
         options.search, meshes[0], settings,
         budget=options.budget, batch=options.batch, winner=options.out, out=files,
     )  # fmt: skip
-    if not fits:
-        raise typer.Exit(2)
 
 
 def _check_sweep(options: SweepOptions) -> None:
@@ -269,8 +293,10 @@ def _check_sweep(options: SweepOptions) -> None:
     if options.kv_dtype not in ("model", "int8"):
         raise ConfigError(f"--kv-dtype {options.kv_dtype}: expected model or int8")
     if options.compare is not None:
-        if options.models or options.meshes or options.search:
-            raise ConfigError("--compare reads two files; leave out --models, --meshes, --search")
+        if options.models or options.meshes or options.search or options.hlo:
+            raise ConfigError(
+                "--compare reads two files; leave out --models, --meshes, --search, --hlo"
+            )
     elif options.search is not None:
         if options.models or options.rules:
             raise ConfigError(
@@ -280,6 +306,19 @@ def _check_sweep(options: SweepOptions) -> None:
             raise ConfigError(f"--search {options.search} needs one mesh: --mesh v5e-16")
     elif not options.models or not options.meshes:
         raise ConfigError("give --models and --meshes, or --compare PLANNED MEASURED")
+
+
+@contextmanager
+def _writing_hlo(folder: Path | None) -> Iterator[None]:
+    """The texts of all programs go to the folder, and a line says how many they are."""
+    if folder is None:
+        yield
+        return
+    from thinksafe_jax.planning import hlo_written_to
+
+    with hlo_written_to(folder) as texts:
+        yield
+    print(f"HLO of {len(texts.files)} program(s) in {folder}")
 
 
 def _quiet_compiler() -> None:

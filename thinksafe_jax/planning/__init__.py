@@ -1,5 +1,6 @@
 """What a recipe or a model would need on a mesh, before a chip is rented."""
 
+from thinksafe_jax.planning.compiler import hlo_written_to
 from thinksafe_jax.planning.evaluation_plan import count_answers
 from thinksafe_jax.planning.expected_work import ExpectedWork, expected_work
 from thinksafe_jax.planning.find_model import find_model, shipped_facts
@@ -25,6 +26,7 @@ __all__ = [
     "filled_rows",
     "find_model",
     "guards_of",
+    "hlo_written_to",
     "phase_budget",
     "plan_recipe",
     "print_comparison",

@@ -5,17 +5,21 @@ kernels and matmuls, so neither fewer layers (they are scanned) nor more threads
 gave is kept on disk, and read again for the same program:
 
     program -> lower (a second) -> sha256 of text, chips, versions, flags -> kept? read : compile
+
+Within `hlo_written_to(folder)` the text of each program that is asked for is written there.
 """
 
 import gzip
 import json
 import logging
 import os
+import re
 import time
 import zlib
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -29,7 +33,7 @@ from thinksafe_jax.json_files import load_unique
 from thinksafe_jax.machine import cache_folder
 from thinksafe_jax.planning.abstract_programs import Program, shard_bytes
 from thinksafe_jax.planning.collectives import Collectives, collectives_of
-from thinksafe_jax.storage import atomic_write, content_hash
+from thinksafe_jax.storage import atomic_write, content_hash, prepare_directory
 
 _log = logging.getLogger(__name__)
 
@@ -80,7 +84,48 @@ class CompilerOutput:
     seconds: float
 
 
-def compile_program(build: Callable[[str], Program], dtype: str) -> Compiled:
+@dataclass(frozen=True)
+class HloFolder:
+    """Where the texts of programs (HLO) go.
+
+    Attributes:
+        files: what was written, in order.
+    """
+
+    path: Path
+    files: list[Path] = field(default_factory=list)
+
+    def write(self, name: str, text: str) -> None:
+        """Writes NAME.hlo.txt; a second program of that name gets a number."""
+        stem = re.sub(r"[^\w.\-]+", "-", name).strip("-.")
+        file, number = self.path / f"{stem}.hlo.txt", 1
+        while file in self.files:
+            number += 1
+            file = self.path / f"{stem}-{number}.hlo.txt"
+        atomic_write(file, text)
+        self.files.append(file)
+
+
+_hlo_folder: ContextVar[HloFolder | None] = ContextVar("hlo_folder", default=None)
+
+
+@contextmanager
+def hlo_written_to(folder: Path) -> Iterator[HloFolder]:
+    """Writes the text of every program that `compile_program` reads, as it comes, to a folder.
+
+    Raises:
+        EnvironmentFault: the folder cannot be written.
+    """
+    prepare_directory(folder)
+    texts = HloFolder(folder)
+    token = _hlo_folder.set(texts)
+    try:
+        yield texts
+    finally:
+        _hlo_folder.reset(token)
+
+
+def compile_program(build: Callable[[str], Program], dtype: str, name: str) -> Compiled:
     """Compiles a program, or takes what is kept of it, and reads it.
 
     XLA:CPU knows no bfloat16 and would keep float32 copies beside every array. There the program is
@@ -88,12 +133,15 @@ def compile_program(build: Callable[[str], Program], dtype: str) -> Compiled:
 
     Args:
         build: dtype of weights and cache -> the program.
+        name: stage, program, model and mesh, as its text is called within `hlo_written_to`.
     """
     wanted = build(dtype)
     native = wanted.device.platform != "cpu" or dtype == "float32"
     program = wanted if native else build("float32")
     scale = jnp.dtype(dtype).itemsize / 4 if not native else 1
     output = compiler_output(program)
+    if (texts := _hlo_folder.get()) is not None:
+        texts.write(name, output.text)
     branches = "least" if program.rare_branches else "all"
     collectives = collectives_of(output.text, branches=branches, slices=program.slice_indices)
     return Compiled(

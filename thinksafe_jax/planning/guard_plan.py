@@ -18,7 +18,8 @@ from thinksafe_jax.sharding import load_mesh
 def plan_guard(guard: GuardModel, request: PlanRequest) -> StagePlan:
     """One guard beside the student's weights; with retries also beside the sampler's pool."""
     model, cfg = find_model(guard.model)
-    phase = (load_mesh(guard.mesh) if guard.mesh else request.mesh).generate
+    mesh = load_mesh(guard.mesh) if guard.mesh else request.mesh
+    phase = mesh.generate
     settings, topology = Settings(guard.dtype).capped(cfg), request.mesh.topology
     plan, budget = start_plan("guard", model, cfg, phase, request, settings)
     if budget.problems:
@@ -27,7 +28,8 @@ def plan_guard(guard: GuardModel, request: PlanRequest) -> StagePlan:
     length = min(guard.max_length, cfg.max_position_embeddings)
     rows = max(1, guard.batch_tokens // length)
     build = partial(guard_program, cfg, of_host, request.devices(of_host), rows, length)
-    compiled, program = compile_program(build, guard.dtype), build(guard.dtype)
+    name = f"guard-pass-{model}-{mesh.name}"
+    compiled, program = compile_program(build, guard.dtype, name), build(guard.dtype)
     divided = of_host.for_model(cfg)
     tokens = request.assumed.prompt_tokens + request.assumed.response_tokens
     # a pass of mean rows, not of the longest: those of one device, and of one host

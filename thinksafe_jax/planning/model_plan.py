@@ -169,7 +169,7 @@ def print_plan(
     mesh_config = load_mesh(mesh)  # its mistakes need no model, which may have to be downloaded
     name, cfg = find_model(model)
     plan = make_plan(name, cfg, mesh_config)
-    memory = _step_memory(cfg, mesh_config) if compiled else None
+    memory = _step_memory(name, cfg, mesh_config) if compiled else None
     if json_out is not None:
         step = {} if memory is None else {"compiled_step": asdict(memory[1])}
         atomic_write(json_out, json.dumps(plan.as_json() | step, indent=1) + "\n")
@@ -182,13 +182,14 @@ def print_plan(
     return plan.fits and memory[1].peak <= plan.topology.hbm_bytes
 
 
-def _step_memory(cfg: ModelConfig, mesh: MeshConfig) -> tuple[Program, Compiled]:
+def _step_memory(name: str, cfg: ModelConfig, mesh: MeshConfig) -> tuple[Program, Compiled]:
     devices = compile_devices(mesh.topology)
 
     def build(dtype: str) -> Program:
         return train_program(cfg, mesh.train, devices, PLANNED, dtype)
 
-    return build("bfloat16"), compile_program(build, "bfloat16")
+    compiled = compile_program(build, "bfloat16", f"train-step-{name}-{mesh.name}")
+    return build("bfloat16"), compiled
 
 
 def plan_text(plan: Plan, parameters: bool = False) -> str:

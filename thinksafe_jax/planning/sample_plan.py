@@ -45,8 +45,12 @@ def plan_sample(request: PlanRequest) -> StagePlan:
     )  # fmt: skip
     devices = request.devices(phase.for_model(cfg).of_replica())
     decode, prefill = (
-        compile_program(partial(program, cfg, phase, devices, sampler), dtype)
-        for program in (decode_program, prefill_program)
+        compile_program(
+            partial(program, cfg, phase, devices, sampler),
+            dtype,
+            f"sample-{name}-{model}-{request.mesh.name}",
+        )
+        for name, program in (("decode", decode_program), ("prefill", prefill_program))
     )
     rows = min(engine.slots, max(1, filled_rows(pool, settings.mean_context)))
     bound = _decode_bound(request, cfg, settings, rows, total(decode.collectives).wire_bytes)

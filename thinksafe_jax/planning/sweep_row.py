@@ -81,6 +81,11 @@ class Combination:
     problem: str = ""
 
     @property
+    def name(self) -> str:
+        """Phase, model, mesh and table in one word."""
+        return f"{self.phase}-{self.model}-{self.mesh.name}-{self.table}"
+
+    @property
     def section(self) -> Phase:
         """The phase of the mesh, as the file has it."""
         return self.mesh.train if self.phase == "train" else self.mesh.generate
@@ -144,7 +149,7 @@ def _compiled(combination: Combination, settings: SweepSettings, pool_tokens: in
         candidate = _training(combination, settings, devices)
     else:
         candidate = _sampling(combination, settings, pool_tokens, devices)
-    compiled = compile_program(candidate.build, sizes.dtype)
+    compiled = compile_program(candidate.build, sizes.dtype, combination.name)
     row = _row(combination, candidate, candidate.build(sizes.dtype), compiled)
     if settings.measure:
         seconds = measured_seconds(candidate.build(sizes.dtype), sizes.mean_context)

@@ -26,7 +26,8 @@ def plan_train(request: PlanRequest) -> StagePlan:
     if budget.problems:
         return plan
     build = partial(train_program, cfg, phase, request.devices(), config)
-    compiled, program = compile_program(build, student.dtype), build(student.dtype)
+    name = f"train-step-{model}-{request.mesh.name}"
+    compiled, program = compile_program(build, student.dtype, name), build(student.dtype)
     divided = phase.for_model(cfg)
     shards, parts = divided.num_shards("batch"), divided.num_shards("sequence")
     cost = train_cost(
