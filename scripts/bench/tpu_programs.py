@@ -22,6 +22,8 @@ THINKSAFE_CACHE. The folder RAW gets it to be read.
 The slots have rows at a mean context of 5,200 tokens, as many as the cache holds. With --kv-dtype
 int8 keys and values are rounded (`engine.kv_dtype`), in pages of 128 tokens; so is the floor.
 LIBTPU_INIT_ARGS has flags of the compiler; a row has those that it was compiled with.
+With --schedule the compiler is stopped when the program is scheduled (tpu_schedule.py): the same
+text in seconds, and as temporaries the bytes of its buffer assignment, of which it reserves more.
 """
 
 import argparse
@@ -29,6 +31,7 @@ import gzip
 import json
 import math
 import os
+import sys
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -36,6 +39,7 @@ from typing import Any
 
 import jax
 from machine import machine
+from tpu_schedule import scheduled
 
 from thinksafe_jax.config import TrainingConfig
 from thinksafe_jax.models import AttentionRequest, ModelConfig, refusals
@@ -46,6 +50,7 @@ from thinksafe_jax.planning.abstract_programs import (
     decode_program,
     guard_program,
     prefill_program,
+    shard_bytes,
     train_program,
 )
 from thinksafe_jax.planning.collectives import collectives_of
@@ -123,6 +128,18 @@ class Case:
         name += "" if self.kv_dtype == "model" else f"-{self.kv_dtype}"
         return f"{name}-{self.attention}" if self.attention else name
 
+    def command(self, folder: Path) -> list[str]:
+        """What compiles this program alone."""
+        options = {
+            "raw": folder,
+            "programs": self.program,
+            "models": self.model,
+            "meshes": self.mesh.name,
+            "kv-dtype": self.kv_dtype,
+            "attention": self.attention,
+        }
+        return [sys.executable, __file__, *(f"--{name}={value}" for name, value in options.items())]
+
     def build(self) -> Program:
         """The program, in bfloat16."""
         cfg, mesh = self.cfg, self.mesh
@@ -152,22 +169,30 @@ class Case:
         return refusals(FRESH, AttentionRequest("tpu", self.cfg.head_dim, "bfloat16", length))
 
 
-def compiled(case: Case, folder: Path) -> tuple[str, dict[str, Any]]:
+def compiled(case: Case, folder: Path, *, schedule: bool = False) -> tuple[str, dict[str, Any]]:
     """The program's text (HLO) and its memory; the folder gets both, to be read.
 
     `compiler_output` knows by the program itself whether it has been compiled. A file's name does
     not tell that the program has changed since.
     """
-    output = compiler_output(case.build())
+    facts: dict[str, Any]
+    if schedule:
+        program = case.build()
+        text, temporaries = scheduled(case.command(folder), program.function.__name__)
+        facts = {"argument_bytes": shard_bytes(program.arguments), "temporary_bytes": temporaries}
+        facts["schedule"] = True
+    else:
+        output = compiler_output(case.build())
+        text = output.text
+        facts = {
+            "argument_bytes": output.argument_bytes,
+            "temporary_bytes": output.temporary_bytes,
+            "compile_seconds": round(output.seconds, 1),
+        }
     with gzip.open(folder / f"{case.name}.hlo.gz", "wt", encoding="utf-8") as file:
-        file.write(output.text)
-    facts = {
-        "argument_bytes": output.argument_bytes,
-        "temporary_bytes": output.temporary_bytes,
-        "compile_seconds": round(output.seconds, 1),
-    }
+        file.write(text)
     (folder / f"{case.name}.json").write_text(json.dumps(facts), encoding="utf-8")
-    return output.text, facts
+    return text, facts
 
 
 def row_of(case: Case, text: str, facts: dict[str, Any]) -> dict[str, Any]:
@@ -298,6 +323,7 @@ def main() -> None:
     parser.add_argument("--attention", default="", help="of decode, instead of the preferred one")
     parser.add_argument("--kv-dtype", choices=("model", "int8"), default="model")
     parser.add_argument("--programs", nargs="+", choices=PROGRAMS, default=PROGRAMS)
+    parser.add_argument("--schedule", action="store_true", help="stop before machine code")
     asked = parser.parse_args()
     asked.raw.mkdir(parents=True, exist_ok=True)
     rows = []
@@ -305,7 +331,7 @@ def main() -> None:
         for mesh in asked.meshes:
             for model in asked.models:
                 case = Case.of(program, model, mesh, asked.attention, asked.kv_dtype)
-                rows.append(row_of(case, *compiled(case, asked.raw)))
+                rows.append(row_of(case, *compiled(case, asked.raw, schedule=asked.schedule)))
                 print(line(rows[-1]), flush=True)
     if asked.json:
         kept = {"machine": machine(), "libtpu": version("libtpu"), "rows": []}

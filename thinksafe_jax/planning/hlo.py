@@ -21,6 +21,8 @@ _AT_MOST = re.compile(r"\bat_most_(\d+)\)*/while$")  # the scope around a loop, 
 _CONSTANT = re.compile(r"%([\w.\-]+) = [su]\d+\[\]\S* constant\((\d+)\)")
 _LESS = re.compile(r"ROOT .* compare\(%[\w.\-]+, %([\w.\-]+)\), direction=LT")
 _SOURCE = re.compile(r'op_name="((?:[^"\\]|\\.)*)"')
+_ELEMENT = re.compile(r"(%[\w.\-]+)((?:#\d+)+)")
+_MADE = re.compile(r"^\s*(?:ROOT )?(%[\w.\-]+) = (.*)$")
 _FRAMES = {"while", "body", "eval_jaxpr", "shard_map", "closed_call", "checkpoint", "cond"}
 
 
@@ -144,6 +146,46 @@ def without_metadata(line: str) -> str:
     """Metadata quotes source names, which may look like instructions."""
     head, _, rest = line.partition(", metadata=")
     return f"{head} {rest[rest.find('backend_config=') :]}" if "backend_config=" in rest else head
+
+
+def with_plain_tuples(text: str) -> str:
+    """A program's text with a line for each element of a tuple: `%loop#2` as `%loop.element_2`.
+
+    The text that the compiler dumps (`xla_dump_to`) leaves these lines out, `Compiled.as_text()`
+    has them.
+    """
+    types: dict[str, str] = {}
+    lines: list[str] = []
+    for line in text.splitlines():
+        for name, path in dict.fromkeys(_ELEMENT.findall(line)):
+            for index in path.removeprefix("#").split("#"):
+                element = f"{name}.element_{index}"
+                if element not in types:
+                    types[element] = _element_types(types[name])[int(index)]
+                    lines.append(
+                        f"  {element} = {types[element]} get-tuple-element({name}), index={index}"
+                    )
+                name = element
+        plain = _ELEMENT.sub(lambda element: element[0].replace("#", ".element_"), line)
+        if made := _MADE.match(plain):
+            types[made[1]] = made[2]
+        elif plain.rstrip().endswith("{"):
+            types = {}
+        lines.append(plain)
+    return "\n".join(lines) + "\n"
+
+
+def _element_types(type_text: str) -> list[str]:
+    """Types of a tuple's elements, as text; what follows the tuple is left out."""
+    inside = type_text[1 : _closing(type_text)]
+    depth, parts = 0, [""]
+    for character in re.sub(r"/\*index=\d+\*/", "", inside):
+        depth += {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}.get(character, 0)
+        if character == "," and not depth:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [part.strip() for part in parts]
 
 
 @cache
