@@ -1,13 +1,18 @@
 # python scripts/bench/on_policy_step.py --json scripts/bench/results/on_policy_step.json
 """What a step of the on-policy loop costs beside its parts alone.
 
-A few steps of `mini-grpo` run as `thinksafe run` runs them. What the loop gave its sampler, its
-guard and its optimiser step is kept, and each is then given the same again, alone, in the same
-process: the same requests under the same adapter draw the same tokens. The first steps, which
-compile, are left out on both sides.
+`mini-grpo` runs as `thinksafe run` runs it. By turns with each of its steps the parts are given
+the same again, alone: the requests under the same adapter, which draw the same tokens, the guard's
+exchanges, the optimiser step's arrays. So other work on the machine meets both sides alike. The
+first steps are left out, and any in which a program is compiled, on either side: the sampler
+compiles programs for narrower windows of the tail when it has seen that they pay.
 
-    step_over_parts   wall time of the steps / (sampling + judging + optimiser steps, alone)
+    step_over_parts   seconds of the steps / seconds of sampling, judging and optimiser step, alone
+    in_the_loop       seconds of a step by part: sampling and judging with their rows on the disk
     occupancy         share of the sampler's slots at work: what the tail of a short draw costs
+
+`--processor-time` counts the processor's seconds of this process instead, which other work on the
+machine hardly changes; waits for the disk are then in no figure.
 """
 
 import argparse
@@ -15,9 +20,9 @@ import json
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable
-from itertools import pairwise
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import jax
@@ -26,83 +31,147 @@ from machine import machine
 
 from thinksafe_jax import load_recipe, run_pipeline
 from thinksafe_jax.guards.native import NativeGuard
+from thinksafe_jax.on_policy import RolloutSampler
 from thinksafe_jax.runs import Run
 from thinksafe_jax.sampling import Engine
 from thinksafe_jax.training import trainer
 
-WARM_UP = 10  # steps; programs for narrower windows of the tail are compiled in the first few, too
-
-given: dict[str, list[Any]] = defaultdict(list)  # what each part was given, a step each
-ended: list[float] = []  # when the steps' numbers were there
-
-
-def keep(owner: Any, name: str, kept: Callable[..., Any]) -> None:
-    """Replaces a method by one that notes `kept(argument)`, and takes that as its argument."""
-    method = getattr(owner, name)
-
-    def noting(self: Any, argument: Any) -> Any:
-        argument = kept(argument)
-        given[name].append((self, argument))
-        return method(self, argument)
-
-    setattr(owner, name, noting)
+WARM_UP = 10  # steps
+PARTS = ("sampling", "judging", "optimiser step")
+Seconds = dict[str, float]
 
 
-def watch() -> None:
-    """Notes what the loop's parts are given."""
-    keep(Engine, "generate", list)
-    keep(Engine, "update_adapter", lambda adapter: jax.tree.map(jnp.copy, adapter))
-    keep(NativeGuard, "judge", list)
-    make_step, log = trainer.make_step, Run.log
+class Turns:
+    """Steps of a run and their parts alone, by turns.
 
-    def make_noting_step(*args: Any) -> Any:
-        step = make_step(*args)
+    Args:
+        clock: gives seconds.
 
-        def noting(state: Any, frozen: Any, batch: Any, key: Any) -> Any:
-            given["step"].append((step, frozen, batch, key))
-            state, metrics = step(state, frozen, batch, key)
-            given["state"] = [state]
-            return state, metrics
+    Attributes:
+        loop: seconds of each step: "whole", and by part.
+        alone: seconds of the parts of each step, and the sampler's "occupancy".
+        compiling: seconds of compilation by step, counted from 0.
+    """
 
-        return noting
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self.loop: list[Seconds] = []
+        self.alone: list[Seconds] = []
+        self.compiling: dict[int, float] = defaultdict(float)
+        self._given: dict[str, Any] = {}  # what each part of the step got
+        self._seconds: Seconds = defaultdict(float)
+        self._repeats = False
+        self._began = self._dispatched = self._clock()
 
-    def noting_log(self: Run, stage: str, **values: Any) -> None:
-        if stage == "train" and "loss" in values:
-            ended.append(time.perf_counter())
-        log(self, stage, **values)
+    def watch(self) -> None:
+        """Notes what the loop gives to its parts, and takes the turn of the parts in its log."""
+        jax.monitoring.register_event_duration_secs_listener(self._note_compilation)
+        self._keep(Engine, "generate")
+        self._keep(NativeGuard, "judge")
+        self._time(RolloutSampler, "draw", "sampling")
+        self._time(RolloutSampler, "judge", "judging")
+        make_step, log = trainer.make_step, Run.log
 
-    # in place of what the loop calls: a user has no use for hooks at these two
-    trainer.make_step, Run.log = make_noting_step, noting_log  # pyright: ignore[reportAttributeAccessIssue]
+        def make_noting_step(*args: Any) -> Any:
+            step = make_step(*args)
 
+            def noting(state: Any, frozen: Any, batch: Any, key: Any) -> Any:
+                self._dispatched = self._clock()
+                state, metrics = step(state, frozen, batch, key)
+                self._given["step"] = step, state, frozen, batch, key
+                return state, metrics
 
-def seconds(run: Callable[..., Any], *args: Any) -> float:
-    began = time.perf_counter()
-    jax.block_until_ready(run(*args))
-    return time.perf_counter() - began
+            return noting
 
+        def noting_log(run: Run, stage: str, **values: Any) -> None:
+            log(run, stage, **values)
+            if stage == "train" and "loss" in values:
+                self._turn()
 
-def drained(part: Callable[[Any], Any], argument: Any) -> list[Any]:
-    return list(part(argument))
+        # in place of what the loop calls: a user has no use for hooks at these two
+        trainer.make_step, Run.log = make_noting_step, noting_log  # pyright: ignore[reportAttributeAccessIssue]
 
+    def _note_compilation(self, event: str, duration: float, **_: str | int) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            self.compiling[len(self.loop)] += duration
 
-def alone(steps: int) -> list[dict[str, float]]:
-    """Seconds of each part of each step, and the sampler's occupancy."""
-    calls = {name: list(given[name]) for name in ("generate", "update_adapter", "judge", "step")}
-    state, rows = given["state"][0], []
-    for n in range(WARM_UP, steps):
-        engine, requests = calls["generate"][n]
-        engine.update_adapter(calls["update_adapter"][n][1])
-        guard, exchanges = calls["judge"][n]
-        step, frozen, batch, key = calls["step"][n]
+    def _keep(self, owner: Any, name: str) -> None:
+        """Has a method note its object and what it takes from its argument."""
+        method = getattr(owner, name)
+
+        def noting(caller: Any, items: Iterable[Any]) -> Iterator[Any]:
+            if self._repeats:
+                return method(caller, items)
+            taken: list[Any] = []
+            self._given[name] = caller, taken
+            return method(caller, (taken.append(item) or item for item in items))
+
+        setattr(owner, name, noting)
+
+    def _time(self, owner: Any, name: str, part: str) -> None:
+        """Has a method add its seconds to those of a part of the loop."""
+        method = getattr(owner, name)
+
+        def timed(*args: Any, **more: Any) -> Any:
+            began = self._clock()
+            result = method(*args, **more)
+            self._seconds[part] += self._clock() - began
+            return result
+
+        setattr(owner, name, timed)
+
+    def _turn(self) -> None:
+        """A step's numbers are there: now its parts alone, with what they were given."""
+        now = self._clock()
+        whole = {"whole": now - self._began, "optimiser step": now - self._dispatched}
+        self._repeats = True
+        engine, requests = self._given["generate"]  # it still has the adapter of this step
+        guard, exchanges = self._given["judge"]
+        step, state, *arrays = self._given["step"]
         copied = jax.block_until_ready(jax.tree.map(jnp.copy, state))
-        row = {
-            "sampling": seconds(drained, engine.generate, requests),
-            "judging": seconds(drained, guard.judge, exchanges),
-            "optimiser step": seconds(step, copied, frozen, batch, key),
-            "occupancy": engine.stats.occupancy,
-        }
-        rows.append(row)
-    return rows
+        self.alone.append(
+            {
+                "sampling": self._timed(lambda: list(engine.generate(requests))),
+                "judging": self._timed(lambda: list(guard.judge(exchanges))),
+                "optimiser step": self._timed(lambda: step(copied, *arrays)),
+                "occupancy": engine.stats.occupancy,
+            }
+        )
+        self._repeats = False
+        self.loop.append({**self._seconds, **whole})
+        self._seconds.clear()
+        self._began = self._clock()
+
+    def _timed(self, run: Callable[[], Any]) -> float:
+        began = self._clock()
+        jax.block_until_ready(run())
+        return self._clock() - began
+
+
+def figures_of(turns: Turns) -> dict[str, Any]:
+    """Means over the steps after the warm-up in which nothing was compiled."""
+    steps = [n for n in range(WARM_UP, len(turns.loop)) if n not in turns.compiling]
+    loop, alone = [turns.loop[n] for n in steps], [turns.alone[n] for n in steps]
+    sums = [sum(row[part] for part in PARTS) for row in alone]
+
+    def mean(rows: list[Seconds], name: str) -> float:
+        return round(sum(row[name] for row in rows) / len(rows), 4)
+
+    in_the_loop = {part: mean(loop, part) for part in PARTS}
+    whole = mean(loop, "whole")
+    return {
+        "steps": len(steps),
+        "steps_that_compiled": len(turns.loop) - WARM_UP - len(steps),
+        "compile_seconds": round(sum(s for n, s in turns.compiling.items() if n >= WARM_UP), 2),
+        "seconds_a_step": whole,
+        **{f"{part}, alone": mean(alone, part) for part in PARTS},
+        "in_the_loop": {**in_the_loop, "rest": round(whole - sum(in_the_loop.values()), 4)},
+        "step_over_parts": round(sum(row["whole"] for row in loop) / sum(sums), 3),
+        "step_over_parts, median": round(
+            median(row["whole"] / parts for row, parts in zip(loop, sums, strict=True)), 3
+        ),
+        "occupancy": round(mean(alone, "occupancy"), 3),
+    }
 
 
 def main() -> None:
@@ -112,25 +181,18 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where to keep the results")
     parser.add_argument("--recipe", default="mini-grpo")
     parser.add_argument("--steps", type=int, default=25)
+    parser.add_argument("--processor-time", action="store_true")
     args = parser.parse_args()
-    watch()
+    clock = time.process_time if args.processor_time else time.perf_counter
+    turns = Turns(clock)
+    turns.watch()
     with tempfile.TemporaryDirectory() as folder:
         changes = [f"on_policy.steps={args.steps}", "training.checkpoint_every=1000"]
         run_pipeline(load_recipe(args.recipe, changes), Path(folder), stages=["train"])
-        whole = [b - a for a, b in pairwise(ended)][WARM_UP - 1 :]
-        parts = alone(args.steps)
-    names = ("sampling", "judging", "optimiser step")
-    sums = {name: sum(row[name] for row in parts) for name in names}
-    figures = {
-        "steps": len(whole),
-        "seconds_a_step": round(sum(whole) / len(whole), 4),
-        **{f"{name}, alone": round(sums[name] / len(parts), 4) for name in names},
-        "step_over_parts": round(sum(whole) / sum(sums.values()), 3),
-        "occupancy": round(sum(row["occupancy"] for row in parts) / len(parts), 3),
-    }
+    figures = figures_of(turns)
     print(json.dumps(figures, indent=1))
     if args.json:
-        kept = {"machine": machine(), "recipe": args.recipe, **figures}
+        kept = {"machine": machine(), "recipe": args.recipe, "clock": clock.__name__, **figures}
         args.json.write_text(json.dumps(kept, indent=1) + "\n")
 
 

@@ -22,7 +22,6 @@ from thinksafe_jax.storage import (
     is_mounted,
     parse,
     persist,
-    prepare_directory,
     refresh,
     sound_length,
     storage_errors,
@@ -192,10 +191,10 @@ class RowStore:
 
     def _writable_shard(self) -> Path:
         if self._shard is None:
-            prepare_directory(self.folder)
             pattern = re.compile(re.escape(self._prefix) + r"\d{5}\.jsonl")
             existing = [shard for shard in self.shards() if pattern.fullmatch(shard.name)]
             with storage_errors(self.folder):
+                self.folder.mkdir(parents=True, exist_ok=True)  # the append proves it writable
                 for shard in existing:
                     drop_torn_tail(shard)
             if not existing:
