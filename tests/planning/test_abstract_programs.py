@@ -25,6 +25,7 @@ pytestmark = pytest.mark.slow
 
 CFG = tiny_config(vocab_size=2048, num_heads=4)
 MESH = load_mesh("cpu-8")
+DTYPES = ("float32", "bfloat16")
 SAMPLER = Sampler(slots=4, pool_tokens=512, longest=256, prompt=32, page_size=16)
 
 
@@ -56,6 +57,17 @@ def test_what_a_cpu_cannot_is_compiled_in_float32_and_scaled():
     gathers = [found.collectives["all-gather"] for found in (narrow, wide)]
     assert gathers[0].count == gathers[1].count
     assert gathers[0].bytes == gathers[1].bytes / 2
+
+
+def test_weights_in_training_and_their_gradients_are_float32_whatever_the_dtype():
+    """Nothing of full fine-tuning is halved: the gradients' sum over the passes alone is that."""
+    (_, wide), (build, narrow) = (train_step(d, full_finetune=True) for d in DTYPES)
+    assert narrow.compiler == wide.compiler == "cpu"
+    assert dataclasses.replace(narrow, seconds=0) == dataclasses.replace(wide, seconds=0)
+    trainable = build("bfloat16").arguments[0].trainable
+    assert narrow.temporaries >= shard_bytes(trainable)
+    gradients = sum(leaf.size * 4 for leaf in jax.tree.leaves(trainable))
+    assert narrow.collectives["all-reduce"].bytes >= gradients / 4  # of the mesh's model axes
 
 
 @pytest.mark.parametrize("make", [decode_program, prefill_program])

@@ -167,6 +167,10 @@ def test_costs_by_hand():
     step = train_cost(TIED, train, 1, 50, "float32")
     assert step.flops == 50 * (6 * own + 4 * head + 4.5 * scores * 50 / 2)
     assert train_cost(TIED, train, 1, 50, "float32", remat=False).flops < step.flops
+    assert step.bytes == 4 * (3 * own + 2 * head)
+    assert train_cost(TIED, train, 1, 50, "bfloat16").bytes == step.bytes / 2
+    whole = train_cost(TIED, train, 1, 50, "bfloat16", full_finetune=True)
+    assert whole.bytes == 4 * (4 * own + 2 * head)  # what is trained is float32
 
 
 def test_the_command_measures_on_the_devices_at_hand(tmp_path):

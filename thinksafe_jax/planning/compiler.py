@@ -129,14 +129,16 @@ def compile_program(build: Callable[[str], Program], dtype: str, name: str) -> C
     """Compiles a program, or takes what is kept of it, and reads it.
 
     XLA:CPU knows no bfloat16 and would keep float32 copies beside every array. There the program is
-    compiled in float32 and sizes are scaled to the dtype, which comes near what a chip needs.
+    compiled in float32 and sizes are scaled to the dtype, which comes near what a chip needs. A
+    program without an array of that dtype, as full fine-tuning, is float32 on every chip and not
+    scaled.
 
     Args:
         build: dtype of weights and cache -> the program.
         name: stage, program, model and mesh, as its text is called within `hlo_written_to`.
     """
     wanted = build(dtype)
-    native = wanted.device.platform != "cpu" or dtype == "float32"
+    native = wanted.device.platform != "cpu" or not _has_arrays_of(wanted, dtype)
     program = wanted if native else build("float32")
     scale = jnp.dtype(dtype).itemsize / 4 if not native else 1
     output = compiler_output(program)
@@ -152,6 +154,12 @@ def compile_program(build: Callable[[str], Program], dtype: str, name: str) -> C
         flops=output.flops,
         seconds=output.seconds,
     )
+
+
+def _has_arrays_of(program: Program, dtype: str) -> bool:
+    """Whether the program is another in float32."""
+    leaves = jax.tree.leaves(program.arguments)
+    return dtype != "float32" and any(leaf.dtype == jnp.dtype(dtype) for leaf in leaves)
 
 
 def compiler_output(program: Program) -> CompilerOutput:

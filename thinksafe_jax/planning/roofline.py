@@ -141,6 +141,7 @@ def train_cost(
     its heads in attention, so both shrink alike.
 
     Args:
+        dtype: of weights that are frozen; those in training are float32.
         remat: layers are computed again for the backward pass.
         full_finetune: the weights themselves are trained.
     """
@@ -149,7 +150,8 @@ def train_cost(
     attention = (3.5 + remat) * _attention_flops(cfg, phase) * tokens
     products = 2 * passes * layers + 2 * (2 + full_finetune) * head
     flops = rows * tokens * (products / phase.num_shards("sequence") + attention)
-    return Cost(flops, (passes * layers + 2 * head) * _itemsize(dtype))
+    size = _itemsize("float32" if full_finetune else dtype)
+    return Cost(flops, (passes * layers + 2 * head) * size)
 
 
 def gathered_weights(cfg: ModelConfig, phase: Phase) -> tuple[int, int]:
