@@ -119,11 +119,16 @@ def profiled(profile: Profile | None) -> Iterator[None]:
         tracer.close()
 
 
+def steps_to_trace() -> int:
+    """Calls of `step` until a kind's trace has been written; 0 outside of `profiled`."""
+    return 0 if _tracer is None else WARM_UP + _tracer.profile.steps + 1
+
+
 def step(kind: str, arrays: Any = ()) -> None:
     """Says that a step is about to be taken.
 
     Args:
-        kind: names the trace: sample, guard or train.
+        kind: names the trace: sample, guard, train, or a program that is timed.
         arrays: made by the step before it, on devices; waited for where a trace begins or ends.
     """
     if _tracer is not None:

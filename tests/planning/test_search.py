@@ -48,6 +48,38 @@ def test_every_proposal_uses_all_chips_and_has_a_rule_for_every_axis(kind):
     assert {**rows, "tensor": 2} in axes and {**rows, "tensor": 1, "ffn": 2} in axes
 
 
+def test_training_may_cut_the_tokens_of_a_row_and_generation_never_does():
+    topology = load_mesh("v5e-16").topology
+    tables = {table.name: table.phase for table in proposals("train", topology)}
+    cut = tables["fsdp 4 x sequence 4"]
+    assert cut.rules["sequence"] == ("sequence",) and cut.rules["embed"] == ("fsdp", "sequence")
+    by_hand = load_rules("sequence-4")(load_mesh("v5e-16")).train
+    _, cfg = find_model("qwen3-8b")
+    assert [cut.for_model(cfg).num_shards(name) for name in LOGICAL_AXES] == [
+        by_hand.for_model(cfg).num_shards(name) for name in LOGICAL_AXES
+    ]
+    assert not any("sequence" in table.phase.axes for table in proposals("generate", topology))
+
+
+def test_long_rows_are_cut_where_no_other_table_has_room(monkeypatch):
+    """Rows of 32,768 tokens on chips of 16 GB: estimates put first what fits."""
+    tried = []
+
+    def note(combination, settings):
+        tried.append(combination)
+        return {"status": "refused", "reason": "not compiled here"}
+
+    monkeypatch.setattr("thinksafe_jax.planning.sweep.figures_of", note)
+    settings = settings_of(
+        **SIZES | {"length": 32768, "rows": 2, "dtype": "bfloat16"}, measure=False
+    )
+    model, cfg = find_model("qwen3-8b")
+    search(SearchRequest(model, cfg, load_mesh("v5e-16"), settings, 6), None)
+    trained = [combination for combination in tried if combination.phase == "train"]
+    assert trained[0].table == "own"
+    assert all(c.divided.num_shards("sequence") > 1 for c in trained[1:])
+
+
 def test_rows_lie_across_slices_on_the_outermost_axis_that_can():
     dcn = {t.name: t.phase.dcn for t in proposals("train", load_mesh("v5e-256x2").topology)}
     assert dcn["data 2 x fsdp 64 x tensor 4"] == {"data": 2}
@@ -188,7 +220,16 @@ def test_the_command_writes_a_mesh_file_and_goes_on_where_it_stopped(tmp_path):
     [
         (["--search=x"], "--search x needs one mesh: --mesh v5e-16"),
         (["--search=x", "--meshes=v5e-8,v5e-16"], "--search x needs one mesh"),
-        (["--search=x", "--mesh=v5e-8", "--models=y"], "leave out --models and --rules"),
+        (["--search=x", "--mesh=v5e-8", "--models=y"], "leave out --models, --rules and --phases"),
+        (["--search=x", "--mesh=v5e-8", "--phases=decode"], "leave out --models, --rules"),
+        (
+            ["--models=x", "--mesh=v5e-8", "--phases=decoder"],
+            "no phase 'decoder'; did you mean decode?",
+        ),
+        (
+            ["--models=x", "--mesh=v5e-8", "--profile=t"],
+            "--profile traces what is timed: give --measure",
+        ),
     ],
 )
 def test_options_that_do_not_go_together(options, message):

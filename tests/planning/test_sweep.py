@@ -14,9 +14,18 @@ from thinksafe_jax.cli.app import app
 from thinksafe_jax.errors import ConfigError, InputError
 from thinksafe_jax.planning import settings_of
 from thinksafe_jax.planning.model_plan import bound_text
-from thinksafe_jax.planning.roofline import Cost, bound_of, decode_cost, guard_cost, train_cost
+from thinksafe_jax.planning.roofline import (
+    Cost,
+    bound_of,
+    decode_cost,
+    guard_cost,
+    kv_bytes_per_device,
+    train_cost,
+)
 from thinksafe_jax.planning.sweep import combinations_of, read_rows, sweep
+from thinksafe_jax.planning.sweep_best import draft_lines
 from thinksafe_jax.planning.sweep_between import between_lines, between_rows
+from thinksafe_jax.planning.sweep_programs import training_part
 from thinksafe_jax.planning.sweep_report import sweep_plot
 from thinksafe_jax.sharding import adapter_tensors, load_mesh, load_rules
 
@@ -171,12 +180,67 @@ def test_costs_by_hand():
     assert train_cost(TIED, train, 1, 50, "bfloat16").bytes == step.bytes / 2
     whole = train_cost(TIED, train, 1, 50, "bfloat16", full_finetune=True)
     assert whole.bytes == 4 * (4 * own + 2 * head)  # what is trained is float32
+    both = train_cost(TIED, train, 1, 50, "float32", reference=True)  # one forward pass more
+    assert both.flops - step.flops == 50 * (2 * (own + head) + scores * 50 / 2)
+    assert both.bytes - step.bytes == 4 * (own + head)
+    drafted = decode_cost(TIED, two, 3, 100, "float32", positions=4)
+    assert (drafted.flops, drafted.bytes) == (4 * cost.flops, cost.bytes)
+
+
+def test_a_pass_with_drafts_reads_as_much_as_a_step_and_computes_each_position():
+    settings = settings_of(**SIZES, measure=False, drafts=2)
+    cells_of = cells(load_mesh("cpu-8"), phases=["decode", "drafted"])
+    step, drafted = sweep(cells_of, settings, None)
+    assert (drafted["rows"], drafted["tokens"]) == (2, 2 * 3)
+    assert drafted["read_bytes"] == step["read_bytes"]
+    assert drafted["flops"] == 3 * step["flops"]
+    assert drafted["wire_bytes"] > 2 * step["wire_bytes"]  # sums over the tensor axis, by position
+    assert drafted["settings"] == step["settings"] | {"drafts": 2}
+    (line,) = draft_lines([step, drafted])
+    assert line.startswith("tiny on cpu-8, own: a pass of 3 positions takes as long as ")
+
+
+def test_an_on_policy_step_is_its_decode_steps_and_its_passes_beside_each_other():
+    """64 rollouts of 32 tokens behind prompts of 32, two replicas of two rows: 512 steps."""
+    mesh = load_mesh("cpu-8")
+    step, loop = sweep(cells(mesh, phases=["decode", "on-policy"]), SETTINGS, None)
+    assert (loop["rows"], loop["tokens"], loop["slots"]) == (64, 64 * 32, 2)
+    assert loop["sampling_seconds"] == pytest.approx(512 * step["roofline_seconds"])
+    part = training_part(cells(mesh)[0], SETTINGS, "rollout-streams")
+    assert part.program.tokens == 4 * 64  # so 16 passes
+    assert loop["training_seconds"] == pytest.approx(16 * part.bound(mesh.topology).seconds)
+    names = ("sampling", "adapter", "training")
+    parts = {name: loop[f"{name}_seconds"] for name in names}
+    assert loop["roofline_seconds"] == sum(parts.values())
+    assert loop["limit"] == max(parts, key=parts.__getitem__)
+    assert loop["tokens_per_second"] == 64 * 32 / loop["roofline_seconds"]
+    sums = [row["collectives"]["all-reduce"]["count"] for row in (step, loop)]
+    assert sums[1] == 512 * sums[0] + 16 * part.compiled.collectives["all-reduce"].count
+    (between,) = between_rows(cells(mesh), SETTINGS)
+    pool = 2 * 128 * kv_bytes_per_device(TIED, mesh.generate.for_model(TIED), "float32")
+    assert loop["argument_bytes"] == part.compiled.arguments + between["moved"] + pool
+    assert loop["axes"] == {
+        f"{kind} {axis}": size
+        for kind, phase in (("train", mesh.train), ("generate", mesh.generate))
+        for axis, size in phase.for_model(TIED).axes.items()
+    }
+
+
+def test_a_loop_that_leaves_no_room_for_a_row_is_too_large_and_says_of_what(tmp_path):
+    small = load_mesh(write_mesh(tmp_path, ("16e9", "2e5")))
+    (row,) = sweep(cells(small, phases=["on-policy"]), SETTINGS, None)
+    assert row["status"] == "too large"
+    assert "GB a device leave no room for a row of 128 tokens" in row["reason"]
+    apart = load_mesh(write_mesh(tmp_path, ("hosts: 1", "hosts: 4")))
+    (row,) = sweep(cells(apart, phases=["on-policy"]), SETTINGS, None)
+    assert (row["status"], "2 replica(s) do not" in row["reason"]) == ("refused", True)
 
 
 def test_the_command_measures_on_the_devices_at_hand(tmp_path):
     out, plot = tmp_path / "rows.json", tmp_path / "plot.svg"
     options = [f"--{name}={value}" for name, value in SIZES.items()]
     command = ["sweep-sharding", "--models=mini:student", "--meshes=cpu-8", "--measure", *options]
+    command += ["--phases=on-policy,train,prefill,drafted,decode"]
     table, pareto = tmp_path / "rows.csv", tmp_path / "pareto.svg"
     files = [f"--json={out}", f"--csv={table}", f"--plot={plot}", f"--pareto={pareto}"]
     files += [f"--hlo={tmp_path / 'hlo'}"]
@@ -186,13 +250,15 @@ def test_the_command_measures_on_the_devices_at_hand(tmp_path):
     rows, (between,) = content["rows"], content["between"]
     assert "Between the phases, where a run is on-policy:" in result.output
     assert (between["model"], between["table"]) == ("mini:student", "own")
-    phases = ["decode", "prefill", "train"]
+    phases = ["decode", "drafted", "prefill", "train", "on-policy"]
     assert [row["phase"] for row in rows] == phases
     texts = sorted(path.name for path in (tmp_path / "hlo").iterdir())
-    assert texts == [f"{phase}-mini-student-cpu-8-own.hlo.txt" for phase in phases]
+    programs = [*phases[:-1], "on-policy-decode", "on-policy-train"]
+    assert texts == sorted(f"{name}-mini-student-cpu-8-own.hlo.txt" for name in programs)
     assert all(0 < row["measured_seconds"] < math.inf for row in rows)
     assert "measured" in result.output
     assert "t >= max(F / flops" in result.output
+    assert "What drafts must bring:" in result.output
     assert plot.read_text().startswith("<?xml") and pareto.read_text().startswith("<?xml")
     assert table.read_text().count("\n") == 1 + len(rows)
     # the same file is its own bound here: what was measured has both
@@ -200,6 +266,19 @@ def test_the_command_measures_on_the_devices_at_hand(tmp_path):
     assert compared.exit_code == 0 and "ratio" in compared.output
     incomplete = CliRunner().invoke(app, ["sweep-sharding", "--models=x"])
     assert "give --models and --meshes, or --compare" in str(incomplete.exception)
+
+
+def test_what_is_timed_can_be_traced(tmp_path):
+    """Calls after those that are timed, in a folder of the row's name."""
+    options = [f"--{name}={value}" for name, value in SIZES.items()]
+    command = ["sweep-sharding", "--models=mini:student", "--mesh=cpu-8", *options]
+    command += ["--measure", "--phases=prefill", f"--profile={tmp_path}", "--profile-steps=1"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    assert [folder.name for folder in tmp_path.iterdir()] == [
+        "prefill-mini-student-cpu-8-own-host0"
+    ]
+    assert any(tmp_path.rglob("*.xplane.pb"))
 
 
 def plotted_row(model: str, mesh: str, table: str, status: str = "ok", fits: bool = True) -> dict:

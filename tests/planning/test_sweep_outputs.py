@@ -8,7 +8,12 @@ import pytest
 from tests.support import REPOSITORY
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.planning.sweep import read_rows
-from thinksafe_jax.planning.sweep_best import best_lines, pareto_front, rate_per_chip
+from thinksafe_jax.planning.sweep_best import (
+    best_lines,
+    draft_lines,
+    pareto_front,
+    rate_per_chip,
+)
 from thinksafe_jax.planning.sweep_compare import comparison_table, matched, print_comparison
 from thinksafe_jax.planning.sweep_csv import sweep_csv
 from thinksafe_jax.planning.sweep_pareto import pareto_plot
@@ -65,6 +70,30 @@ def test_equal_rates_are_told_apart_by_messages_that_do_not_hide_and_by_memory()
     assert line.endswith("9.0 GB a chip against 8.0")
     small = row("small", peak_bytes=7e9)
     assert next(best_lines([row("own"), small])).startswith("decode, M on mesh-8: small, as fast")
+
+
+def test_drafts_gain_above_what_a_pass_takes_and_the_line_says_how_much_at_most():
+    drafted = row("own", phase="drafted", tokens=40, roofline_seconds=0.016, limit="compute")
+    other = row("split", phase="drafted", tokens=40)  # its decode is not in the sweep
+    (line,) = draft_lines([row("own"), drafted, other])
+    assert line == (
+        "M on mesh-8, own: a pass of 4 positions takes as long as 1.60 steps (compute bound), so "
+        "drafts gain above 1.60 tokens a pass, 2.50 times at most"
+    )
+
+
+def test_on_policy_steps_are_ranked_by_all_their_parts():
+    """Equal rates: what sends less beside the work of both parts is better."""
+    parts = {"phase": "on-policy", "programs": 1, "rows": 64, "tokens": 64, "limit": "sampling"}
+    parts |= {"roofline_seconds": 2.0, "busy_seconds": 2.0, "adapter_seconds": 0.1}
+    own, quiet = row("own", **parts, network_seconds=1.0), row("quiet", **parts)
+    (line,) = best_lines([own, quiet])
+    assert line.startswith(
+        "on-policy, M on mesh-8: quiet, as fast as own (both sampling bound) where messages hide, "
+        "1.48 times where none does"
+    )
+    picture = pareto_plot([own, row("own")])
+    assert "on-policy" in picture and "decode" in picture
 
 
 def test_one_table_alone_and_nothing_that_fits_have_no_best():

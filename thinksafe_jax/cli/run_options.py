@@ -60,8 +60,8 @@ class ProfileOptions:
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Write a trace of a few steps of sampler, guard and trainer here, for xprof and "
-            "Perfetto.",
+            help="Write a trace of a few steps of each program (sampler, guard, trainer) here, for "
+            "xprof and Perfetto.",
             parser=local_folder,
         ),
     ] = None

@@ -12,15 +12,19 @@ from thinksafe_jax.planning.search_report import run_search
 from thinksafe_jax.planning.stage_plans import Assumed
 from thinksafe_jax.planning.sweep_compare import print_comparison
 from thinksafe_jax.planning.sweep_report import SweepFiles, run_sweep, settings_of
+from thinksafe_jax.planning.sweep_settings import USUAL_PHASES, SweepSettings, check_phases
 from thinksafe_jax.planning.workload import Workload, guards_of, workload_flops
 
 __all__ = [
+    "USUAL_PHASES",
     "Assumed",
     "ExpectedWork",
     "RecipePlan",
     "Settings",
     "SweepFiles",
+    "SweepSettings",
     "Workload",
+    "check_phases",
     "count_answers",
     "expected_work",
     "filled_rows",

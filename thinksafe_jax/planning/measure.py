@@ -7,24 +7,30 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from thinksafe_jax import profiling
 from thinksafe_jax.planning.abstract_programs import Program
 from thinksafe_jax.sampling import Slots
 
 _CALLS = 5  # timed, after one that is not
 
 
-def measured_seconds(program: Program, context: int) -> float:
+def measured_seconds(program: Program, context: int, name: str = "") -> float:
     """Median time of one call.
 
     Args:
         context: tokens that the rows of a decode step have behind them.
+        name: of the trace, where one is asked for: of calls after those that are timed.
     """
     arguments = filled_arguments(program, context)
-    times = []
+    times, results = [], None
     for _ in range(_CALLS + 1):
         began = time.perf_counter()
         results = jax.block_until_ready(program.function(*arguments, **program.statics))
         times.append(time.perf_counter() - began)
+        arguments = program.again(arguments, results)
+    for _ in range(profiling.steps_to_trace()):
+        profiling.step(name, results)
+        results = jax.block_until_ready(program.function(*arguments, **program.statics))
         arguments = program.again(arguments, results)
     return median(times[1:])
 

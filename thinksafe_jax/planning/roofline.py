@@ -27,9 +27,11 @@ BOUND = "t >= max(F / flops, M / bandwidth, S / (interconnect / 2)), all links o
 DCN_BOUND = "and t >= D / dcn_bandwidth: D bytes sent to other slices, a message's own part only"
 FORMULAS = {
     "decode": "F = B (2 P + 4 L N h ctx / n), M = W + B ctx kv",
+    "drafted": "F times K + 1 positions, M as decode; tokens/s if every draft is taken",
     "prefill": "F = T (2 P' + 2 L N h T / n), M = W' + T kv",
     "guard": "F = R T (2 P' + 2 L N h T / n), M = W'",
     "train": "F = R T ((2 a P' + 4 head) / c + 2 b L N h T / n), M = a W' + 2 W_head",
+    "on-policy": "t = decode steps + adapter / (interconnect / 2) + passes over the rollouts",
 }
 SYMBOLS = (
     "per device: F FLOPs, M bytes read, S bytes sent on a ring; P weights (W bytes) that are "
@@ -93,6 +95,7 @@ def decode_cost(
     context: float,
     dtype: str,
     cache_dtype: str | None = None,
+    positions: int = 1,
 ) -> Cost:
     """Cost of one decode step of a replica.
 
@@ -101,12 +104,13 @@ def decode_cost(
         rows: decoded together, at a mean context of `context` tokens.
         dtype: of the weights.
         cache_dtype: of keys and values; by default that of the weights.
+        positions: of each row, with drafts; weights and cache are read once for all of them.
     """
     layers, head = _matmul_weights(cfg, phase)
     attention = 2 * _attention_flops(cfg, phase) * context
     cache = rows * context * kv_bytes_per_device(cfg, phase, cache_dtype or dtype)
     read = (layers + head) * _itemsize(dtype)
-    return Cost(rows * (2 * (layers + head) + attention), read + cache)
+    return Cost(rows * positions * (2 * (layers + head) + attention), read + cache)
 
 
 def prefill_cost(
@@ -134,6 +138,7 @@ def train_cost(
     *,
     remat: bool = True,
     full_finetune: bool = False,
+    reference: bool = False,
 ) -> Cost:
     """Cost of a forward and backward pass over a device's own rows, without the adapter's part.
 
@@ -144,14 +149,16 @@ def train_cost(
         dtype: of weights that are frozen; those in training are float32.
         remat: layers are computed again for the backward pass.
         full_finetune: the weights themselves are trained.
+        reference: the model without its adapter reads the rows, too.
     """
     layers, head = gathered_weights(cfg, phase)
-    passes = 2 + remat + full_finetune  # products of a weight: forward, backward, and as said
-    attention = (3.5 + remat) * _attention_flops(cfg, phase) * tokens
-    products = 2 * passes * layers + 2 * (2 + full_finetune) * head
+    # products of a weight: forward, backward, and as said
+    passes, of_head = 2 + remat + full_finetune + reference, 2 + full_finetune + reference
+    attention = (3.5 + remat + reference) * _attention_flops(cfg, phase) * tokens
+    products = 2 * passes * layers + 2 * of_head * head
     flops = rows * tokens * (products / phase.num_shards("sequence") + attention)
     size = _itemsize("float32" if full_finetune else dtype)
-    return Cost(flops, (passes * layers + 2 * head) * size)
+    return Cost(flops, (passes * layers + (2 + reference) * head) * size)
 
 
 def gathered_weights(cfg: ModelConfig, phase: Phase) -> tuple[int, int]:

@@ -21,7 +21,8 @@ from thinksafe_jax.planning.roofline import Cost, bound_of, decode_cost, train_c
 from thinksafe_jax.planning.search_space import Proposal, proposals
 from thinksafe_jax.planning.sweep import sweep
 from thinksafe_jax.planning.sweep_best import EQUAL, fitting, rank, rate_per_chip
-from thinksafe_jax.planning.sweep_row import Combination, Row, SweepSettings, decode_slots
+from thinksafe_jax.planning.sweep_row import decode_slots
+from thinksafe_jax.planning.sweep_settings import Combination, Row, SweepSettings
 from thinksafe_jax.sharding import MeshConfig, Phase, Topology
 
 PROGRAM = {"generate": "decode", "train": "train"}  # what is compiled for a phase

@@ -22,7 +22,7 @@ from thinksafe_jax.planning.sweep_report import (
     row_line,
     write_files,
 )
-from thinksafe_jax.planning.sweep_row import Combination, Row, SweepSettings
+from thinksafe_jax.planning.sweep_settings import Combination, Row, SweepSettings
 from thinksafe_jax.sharding import MeshConfig, load_mesh, mesh_text
 from thinksafe_jax.storage import atomic_write
 from thinksafe_jax.terminal import Progress, output, print_line

@@ -1,10 +1,12 @@
 """Rule tables that a search looks at: every way to divide the chips among the axes there are.
 
-    train      data x fsdp x tensor x ffn     rows on data and fsdp, the model's width on fsdp
-    generate   replica x tensor x ffn         rows on replica
+    train      data x fsdp x sequence x tensor x ffn    rows on data and fsdp, weights along the
+                                                        model's width on fsdp and sequence
+    generate   replica x tensor x ffn                   rows on replica
 
-`tensor` cuts heads, MLP and vocabulary; `ffn` MLP and vocabulary only, and its devices compute
-attention alike: fewer messages of attention for more of its work. Each table is there a second time
+`sequence` cuts the tokens of a row, for long ones; `tensor` cuts heads, MLP and vocabulary; `ffn`
+MLP and vocabulary only, and its devices compute attention alike: fewer messages of attention for
+more of its work. Each table is there a second time
 with the vocabulary whole: fewer messages for a larger head.
 """
 
@@ -14,9 +16,13 @@ from dataclasses import dataclass
 from thinksafe_jax.planning.memory import factorisations
 from thinksafe_jax.sharding import LOGICAL_AXES, Phase, Topology
 
-_AXES = {"train": ("data", "fsdp", "tensor", "ffn"), "generate": ("replica", "tensor", "ffn")}
+_AXES = {
+    "train": ("data", "fsdp", "sequence", "tensor", "ffn"),
+    "generate": ("replica", "tensor", "ffn"),
+}
 _BATCH = {"train": ("data", "fsdp"), "generate": ("replica",)}
-_OPTIONAL = ("data", "ffn")  # left out of a table where their size is 1
+_EMBED = {"train": ("fsdp", "sequence"), "generate": ()}
+_OPTIONAL = ("data", "sequence", "ffn")  # left out of a table where their size is 1
 
 
 @dataclass(frozen=True)
@@ -49,13 +55,17 @@ def proposals(kind: str, topology: Topology) -> Iterator[Proposal]:
 
 
 def _phase(kind: str, axes: dict[str, int], dcn: dict[str, int], vocab: tuple[str, ...]) -> Phase:
+    def present(*names: str) -> tuple[str, ...]:
+        return tuple(name for name in names if name in axes)
+
     cut = {
-        "batch": tuple(name for name in _BATCH[kind] if name in axes),
+        "batch": present(*_BATCH[kind]),
+        "sequence": present("sequence"),
         "vocab": vocab,
-        "embed": ("fsdp",) if kind == "train" else (),
+        "embed": present(*_EMBED[kind]),
         "heads": ("tensor",),
         "kv_heads": ("kv",),
-        "mlp": tuple(name for name in ("tensor", "ffn") if name in axes),
+        "mlp": present("tensor", "ffn"),
     }
     rules = {logical: cut.get(logical, ()) for logical in LOGICAL_AXES}
     return Phase(axes, {"tensor": ("kv", "group")}, rules, dcn)

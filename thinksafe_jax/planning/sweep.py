@@ -15,7 +15,13 @@ from thinksafe_jax.json_files import load_unique
 from thinksafe_jax.machine import machine
 from thinksafe_jax.models import ModelConfig
 from thinksafe_jax.planning.devices import has_compiler
-from thinksafe_jax.planning.sweep_row import PHASES, Combination, Row, SweepSettings, figures_of
+from thinksafe_jax.planning.sweep_row import figures_of
+from thinksafe_jax.planning.sweep_settings import (
+    USUAL_PHASES,
+    Combination,
+    Row,
+    SweepSettings,
+)
 from thinksafe_jax.sharding import MeshConfig
 from thinksafe_jax.storage import atomic_write
 
@@ -74,18 +80,18 @@ def read_rows(file: Path | None) -> list[Row]:
 
 def _identity(combination: Combination, settings: SweepSettings) -> Row:
     """The columns by which a row is known, here and in files of other sweeps."""
-    topology, phase = combination.mesh.topology, combination.divided
+    topology = combination.mesh.topology
     return {
         "model": combination.model,
         "mesh": combination.mesh.name,
         "chip": topology.chip,
         "chips": topology.chips,
         "table": combination.table,
-        "rules_hash": "" if combination.problem else phase.hash,
-        "axes": {} if combination.problem else phase.axes,
+        "rules_hash": "" if combination.problem else combination.rules_hash,
+        "axes": {} if combination.problem else combination.axes,
         "phase": combination.phase,
         "compiled_for": topology.chip if has_compiler(topology) else "CPU",
-        "settings": settings.summary,
+        "settings": settings.summary_of(combination.phase),
         "measured": settings.measure,
     }
 
@@ -101,14 +107,14 @@ def combinations_of(
     models: Sequence[tuple[str, ModelConfig]],
     meshes: Sequence[MeshConfig],
     tables: Sequence[Table],
-    phases: Sequence[str] = PHASES,
+    phases: Sequence[str] = USUAL_PHASES,
 ) -> Iterator[Combination]:
     """Every model on every mesh with every table that differs from those before."""
     for mesh in meshes:
         for model, cfg in models:
             seen = set()
             for combination in _with_tables(model, cfg, mesh, tables, phases):
-                mark = (combination.phase, combination.problem or combination.divided.hash)
+                mark = (combination.phase, combination.problem or combination.rules_hash)
                 if mark not in seen:
                     seen.add(mark)
                     yield combination

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-from thinksafe_jax.planning.sweep_row import PHASES, Row
+from thinksafe_jax.planning.sweep_settings import PHASES, Row
 
 EQUAL = 0.01  # rates that differ by less are equal: they are bounds
 _EQUAL_UNHIDDEN = 0.05  # less is known of what hides; memory then decides
@@ -37,6 +37,29 @@ def best_lines(rows: Sequence[Row]) -> Iterator[str]:
         yield f"{head}, {'; '.join(runner + others)}"
 
 
+def draft_lines(rows: Sequence[Row]) -> Iterator[str]:
+    """Of each table with decode and drafted rows: how many tokens a pass must make to gain.
+
+    A pass with drafts makes one token at least, where none of them is taken.
+    """
+    good = fitting(rows)
+    steps = {_table_of(row): row for row in good if row["phase"] == "decode"}
+    for row in good:
+        step = steps.get(_table_of(row))
+        if row["phase"] != "drafted" or step is None or row["rows"] != step["rows"]:
+            continue
+        least, positions = _seconds(row) / _seconds(step), row["tokens"] // row["rows"]
+        yield (
+            f"{row['model']} on {row['mesh']}, {row['table']}: a pass of {positions} positions "
+            f"takes as long as {least:.2f} steps ({row['limit']} bound), so drafts gain above "
+            f"{least:.2f} tokens a pass, {positions / least:.2f} times at most"
+        )
+
+
+def _table_of(row: Row) -> tuple[str, ...]:
+    return row["model"], row["mesh"], row["table"], row["compiled_for"]
+
+
 def rank(row: Row) -> tuple[int, int, int]:
     """The best row first: by its rate, then by the rate without hiding, then by memory."""
     rate = round(math.log(rate_per_chip(row)) / EQUAL)
@@ -46,8 +69,10 @@ def rank(row: Row) -> tuple[int, int, int]:
 
 def _unhidden_rate(row: Row) -> float:
     """Rows a second and chip where no message hides behind work, at most."""
-    messages = row["network_seconds"] + row.get("dcn_seconds", 0.0)
-    return _rows_per_chip(row) / (max(row["compute_seconds"], row["memory_seconds"]) + messages)
+    names = ("network_seconds", "dcn_seconds", "adapter_seconds")
+    messages = sum(row.get(name, 0.0) for name in names)
+    busy = row.get("busy_seconds") or max(row["compute_seconds"], row["memory_seconds"])
+    return _rows_per_chip(row) / (busy + messages)
 
 
 def why_not(row: Row) -> str:

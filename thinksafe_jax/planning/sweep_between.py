@@ -10,7 +10,7 @@ from typing import Any
 
 from thinksafe_jax.planning.base_layouts import BaseLayouts, base_layouts
 from thinksafe_jax.planning.memory import USABLE, phase_budget
-from thinksafe_jax.planning.sweep_row import Combination, SweepSettings
+from thinksafe_jax.planning.sweep_settings import Combination, SweepSettings
 
 
 def between_rows(

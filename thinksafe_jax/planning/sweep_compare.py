@@ -8,7 +8,7 @@ from rich.table import Table
 
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.planning.sweep import read_rows
-from thinksafe_jax.planning.sweep_row import Row
+from thinksafe_jax.planning.sweep_settings import Row
 from thinksafe_jax.terminal import clean, output
 
 _SAME = ("model", "mesh", "table", "rules_hash", "phase", "settings")

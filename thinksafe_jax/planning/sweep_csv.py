@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from thinksafe_jax.planning.collectives import KINDS
-from thinksafe_jax.planning.sweep_row import Row
+from thinksafe_jax.planning.sweep_settings import Row
 
 # what is left out has its own columns (collectives), or is text for people (warnings)
 _NESTED = ("collectives", "warnings", "settings", "axes")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from thinksafe_jax import figures
 from thinksafe_jax.planning.sweep_best import fitting, pareto_front, rate_per_chip
-from thinksafe_jax.planning.sweep_row import PHASES, Row
+from thinksafe_jax.planning.sweep_settings import PHASES, Row
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

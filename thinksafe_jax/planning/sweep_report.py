@@ -17,11 +17,17 @@ from thinksafe_jax.planning.find_model import find_model
 from thinksafe_jax.planning.memory import Settings
 from thinksafe_jax.planning.roofline import BOUND, DCN_BOUND, FORMULAS, SYMBOLS
 from thinksafe_jax.planning.sweep import combinations_of, sweep
-from thinksafe_jax.planning.sweep_best import best_lines
+from thinksafe_jax.planning.sweep_best import best_lines, draft_lines
 from thinksafe_jax.planning.sweep_between import between_lines, between_rows
 from thinksafe_jax.planning.sweep_csv import sweep_csv
 from thinksafe_jax.planning.sweep_pareto import pareto_plot
-from thinksafe_jax.planning.sweep_row import PHASES, Combination, Row, SweepSettings
+from thinksafe_jax.planning.sweep_settings import (
+    PHASES,
+    USUAL_PHASES,
+    Combination,
+    Row,
+    SweepSettings,
+)
 from thinksafe_jax.sharding import MeshConfig, load_mesh, load_rules
 from thinksafe_jax.storage import atomic_write
 from thinksafe_jax.terminal import Progress, clean, output, print_line
@@ -49,7 +55,7 @@ def run_sweep(
     settings: SweepSettings,
     *,
     out: SweepFiles,
-    phases: Sequence[str] = PHASES,
+    phases: Sequence[str] = USUAL_PHASES,
 ) -> list[Row]:
     """The command `thinksafe sweep-sharding`: compiles, prints the table, writes the files.
 
@@ -57,7 +63,7 @@ def run_sweep(
         models: see `find_model`.
         meshes: see `load_mesh`.
         rules: files of rule tables, beside each mesh's own; see `load_rules`.
-        phases: what is compiled of each: decode, prefill, train.
+        phases: what is compiled of each, see `PHASES`.
     """
     tables = [("own", lambda mesh: mesh)]
     tables += [(file.stem, load_rules(file)) for file in rules]
@@ -73,8 +79,12 @@ def run_sweep(
 
         rows = sweep(combinations, settings, out.json, report)
     print_rows(rows, loaded)
-    if best := list(best_lines(rows)):
-        output(150).print("\n".join(["The best that fits:", *best]), markup=False)
+    for title, lines in (
+        ("The best that fits:", list(best_lines(rows))),
+        ("What drafts must bring:", list(draft_lines(rows))),
+    ):
+        if lines:
+            output(150).print("\n".join([title, *lines]), markup=False)
     print_between(combinations, settings, out.json)
     write_files(rows, out)
     return rows
@@ -93,7 +103,8 @@ def print_rows(rows: Sequence[Row], meshes: Sequence[MeshConfig]) -> None:
     console = output(150)
     console.print(sweep_table(rows))
     lines = [BOUND, *([DCN_BOUND] if any(mesh.topology.slices > 1 for mesh in meshes) else [])]
-    lines += [*(f"  {phase}: {FORMULAS[phase]}" for phase in PHASES), SYMBOLS]
+    compiled = [phase for phase in PHASES if any(row["phase"] == phase for row in rows)]
+    lines += [*(f"  {phase}: {FORMULAS[phase]}" for phase in compiled), SYMBOLS]
     console.print("\n".join(lines), markup=False)
     if any("scaled" in row.get("compiler", "") for row in rows):
         console.print("CPU: no compiler of these chips is installed; the figures are XLA:CPU's")
@@ -131,12 +142,17 @@ def settings_of(
     dtype: str,
     measure: bool,
     kv_dtype: str = "model",
+    **of_phases: int,
 ) -> SweepSettings:
-    """Settings from the command's options."""
+    """Settings from the command's options.
+
+    Args:
+        of_phases: drafts and rollouts, see `SweepSettings`.
+    """
     training = TrainingConfig(max_length=length, micro_batch_size=rows)
     mean = min(Settings.mean_context, context)
     sizes = Settings(dtype, training, context, mean, kv_dtype)
-    return SweepSettings(prompt, slots, sizes, measure)
+    return SweepSettings(prompt, slots, sizes, measure, **of_phases)
 
 
 def row_line(row: Row) -> str:
