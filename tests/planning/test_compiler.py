@@ -10,6 +10,7 @@ from jax.sharding import PartitionSpec as P
 
 from thinksafe_jax.planning import compiler
 from thinksafe_jax.planning.abstract_programs import Program
+from thinksafe_jax.planning.collectives import collectives_of
 from thinksafe_jax.planning.compiler import compile_program, compiler_output, hlo_written_to
 
 
@@ -112,3 +113,16 @@ def test_texts_of_programs_are_written_where_it_is_asked_for(compiled, tmp_path)
     first, second = (file.read_text() for file in texts.files)
     assert first == compiler_output(doubled()).text != second
     assert len(compiled) == 2
+
+
+def test_machine_code_that_nobody_runs_is_not_optimised_and_no_figure_differs():
+    program = doubled()
+    here = Program(program.function, program.arguments, {}, rows=8, tokens=8, devices=2)
+    output = compiler_output(here)
+    optimised = here.function.lower(*here.arguments).compile(
+        compiler_options={"xla_backend_optimization_level": 3}
+    )
+    memory = optimised.memory_analysis()
+    assert output.temporary_bytes == memory.temp_size_in_bytes > 0
+    assert output.argument_bytes == memory.argument_size_in_bytes
+    assert collectives_of(output.text) == collectives_of(optimised.as_text())

@@ -14,12 +14,13 @@ from thinksafe_jax.cli.app import app
 from thinksafe_jax.config import EvaluationConfig, PromptSource, SuiteConfig, load_recipe
 from thinksafe_jax.data import load_questions
 from thinksafe_jax.errors import ConfigError
-from thinksafe_jax.planning import Assumed, count_answers, expected_work
+from thinksafe_jax.planning import Assumed, count_answers, expected_work, recipe_plan
 from thinksafe_jax.planning.find_model import find_model
 from thinksafe_jax.planning.memory import Settings
 from thinksafe_jax.planning.recipe_plan import plan_recipe
 from thinksafe_jax.planning.recipe_plan_report import as_json, recipe_plan_text
 from thinksafe_jax.planning.roofline import decode_cost
+from thinksafe_jax.planning.stage_plans import PlanRequest, StagePlan
 from thinksafe_jax.sharding import load_mesh
 
 pytestmark = pytest.mark.slow
@@ -143,6 +144,28 @@ def test_a_step_that_does_not_fit_is_told_settings_that_do(tmp_path):
     assert not found.fits and not train.fits(tight)
     assert "training.remat=layer" in train.nearest
     assert "the nearest that fits: training." in recipe_plan_text(found)
+
+
+@pytest.mark.parametrize(
+    ("most", "nearest", "planned"),
+    [
+        (16, ["engine.slots=16"], [64, 4, 32, 16]),
+        (4, ["engine.slots=4"], [64, 4, 32, 16, 8]),
+        (2, [], [64, 4]),
+    ],
+)
+def test_settings_near_a_recipe_are_compiled_only_where_one_can_fit(most, nearest, planned):
+    """Each needs less than the one before: where the last does not fit, none does."""
+    mesh, seen = load_mesh("cpu-8"), []
+
+    def plan(request):
+        seen.append(request.recipe.engine.slots)
+        return StagePlan("sample", "", problems=[] if seen[-1] <= most else ["too large"])
+
+    request = PlanRequest(load_recipe(MINI, ["engine.slots=64"]), mesh, 1, Assumed())
+    stage = recipe_plan._searched(plan, request, recipe_plan._other_samplers)
+    assert stage.nearest == nearest
+    assert seen == planned
 
 
 @pytest.mark.parametrize(

@@ -33,5 +33,11 @@ def writing_hlo(folder: Path | None) -> Iterator[None]:
 
 
 def quiet_compiler() -> None:
-    """Keeps back the compiler's remarks on each program; before JAX is imported."""
+    """Keeps back the compiler's remarks on each program, and keeps what it compiled for next time.
+
+    To be called before JAX is imported.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    from thinksafe_jax.machine import enable_compile_cache
+
+    enable_compile_cache()

@@ -7,6 +7,9 @@ gave is kept on disk, and read again for the same program:
     program -> lower (a second) -> sha256 of text, chips, versions, flags -> kept? read : compile
 
 Within `hlo_written_to(folder)` the text of each program that is asked for is written there.
+
+XLA:CPU takes seconds. Machine code for simulated devices is never run, so LLVM need not optimise
+it: that halves them, and changes neither text nor memory.
 """
 
 import gzip
@@ -39,6 +42,7 @@ _log = logging.getLogger(__name__)
 
 _VERSIONS = ("jax", "jaxlib", "libtpu")
 _FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
+_UNOPTIMISED = {"xla_backend_optimization_level": 0}
 
 
 @dataclass(frozen=True)
@@ -170,7 +174,7 @@ def compiler_output(program: Program) -> CompilerOutput:
     began = time.monotonic()
     lowered = program.function.lower(*program.arguments, **program.statics)
     if program.device.platform != "tpu":
-        return _output(lowered.compile(), began)
+        return _output(lowered.compile(compiler_options=_UNOPTIMISED), began)
     file = cache_folder() / "compiled" / f"{_key(program, lowered)}.json.gz"
     if kept := _kept(file):
         return kept

@@ -98,14 +98,22 @@ def _searched(
     request: PlanRequest,
     others: Callable[[PlanRequest], Iterator[tuple[list[str], PlanRequest]]],
 ) -> StagePlan:
-    """The stage; where it does not fit, with the first of some other settings that do."""
+    """The stage; where it does not fit, with the first of some other settings that do.
+
+    Args:
+        others: other settings, each of which needs less memory than the one before it.
+    """
     stage = plan(request)
     if stage.fits(request.mesh) or stage.nearest:
         return stage
-    for changes, other in islice(others(request), _TRIES):
-        if plan(other).fits(other.mesh):
+    tries = list(islice(others(request), _TRIES))
+    # the last first: where that does not fit, none does, and the others need not be compiled
+    if not tries or not plan(tries[-1][1]).fits(request.mesh):
+        return stage
+    for changes, other in tries[:-1]:
+        if plan(other).fits(request.mesh):
             return replace(stage, nearest=changes)
-    return stage
+    return replace(stage, nearest=tries[-1][0])
 
 
 def _other_samplers(request: PlanRequest) -> Iterator[tuple[list[str], PlanRequest]]:
