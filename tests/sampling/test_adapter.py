@@ -10,6 +10,7 @@ import pytest
 
 from tests.sampling.kit import RANDOM, requests, run
 from tests.support import TINY, run_processes, save_tiny, tiny_config
+from thinksafe_jax.compilations import compilations_so_far
 from thinksafe_jax.config import EngineConfig
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.models import (
@@ -23,7 +24,6 @@ from thinksafe_jax.models import (
     unstack_layers,
 )
 from thinksafe_jax.sampling import Engine
-from thinksafe_jax.sampling.stats import compiles_so_far
 from thinksafe_jax.sharding import ModelMesh
 from thinksafe_jax.weights import load_params
 
@@ -113,12 +113,12 @@ def test_an_exchanged_adapter_is_the_merged_model_and_compiles_nothing(tiny, how
     sampler.update_adapter(adapter)
     tuned = run(sampler, asked)
     assert sampler.stats.compiles == 0
-    compiled = compiles_so_far().count  # how arrays travel may be compiled at the first exchange
+    compiled = compilations_so_far().count  # how arrays travel may be compiled the first time
     sampler.update_adapter(other)  # another step's
     assert run(sampler, asked) != tuned
     sampler.update_adapter(host)
     assert run(sampler, asked) == tuned != bare
-    assert compiles_so_far().count == compiled
+    assert compilations_so_far().count == compiled
     assert largest_gap(cfg, params, adapter, lora, asked, tuned) <= 1e-4
     merged = merge_adapter(params, adapter, lora)
     of_merged = run(Engine(cfg, merged, config, mesh=mesh, eos_ids=(0,)), asked)

@@ -9,11 +9,11 @@ import pytest
 
 from tests.sampling.kit import RANDOM, requests, run
 from tests.support import save_tiny
+from thinksafe_jax.compilations import compilations_so_far
 from thinksafe_jax.config import EngineConfig, SamplingConfig
 from thinksafe_jax.errors import ConfigError
 from thinksafe_jax.models import load_config
 from thinksafe_jax.sampling import Engine, decode
-from thinksafe_jax.sampling.stats import compiles_so_far
 from thinksafe_jax.sharding import ModelMesh, load_mesh
 from thinksafe_jax.weights import load_params
 
@@ -100,7 +100,7 @@ def test_sampling_on_a_mesh_does_not_recompile(folder):
     sampler = engine(folder, 2, 2, how="together")
     sampler.warm_up()
     run(sampler, requests(10, RANDOM))
-    assert sampler.stats.compiles == 0 < compiles_so_far().count
+    assert sampler.stats.compiles == 0 < compilations_so_far().count
 
 
 def test_a_mesh_of_sizes_is_refused_where_it_cannot_be(folder):

@@ -13,8 +13,8 @@ import pytest
 
 from tests.support import REPOSITORY
 from tests.training import kit
+from thinksafe_jax.compilations import compilations_so_far
 from thinksafe_jax.errors import ConfigError, EnvironmentFault, InputError, Terminated
-from thinksafe_jax.sampling.stats import compiles_so_far
 from thinksafe_jax.training import Example, lora_config, track, tracking
 from thinksafe_jax.training import train as train_steps
 from thinksafe_jax.training.checkpoints import CheckpointStore
@@ -246,7 +246,7 @@ def test_the_step_is_compiled_once_wherever_the_weights_lie(place):
     setup = kit.setup(kit.settings(epochs=1))
     kit.train(
         place(kit.params()), setup, kit.rows(),
-        log=lambda **_: compiled.append(compiles_so_far().count),
+        log=lambda **_: compiled.append(compilations_so_far().count),
     )  # fmt: skip
     assert len(compiled) > 2 and compiled[0] == compiled[-1]
 
@@ -302,3 +302,26 @@ def test_a_signal_while_a_step_is_drawn_saves_the_steps_before(tmp_path):
     source = DrawnFromTheWeights(batches, stopped_at=None)
     result = train_steps(kit.params(), setup, source, seed=3, checkpoint_dir=tmp_path)
     kit.assert_same_bits(kit.flat(result.trainable), kit.flat(whole.trainable))
+
+
+class WeakAtTheEnd(DrawnFromTheWeights):
+    """The last step has the shapes of the others, and a number of another type among them."""
+
+    def steps(self, start, weights):
+        for step in super().steps(start, weights):
+            if step.row_ids == self.batches[self.num_steps - 1].row_ids:
+                passes = int(step.batch.passes)
+                step = dataclasses.replace(step, batch=step.batch._replace(passes=passes))
+            yield step
+
+
+def test_programs_are_counted_and_not_shapes():
+    setup = kit.setup(kit.settings(epochs=1))
+    batches = setup.batches(kit.rows(), seed=3)
+    assert len(batches.layouts) == 1 and batches.num_steps == 3
+    counts = [
+        train_steps(kit.params(), setup, source(batches, None), seed=3).summary
+        for source in (DrawnFromTheWeights, WeakAtTheEnd)
+    ]
+    assert [summary["compiles"] for summary in counts] == [1, 2]
+    assert counts[0]["tokens_per_second"] > 0 and counts[1]["compile_seconds"] > 0

@@ -9,6 +9,7 @@ from typing import Any, Self, overload
 import jax
 import jax.numpy as jnp
 
+from thinksafe_jax.compilations import compilations_so_far
 from thinksafe_jax.config import EngineConfig, SamplingConfig, check_limits
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.models import (
@@ -33,7 +34,7 @@ from thinksafe_jax.sampling.replica_queue import deal_to_replicas
 from thinksafe_jax.sampling.requests import Completion, Request, refusal, refuse_repeated
 from thinksafe_jax.sampling.running import prefill_lengths
 from thinksafe_jax.sampling.scheduler import Scheduler
-from thinksafe_jax.sampling.stats import EngineStats, compiles_so_far
+from thinksafe_jax.sampling.stats import EngineStats
 from thinksafe_jax.sampling.stop_strings import StopStrings
 from thinksafe_jax.sampling.text_requests import (
     Message,
@@ -319,7 +320,7 @@ class Engine:
 
     def _drive(self, running: list[Scheduler], call: int) -> Iterator[Completion]:
         """Steps the replicas by turns: while the host waits for one, the others work."""
-        began, compiled, stats = time.perf_counter(), compiles_so_far(), self.stats
+        began, compiled, stats = time.perf_counter(), compilations_so_far(), self.stats
         while running:
             for scheduler in list(running):
                 if call != self._calls:

@@ -3,34 +3,7 @@
 import time
 from dataclasses import dataclass
 
-import jax
-
-_EVENT = "/jax/core/compile/backend_compile_duration"
-
-
-@dataclass
-class Compiles:
-    """Compilations of this process so far."""
-
-    count: int = 0
-    seconds: float = 0.0
-
-
-_total = Compiles()
-
-
-def _listen(event: str, duration_secs: float, **_: str | int) -> None:
-    if event == _EVENT:
-        _total.count += 1
-        _total.seconds += duration_secs
-
-
-jax.monitoring.register_event_duration_secs_listener(_listen)
-
-
-def compiles_so_far() -> Compiles:
-    """A snapshot; the difference of two is what happened between them."""
-    return Compiles(_total.count, _total.seconds)
+from thinksafe_jax.compilations import Compilations, compilations_so_far
 
 
 @dataclass
@@ -59,9 +32,9 @@ class EngineStats:
     compiles: int = 0
     compile_seconds: float = 0.0
 
-    def count_time(self, began: float, compiled: Compiles) -> None:
+    def count_time(self, began: float, compiled: Compilations) -> None:
         """Takes the seconds and compilations since then; `began` is of `time.perf_counter`."""
-        now = compiles_so_far()
+        now = compilations_so_far()
         self.seconds = time.perf_counter() - began
         self.compiles = now.count - compiled.count
         self.compile_seconds = now.seconds - compiled.seconds

@@ -40,13 +40,12 @@ class RunMetrics:
             step: its number, counted from 1.
             item: its input.
             values: its `Metrics` as Python numbers, those of the objective under `objective`.
-            compiling: whether its time is that of compiling the program.
+            compiling: whether a program was compiled in its time.
         """
         seconds = self.lap()
         self.tokens += item.tokens
         self.capacity += item.capacity
         if compiling:
-            self.compiles += 1
             self.compile_seconds += seconds
         else:
             self.seconds += seconds

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from thinksafe_jax import profiling
+from thinksafe_jax.compilations import compilations_so_far
 from thinksafe_jax.config import RESUMABLE_KEYS, TrainingConfig
 from thinksafe_jax.errors import ConfigError, InputError, Terminated
 from thinksafe_jax.hosts import compare_hosts, current
@@ -62,8 +63,8 @@ class TrainResult:
         trainable: float32 adapter, or the parameters in full fine-tuning.
         lora: the adapter's shape; None in full fine-tuning.
         summary: steps, epochs, rows, dropped_rows, loss (mean of this process's last 20 steps),
-            skipped_steps, seconds (without the first step, which compiles), tokens_per_second,
-            padding, compiles, compile_seconds, checkpoint_seconds (of waiting for them).
+            skipped_steps, seconds (without steps that compile), tokens_per_second, padding,
+            compiles, compile_seconds (of such steps), checkpoint_seconds (of waiting for them).
     """
 
     trainable: Tree
@@ -171,7 +172,7 @@ class _Trainer:
         self.metrics = RunMetrics(source.steps_per_epoch)
         self.done, self.saved = 0, -1  # steps taken, steps in the newest checkpoint
         self.saved_at = time.monotonic()
-        self.shapes: set[tuple[int, ...]] = set()  # of batches that the step is compiled for
+        self.shapes: set[tuple[int, ...]] = set()  # of batches so far
         self.pending: tuple[int, Step, Metrics] | None = None
         if store is not None:
             self._resume(store)
@@ -206,17 +207,19 @@ class _Trainer:
 
     def _take(self, number: int, step: Step) -> None:
         shape = step.batch.rows.tokens.shape
-        compiling = shape not in self.shapes
-        if compiling:  # its time must not fall into the step before
+        if shape not in self.shapes:  # the time of compiling must not fall into the step before
             self._settle()
+        self.shapes.add(shape)
         mesh = self.setup.mesh
         batch = step.batch if mesh is None else mesh.feed(step.batch)
         profiling.step("train", self.state)
+        earlier = compilations_so_far().count
         self.state, metrics = self.step_fn(self.state, self.frozen, batch, self.key)
-        self._settle()  # the previous step's numbers, while this one runs
+        programs = compilations_so_far().count - earlier
+        self.metrics.compiles += programs
+        self._settle(programs > 0)  # the previous step's numbers, while this one runs
         self.pending, self.done = (number, step, metrics), number + 1
-        if compiling:
-            self.shapes.add(shape)
+        if programs:
             self._settle(compiling=True)
 
     def _evaluate(self) -> None:
@@ -286,11 +289,12 @@ class _Trainer:
         self._settle()
         self.metrics.lap()
         epoch, batch = divmod(self.done, self.source.steps_per_epoch)
+        identity = repr(sorted(self.facts.identity.items()))
         meta = {
             "position": {"epoch": epoch, "batch": batch},
             "seed": self.facts.seed,
             "config": self.facts.identity,
-            "config_hash": _hash(repr(sorted(self.facts.identity.items()))),
+            "config_hash": hashlib.sha256(identity.encode()).hexdigest(),
             "skipped": self.metrics.skipped,
             "skipped_in_a_row": self.metrics.skipped_in_a_row,
         }
@@ -344,7 +348,3 @@ def _defaults() -> dict[str, str]:
         if fact.default is not dataclasses.MISSING
     }
     return _settings(TrainingConfig()) | model
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
