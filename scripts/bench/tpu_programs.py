@@ -13,8 +13,8 @@
     rare_bytes                what the draw's rare branches would move beyond the common one
     copies                    copies and transposes in HBM of 8 MB or more: none is the aim
     collectives               by kind; how many run beside other work; weights gathered in decode
-    overlap                   seconds of all messages, at least; how many of them work can hide; and
-                              what hides behind what: planning/overlap.py
+    overlap                   seconds, at least, of all work and all messages, and of those that
+                              work can hide; what hides behind what: planning/overlap.py
     peak_bytes                arguments and temporaries
 
 Compiling takes minutes; of a program that has not changed, what the compiler gave is kept in
@@ -271,6 +271,8 @@ def _overlap(overlap: Overlap, steps: int) -> dict[str, Any]:
     return {
         "message_seconds": overlap.message_seconds / steps,
         "hidden_seconds": overlap.hidden_seconds / steps,
+        "work_seconds": overlap.work_seconds / steps,
+        "seconds": overlap.seconds / steps,
         "beside": [{**asdict(c), "hidden_seconds": c.hidden_seconds} for c in shown],
     }
 
@@ -288,9 +290,15 @@ def line(row: dict[str, Any]) -> str:
         text += f"  {over:.3f} of the floor ({'met' if over <= aim else 'MISSED'})"
     copies = sum(copy["bytes"] * copy["runs"] for copy in row["copies"])
     overlap = row["overlap"]
-    hidden, whole = 1e3 * overlap["hidden_seconds"], 1e3 * overlap["message_seconds"]
+    least, work, hidden, whole = (
+        1e3 * overlap[name]
+        for name in ("seconds", "work_seconds", "hidden_seconds", "message_seconds")
+    )
     lines = [f"{text}  copies {copies / 1e9:.3f} GB  {sent}"]
-    lines += [f"        work can hide {hidden:,.2f} of {whole:,.2f} ms of messages"]
+    lines += [
+        f"        at least {least:,.2f} ms: work {work:,.2f}, which can hide {hidden:,.2f} of "
+        f"{whole:,.2f} ms of messages"
+    ]
     for c in overlap["beside"]:
         message, work = 1e3 * c["message_seconds"], 1e3 * c["work_seconds"]
         lines.append(

@@ -61,6 +61,9 @@ metadata={op_name="jit(step)/while/body/mlp/dot_general"}
 }
 
 ENTRY %main (p: bf16[64,128]) -> bf16[64,128] {
+  %p = bf16[64,128]{1,0} parameter(0)
+  %zero = s32[] constant(0)
+  %t = (s32[], bf16[64,128]{1,0}) tuple(%zero, %p)
   %w.3 = (s32[], bf16[64,128]) while(%t), condition=%condition, body=%body
   %late = (bf16[64,128]{1,0}, bf16[64,128]{1,0}, u32[], u32[]) collective-permute-start(%p), \
 source_target_pairs={{0,1}}
@@ -102,6 +105,14 @@ def test_messages_are_those_of_all_collectives(overlap):
     reduced = 64 * 256 * 2 / 1e6 * 2 * 3 / 4
     assert overlap.message_seconds == pytest.approx(5 * (SMALL + reduced + LARGE * 3 / 4) + SMALL)
     assert overlap.hidden_seconds == pytest.approx(5 * (SMALL + LARGE * 3 / 4))
+
+
+def test_a_program_takes_at_least_its_work_and_the_messages_that_nothing_hides(overlap):
+    whole = 64 * 256 * 2 / 1e6
+    made = LARGE + 128 * 64 * 2 / 1e6  # the two iotas
+    assert overlap.work_seconds == pytest.approx(5 * (2 * PRODUCT + 2 * SMALL + made))
+    exposed = 5 * whole * 2 * 3 / 4 + SMALL
+    assert overlap.seconds == pytest.approx(overlap.work_seconds + exposed)
 
 
 @pytest.mark.parametrize(

@@ -55,16 +55,23 @@ class Overlap:
 
     Attributes:
         message_seconds: of all collectives, one after the other.
+        work_seconds: of all operations, one after the other: each its FLOPs or its bytes.
         collectives: those that run beside other work, the longest messages first.
     """
 
     message_seconds: float
+    work_seconds: float
     collectives: list[HiddenCollective]
 
     @property
     def hidden_seconds(self) -> float:
         """What of it work can hide; work that two collectives share counts for both."""
         return sum(c.runs * c.hidden_seconds for c in self.collectives)
+
+    @property
+    def seconds(self) -> float:
+        """The program takes at least as long as its work and the messages that nothing hides."""
+        return self.work_seconds + self.message_seconds - self.hidden_seconds
 
 
 def overlap_of(
@@ -77,14 +84,16 @@ def overlap_of(
         branches, slices: see `collectives_of`.
     """
     sent = total(collectives_of(text, branches=branches, slices=slices))
-    hidden = _Windows(HloModule(text), topology, branches, slices).of_computation("")
+    operations = _Operations(HloModule(text), topology, branches, slices)
+    hidden = _Windows(operations).of_computation("")
     alike: dict[HiddenCollective, int] = {}
     for collective in hidden:
         kind = replace(collective, runs=0)
         alike[kind] = alike.get(kind, 0) + collective.runs
     merged = [replace(kind, runs=runs) for kind, runs in alike.items()]
     merged.sort(key=lambda c: -c.runs * c.message_seconds)
-    return Overlap(_message_seconds(sent.wire_bytes, topology), merged)
+    messages = _message_seconds(sent.wire_bytes, topology)
+    return Overlap(messages, operations.seconds_of(""), merged)
 
 
 def _message_seconds(wire_bytes: float, topology: Topology) -> float:
@@ -101,80 +110,53 @@ class _Work:
     seconds: float
 
 
+_NO_WORK = _Work("", 0.0, 0.0, 0.0)
+
+
 @dataclass
-class _Windows:
-    """Collectives of each computation that start and end apart, looked for once."""
+class _Operations:
+    """What each operation of a program takes, at least.
+
+    Attributes:
+        branches, slices: see `collectives_of`.
+    """
 
     module: HloModule
     topology: Topology
     branches: str
     slices: Sequence[int]
-    known: dict[str, list[HiddenCollective]] = field(default_factory=dict)
+    known: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.flops, self.traffic = FlopCounter(self.module), TrafficReader(self.module)
 
-    def of_computation(self, name: str) -> list[HiddenCollective]:
-        """Those of one run of a computation and of all that it calls."""
+    def seconds_of(self, name: str) -> float:
+        """Seconds of a computation's operations, one after the other."""
         if name not in self.known:
-            self.known[name] = []  # no computation calls itself
-            self.known[name] = [*self._direct(name), *self._called(name)]
+            body = self.module.instructions(name)
+            self.known[name] = sum(self.work(i, body, name).seconds for i in body.values())
         return self.known[name]
 
-    def _called(self, name: str) -> Iterator[HiddenCollective]:
-        for instruction in self.module.instructions(name).values():
-            if loop := self.module.loop(instruction.line, instruction.source):
-                for collective in self.of_computation(loop[0]):
-                    yield replace(collective, runs=collective.runs * loop[1])
-            elif branches := [self.of_computation(b) for b in branches_of(instruction.line)]:
-                least = [min(branches, key=len)]
-                for branch in least if self.branches == "least" else branches:
-                    yield from branch
-            elif instruction.opcode == "call":
-                for called in called_by(instruction.line):
-                    yield from self.of_computation(called)
+    def work(self, instruction: Instruction, body: Mapping[str, Instruction], name: str) -> _Work:
+        """What an operation of the computation `name` does: messages and copies beside are none."""
+        if instruction.opcode.endswith(("-start", "-done")):
+            return _NO_WORK
+        if collective_of(instruction.line, self.slices):
+            return _NO_WORK
+        flops = self.flops.of_instruction(instruction, body)
+        if not flops and next(self.pieces(instruction), None):
+            return _NO_WORK
+        moved = self.traffic.of_instruction(instruction, name)
+        seconds = max(flops / self.topology.peak_flops, moved / self.topology.hbm_bandwidth)
+        if loop := self.module.loop(instruction.line, instruction.source):
+            seconds = loop[1] * self.seconds_of(loop[0])
+        elif branches := [self.seconds_of(branch) for branch in branches_of(instruction.line)]:
+            seconds = min(branches) if self.branches == "least" else max(branches)
+        # a kernel has no source but a name: "splash_mha_fwd.2"
+        label = instruction.scope if instruction.source else instruction.name.split(".")[0]
+        return _Work(label, flops, moved, seconds)
 
-    def _direct(self, name: str) -> Iterator[HiddenCollective]:
-        """Those that start and end in the computation itself."""
-        body = self.module.instructions(name)
-        order = list(body.values())
-        places = {instruction.name: at for at, instruction in enumerate(order)}
-        for collective, scope, first, last in self._spans(order, places):
-            work = [self._work(i, body, name) for i in order[first + 1 : last]]
-            longest = max(work, key=lambda w: w.seconds, default=None)
-            yield HiddenCollective(
-                collective.kind,
-                scope,
-                1,
-                collective.traffic.wire_bytes,
-                _message_seconds(collective.traffic.wire_bytes, self.topology),
-                sum(w.flops for w in work),
-                sum(w.hbm_bytes for w in work),
-                sum(w.seconds for w in work),
-                longest.name if longest and longest.seconds else "",
-            )
-
-    def _spans(
-        self, order: list[Instruction], places: Mapping[str, int]
-    ) -> Iterator[tuple[Collective, str, int, int]]:
-        """Each collective with its scope and the places of its start and its end."""
-        pieces: dict[tuple[str, str], tuple[Collective, str, int, int]] = {}
-        ends = {
-            i.operands[0]: places[i.name]
-            for i in order
-            if i.opcode.endswith("-done") and i.operands
-        }
-        for at, instruction in enumerate(order):
-            collective = collective_of(instruction.line, self.slices)
-            if collective is not None and collective.started:
-                yield collective, instruction.scope, at, ends.get(instruction.name, len(order))
-            for piece, scope in self._pieces(instruction):
-                assert piece.chain is not None
-                begun = pieces.get(piece.chain, (piece, scope, at, at))
-                pieces[piece.chain] = (*begun[:3], at)
-        yield from pieces.values()
-
-    def _pieces(self, instruction: Instruction) -> Iterator[tuple[Collective, str]]:
+    def pieces(self, instruction: Instruction) -> Iterator[tuple[Collective, str]]:
         """Pieces of collectives that a fusion has, with their scope."""
         if instruction.opcode != "fusion":
             return
@@ -186,17 +168,68 @@ class _Windows:
                 if collective is not None and collective.chain:
                     yield collective, inner.scope
 
-    def _work(self, instruction: Instruction, body: Mapping[str, Instruction], name: str) -> _Work:
-        """What an operation does itself: messages and asynchronous copies are no work."""
-        nothing = _Work("", 0.0, 0.0, 0.0)
-        opcode = instruction.opcode
-        if opcode.endswith(("-start", "-done")) or collective_of(instruction.line, self.slices):
-            return nothing
-        flops = self.flops.of_instruction(instruction, body)
-        if not flops and next(self._pieces(instruction), None):
-            return nothing
-        moved = self.traffic.of_instruction(instruction, name)
-        seconds = max(flops / self.topology.peak_flops, moved / self.topology.hbm_bandwidth)
-        # a kernel has no source but a name: "splash_mha_fwd.2"
-        label = instruction.scope if instruction.source else instruction.name.split(".")[0]
-        return _Work(label, flops, moved, seconds)
+
+@dataclass
+class _Windows:
+    """Collectives of each computation that start and end apart, looked for once."""
+
+    operations: _Operations
+    known: dict[str, list[HiddenCollective]] = field(default_factory=dict)
+
+    def of_computation(self, name: str) -> list[HiddenCollective]:
+        """Those of one run of a computation and of all that it calls."""
+        if name not in self.known:
+            self.known[name] = []  # no computation calls itself
+            self.known[name] = [*self._direct(name), *self._called(name)]
+        return self.known[name]
+
+    def _called(self, name: str) -> Iterator[HiddenCollective]:
+        module = self.operations.module
+        for instruction in module.instructions(name).values():
+            if loop := module.loop(instruction.line, instruction.source):
+                for collective in self.of_computation(loop[0]):
+                    yield replace(collective, runs=collective.runs * loop[1])
+            elif branches := [self.of_computation(b) for b in branches_of(instruction.line)]:
+                least = [min(branches, key=len)]
+                for branch in least if self.operations.branches == "least" else branches:
+                    yield from branch
+            elif instruction.opcode == "call":
+                for called in called_by(instruction.line):
+                    yield from self.of_computation(called)
+
+    def _direct(self, name: str) -> Iterator[HiddenCollective]:
+        """Those that start and end in the computation itself."""
+        body = self.operations.module.instructions(name)
+        order = list(body.values())
+        places = {instruction.name: at for at, instruction in enumerate(order)}
+        for collective, scope, first, last in self._spans(order, places):
+            work = [self.operations.work(i, body, name) for i in order[first + 1 : last]]
+            longest = max(work, key=lambda w: w.seconds, default=_NO_WORK)
+            yield HiddenCollective(
+                collective.kind,
+                scope,
+                1,
+                collective.traffic.wire_bytes,
+                _message_seconds(collective.traffic.wire_bytes, self.operations.topology),
+                sum(w.flops for w in work),
+                sum(w.hbm_bytes for w in work),
+                sum(w.seconds for w in work),
+                longest.name if longest.seconds else "",
+            )
+
+    def _spans(
+        self, order: list[Instruction], places: Mapping[str, int]
+    ) -> Iterator[tuple[Collective, str, int, int]]:
+        """Each collective with its scope and the places of its start and its end."""
+        pieces: dict[tuple[str, str], tuple[Collective, str, int, int]] = {}
+        done = [i for i in order if i.opcode.endswith("-done") and i.operands]
+        ends = {i.operands[0]: places[i.name] for i in done}
+        for at, instruction in enumerate(order):
+            collective = collective_of(instruction.line, self.operations.slices)
+            if collective is not None and collective.started:
+                yield collective, instruction.scope, at, ends.get(instruction.name, len(order))
+            for piece, scope in self.operations.pieces(instruction):
+                assert piece.chain is not None
+                begun = pieces.get(piece.chain, (piece, scope, at, at))
+                pieces[piece.chain] = (*begun[:3], at)
+        yield from pieces.values()
