@@ -1,5 +1,6 @@
 """Reading a compiled program's text."""
 
+from thinksafe_jax.planning.hbm_traffic import hbm_traffic
 from thinksafe_jax.planning.hlo import HloModule, with_plain_tuples
 
 DUMPED = """\
@@ -34,3 +35,23 @@ def test_elements_of_tuples_get_lines_of_their_own():
 def test_a_text_without_them_stays_as_it_is():
     text = with_plain_tuples(DUMPED)
     assert with_plain_tuples(text) == text
+
+
+def test_what_a_fusion_passes_on_in_place_is_neither_read_nor_written():
+    text = """\
+%pass (a: f32[8], b: f32[4]) -> (f32[4], f32[8]) {
+  %a = f32[8]{0} parameter(0)
+  %b = f32[4]{0} parameter(1)
+  %c = f32[4]{0} negate(%b)
+  ROOT %both = (f32[4]{0}, f32[8]{0}) tuple(%c, %a)
+}
+
+ENTRY %main (x: f32[8], y: f32[4]) -> (f32[4], f32[8]) {
+  %x = f32[8]{0} parameter(0)
+  %y = f32[4]{0} parameter(1)
+  ROOT %z = (f32[4]{0}, f32[8]{0}) fusion(%x, %y), kind=kOutput, ALIASINGcalls=%pass
+}
+"""
+    in_place = text.replace("ALIASING", "output_to_operand_aliasing={{1}: (0, {})}, ")
+    assert hbm_traffic(in_place).bytes == 4 * (4 + 4)
+    assert hbm_traffic(text.replace("ALIASING", "")).bytes == 4 * (4 + 4 + 8 + 8)

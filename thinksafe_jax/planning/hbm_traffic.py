@@ -6,7 +6,8 @@
 
 Loops count as often as they turn. Of a conditional the cheapest branch counts, and what its dearest
 branch takes beyond that is told apart: the draw's rare ways. An operand of a kernel (a custom call)
-counts whole, unless it is said how much of it the kernel reads.
+counts whole, unless it is said how much of it the kernel reads. What a fusion passes on in place,
+as a collective that is under way, counts nothing.
 """
 
 import re
@@ -18,6 +19,7 @@ from thinksafe_jax.planning.hlo import (
     HloArray,
     HloModule,
     Instruction,
+    aliases_of,
     arrays_of,
     branches_of,
     called_by,
@@ -167,7 +169,10 @@ class TrafficReader:
         if instruction.opcode.endswith("-start"):
             yield from self._started(instruction, computation)
             return
+        in_place = set(aliases_of(instruction.line).values())
         for at, name in enumerate(instruction.operands):
+            if at in in_place:
+                continue
             arrays = [array for array in arrays_of(body[name].result) if array.in_hbm]
             part = self.kernel_reads.get(body[name].result.partition("{")[0])
             if part is not None and instruction.opcode == "custom-call":
@@ -221,7 +226,9 @@ class TrafficReader:
 
     def _written(self, instruction: Instruction) -> float:
         """Bytes of its results that an instruction writes to main memory."""
-        in_hbm = [array for array in arrays_of(instruction.result) if array.in_hbm]
+        in_place = aliases_of(instruction.line)
+        arrays = enumerate(arrays_of(instruction.result))
+        in_hbm = [array for at, array in arrays if array.in_hbm and at not in in_place]
         if in_hbm and instruction.opcode == "fusion":
             updates = self._updates(called_by(instruction.line)[0])
             return _held(in_hbm) if updates is None else updates

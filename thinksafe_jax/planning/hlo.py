@@ -21,6 +21,8 @@ _AT_MOST = re.compile(r"\bat_most_(\d+)\)*/while$")  # the scope around a loop, 
 _CONSTANT = re.compile(r"%([\w.\-]+) = [su]\d+\[\]\S* constant\((\d+)\)")
 _LESS = re.compile(r"ROOT .* compare\(%[\w.\-]+, %([\w.\-]+)\), direction=LT")
 _SOURCE = re.compile(r'op_name="((?:[^"\\]|\\.)*)"')
+_ALIASING = re.compile(r"output_to_operand_aliasing=\{((?:\{\d*\}: \(\d+, \{\}\)(?:, )?)*)\}")
+_ALIAS = re.compile(r"\{(\d*)\}: \((\d+), \{\}\)")
 _ELEMENT = re.compile(r"(%[\w.\-]+)((?:#\d+)+)")
 _MADE = re.compile(r"^\s*(?:ROOT )?(%[\w.\-]+) = (.*)$")
 _FRAMES = {"while", "body", "eval_jaxpr", "shard_map", "closed_call", "checkpoint", "cond"}
@@ -128,6 +130,15 @@ class HloModule:
         bound = _LESS.search(lines)
         constants = dict(_CONSTANT.findall(lines))
         return int(constants.get(bound[1], 1)) if bound else 1
+
+
+def aliases_of(line: str) -> dict[int, int]:
+    """Results that are operands, passed on in place: the result's index -> the operand's."""
+    aliasing = _ALIASING.search(line)
+    if aliasing is None:
+        return {}
+    pairs = _ALIAS.findall(aliasing[1])
+    return {int(result or 0): int(operand) for result, operand in pairs}
 
 
 def branches_of(line: str) -> list[str]:

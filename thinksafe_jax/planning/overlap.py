@@ -143,9 +143,9 @@ class _Operations:
             return _NO_WORK
         if collective_of(instruction.line, self.slices):
             return _NO_WORK
+        if "kind=kCustom" in instruction.line and next(self.pieces(instruction), None):
+            return _NO_WORK  # the start or the end of one
         flops = self.flops.of_instruction(instruction, body)
-        if not flops and next(self.pieces(instruction), None):
-            return _NO_WORK
         moved = self.traffic.of_instruction(instruction, name)
         seconds = max(flops / self.topology.peak_flops, moved / self.topology.hbm_bandwidth)
         if loop := self.module.loop(instruction.line, instruction.source):
