@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from thinksafe_jax.planning.collectives import collectives_of
 from thinksafe_jax.planning.hlo import HloModule
 from thinksafe_jax.planning.hlo_flops import FlopCounter
 from thinksafe_jax.planning.overlap import Overlap, overlap_of
@@ -151,3 +152,44 @@ def test_flops_of_a_loop_that_xla_compiled():
     x, w = jnp.ones((16, 32)), jnp.ones((32, 32))
     text = jax.jit(function).lower(x, w).compile().as_text()
     assert FlopCounter(HloModule(text)).of_computation("") == 7 * 2 * 16 * 32 * 32
+
+
+def test_a_collective_of_another_core_begins_where_its_operand_comes():
+    """As a SparseCore runs it: started early without an operand, which an update brings."""
+    text = """\
+%product (x: bf16[64,128], w: bf16[128,256]) -> bf16[64,256] {
+  %x = bf16[64,128]{1,0} parameter(0)
+  %w = bf16[128,256]{1,0} parameter(1)
+  ROOT %y = bf16[64,256]{1,0} convolution(%x, %w), dim_labels=bf_io->bf
+}
+
+%called (p: bf16[64,256]) -> bf16[64,256] {
+  %p = bf16[64,256]{1,0} parameter(0)
+  ROOT %ar = bf16[64,256]{1,0} all-reduce(%p), replica_groups=[1,4]<=[4], to_apply=%add
+}
+
+%on_another_core (p: bf16[64,256]) -> bf16[64,256] {
+  %p.1 = bf16[64,256]{1,0} parameter(0)
+  ROOT %ar.1 = bf16[64,256]{1,0} call(%p.1), to_apply=%called
+}
+
+ENTRY %main (x: bf16[64,128], w: bf16[128,256]) -> bf16[64,256] {
+  %x.1 = bf16[64,128]{1,0} parameter(0)
+  %w.1 = bf16[128,256]{1,0} parameter(1)
+  %begun = ((), (), s32[]) async-start(), async_execution_thread="sparsecore", \
+calls=%on_another_core, metadata={op_name="jit(step)/mlp/dot_general"}
+  %y.1 = bf16[64,256]{1,0} fusion(%x.1, %w.1), kind=kOutput, calls=%product
+  %given = ((bf16[64,256]), bf16[64,256]) async-update(%begun, %y.1)
+  %y.2 = bf16[64,256]{1,0} fusion(%x.1, %w.1), kind=kOutput, calls=%product, \
+metadata={op_name="jit(step)/attention/dot_general"}
+  ROOT %done = bf16[64,256]{1,0} async-done(%given)
+}
+"""
+    (reduce,) = overlap_of(text, TOPOLOGY).collectives
+    assert (reduce.kind, reduce.scope) == ("all-reduce", "mlp/dot_general")
+    assert (reduce.behind, reduce.flops) == ("attention/dot_general", 1e6 * PRODUCT)
+    assert collectives_of(text)["all-reduce"].asynchronous == 1
+    # the same with its operand at once
+    whole = text.replace("async-start()", "async-start(%x.1)").replace("%given)", "%begun)")
+    (reduce,) = overlap_of(whole, TOPOLOGY).collectives
+    assert reduce.flops == 2e6 * PRODUCT

@@ -159,8 +159,10 @@ class _Collectives:
             elif choices := self._choices(line):
                 yield from choices
             else:
+                wrapped = " async-start(" in line  # run by another core of the chip
                 for called in called_by(line):
-                    yield from self._called(called, chains)
+                    for sent in self._called(called, chains):
+                        yield _beside(sent) if wrapped else sent
 
     def _sent_by_line(self, line: str, chains: set[tuple[str, str]]) -> Collectives:
         collective = collective_of(line, self.slices)
@@ -199,6 +201,10 @@ class _Collectives:
         if taken and self.branches == "least":
             return [min(taken, key=lambda t: (total(t).bytes, total(t).count))]
         return taken
+
+
+def _beside(sent: Collectives) -> Collectives:
+    return {kind: replace(t, asynchronous=t.count) for kind, t in sent.items()}
 
 
 def _plus(first: Collectives, second: Collectives) -> Collectives:

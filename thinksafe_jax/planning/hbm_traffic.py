@@ -30,6 +30,7 @@ _NOTHING = {
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id",
     "replica-id", "opt-barrier", "domain",
 }  # fmt: skip
+_ENDS = ("-update", "-done")  # of what was counted where it started
 _PARTS = {"dynamic-slice", "slice", "gather"}  # read what they give, not their whole operand
 _IN_PLACE = {"dynamic-update-slice": 1, "scatter": 2}  # which operand is what they write
 _THROUGH = {
@@ -157,7 +158,7 @@ class TrafficReader:
         elif instruction.opcode in ("call", "async-start"):
             for called in called_by(instruction.line):
                 run.add(self.run(called))
-        elif instruction.opcode not in _NOTHING and not instruction.opcode.endswith("-done"):
+        elif instruction.opcode not in _NOTHING and not instruction.opcode.endswith(_ENDS):
             for label, size in self._moved(instruction, computation):
                 run.count(label, size)
             if copy := self._copy(instruction, computation):

@@ -139,7 +139,7 @@ class _Operations:
 
     def work(self, instruction: Instruction, body: Mapping[str, Instruction], name: str) -> _Work:
         """What an operation of the computation `name` does: messages and copies beside are none."""
-        if instruction.opcode.endswith(("-start", "-done")):
+        if instruction.opcode.endswith(("-start", "-update", "-done")):
             return _NO_WORK
         if collective_of(instruction.line, self.slices):
             return _NO_WORK
@@ -155,6 +155,25 @@ class _Operations:
         # a kernel has no source but a name: "splash_mha_fwd.2"
         label = instruction.scope if instruction.source else instruction.name.split(".")[0]
         return _Work(label, flops, moved, seconds)
+
+    def started(self, instruction: Instruction) -> Collective | None:
+        """The collective that only starts at an instruction, by itself or on another core."""
+        collective = collective_of(instruction.line, self.slices)
+        if collective is not None:
+            return collective if collective.started else None
+        if instruction.opcode != "async-start":
+            return None
+        return next(filter(None, map(self._inside, called_by(instruction.line))), None)
+
+    def _inside(self, name: str) -> Collective | None:
+        """The first collective of a computation and of what it calls."""
+        for instruction in self.module.instructions(name).values():
+            if collective := collective_of(instruction.line, self.slices):
+                return collective
+            for called in called_by(instruction.line) if instruction.opcode == "call" else ():
+                if collective := self._inside(called):
+                    return collective
+        return None
 
     def pieces(self, instruction: Instruction) -> Iterator[tuple[Collective, str]]:
         """Pieces of collectives that a fusion has, with their scope."""
@@ -220,14 +239,20 @@ class _Windows:
     def _spans(
         self, order: list[Instruction], places: Mapping[str, int]
     ) -> Iterator[tuple[Collective, str, int, int]]:
-        """Each collective with its scope and the places of its start and its end."""
+        """Each collective with its scope and the places of its start and its end.
+
+        Where another core was started without operands, they come with an update.
+        """
         pieces: dict[tuple[str, str], tuple[Collective, str, int, int]] = {}
+        updates = {i.operands[0]: i for i in order if i.opcode.endswith("-update")}
         done = [i for i in order if i.opcode.endswith("-done") and i.operands]
         ends = {i.operands[0]: places[i.name] for i in done}
         for at, instruction in enumerate(order):
-            collective = collective_of(instruction.line, self.operations.slices)
-            if collective is not None and collective.started:
-                yield collective, instruction.scope, at, ends.get(instruction.name, len(order))
+            if (collective := self.operations.started(instruction)) is not None:
+                update = updates.get(instruction.name)
+                begun = update if update and not instruction.operands else instruction
+                last = ends.get(update.name if update else instruction.name, len(order))
+                yield collective, instruction.scope, places[begun.name], last
             for piece, scope in self.operations.pieces(instruction):
                 assert piece.chain is not None
                 begun = pieces.get(piece.chain, (piece, scope, at, at))
