@@ -155,6 +155,20 @@ def test_datasets_in_folders(tmp_path):
         load_prompts([wrong], require_label=True)
 
 
+def test_a_folder_of_other_things_is_refused_with_the_files_in_it(tmp_path):
+    source = PromptSource(str(tmp_path), label="harmful")
+    (tmp_path / "notes.md").write_text("prompts")
+    with pytest.raises(InputError, match=r"a folder, and not a dataset; no \.jsonl, .* is in it"):
+        load_prompts([source], require_label=True)
+    (tmp_path / "train.csv").write_text("prompt\na\n")
+    (tmp_path / "test.jsonl").write_text('{"prompt": "b"}\n')
+    with pytest.raises(InputError, match=r"give the path of a file in it: test\.jsonl, train\.csv"):
+        load_prompts([source], require_label=True)
+    (tmp_path / "test.jsonl").unlink()
+    with pytest.raises(InputError, match="split 'train' cannot be read"):
+        load_prompts([replace(source, subset="de")], require_label=True)
+
+
 def test_the_authors_json_is_read_back(tmp_path):
     file = tmp_path / "ThinkSafe.json"
     file.write_text(

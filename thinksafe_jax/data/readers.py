@@ -9,6 +9,7 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -182,11 +183,40 @@ def _load_dataset(folder: Path, source: PromptSource) -> Any:
             return saved[source.split] if isinstance(saved, datasets.DatasetDict) else saved
         return datasets.load_dataset(str(folder), source.subset, split=source.split)
     except (LookupError, ValueError, OSError, RuntimeError, DatasetsError) as error:
+        if not source.path.startswith(HUB) and not _is_one_dataset(folder, source.subset):
+            raise InputError(_no_dataset(folder, source.path)) from None
         reason = first_line(error)
         raise InputError(
             f"{source.path}: split {quoted(source.split, 200)} cannot be read ({reason}); see "
             "the source's `split` and `subset`"
         ) from None
+
+
+def _is_one_dataset(folder: Path, subset: str | None) -> bool:
+    """Whether `datasets` knows what a folder is, so that the split or subset asked for is wrong."""
+    import datasets
+
+    if (folder / "dataset_dict.json").exists():
+        return True
+    with suppress(Exception):  # of whatever kind: the folder's files decide what is raised
+        subsets = datasets.get_dataset_config_names(str(folder))
+        if subset is not None and subset not in subsets:
+            return True
+        return bool(datasets.get_dataset_split_names(str(folder), subset))
+    return False
+
+
+def _no_dataset(folder: Path, path: str) -> str:
+    """What is said of a folder of other things."""
+    files = sorted(f.name for f in folder.iterdir() if f.suffix.lower() in _READERS)
+    if files:
+        fix = f"give the path of a file in it: {listed(files)}"
+    else:
+        fix = (
+            f"no {listed(_READERS)} file is in it. Give the path of a file, a folder that "
+            "`datasets` has saved, hf:OWNER/NAME or mini:SPLIT"
+        )
+    return f"{path}: this is a folder, and not a dataset; {fix}"
 
 
 def _read_csv(file: Path, _: Columns) -> Iterator[Row]:
