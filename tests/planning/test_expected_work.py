@@ -52,6 +52,18 @@ def test_every_attempt_both_evaluations_and_all_epochs_are_counted():
     assert work.text("the run", "").endswith(f"about 2,664 tokens, {work.flops:.1e} FLOPs")
 
 
+def test_prompts_held_out_of_training_are_asked_before_and_after_it():
+    heldout = expect(replace(RECIPE, training=replace(RECIPE.training, heldout_rows=3)))
+    whole = expect(RECIPE)
+    assert (heldout.answers, heldout.heldout) == (whole.answers, 2 * 3)
+    assert heldout.tokens == whole.tokens + 2 * 3 * 32
+    assert "30 answers of the evaluations and 6 to held-out prompts, about" in heldout.text("", "")
+    sampled = Workload(16, 16 * 20, 16 * 64, 16, 3 * 5 * (20 + 64), 3 * 5)
+    asked = Workload(36, 36 * 20, 2 * (320 + 500 + 3 * 32), 20, 0, 0)
+    flops = (sum(workload_flops(RECIPE, part).values()) for part in (sampled, asked))
+    assert heldout.flops == pytest.approx(sum(flops))
+
+
 def test_hours_are_said_where_the_machine_is_known_and_more_chips_take_fewer():
     alone, mesh = expect(RECIPE, CHIP), expect(RECIPE, load_mesh("v5e-8"))
     assert alone.hours is not None and mesh.hours is not None

@@ -15,6 +15,7 @@ from thinksafe_jax.config import EvaluationConfig, PromptSource, SuiteConfig, lo
 from thinksafe_jax.data import load_questions
 from thinksafe_jax.errors import ConfigError
 from thinksafe_jax.planning import Assumed, count_answers, expected_work, recipe_plan
+from thinksafe_jax.planning.evaluation_plan import plan_evaluation
 from thinksafe_jax.planning.find_model import find_model
 from thinksafe_jax.planning.memory import Settings
 from thinksafe_jax.planning.recipe_plan import plan_recipe
@@ -83,6 +84,21 @@ def test_both_evaluations_are_in_the_hours_and_a_trial_asks_less(tmp_path):
     assert few.hours / 3 < said.hours <= few.hours
     assert "the trial in all: at least" in recipe_plan_text(few)
     assert "evaluate  before and after, each" in recipe_plan_text(whole)
+
+
+def test_prompts_held_out_of_training_are_in_the_hours_of_the_evaluation(tmp_path):
+    """Ten of them among eight prompts are eight; they are asked by the evaluation's options."""
+    mesh, requests = load_mesh(write_mesh(tmp_path, ALONE)), []
+    for changes in ([], ["training.heldout_rows=10"]):
+        requests.append(PlanRequest(load_recipe(MINI, changes), mesh, 8, Assumed()))
+    rows, recipe = requests[0].rows, requests[0].recipe
+    sample = StagePlan("sample", "mini", hours=float(rows))  # an hour for each row
+    plans = [plan_evaluation(request, [sample]) for request in requests]
+    assert [plan.heldout for plan in plans] == [0, 8]
+    length = recipe.evaluation.sampling.max_new_tokens / recipe.synthesis.sampling.max_new_tokens
+    assert plans[1].hours - plans[0].hours == pytest.approx(2 * 8 * length)
+    assert "8 prompts held out of training are asked with it" in plans[1].facts
+    assert plans[1].answers == plans[0].answers
 
 
 def test_benchmarks_are_counted_by_their_facts_and_the_limits():

@@ -1,11 +1,14 @@
-"""What the evaluation of a recipe would take: every question, before and after training."""
+"""What the evaluation of a recipe would take: every question, before and after training.
+
+And the prompts that are held out of training, which the student is asked before and after it, too.
+"""
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from thinksafe_jax.config import EvaluationConfig, ModelSource
-from thinksafe_jax.data import BENCHMARKS, REASONING, load_questions
+from thinksafe_jax.config import EvaluationConfig, ModelSource, Recipe
+from thinksafe_jax.data import BENCHMARKS, HARMFUL, REASONING, load_questions
 from thinksafe_jax.errors import ThinkSafeError
 from thinksafe_jax.planning.sample_plan import plan_sample
 from thinksafe_jax.planning.stage_plans import PlanRequest, StagePlan
@@ -20,12 +23,14 @@ class EvaluationPlan:
     Attributes:
         answers: {kind of question: answers of one evaluation}; None where they cannot be counted.
         hours: of both, sampled and judged one after the other, at the bounds of those stages.
-        facts: what is not in the hours.
+        facts: what is not in the hours, and what else is.
+        heldout: prompts held out of training that are asked beside them.
     """
 
     answers: dict[str, int] | None
     hours: float = 0.0
     facts: list[str] = field(default_factory=list)
+    heldout: int = 0
 
 
 def count_answers(cfg: EvaluationConfig) -> dict[str, int] | None:
@@ -56,32 +61,41 @@ def plan_evaluation(request: PlanRequest, stages: Sequence[StagePlan]) -> Evalua
     Args:
         stages: of the recipe. A teacher's sampling says nothing of the student: that is planned.
     """
-    recipe = request.recipe
-    answers = count_answers(recipe.evaluation)
-    if answers is None:
-        return EvaluationPlan(None, facts=["its questions are not here and not counted"])
+    recipe, assumed = request.recipe, request.assumed.response_tokens
+    answers, heldout = count_answers(recipe.evaluation), held_out(recipe, request.prompts)
+    facts = [] if answers is not None else ["its questions are not here and not counted"]
+    if heldout:
+        facts.append(f"{heldout:,} prompts held out of training are asked with it")
+    counts = answers or {}
+    if not counts and not heldout:
+        return EvaluationPlan(answers, facts=facts)
     sample = next(stage for stage in stages if stage.name == "sample")
     if recipe.synthesis.teacher.model:
         synthesis = replace(recipe.synthesis, teacher=ModelSource())
         sample = plan_sample(replace(request, recipe=replace(recipe, synthesis=synthesis)))
     if not (sample.hours and request.rows):
-        return EvaluationPlan(answers, facts=["the student's sampling has no rate"])
-    sampled = min(request.assumed.response_tokens, recipe.synthesis.sampling.max_new_tokens)
+        facts.append("the student's sampling has no rate")
+        return EvaluationPlan(answers, facts=facts, heldout=heldout)
+    sampled = min(assumed, recipe.synthesis.sampling.max_new_tokens)
     token_hours = sample.hours / request.rows / sampled
-    tokens = sum(
-        count * answer_tokens(recipe.evaluation, kind, request.assumed.response_tokens)
-        for kind, count in answers.items()
+    tokens = heldout * answer_tokens(recipe.evaluation, HARMFUL, assumed)
+    tokens += sum(
+        count * answer_tokens(recipe.evaluation, kind, assumed) for kind, count in counts.items()
     )
     hours = tokens * token_hours
-    judged = sum(n for kind, n in answers.items() if kind != REASONING)
+    judged = sum(n for kind, n in counts.items() if kind != REASONING)
     judged *= len(recipe.evaluation.scopes)
     guards = [stage for stage in stages if stage.name == "guard"]
-    facts = []
     if recipe.judging == recipe.guard and guards:
         hours += judged * sum(stage.hours for stage in guards) / request.rows
     elif judged:
-        facts = ["judging is not in it"]
-    return EvaluationPlan(answers, TIMES * hours, facts)
+        facts.append("judging is not in it")
+    return EvaluationPlan(answers, TIMES * hours, facts, heldout)
+
+
+def held_out(recipe: Recipe, prompts: int) -> int:
+    """Of so many prompts those that are held out of training; phrases judge their answers."""
+    return min(recipe.training.heldout_rows, prompts)
 
 
 def answer_tokens(cfg: EvaluationConfig, kind: str, assumed: int) -> int:

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from thinksafe_jax.config import SAMPLED, OnPolicyConfig, Recipe, SynthesisConfig
-from thinksafe_jax.data import REASONING
-from thinksafe_jax.planning.evaluation_plan import TIMES, answer_tokens
+from thinksafe_jax.data import HARMFUL, REASONING
+from thinksafe_jax.planning.evaluation_plan import TIMES, answer_tokens, held_out
 from thinksafe_jax.planning.loop_plan import as_dataset, rollouts_of
 from thinksafe_jax.planning.roofline import bound_of, decode_roofline, prefill_cost
 from thinksafe_jax.planning.stage_plans import Assumed
@@ -24,6 +24,7 @@ class ExpectedWork:
 
     Attributes:
         responses, answers: to the prompts of training, every attempt needed; of both evaluations.
+        heldout: answers to prompts held out of training, before and after it.
         tokens: of all of them.
         flops: of sampling, judging and training.
         hours: at the roofline; None where no chip is given.
@@ -31,6 +32,7 @@ class ExpectedWork:
 
     responses: int
     answers: int
+    heldout: int
     tokens: int
     flops: float
     hours: float | None
@@ -43,9 +45,10 @@ class ExpectedWork:
             machine: what the hours are on.
         """
         hours = "" if self.hours is None else f", about {_duration(self.hours)} on {machine}"
+        heldout = f" and {self.heldout:,} to held-out prompts" if self.heldout else ""
         return (
             f"{what} in all: up to {self.responses:,} responses and {self.answers:,} answers of "
-            f"the evaluations, about {self.tokens:,} tokens, {self.flops:.1e} FLOPs{hours}"
+            f"the evaluations{heldout}, about {self.tokens:,} tokens, {self.flops:.1e} FLOPs{hours}"
         )
 
 
@@ -71,7 +74,8 @@ def expected_work(
         machine: the mesh, or the one device that does all; None leaves the hours out.
     """
     training = _training_work(recipe, prompts, prompt_tokens)
-    evaluation = _evaluation_work(recipe, questions, prompt_tokens)
+    heldout = TIMES * held_out(recipe, prompts)
+    evaluation = _evaluation_work(recipe, questions, heldout, prompt_tokens)
     # the student answers, the judge judges, nothing is trained
     asked = replace(
         recipe, guard=recipe.judging, on_policy=OnPolicyConfig(), synthesis=SynthesisConfig()
@@ -88,7 +92,8 @@ def expected_work(
         hours = (seconds + read / (topology.chips * topology.peak_flops)) / 3600
     return ExpectedWork(
         training.rows,
-        evaluation.rows,
+        evaluation.rows - heldout,
+        heldout,
         training.sampled_tokens + evaluation.sampled_tokens,
         sum(of_training.values()) + sum(of_evaluation.values()),
         hours,
@@ -102,16 +107,19 @@ def _training_work(recipe: Recipe, prompts: int, prompt_tokens: int) -> Workload
     recipe = as_dataset(recipe) if loop else recipe
     rows = rows if loop or recipe.synthesis.method in SAMPLED else 0
     response = min(Assumed.response_tokens, recipe.synthesis.sampling.max_new_tokens)
-    trained = recipe.training.epochs * (rows if loop else prompts)
+    trained = recipe.training.epochs * (rows if loop else prompts - held_out(recipe, prompts))
     length = min(prompt_tokens + response, recipe.training.max_length)
     return Workload(rows, rows * prompt_tokens, rows * response, rows, trained * length, trained)
 
 
-def _evaluation_work(recipe: Recipe, questions: Mapping[str, int], prompt_tokens: int) -> Workload:
-    """Both evaluations."""
+def _evaluation_work(
+    recipe: Recipe, questions: Mapping[str, int], heldout: int, prompt_tokens: int
+) -> Workload:
+    """Both evaluations, and as many answers to held-out prompts, which no guard judges."""
     cfg = recipe.evaluation
-    rows = TIMES * sum(questions.values())
-    tokens = sum(
+    rows = TIMES * sum(questions.values()) + heldout
+    tokens = heldout * answer_tokens(cfg, HARMFUL, Assumed.response_tokens)
+    tokens += sum(
         TIMES * count * answer_tokens(cfg, kind, Assumed.response_tokens)
         for kind, count in questions.items()
     )

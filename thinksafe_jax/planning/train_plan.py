@@ -7,6 +7,7 @@ from thinksafe_jax.models import ModelConfig
 from thinksafe_jax.planning.abstract_programs import train_program
 from thinksafe_jax.planning.collectives import total
 from thinksafe_jax.planning.compiler import Compiled, compile_program
+from thinksafe_jax.planning.evaluation_plan import held_out
 from thinksafe_jax.planning.find_model import find_model
 from thinksafe_jax.planning.memory import Budget
 from thinksafe_jax.planning.roofline import bound_of, train_cost
@@ -36,7 +37,7 @@ def plan_train(request: PlanRequest) -> StagePlan:
     )  # fmt: skip
     sent = total(compiled.collectives)
     bound = bound_of(cost, sent.wire_bytes, request.mesh.topology, sent.dcn_bytes)
-    assumed = request.assumed
+    assumed, trained = request.assumed, request.prompts - held_out(request.recipe, request.prompts)
     row = min(config.max_length, assumed.prompt_tokens + assumed.response_tokens)
     rate = program.tokens / bound.seconds
     if program.rows > config.batch_size:
@@ -54,7 +55,7 @@ def plan_train(request: PlanRequest) -> StagePlan:
         bound=bound,
         formula="train",
         tokens_per_second=rate,
-        hours=request.prompts * config.epochs * row / rate / 3600,
+        hours=trained * config.epochs * row / rate / 3600,
     )
 
 
