@@ -88,9 +88,11 @@ def test_both_evaluations_are_in_the_hours_and_a_trial_asks_less(tmp_path):
 
 def test_prompts_held_out_of_training_are_in_the_hours_of_the_evaluation(tmp_path):
     """Ten of them among eight prompts are eight; they are asked by the evaluation's options."""
-    mesh, requests = load_mesh(write_mesh(tmp_path, ALONE)), []
-    for changes in ([], ["training.heldout_rows=10"]):
-        requests.append(PlanRequest(load_recipe(MINI, changes), mesh, 8, Assumed()))
+    mesh = load_mesh(write_mesh(tmp_path, ALONE))
+    requests = [
+        PlanRequest(load_recipe(MINI, changes), mesh, 8, Assumed())
+        for changes in ([], ["training.heldout_rows=10"])
+    ]
     rows, recipe = requests[0].rows, requests[0].recipe
     sample = StagePlan("sample", "mini", hours=float(rows))  # an hour for each row
     plans = [plan_evaluation(request, [sample]) for request in requests]
