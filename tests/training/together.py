@@ -1,6 +1,7 @@
 """Training in one of several processes, as the tests start it: `python -m tests.training.together`.
 
-Each task prints one line of JSON with what this process saw.
+Each task prints one line of JSON with what this process saw. With `2x2` for the count, processes
+are told who they are as GKE tells the hosts of two slices of a TPU.
 """
 
 import json
@@ -13,6 +14,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from scripts.launch.launcher_variables import gke
 from tests.training import kit
 from thinksafe_jax import hosts
 from thinksafe_jax.errors import Terminated, ThinkSafeError
@@ -25,14 +27,15 @@ from thinksafe_jax.weights import on_host
 # without dropout: its draw follows the shape of the arrays, which a mesh may change
 SETTINGS = {"epochs": 2, "lora_dropout": 0.0, "checkpoint_every": 2, "checkpoint_minutes": 1e9}
 AXES = {"data": 2, "fsdp": 2, "tensor": 1}
+MESH, SLICES = "cpu-8", "cpu-4x2"  # in the second, data lies across two slices
 
 
-def run(folder=None, **more):
+def run(folder=None, mesh_name=MESH, **more):
     """(adapter by name, losses, steps done before) on the mesh of all processes."""
     lines = []
     changes = {**SETTINGS, **more.pop("settings", {})}
     log = more.pop("log", lambda **values: lines.append(values))
-    mesh = TrainingMesh.of_phase(load_mesh("cpu-8").train.with_axes(AXES), kit.CONFIG)
+    mesh = TrainingMesh.of_phase(load_mesh(mesh_name).train.with_axes(AXES), kit.CONFIG)
     setup = kit.setup(kit.settings(**changes), mesh=mesh)
     params = init_params(kit.CONFIG, jax.random.key(1), scale=kit.PARAMS_SCALE)
     result = kit.train(params, setup, kit.rows(12), log=log, checkpoint_dir=folder, **more)
@@ -40,9 +43,19 @@ def run(folder=None, **more):
     return kit.flat(adapter), [line["loss"] for line in lines], result
 
 
-def whole(folder: Path) -> dict:
+def layout(folder: Path) -> dict:
+    """Name of this process, and which process is where on the mesh: (data, fsdp)."""
+    devices = TrainingMesh.of_phase(
+        load_mesh(SLICES).train.with_axes(AXES), kit.CONFIG
+    ).mesh.devices
+    lines = devices.reshape(AXES["data"], AXES["fsdp"])
+    processes = [[device.process_index for device in line] for line in lines]
+    return {"name": hosts.current().names[-1], "processes": processes}
+
+
+def whole(folder: Path, mesh_name=MESH) -> dict:
     """From the first step to the last."""
-    adapter, losses, _ = run()
+    adapter, losses, _ = run(mesh_name=mesh_name)
     return {"losses": losses, "adapter": kept(folder, adapter)}
 
 
@@ -72,15 +85,15 @@ def stopped(folder: Path) -> dict:
     return {}
 
 
-def resumed(folder: Path) -> dict:
+def resumed(folder: Path, mesh_name=MESH) -> dict:
     """Goes on where the checkpoints in `folder` end."""
     before = CheckpointStore(folder).newest()
-    adapter, losses, _ = run(folder)
+    adapter, losses, _ = run(folder, mesh_name)
     found = {"from": before and before["step"], "losses": losses}
     return {**found, "adapter": kept(folder, adapter)}
 
 
-def struck(folder: Path, blow: int) -> dict:
+def struck(folder: Path, blow: int, mesh_name=MESH) -> dict:
     """The last process strikes itself after the third step, with a checkpoint of the second."""
     group = hosts.current()
 
@@ -91,7 +104,7 @@ def struck(folder: Path, blow: int) -> dict:
                 time.sleep(0.05)
             os.kill(os.getpid(), blow)
 
-    run(folder, log=log)
+    run(folder, mesh_name, log=log)
     return {}
 
 
@@ -101,11 +114,19 @@ TASKS = {
     "resumed": lambda folder: resumed(folder / "killed"),
     "killed": lambda folder: struck(folder / "killed", signal.SIGKILL),
     "frozen": lambda folder: struck(folder / "frozen", signal.SIGSTOP),
+    "layout": lambda folder: layout(folder),
+    "slices": lambda folder: whole(folder, SLICES),
+    "slices killed": lambda folder: struck(folder / "slices", signal.SIGKILL, SLICES),
+    "slices resumed": lambda folder: resumed(folder / "slices", SLICES),
 }
 
 
 def main(address: str, count: str, index: str, folder: str, *tasks: str) -> None:
-    hosts.join(address, int(count), int(index))
+    if count == "2x2":
+        os.environ |= gke(address, [])[int(index)]
+        hosts.join()
+    else:
+        hosts.join(address, int(count), int(index))
     try:
         for task in tasks:
             found = {"task": task, **TASKS[task](Path(folder))}
