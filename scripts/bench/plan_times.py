@@ -6,6 +6,7 @@
                         nothing were kept. On two cores that nobody else uses it takes no longer
     compilers           whose figures the stages have
     fits                as the exit code says; what does not fit is timed as well
+    refused             why there is no plan: facts of a model that only the Hub has, and no network
 
 A process for each mesh, as JAX counts its simulated devices once. Many recipes have programs in
 common: each is compiled once here, and what that took counts in each plan that asks for it. Rows
@@ -31,6 +32,7 @@ import jax
 from machine import machine
 
 from thinksafe_jax.config import Recipe, load_recipe
+from thinksafe_jax.errors import ThinkSafeError, first_line
 from thinksafe_jax.planning import compiler
 from thinksafe_jax.planning.recipe_plan import plan_recipe
 from thinksafe_jax.sharding import load_mesh
@@ -98,16 +100,16 @@ def plan_mesh(mesh: str, folder: Path, names: list[str]) -> None:
     config = load_mesh(mesh)
     for name in names:
         began, meter.again = time.process_time(), 0.0
-        plan = plan_recipe(load_recipe(CONFIGS / f"recipes/{name}.yaml"), config)
+        row: dict[str, Any] = {"recipe": name, "mesh": mesh}
+        try:
+            plan = plan_recipe(load_recipe(CONFIGS / f"recipes/{name}.yaml"), config)
+            compilers = {stage.compiler for stage in plan.stages if stage.compiler}
+            row |= {"fits": plan.fits, "compilers": sorted(compilers)}
+        except ThinkSafeError as error:
+            row |= {"fits": False, "refused": first_line(error)}
         seconds = start + time.process_time() - began + meter.again
+        row["processor_seconds"] = round(seconds, 1)
         jax.clear_caches()
-        row = {
-            "recipe": name,
-            "mesh": mesh,
-            "processor_seconds": round(seconds, 1),
-            "fits": plan.fits,
-            "compilers": sorted({stage.compiler for stage in plan.stages if stage.compiler}),
-        }
         with (folder / f"{mesh}.jsonl").open("a") as file:
             print(json.dumps(row), file=file)
 
