@@ -8,7 +8,8 @@
 # with the exit code of thinksafe, or 255 where a worker was lost. The TPU costs money until
 #     gcloud compute tpus tpu-vm delete NAME --zone=ZONE
 # SLICES=2 runs on all slices of the queued resource NAME (docs/many_hosts.md), with mesh=v5e-256x2;
-# scripts/launch/queued_spot.sh makes it.
+# scripts/launch/queued_spot.sh makes it. The compiler's flags are those of configs/chips, and then
+# this shell's LIBTPU_INIT_ARGS; XLA_PRESET=off leaves the first out.
 set -euo pipefail
 name=$1 zone=$2 type=$3 run_dir=$4 recipe=$5
 changes=("${@:6}")
@@ -45,7 +46,9 @@ on_all "tar -xzf thinksafe.tar.gz -C thinksafe && cd thinksafe &&
   { $make_venv; } && ~/venv/bin/pip install --quiet -e '.[tpu,gcs]'"
 
 # every worker runs the same commands; they find each other
+flags=$(tpu_flags "$type")
 on_all "chmod 600 thinksafe.secret && export THINKSAFE_SECRET=\$(cat thinksafe.secret) &&
+  export LIBTPU_INIT_ARGS=${flags@Q} &&
   . ~/venv/bin/activate && cd thinksafe &&
   thinksafe doctor --pod --config ${recipe@Q} ${run_dir@Q} ${changes[*]@Q} &&
   exec thinksafe run --config ${recipe@Q} --run-dir ${run_dir@Q} ${changes[*]@Q}"

@@ -11,6 +11,7 @@ from tests.runs.test_directory import RECIPE
 from thinksafe_jax import cli
 from thinksafe_jax.doctor import host as doctor
 from thinksafe_jax.runs import Run
+from thinksafe_jax.sharding import flags_of_device
 from thinksafe_jax.weights import write_manifest
 
 
@@ -62,6 +63,31 @@ def test_no_device_is_a_finding_and_no_traceback(monkeypatch):
         "missing",
         "JAX finds none: Unable to initialize backend 'tpu'",
     )
+
+
+@pytest.mark.parametrize(
+    "given, state, said",
+    [
+        (0, "note", "3 of the chip's 3 are not set; for the preset of configs/chips: export LIB"),
+        (2, "note", "1 of the chip's 3 are not set"),
+        (3, "ok", "the preset of configs/chips for TPU v5e"),
+        (4, "ok", "the preset of configs/chips for TPU v5e, and 1 more"),
+    ],
+)
+def test_whether_the_compiler_runs_with_the_chips_preset(monkeypatch, given, state, said):
+    flags = [*flags_of_device("TPU v5e"), "--xla_tpu_scoped_vmem_limit_kib=65536"]
+    monkeypatch.setenv("LIBTPU_INIT_ARGS", " ".join(flags[:given]))
+    (found,) = doctor._compiler_flags(["TPU v5e"])
+    assert (found.what, found.state) == ("XLA flags", state)
+    assert found.value.startswith(said)
+
+
+def test_a_device_without_a_preset_has_only_the_flags_that_are_given(monkeypatch):
+    monkeypatch.delenv("LIBTPU_INIT_ARGS", raising=False)
+    assert not list(doctor._compiler_flags(["cpu"]))
+    monkeypatch.setenv("LIBTPU_INIT_ARGS", "--xla_a=1")
+    (found,) = doctor._compiler_flags(["cpu"])
+    assert (found.state, found.value) == ("ok", "--xla_a=1 (LIBTPU_INIT_ARGS)")
 
 
 def test_a_libtpu_lock_file_is_named_with_its_holder(monkeypatch, tmp_path):

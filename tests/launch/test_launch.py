@@ -14,6 +14,7 @@ import typer
 
 from tests.support import REPOSITORY
 from thinksafe_jax.cli import app
+from thinksafe_jax.config import read_yaml
 
 LAUNCH = REPOSITORY / "scripts/launch"
 SCRIPTS = sorted(LAUNCH.glob("*.sh"))
@@ -203,6 +204,7 @@ def test_spot_runs_are_started_again_until_they_are_done(stand_in, codes, said, 
     assert calls.count("queued-resources create") == created
     assert calls.count("exec thinksafe run --config 'recipe.yaml'") == len(codes)
     assert "--runtime-version=v2-alpha-tpuv6e" in calls
+    assert calls.count(f"export LIBTPU_INIT_ARGS='{' '.join(preset('v6e-64'))}") == len(codes)
     assert Path("state").exists() == (ended != 0)  # the TPU is deleted only when the run is done
     delete = "money until: gcloud compute tpus queued-resources delete pod --zone=zone --force"
     assert (delete in done.stderr) == (ended != 0)
@@ -251,6 +253,34 @@ esac
     made = (tmp_path / "venv" / "made").read_text()
     assert made.startswith(maker)
     assert ("--python 3.12" in made) == (maker == "uv")
+
+
+PRESET = """printf '%s\\n' "$(. scripts/launch/tpu_runtime.sh; tpu_flags "$0")" """
+
+
+def preset(kind: str, **environment: str) -> list[str]:
+    """What a launch script sets LIBTPU_INIT_ARGS to."""
+    known = {name: value for name, value in os.environ.items() if name != "LIBTPU_INIT_ARGS"}
+    done = subprocess.run(
+        ["bash", "-euc", PRESET, kind], cwd=REPOSITORY, env=known | environment,
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize(
+    "kind, chip", [("v5litepod-16", "v5e"), ("v6e-64", "v6e"), ("configs/mesh/v5p-8.yaml", "v5p")]
+)
+def test_the_compilers_flags_are_those_of_the_chips_file(kind, chip):
+    flags = read_yaml(REPOSITORY / f"configs/chips/{chip}.yaml").xla_flags
+    assert flags and preset(kind) == list(flags)
+    own = "--xla_tpu_scoped_vmem_limit_kib=65536"
+    assert preset(kind, LIBTPU_INIT_ARGS=own) == [*flags, own]
+    assert preset(kind, LIBTPU_INIT_ARGS=own, XLA_PRESET="off") == [own]
+
+
+def test_a_chip_without_a_preset_gets_no_flags():
+    assert preset("h100-8") == preset("v99-8") == []
 
 
 @pytest.mark.parametrize("code, queued_again", [(0, False), (3, False), (75, True), (143, True)])

@@ -24,7 +24,7 @@ from thinksafe_jax.planning.abstract_programs import (
 )
 from thinksafe_jax.planning.compiler import compile_program
 from thinksafe_jax.planning.devices import compile_devices, torus
-from thinksafe_jax.sharding import ModelMesh, load_mesh
+from thinksafe_jax.sharding import ModelMesh, flags_of_device, load_mesh
 
 TPU_MESHES = ("v5e-8", "v5e-16", "v5e-256", "v5p-8", "v5p-128", "v6e-8", "v6e-64")
 SEVERAL_SLICES = ("v5e-256x2", "v6e-256x4")
@@ -143,13 +143,37 @@ def test_the_usual_shapes_of_a_pod():
 def test_the_compiler_says_nothing_of_the_tpu_that_is_not_here():
     code = (
         "from thinksafe_jax.planning.devices import compile_devices\n"
-        "from thinksafe_jax.sharding import load_mesh\n"
+        "from thinksafe_jax.sharding import flags_of_device, load_mesh\n"
         "print(len(compile_devices(load_mesh('v5e-16').topology)))"
     )
     environment = {k: v for k, v in os.environ.items() if not k.startswith("TPU_")}
     run = [sys.executable, "-c", code]
     said = subprocess.run(run, env=environment, capture_output=True, text=True, check=True)
     assert (said.stdout, said.stderr) == ("16\n", "")
+
+
+@needs_libtpu
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", ["v5e-8", "v5p-8", "v6e-8"])
+def test_the_compiler_knows_every_flag_of_a_chips_preset(mesh):
+    """It ends at once at a flag that it does not know, and refuses some on other chips."""
+    code = (
+        "import jax, jax.numpy as jnp, sys\n"
+        "from jax.sharding import Mesh, NamedSharding, PartitionSpec\n"
+        "from thinksafe_jax.planning.devices import compile_devices\n"
+        "from thinksafe_jax.sharding import flags_of_device, load_mesh\n"
+        "import numpy as np\n"
+        "mesh = Mesh(np.array(compile_devices(load_mesh(sys.argv[1]).topology)), ('x',))\n"
+        "rows = NamedSharding(mesh, PartitionSpec('x'))\n"
+        "x = jax.ShapeDtypeStruct((1024, 1024), jnp.bfloat16, sharding=rows)\n"
+        "print(jax.jit(lambda x: x.T @ x).lower(x).compile().as_text().count('all-reduce'))"
+    )
+    flags = flags_of_device(load_mesh(mesh).topology.chip)
+    environment = {**os.environ, "LIBTPU_INIT_ARGS": " ".join(flags)}
+    run = [sys.executable, "-c", code, mesh]
+    done = subprocess.run(run, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-500:]
+    assert flags and int(done.stdout) > 0
 
 
 @needs_libtpu

@@ -1,6 +1,7 @@
 """Chips: the facts of each stand once, and a mesh names its chip."""
 
 import dataclasses
+import re
 
 import pytest
 
@@ -9,7 +10,7 @@ from tests.support import REPOSITORY
 from thinksafe_jax.config import read_yaml
 from thinksafe_jax.errors import ConfigError
 from thinksafe_jax.planning.devices import _FAMILIES
-from thinksafe_jax.sharding import chip_of_device, device_topology, load_mesh
+from thinksafe_jax.sharding import chip_of_device, device_topology, flags_of_device, load_mesh
 from thinksafe_jax.sharding.chips import FACTS, with_chip_facts
 
 CHIPS = sorted((REPOSITORY / "configs" / "chips").glob("*.yaml"))
@@ -27,6 +28,19 @@ def test_every_chip_ships_all_facts_with_their_source(file):
     assert not problems
     assert all(topology[fact] > 0 for fact in FACTS)
     assert "# Source: " in file.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("file", CHIPS, ids=lambda file: file.stem)
+def test_every_flag_of_a_preset_has_its_source_above_it(file):
+    preset = file.read_text(encoding="utf-8").partition("xla_flags:\n")[2]
+    blocks = re.findall(r"((?:  # .*\n)+)((?:  - --xla_\w+=\w+\n)+)", preset)
+    assert "".join(comment + flags for comment, flags in blocks) == preset
+    assert all("# Source: https://" in comment for comment, _ in blocks)
+
+
+def test_a_preset_is_known_by_what_jax_calls_the_chip():
+    assert flags_of_device("TPU v5 lite") == flags_of_device("TPU v5e") != []
+    assert flags_of_device("cpu") == flags_of_device("some other chip") == []
 
 
 def test_the_chips_that_the_tpu_compiler_is_asked_for_have_facts():
@@ -105,6 +119,7 @@ def test_an_unknown_chip_is_refused_with_the_nearest(tmp_path):
         ("name: mine\nhbm_bytes: 1e9\n", "peak_flops: is 0.0; expected a number > 0"),
         ("name: mine\nhbm_byte: 1e9\n", "hbm_byte: unknown key; did you mean hbm_bytes?"),
         ("name: mine\nhbm_bytes: much\n", "hbm_bytes: 'much' is text; expected a number"),
+        ("name: mine\nxla_flags: [xla_a=1]\n", "xla_flags: has 'xla_a=1'; expected --xla_NAME"),
     ],
 )
 def test_a_users_own_chip_is_read_strictly(tmp_path, monkeypatch, text, expected):

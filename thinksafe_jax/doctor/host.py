@@ -117,7 +117,26 @@ def _devices() -> Iterator[Finding]:
     kinds = sorted({d.device_kind for d in devices})
     text = f"{len(devices)} x {', '.join(kinds)} (backend {jax.default_backend()})"
     yield Finding("devices", text)
+    yield from _compiler_flags(kinds)
     yield Finding("processes", f"{jax.process_count()}, this is {jax.process_index()}")
+
+
+def _compiler_flags(kinds: list[str]) -> Iterator[Finding]:
+    """Whether the TPU compiler runs with the flags that the chip's file has."""
+    from thinksafe_jax.sharding import flags_of_device
+
+    preset = [flag for kind in kinds for flag in flags_of_device(kind)]
+    given = os.environ.get("LIBTPU_INIT_ARGS", "").split()
+    if not preset:
+        if given:
+            yield Finding("XLA flags", f"{' '.join(given)} (LIBTPU_INIT_ARGS)")
+    elif missing := [flag for flag in preset if flag not in given]:
+        text = f"{len(missing)} of the chip's {len(preset)} are not set; for the preset of "
+        text += f"configs/chips: export LIBTPU_INIT_ARGS='{' '.join(preset)}'"
+        yield Finding("XLA flags", text, "note")
+    else:
+        more = f", and {len(given) - len(preset)} more" if len(given) > len(preset) else ""
+        yield Finding("XLA flags", f"the preset of configs/chips for {', '.join(kinds)}{more}")
 
 
 def _users(*files: Path) -> list[str]:

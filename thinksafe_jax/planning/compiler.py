@@ -151,7 +151,7 @@ def compile_program(build: Callable[[str], Program], dtype: str, name: str) -> C
     branches = "least" if program.rare_branches else "all"
     collectives = collectives_of(output.text, branches=branches, slices=program.slice_indices)
     return Compiled(
-        compiler=program.device.device_kind + ("" if native else f" (float32, scaled to {dtype})"),
+        compiler=_compiler_of(program) + ("" if native else f" (float32, scaled to {dtype})"),
         arguments=output.argument_bytes if native else shard_bytes(wanted.arguments),
         temporaries=round(scale * output.temporary_bytes),
         collectives={kind: traffic.scaled(scale) for kind, traffic in collectives.items()},
@@ -164,6 +164,13 @@ def _has_arrays_of(program: Program, dtype: str) -> bool:
     """Whether the program is another in float32."""
     leaves = jax.tree.leaves(program.arguments)
     return dtype != "float32" and any(leaf.dtype == jnp.dtype(dtype) for leaf in leaves)
+
+
+def _compiler_of(program: Program) -> str:
+    """What a program is compiled for, and whether with flags of one's own."""
+    kind = program.device.device_kind
+    flags = os.environ.get("LIBTPU_INIT_ARGS", "").split()
+    return f"{kind} with {len(flags)} XLA flag(s)" if flags and kind != "cpu" else kind
 
 
 def compiler_output(program: Program) -> CompilerOutput:

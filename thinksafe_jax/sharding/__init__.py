@@ -1,6 +1,6 @@
 """Where arrays lie: mesh files, rule tables, and the shardings that follow."""
 
-from thinksafe_jax.sharding.chips import chip_of_device, device_topology
+from thinksafe_jax.sharding.chips import chip_of_device, device_topology, flags_of_device
 from thinksafe_jax.sharding.memory_kinds import in_device_memory, in_host_memory
 from thinksafe_jax.sharding.mesh_file import load_mesh, load_rules
 from thinksafe_jax.sharding.mesh_text import mesh_text
@@ -35,6 +35,7 @@ __all__ = [
     "attention_heads",
     "chip_of_device",
     "device_topology",
+    "flags_of_device",
     "head_tensor",
     "in_device_memory",
     "in_host_memory",

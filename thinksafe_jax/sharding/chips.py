@@ -8,8 +8,9 @@ the chip's own.
 
 import dataclasses
 import math
+import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ class Chip:
         peak_flops: dense bfloat16, FLOP/s.
         hbm_bandwidth: bytes/s.
         interconnect_bandwidth: bytes/s of all its links, both directions together.
+        xla_flags: the preset of the compiler's flags, as LIBTPU_INIT_ARGS takes them; the launch
+            scripts set them.
     """
 
     name: str = ""
@@ -39,8 +42,10 @@ class Chip:
     peak_flops: float = 0.0
     hbm_bandwidth: float = 0.0
     interconnect_bandwidth: float = 0.0
+    xla_flags: list[str] = field(default_factory=list)
 
 
+_FLAG = re.compile(r"--xla_\w+=[\w.,\-]+")
 FACTS = tuple(field.name for field in dataclasses.fields(Chip) if field.type is float)
 
 
@@ -75,8 +80,19 @@ def chip_of_device(device_kind: str) -> str | None:
 
     Newer JAX may call a chip by its usual name: "TPU v5e" for "TPU v5 lite".
     """
+    chip = _of_device(device_kind)
+    return chip.name if chip else None
+
+
+def flags_of_device(device_kind: str) -> list[str]:
+    """The preset of the compiler's flags for what JAX calls so; none where no file has any."""
+    chip = _of_device(device_kind)
+    return chip.xla_flags if chip else []
+
+
+def _of_device(device_kind: str) -> Chip | None:
     chips, _ = _readable(named_configs("chips").values())
-    return next((c.name for c in chips if device_kind in (c.device_kind, c.name)), None)
+    return next((c for c in chips if device_kind in (c.device_kind, c.name)), None)
 
 
 def device_topology(device_kind: str) -> Topology | None:
@@ -127,6 +143,11 @@ def _read_chip(file: Path) -> Chip:
             if not 0 < (value := getattr(chip, fact)) < math.inf
         ]
         problems += [] if chip.name else ["name: no value given"]
+        problems += [
+            f"xla_flags: has {quoted(flag)}; expected --xla_NAME=VALUE"
+            for flag in chip.xla_flags
+            if not _FLAG.fullmatch(flag)
+        ]
     if problems:
         raise ConfigError(f"{file}: " + "; ".join(problems))
     return chip
