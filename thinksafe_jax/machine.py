@@ -12,16 +12,20 @@ from pathlib import Path
 def machine() -> dict:
     """Processor, cores, memory, load and versions, as kept beside every result."""
     cpu = [x for x in Path("/proc/cpuinfo").read_text().splitlines() if x.startswith("model name")]
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "time": datetime.now().astimezone().isoformat(timespec="seconds"),
         "cpu": cpu[0].partition(": ")[2] if cpu else platform.processor(),
         "cores": os.cpu_count(),
-        "memory_gb": round(memory / 1e9, 1),
+        "memory_gb": round(host_memory() / 1e9, 1),
         "load_average": [round(x, 2) for x in os.getloadavg()],
         "python": platform.python_version(),
         **{name: _version(name) for name in ("jax", "numpy", "safetensors")},
     }
+
+
+def host_memory() -> int:
+    """Bytes of memory that the machine has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def peak_memory() -> int:

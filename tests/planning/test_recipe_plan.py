@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 
 import jax
@@ -12,9 +13,16 @@ from tests.sharding.kit import write_mesh
 from tests.support import REPOSITORY, live_arrays, shared_asset
 from thinksafe_jax.cli.app import app
 from thinksafe_jax.config import EvaluationConfig, PromptSource, SuiteConfig, load_recipe
-from thinksafe_jax.data import load_questions
+from thinksafe_jax.data import load_questions, read_prompts
 from thinksafe_jax.errors import ConfigError
-from thinksafe_jax.planning import Assumed, count_answers, expected_work, recipe_plan
+from thinksafe_jax.machine import host_memory
+from thinksafe_jax.planning import (
+    Assumed,
+    count_answers,
+    expected_work,
+    recipe_plan,
+    usual_prompt_tokens,
+)
 from thinksafe_jax.planning.evaluation_plan import plan_evaluation
 from thinksafe_jax.planning.find_model import find_model
 from thinksafe_jax.planning.memory import Settings
@@ -22,6 +30,7 @@ from thinksafe_jax.planning.recipe_plan import plan_recipe
 from thinksafe_jax.planning.recipe_plan_report import as_json, recipe_plan_text
 from thinksafe_jax.planning.roofline import decode_cost
 from thinksafe_jax.planning.stage_plans import PlanRequest, StagePlan
+from thinksafe_jax.planning.this_machine import this_machine
 from thinksafe_jax.sharding import load_mesh
 
 pytestmark = pytest.mark.slow
@@ -101,6 +110,30 @@ def test_prompts_held_out_of_training_are_in_the_hours_of_the_evaluation(tmp_pat
     assert plans[1].hours - plans[0].hours == pytest.approx(2 * 8 * length)
     assert "8 prompts held out of training are asked with it" in plans[1].facts
     assert plans[1].answers == plans[0].answers
+
+
+def test_without_a_mesh_the_processor_here_is_planned(monkeypatch):
+    """One device with all cores; a model that has no room here is meant for another machine."""
+    recipe = load_recipe(MINI)
+    mesh = this_machine(recipe)
+    topology, core = mesh.topology, load_mesh("cpu-8").topology
+    assert (topology.chips, mesh.train.devices, mesh.generate.devices) == (1, 1, 1)
+    assert topology.peak_flops == os.cpu_count() * core.peak_flops
+    assert topology.hbm_bytes == host_memory()
+    monkeypatch.setattr("thinksafe_jax.planning.this_machine.host_memory", lambda: 1_000)
+    with pytest.raises(ConfigError, match=r"names no mesh; give --mesh, .* of weights, this mach"):
+        this_machine(recipe)
+
+
+def test_prompts_that_are_here_say_how_long_they_are():
+    recipe = load_recipe(MINI)
+    tokens = usual_prompt_tokens(recipe)
+    texts = [
+        prompt.text for prompt in read_prompts(recipe.synthesis.prompts, require_label=True).prompts
+    ]
+    assert tokens == 20 + round(sum(map(len, texts)) / len(texts) / 4) < 60
+    elsewhere = dataclasses.replace(recipe.synthesis, prompts=[PromptSource("nowhere.csv")])
+    assert usual_prompt_tokens(dataclasses.replace(recipe, synthesis=elsewhere)) == 300
 
 
 def test_benchmarks_are_counted_by_their_facts_and_the_limits():
@@ -218,7 +251,7 @@ def test_more_sequences_a_pass_than_rows_a_step_is_a_warning(tmp_path):
     assert re.search(r"a pass holds \d+ sequences, .* 1 rows", plan.stages[-1].warnings[-1])
 
 
-def test_the_command_and_its_exit_codes(tmp_path):
+def test_the_command_and_its_exit_codes(tmp_path, monkeypatch):
     mesh = write_mesh(tmp_path, ALONE)
     out = tmp_path / "plan.json"
     small = ["engine.slots=2", "training.max_length=128"]
@@ -239,6 +272,7 @@ def test_the_command_and_its_exit_codes(tmp_path):
     assert "the nearest that fits: generate.axes: replica 1, tensor 8" in result.output
     small_model = ["plan", "--model=mini:student"]
     uncompiled = [*small_model, f"--mesh={mesh}", "--hlo=hlo"]
+    monkeypatch.setattr("thinksafe_jax.planning.this_machine.host_memory", lambda: 1_000)
     for wrong in (["plan"], ["plan", f"--config={MINI}"], small_model, uncompiled):
         error = CliRunner().invoke(app, wrong).exception
         assert isinstance(error, ConfigError)

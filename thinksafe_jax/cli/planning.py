@@ -36,7 +36,12 @@ class PlanOptions:
     ] = None
     mesh: Annotated[
         str | None,
-        typer.Option(help="A mesh file, or a name in configs/mesh: v5e-8. Default: the recipe's."),
+        typer.Option(
+            help=(
+                "A mesh file, or a name in configs/mesh: v5e-8. Default: the recipe's, else the "
+                "processor here."
+            )
+        ),
     ] = None
     trial: Annotated[
         int | None, number(1, MOST, "With --config: what `thinksafe run --trial` would take.")
@@ -53,7 +58,14 @@ class PlanOptions:
     prompts: Annotated[int, number(1, MOST, "Prompts, where the recipe's files are not here.")] = (
         40_000
     )
-    prompt_tokens: Annotated[int, number(1, MOST_TOKENS, "Tokens of a prompt, on average.")] = 300
+    prompt_tokens: Annotated[
+        int | None,
+        number(
+            1,
+            MOST_TOKENS,
+            "Tokens of a prompt, on average. Default: by the letters of the recipe's, else 300.",
+        ),
+    ] = None
     response_tokens: Annotated[
         int, number(1, MOST_TOKENS, "Tokens of a response, on average; the mean context follows.")
     ] = 5_000
@@ -111,19 +123,21 @@ def _plan_study(options: PlanOptions) -> bool:
 
     if options.overrides:
         raise ConfigError("--study takes no key=value; a study file has `overrides` of its own")
-    assumed = Assumed(options.prompts, options.prompt_tokens, options.response_tokens)
+    prompt_tokens = options.prompt_tokens or Assumed.prompt_tokens
+    assumed = Assumed(options.prompts, prompt_tokens, options.response_tokens)
     study = load_study(str(options.study))
     return print_study_plan(study, options.mesh, assumed, options.json_out)
 
 
 def _plan_recipe(options: PlanOptions) -> bool:
     from thinksafe_jax.config import as_trial, load_recipe
-    from thinksafe_jax.planning import Assumed, print_recipe_plan
+    from thinksafe_jax.planning import Assumed, print_recipe_plan, usual_prompt_tokens
 
     recipe = load_recipe(str(options.config), options.overrides or [])
     if options.trial is not None:
         recipe = as_trial(recipe, options.trial)
-    assumed = Assumed(options.prompts, options.prompt_tokens, options.response_tokens)
+    prompt_tokens = options.prompt_tokens or usual_prompt_tokens(recipe)
+    assumed = Assumed(options.prompts, prompt_tokens, options.response_tokens)
     return print_recipe_plan(
         recipe, options.mesh, assumed, options.json_out, parameters=options.params
     )

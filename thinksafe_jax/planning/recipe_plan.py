@@ -6,7 +6,7 @@ from itertools import islice
 from typing import Any
 
 from thinksafe_jax.config import SAMPLED, GuardModel, Recipe
-from thinksafe_jax.data import read_prompts
+from thinksafe_jax.data import Prompt, read_prompts
 from thinksafe_jax.errors import ThinkSafeError
 from thinksafe_jax.planning.evaluation_plan import EvaluationPlan, plan_evaluation
 from thinksafe_jax.planning.guard_plan import plan_guard
@@ -17,6 +17,7 @@ from thinksafe_jax.planning.train_plan import plan_train
 from thinksafe_jax.planning.workload import guards_of
 from thinksafe_jax.sharding import MeshConfig
 
+_LETTERS, _TEMPLATE = 4, 20  # of a token of English; tokens of the chat template
 _TRIES = 4  # other settings that are compiled in search of some that fit
 
 
@@ -76,11 +77,25 @@ def _hours_of_stages(recipe: Recipe, stages: Sequence[StagePlan]) -> float:
 
 
 def _count_prompts(recipe: Recipe) -> int | None:
+    prompts = len(_prompts_here(recipe))
+    return min(prompts, recipe.synthesis.limit or prompts) or None
+
+
+def _prompts_here(recipe: Recipe) -> list[Prompt]:
+    """The prompts of the synthesis; none where their files are not here, or only on the Hub."""
     try:
-        prompts = len(read_prompts(recipe.synthesis.prompts, require_label=True).prompts)
-    except (ThinkSafeError, OSError):  # not here, or only on the Hub
-        return None
-    return min(prompts, recipe.synthesis.limit or prompts)
+        return read_prompts(recipe.synthesis.prompts, require_label=True).prompts
+    except (ThinkSafeError, OSError):
+        return []
+
+
+def usual_prompt_tokens(recipe: Recipe) -> int:
+    """Tokens of a prompt by the letters of those that are here, no tokenizer asked; else 300."""
+    prompts = _prompts_here(recipe)
+    if not prompts:
+        return Assumed.prompt_tokens
+    letters = sum(len(prompt.text) for prompt in prompts) / len(prompts)
+    return _TEMPLATE + round(letters / _LETTERS)
 
 
 def _guards_of_training(recipe: Recipe) -> list[GuardModel]:

@@ -6,7 +6,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 from thinksafe_jax.config import Recipe
-from thinksafe_jax.errors import ConfigError
 from thinksafe_jax.planning.find_model import find_model
 from thinksafe_jax.planning.model_plan import (
     bound_text,
@@ -18,6 +17,7 @@ from thinksafe_jax.planning.model_plan import (
 from thinksafe_jax.planning.recipe_plan import RecipePlan, plan_recipe
 from thinksafe_jax.planning.roofline import BOUND, DCN_BOUND, FORMULAS, SYMBOLS
 from thinksafe_jax.planning.stage_plans import Assumed, StagePlan
+from thinksafe_jax.planning.this_machine import this_machine
 from thinksafe_jax.sharding import load_mesh
 from thinksafe_jax.storage import atomic_write
 
@@ -33,16 +33,14 @@ def print_recipe_plan(
     """The command `thinksafe plan --config`; whether everything fits.
 
     Args:
-        mesh: see `load_mesh`; default the recipe's.
+        mesh: see `load_mesh`; default the recipe's, else the processor at hand.
         parameters: list the student's parameters, too, in both phases.
 
     Raises:
-        ConfigError: neither names a mesh.
+        ConfigError: neither names a mesh, and the processor at hand is not what is meant.
     """
     name = mesh or recipe.mesh
-    if name is None:
-        raise ConfigError("the recipe names no mesh; give --mesh, or set its key `mesh`")
-    plan = plan_recipe(recipe, load_mesh(name), assumed)
+    plan = plan_recipe(recipe, load_mesh(name) if name else this_machine(recipe), assumed)
     model, cfg = find_model(recipe.student.model)
     if json_out is not None:
         atomic_write(json_out, json.dumps(as_json(plan), indent=1) + "\n")

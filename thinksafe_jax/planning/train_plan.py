@@ -38,7 +38,8 @@ def plan_train(request: PlanRequest) -> StagePlan:
     sent = total(compiled.collectives)
     bound = bound_of(cost, sent.wire_bytes, request.mesh.topology, sent.dcn_bytes)
     assumed, trained = request.assumed, request.prompts - held_out(request.recipe, request.prompts)
-    row = min(config.max_length, assumed.prompt_tokens + assumed.response_tokens)
+    response = min(assumed.response_tokens, request.recipe.synthesis.sampling.max_new_tokens)
+    row = min(config.max_length, assumed.prompt_tokens + response)
     rate = program.tokens / bound.seconds
     if program.rows > config.batch_size:
         plan.warnings.append(
