@@ -12,9 +12,10 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 
-from tests.support import tiny_config
+from tests.support import REPOSITORY, tiny_config
 from tests.training import kit
-from thinksafe_jax.planning import devices
+from thinksafe_jax.config import load_recipe
+from thinksafe_jax.planning import devices, settings_of
 from thinksafe_jax.planning.abstract_programs import (
     Sampler,
     decode_program,
@@ -24,6 +25,8 @@ from thinksafe_jax.planning.abstract_programs import (
 )
 from thinksafe_jax.planning.compiler import compile_program
 from thinksafe_jax.planning.devices import compile_devices, torus
+from thinksafe_jax.planning.recipe_plan import plan_recipe
+from thinksafe_jax.planning.sweep import combinations_of, sweep
 from thinksafe_jax.sharding import ModelMesh, flags_of_device, load_mesh
 
 TPU_MESHES = ("v5e-8", "v5e-16", "v5e-256", "v5p-8", "v5p-128", "v6e-8", "v6e-64")
@@ -204,3 +207,28 @@ def test_every_program_of_a_run_is_compiled_by_the_compiler_of_the_chips(
         again = compile_program(build, "bfloat16", program)
         assert again == compiled  # as it is kept, time and all
     assert len(list(tmp_path.rglob("*.json.gz"))) == len(builds)
+
+
+@needs_libtpu
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["v5e-16", "v5p-8", "v6e-8"])
+def test_plan_and_sweep_take_the_compiler_of_the_chips(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("THINKSAFE_CACHE", str(tmp_path))
+    mesh = load_mesh(name)
+    # the mini guard's three heads do not lie on four chips: its student stands for a guard
+    changes = ["student.dtype=bfloat16", "guard.dtype=bfloat16", "guard.model=mini:student"]
+    recipe = load_recipe(REPOSITORY / "configs/recipes/mini.yaml", [*changes, "engine.slots=8"])
+    _, *compiled = plan_recipe(recipe, mesh).stages
+    assert [stage.name for stage in compiled] == ["sample", "guard", "train"]
+    for stage in compiled:
+        assert stage.fits(mesh) and stage.compiler.startswith("TPU v")
+        assert stage.bytes["activations"] > 0 and stage.traffic["all-reduce"].count > 0
+    settings = settings_of(
+        prompt=64, slots=8, length=256, rows=8, context=512, dtype="bfloat16", measure=False
+    )
+    phases = ("decode", "prefill", "train")
+    own = [("own", lambda mesh: mesh)]
+    rows = sweep(list(combinations_of([("tiny", CFG)], [mesh], own, phases)), settings, None)
+    assert [(row["phase"], row["status"]) for row in rows] == [(phase, "ok") for phase in phases]
+    for row in rows:
+        assert row["compiler"].startswith("TPU v") and row["temporary_bytes"] > 0
