@@ -21,9 +21,11 @@ from thinksafe_jax.sharding import LOGICAL_AXES, load_mesh, load_rules
 
 SIZES = {"prompt": 32, "slots": 2, "length": 64, "rows": 4, "context": 128, "dtype": "float32"}
 SETTINGS = settings_of(**SIZES, measure=False)
+RESULTS = REPOSITORY / "scripts/bench/results"
 KEPT = [
     row
-    for row in read_rows(REPOSITORY / "scripts/bench/results/sharding_sweep.json")
+    for name in ("sharding_sweep", "sharding_search")
+    for row in read_rows(RESULTS / f"{name}.json")
     if row["status"] == "ok" and row["phase"] != "prefill" and "cpu" in row["compiler"]
 ]
 MODELS = {
@@ -89,24 +91,28 @@ def test_rows_lie_across_slices_on_the_outermost_axis_that_can():
 
 def phase_of(row):
     mesh = load_mesh(row["mesh"])
-    mesh = mesh if row["table"] == "own" else load_rules(row["table"])(mesh)
+    kind = "train" if row["phase"] == "train" else "generate"
+    searched = {table.name: table.phase for table in proposals(kind, mesh.topology)}
     _, cfg = find_model(MODELS[row["model"]])
-    return cfg, (mesh.train if row["phase"] == "train" else mesh.generate).for_model(cfg)
+    if row["table"] in searched:
+        return cfg, searched[row["table"]].for_model(cfg)
+    mesh = mesh if row["table"] == "own" else load_rules(row["table"])(mesh)
+    return cfg, getattr(mesh, kind).for_model(cfg)
 
 
 def test_estimates_are_near_what_compiled_programs_say():
-    """Of the kept sweep, for simulated devices: three models, five chips, three tables."""
+    """Of the kept sweep and search, for simulated devices: three models, five chips."""
     for row in KEPT:
         cfg, phase = phase_of(row)
         if row["phase"] == "decode":
             sent = decode_sent(cfg, phase, row["rows"], 2)
             assert sent == pytest.approx(row["wire_bytes"], rel=0.005)
             continue
-        positions = row["tokens"] // phase.num_shards("batch")
+        positions = row["tokens"] // phase.num_shards("batch") // phase.num_shards("sequence")
         temporaries = train_temporaries(cfg, phase, positions, 2)
         assert temporaries == pytest.approx(row["temporary_bytes"], rel=0.06)
         assert train_sent(cfg, phase, positions, 2) == pytest.approx(row["wire_bytes"], rel=0.06)
-    assert len(KEPT) > 50
+    assert len(KEPT) > 50 and sum("sequence" in row["axes"] for row in KEPT) > 5
 
 
 def figures(combination, settings):
