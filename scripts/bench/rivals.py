@@ -1,5 +1,7 @@
-"""transformers as the sampler's rival: static batches, and its own continuous batching."""
+"""The sampler's rivals: transformers in static batches and in its own continuous ones, OpenVINO."""
 
+import json
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -67,3 +69,52 @@ def _config(request: Request, most: int) -> GenerationConfig:
 
 def _useful(requests: list[Request]) -> int:
     return sum(r.sampling.max_new_tokens for r in requests)
+
+
+class OpenVino:
+    """OpenVINO GenAI's continuous batching, in a process of an environment of its own.
+
+    Args:
+        python: of that environment; rival_openvino.py says what it has.
+        folder: the checkpoint.
+        requests: JSON file, a list of {"prompt_ids": ids, "max_new_tokens": count}.
+        slots: sequences that it decodes at a time.
+    """
+
+    def __init__(self, python: str, folder: Path, requests: Path, slots: int):
+        script = Path(__file__).with_name("rival_openvino.py")
+        command = [python, script, folder, requests, slots]
+        self._process = subprocess.Popen(
+            list(map(str, command)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def __enter__(self) -> "OpenVino":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.communicate()  # closes its input, which ends it
+
+    def greedy(self) -> list[list[int]]:
+        """The tokens of each request in float32, each the likeliest."""
+        return self._run(dtype="f32", greedy=True)["tokens"]
+
+    def f32(self) -> tuple[float, float]:
+        """Seconds of the clock and of the processor for all requests, sampled in float32."""
+        return self._seconds("f32")
+
+    def bf16(self) -> tuple[float, float]:
+        """The same in bfloat16, where the processor has it."""
+        return self._seconds("bf16")
+
+    def _seconds(self, dtype: str) -> tuple[float, float]:
+        answer = self._run(dtype=dtype, greedy=False)
+        return answer["seconds"], answer["cpu_seconds"]
+
+    def _run(self, **run: object) -> dict:
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.write(json.dumps(run) + "\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit(f"rival_openvino.py ended with exit code {self._process.wait()}")
+        return json.loads(line)

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 
 # Rows up to which `few_rows_matmul` is the faster one on the CPU, and gives a row the same bits
-# beside any others. From JAX 0.11 on XLA:CPU takes another kernel for another number of rows in a
+# beside any others (on two cores of a Zen 5 it does so up to 24 at most: docs/sampler.md, "Beside
+# OpenVINO"). From JAX 0.11 on XLA:CPU takes another kernel for another number of rows in a
 # batched matmul, though not in its own, which from 2 rows on always gives a row the same bits.
 FEW_ROWS = 64 if jax.__version_info__ < (0, 11) else 0
 
