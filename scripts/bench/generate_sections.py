@@ -115,10 +115,7 @@ def floor(scratch: Path) -> dict:
 
 
 def adapter(scratch: Path) -> dict:
-    """A decode step with the paper's adapter apart over one with it merged, by turns.
-
-    And with the log-probabilities of the draw over one without.
-    """
+    """A step with the paper's adapter apart over one with it merged; with log p of the draw."""
     cfg, params = workload("W", scratch)
     lora = LoraConfig()
     trained = jax.tree.map(lambda x: x + 0.01, init_adapter(cfg, lora, jax.random.key(0)))
@@ -133,8 +130,11 @@ def adapter(scratch: Path) -> dict:
         ]
         for engine in engines[1:]:
             engine.update_adapter(trained)
-        inside, beside, scored = fastest(*(Stepper(e, 128).seconds for e in engines), times=15)
+        steppers = [Stepper(engine, 128) for engine in engines]
+        inside, beside, scored = fastest(*(s.seconds for s in steppers), times=15)
+        merged_work, work, _ = fastest(*(s.processor_seconds for s in steppers), times=15)
         out[f"adapter_over_merged_b{slots}"] = beside / inside
+        out[f"adapter_over_merged_processor_b{slots}"] = work / merged_work
         out[f"sampling_logprobs_over_none_b{slots}"] = scored / beside
     out["update_adapter_ms"] = 1e3 * fastest(lambda: timed(lambda: updated(engines[1], trained)))[0]
     return out
