@@ -15,7 +15,7 @@ tpu_runtime() {
 # configs/chips, then what this shell's LIBTPU_INIT_ARGS has. XLA_PRESET=off leaves the preset out.
 tpu_flags() {
   local chip flags='' file
-  chip=$(basename "${1%%-*}")
+  chip=$(basename "$1") && chip=${chip%%-*}
   if [[ $chip = v5litepod ]]; then chip=v5e; fi
   file=$(dirname "${BASH_SOURCE[0]}")/../../configs/chips/$chip.yaml
   if [[ -f $file && ${XLA_PRESET:-on} != off ]]; then

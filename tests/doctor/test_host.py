@@ -82,6 +82,13 @@ def test_whether_the_compiler_runs_with_the_chips_preset(monkeypatch, given, sta
     assert found.value.startswith(said)
 
 
+def test_the_command_for_the_preset_keeps_the_flags_that_are_given(monkeypatch):
+    monkeypatch.setenv("LIBTPU_INIT_ARGS", "--xla_a=1")
+    (found,) = doctor._compiler_flags(["TPU v5e"])
+    whole = " ".join([*flags_of_device("TPU v5e"), "--xla_a=1"])
+    assert found.value.endswith(f"export LIBTPU_INIT_ARGS='{whole}'")
+
+
 def test_a_device_without_a_preset_has_only_the_flags_that_are_given(monkeypatch):
     monkeypatch.delenv("LIBTPU_INIT_ARGS", raising=False)
     assert not list(doctor._compiler_flags(["cpu"]))

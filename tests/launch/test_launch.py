@@ -279,6 +279,10 @@ def test_the_compilers_flags_are_those_of_the_chips_file(kind, chip):
     assert preset(kind, LIBTPU_INIT_ARGS=own, XLA_PRESET="off") == [own]
 
 
+def test_the_chip_is_read_from_the_name_of_a_mesh_file_not_from_its_folder():
+    assert preset("my-meshes/v6e-8.yaml") == preset("v6e-8") != []
+
+
 def test_a_chip_without_a_preset_gets_no_flags():
     assert preset("h100-8") == preset("v99-8") == []
 

@@ -64,6 +64,14 @@ def test_prompts_held_out_of_training_are_asked_before_and_after_it():
     assert heldout.flops == pytest.approx(sum(flops))
 
 
+def test_held_out_prompts_are_not_asked_where_several_hosts_work_on_the_run():
+    recipe = replace(RECIPE, training=replace(RECIPE.training, heldout_rows=3))
+    alone, several = expect(recipe, load_mesh("v5e-8")), expect(recipe, load_mesh("v5e-16"))
+    assert (load_mesh("v5e-8").topology.hosts, load_mesh("v5e-16").topology.hosts) == (1, 4)
+    assert (alone.heldout, several.heldout) == (2 * 3, 0)
+    assert several.tokens == expect(RECIPE).tokens
+
+
 def test_hours_are_said_where_the_machine_is_known_and_more_chips_take_fewer():
     alone, mesh = expect(RECIPE, CHIP), expect(RECIPE, load_mesh("v5e-8"))
     assert alone.hours is not None and mesh.hours is not None

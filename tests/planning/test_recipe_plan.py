@@ -56,6 +56,8 @@ def test_every_stage_is_planned_and_nothing_is_allocated(tmp_path):
     _, sample, guard, train = plan.stages
     assert sample.bytes["kv pool"] > 0 and sample.bytes["activations"] > 0
     assert guard.bytes["student"] == sample.bytes["weights"]
+    # it reads what may be sampled (128 tokens), not the 5,000 that are assumed of a response
+    assert guard.facts[0].endswith("a row of 428 in the rates")
     assert {"weights", "adapter", "optimizer", "loss", "activations"} <= train.bytes.keys()
     for stage in (sample, guard, train):
         assert stage.compiler == "cpu" and stage.hours > 0 and stage.tokens_per_second > 0

@@ -236,6 +236,11 @@ def test_the_command_writes_a_mesh_file_and_goes_on_where_it_stopped(tmp_path):
             ["--models=x", "--mesh=v5e-8", "--profile=t"],
             "--profile traces what is timed: give --measure",
         ),
+        (["--models=x", "--mesh=v5e-8", "--phases=,"], "--phases names none"),
+        (
+            ["--compare", "a.json", "b.json", "--phases=train", "--measure", "--profile=t"],
+            "--compare reads two files; leave out --phases, --profile",
+        ),
     ],
 )
 def test_options_that_do_not_go_together(options, message):

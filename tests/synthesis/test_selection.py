@@ -155,6 +155,22 @@ def test_datasets_in_folders(tmp_path):
         load_prompts([wrong], require_label=True)
 
 
+def test_a_damaged_file_of_a_dataset_is_said_to_be_damaged(tmp_path):
+    """Not that the folder is none: its files are those of a dataset."""
+    import datasets
+
+    table = datasets.Dataset.from_dict({"instruction": ["a", "b"]})
+    table.save_to_disk(tmp_path / "saved")
+    (tmp_path / "table").mkdir()
+    table.to_parquet(tmp_path / "table/train.parquet")
+    damaged = [*(tmp_path / "saved").glob("*.arrow"), tmp_path / "table/train.parquet"]
+    assert len(damaged) == 2
+    for file in damaged:
+        file.write_bytes(file.read_bytes()[:20])
+        with pytest.raises(InputError, match=r"split 'train' cannot be read \(.+\)"):
+            load_prompts([PromptSource(str(file.parent), label="harmful")], require_label=True)
+
+
 def test_a_folder_of_other_things_is_refused_with_the_files_in_it(tmp_path):
     source = PromptSource(str(tmp_path), label="harmful")
     (tmp_path / "notes.md").write_text("prompts")

@@ -21,7 +21,7 @@ HloFolder = Annotated[
 
 @contextmanager
 def writing_hlo(folder: Path | None) -> Iterator[None]:
-    """The texts of all programs go to the folder, and a line says how many they are."""
+    """The texts of all programs go to the folder, and a line says how many, or why none."""
     if folder is None:
         yield
         return
@@ -29,7 +29,10 @@ def writing_hlo(folder: Path | None) -> Iterator[None]:
 
     with hlo_written_to(folder) as texts:
         yield
-    print(f"HLO of {len(texts.files)} program(s) in {folder}")
+    if texts.files:
+        print(f"HLO of {len(texts.files)} program(s) in {folder}")
+    else:
+        print(f"no HLO in {folder}: nothing was compiled; rows that --json has are kept")
 
 
 def quiet_compiler() -> None:

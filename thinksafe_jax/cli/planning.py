@@ -38,8 +38,8 @@ class PlanOptions:
         str | None,
         typer.Option(
             help=(
-                "A mesh file, or a name in configs/mesh: v5e-8. Default: the recipe's, else the "
-                "processor here."
+                "A mesh file, or a name in configs/mesh: v5e-8. Default: the recipe's; with "
+                "--config, where it has none, the processor here."
             )
         ),
     ] = None
@@ -63,7 +63,8 @@ class PlanOptions:
         number(
             1,
             MOST_TOKENS,
-            "Tokens of a prompt, on average. Default: by the letters of the recipe's, else 300.",
+            "Tokens of a prompt, on average. Default: with --config by the letters of the recipe's "
+            "prompts, else 300.",
         ),
     ] = None
     response_tokens: Annotated[

@@ -187,15 +187,19 @@ def _check_sweep(options: SweepOptions, profile: ProfileOptions) -> None:
     """Options that do not go together are refused before anything is compiled."""
     if profile.profile is not None and not options.measure:
         raise ConfigError("--profile traces what is timed: give --measure, too")
+    if options.phases is not None and not _listed(options.phases):
+        raise ConfigError("--phases names none; leave it out for decode,prefill,train")
     if options.dtype not in ("bfloat16", "float32"):
         raise ConfigError(f"--dtype {options.dtype}: expected bfloat16 or float32")
     if options.kv_dtype not in ("model", "int8"):
         raise ConfigError(f"--kv-dtype {options.kv_dtype}: expected model or int8")
     if options.compare is not None:
-        if options.models or options.meshes or options.search or options.hlo:
-            raise ConfigError(
-                "--compare reads two files; leave out --models, --meshes, --search, --hlo"
-            )
+        given = {
+            "--models": options.models, "--meshes": options.meshes, "--search": options.search,
+            "--phases": options.phases, "--hlo": options.hlo, "--profile": profile.profile,
+        }  # fmt: skip
+        if too_many := [name for name, value in given.items() if value]:
+            raise ConfigError(f"--compare reads two files; leave out {', '.join(too_many)}")
     elif options.search is not None:
         if options.models or options.rules or options.phases:
             raise ConfigError(

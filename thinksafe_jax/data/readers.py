@@ -193,11 +193,13 @@ def _load_dataset(folder: Path, source: PromptSource) -> Any:
 
 
 def _is_one_dataset(folder: Path, subset: str | None) -> bool:
-    """Whether `datasets` knows what a folder is, so that the split or subset asked for is wrong."""
+    """Whether `datasets` knows what a folder is: the split asked for, or a file, is wrong."""
     import datasets
 
-    if (folder / "dataset_dict.json").exists():
+    if (folder / "dataset_dict.json").exists() or (folder / "state.json").exists():
         return True
+    if any(next(folder.rglob(f"*{suffix}"), None) for suffix in (".parquet", ".arrow")):
+        return True  # which nothing else reads: its own reason is what is wrong
     with suppress(Exception):  # of whatever kind: the folder's files decide what is raised
         subsets = datasets.get_dataset_config_names(str(folder))
         if subset is not None and subset not in subsets:

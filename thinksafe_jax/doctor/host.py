@@ -132,7 +132,8 @@ def _compiler_flags(kinds: list[str]) -> Iterator[Finding]:
             yield Finding("XLA flags", f"{' '.join(given)} (LIBTPU_INIT_ARGS)")
     elif missing := [flag for flag in preset if flag not in given]:
         text = f"{len(missing)} of the chip's {len(preset)} are not set; for the preset of "
-        text += f"configs/chips: export LIBTPU_INIT_ARGS='{' '.join(preset)}'"
+        whole = [*preset, *(flag for flag in given if flag not in preset)]
+        text += f"configs/chips: export LIBTPU_INIT_ARGS='{' '.join(whole)}'"
         yield Finding("XLA flags", text, "note")
     else:
         more = f", and {len(given) - len(preset)} more" if len(given) > len(preset) else ""

@@ -12,6 +12,7 @@ from thinksafe_jax.data import BENCHMARKS, HARMFUL, REASONING, load_questions
 from thinksafe_jax.errors import ThinkSafeError
 from thinksafe_jax.planning.sample_plan import plan_sample
 from thinksafe_jax.planning.stage_plans import PlanRequest, StagePlan
+from thinksafe_jax.sharding import Topology
 
 TIMES = 2  # before training, and after
 
@@ -62,7 +63,8 @@ def plan_evaluation(request: PlanRequest, stages: Sequence[StagePlan]) -> Evalua
         stages: of the recipe. A teacher's sampling says nothing of the student: that is planned.
     """
     recipe, assumed = request.recipe, request.assumed.response_tokens
-    answers, heldout = count_answers(recipe.evaluation), held_out(recipe, request.prompts)
+    answers = count_answers(recipe.evaluation)
+    heldout = asked_held_out(recipe, request.prompts, request.mesh.topology)
     facts = [] if answers is not None else ["its questions are not here and not counted"]
     if heldout:
         facts.append(f"{heldout:,} prompts held out of training are asked with it")
@@ -96,6 +98,11 @@ def plan_evaluation(request: PlanRequest, stages: Sequence[StagePlan]) -> Evalua
 def held_out(recipe: Recipe, prompts: int) -> int:
     """Of so many prompts those that are held out of training; phrases judge their answers."""
     return min(recipe.training.heldout_rows, prompts)
+
+
+def asked_held_out(recipe: Recipe, prompts: int, topology: Topology | None) -> int:
+    """Those of them that the student is asked: none where several hosts work on the run."""
+    return 0 if topology is not None and topology.hosts > 1 else held_out(recipe, prompts)
 
 
 def answer_tokens(cfg: EvaluationConfig, kind: str, assumed: int) -> int:

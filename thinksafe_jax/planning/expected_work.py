@@ -10,7 +10,12 @@ from dataclasses import dataclass, replace
 
 from thinksafe_jax.config import SAMPLED, OnPolicyConfig, Recipe, SynthesisConfig
 from thinksafe_jax.data import HARMFUL, REASONING
-from thinksafe_jax.planning.evaluation_plan import TIMES, answer_tokens, held_out
+from thinksafe_jax.planning.evaluation_plan import (
+    TIMES,
+    answer_tokens,
+    asked_held_out,
+    held_out,
+)
 from thinksafe_jax.planning.loop_plan import as_dataset, rollouts_of
 from thinksafe_jax.planning.roofline import bound_of, decode_roofline, prefill_cost
 from thinksafe_jax.planning.stage_plans import Assumed
@@ -74,7 +79,8 @@ def expected_work(
         machine: the mesh, or the one device that does all; None leaves the hours out.
     """
     training = _training_work(recipe, prompts, prompt_tokens)
-    heldout = TIMES * held_out(recipe, prompts)
+    topology = machine.topology if isinstance(machine, MeshConfig) else machine
+    heldout = TIMES * asked_held_out(recipe, prompts, topology)
     evaluation = _evaluation_work(recipe, questions, heldout, prompt_tokens)
     # the student answers, the judge judges, nothing is trained
     asked = replace(
@@ -83,12 +89,11 @@ def expected_work(
     of_training = workload_flops(recipe, training, config_of)
     of_evaluation = workload_flops(asked, evaluation, config_of)
     hours = None
-    if machine is not None:
+    if machine is not None and topology is not None:
         generator = recipe.synthesis.teacher.model or recipe.student.model
         seconds = _sampling_seconds(recipe, generator, training, config_of, machine)
         seconds += _sampling_seconds(recipe, recipe.student.model, evaluation, config_of, machine)
         read = of_training["guard"] + of_training["train"] + of_evaluation["guard"]
-        topology = machine.topology if isinstance(machine, MeshConfig) else machine
         hours = (seconds + read / (topology.chips * topology.peak_flops)) / 3600
     return ExpectedWork(
         training.rows,

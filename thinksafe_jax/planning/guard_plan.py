@@ -31,7 +31,9 @@ def plan_guard(guard: GuardModel, request: PlanRequest) -> StagePlan:
     name = f"guard-pass-{model}-{mesh.name}"
     compiled, program = compile_program(build, guard.dtype, name), build(guard.dtype)
     divided = of_host.for_model(cfg)
-    tokens = request.assumed.prompt_tokens + request.assumed.response_tokens
+    most = request.recipe.synthesis.sampling.max_new_tokens
+    row = request.assumed.prompt_tokens + min(request.assumed.response_tokens, most)
+    tokens = min(row, length)
     # a pass of mean rows, not of the longest: those of one device, and of one host
     device_rows = -(-max(1, guard.batch_tokens // tokens) // divided.num_shards("batch"))
     host_rows = device_rows * divided.num_shards("batch")
