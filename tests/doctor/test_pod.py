@@ -63,7 +63,7 @@ def test_hosts_that_agree_write_to_one_bucket_and_add_up():
 
 
 def test_the_host_that_differs_is_named(tmp_path):
-    """It has fewer devices, cannot get at the run directory of the other, nor at a gated model."""
+    """It has fewer devices, other flags, not the other's run directory, and no gated model."""
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(Path(MINI).read_text().replace("mini:student", "owner/gated"))
     (tmp_path / "cache").mkdir()
@@ -71,6 +71,7 @@ def test_the_host_that_differs_is_named(tmp_path):
     (tmp_path / "other").mkdir()
     odd = {
         "XLA_FLAGS": xla_flags(devices=1),
+        "LIBTPU_INIT_ARGS": "--xla_b=1 --xla_a=2",
         "run_dir": str(tmp_path / "other/run"),
     }
     offline = {"HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
@@ -85,6 +86,7 @@ def test_the_host_that_differs_is_named(tmp_path):
     host = socket.gethostname()
     text = " ".join(texts[0].split())
     assert f"process 1 ({host}): 1 x cpu, 2 x cpu on the others" in text
+    assert f"process 1 ({host}): LIBTPU_INIT_ARGS --xla_a=2 --xla_b=1, absent on the others" in text
     assert f"process 1 ({host}): {tmp_path}/other/run is not shared: files of process 0" in text
     # what all hosts lack is said of each
     for index in (0, 1):

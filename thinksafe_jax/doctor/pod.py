@@ -22,7 +22,7 @@ from thinksafe_jax.errors import (
     ThinkSafeError,
     first_line,
 )
-from thinksafe_jax.hosts import Group, majority, software_versions, source_hash
+from thinksafe_jax.hosts import Group, compiler_flags, majority, software_versions, source_hash
 from thinksafe_jax.machine import cache_folder
 from thinksafe_jax.storage import (
     existing_place,
@@ -89,7 +89,7 @@ def examine_pod(
         host=socket.gethostname(),
         chips=chips,
         kind=kind,
-        versions={**software_versions(), "code": source_hash()[:12]},
+        versions={**software_versions(), **compiler_flags(), "code": source_hash()[:12]},
         free_disk=free_bytes(cache_folder()),
         run_dir=shared,
         recipe=None if recipe is None else [(e.exit_code, str(e)) for e in recipe()],

@@ -77,10 +77,11 @@ def join(
 
 
 def _refuse_differences(group: ConnectedGroup) -> None:
-    from thinksafe_jax.hosts.versions import software_versions, source_hash
+    from thinksafe_jax.hosts.versions import compiler_flags, software_versions, source_hash
 
     compare_hosts(group, "code", {"source": source_hash()})
     compare_hosts(group, "versions", software_versions())
+    compare_hosts(group, "compiler flags", compiler_flags())
 
 
 def _start_jax(cluster: Cluster, group: ConnectedGroup, limits: Limits, bind_address: str) -> None:
