@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 
 import jax
@@ -72,6 +73,23 @@ def test_what_is_there_is_kept_and_what_failed_is_tried_again(tmp_path):
     out.write_text("[]")
     with pytest.raises(InputError, match="no result of sweep-sharding"):
         read_rows(out)
+
+
+def test_rows_of_other_compiler_flags_are_other_rows(tmp_path, monkeypatch):
+    """They are kept beside each other, each for the flags that its compiler had."""
+    monkeypatch.setattr("thinksafe_jax.planning.sweep.has_compiler", lambda topology: True)
+    compiled = []
+
+    def figures(combination, settings):
+        compiled.append(os.environ["LIBTPU_INIT_ARGS"])
+        return {"status": "refused", "reason": "not here"}
+
+    monkeypatch.setattr("thinksafe_jax.planning.sweep.figures_of", figures)
+    for flags in ("", "--xla_a=1", "", "--xla_a=1"):
+        monkeypatch.setenv("LIBTPU_INIT_ARGS", flags)
+        rows = sweep(cells(load_mesh("cpu-8"), phases=["decode"]), SETTINGS, tmp_path / "s.json")
+    assert compiled == ["", "--xla_a=1"]
+    assert [row.get("xla_flags") for row in rows] == [None, "--xla_a=1"]
 
 
 def test_what_cannot_be_is_a_row_with_its_reason(tmp_path):

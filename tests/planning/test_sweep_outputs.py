@@ -82,6 +82,18 @@ def test_drafts_gain_above_what_a_pass_takes_and_the_line_says_how_much_at_most(
     )
 
 
+@pytest.mark.parametrize(
+    "changes", [{"settings": {"slots": 4}}, {"measured": True}, {"xla_flags": "--xla_a=1"}]
+)
+def test_rows_of_other_sweeps_in_the_same_file_are_not_compared(changes):
+    """A bound beside a time, or other lengths, say nothing of tables or drafts."""
+    drafted = row("own", phase="drafted", tokens=40, settings={"slots": None, "drafts": 3})
+    assert len(list(draft_lines([row("own"), drafted]))) == 1
+    assert not list(draft_lines([row("own", **changes), drafted]))
+    assert list(best_lines([row("own"), row("own", **changes)])) == []
+    assert len(list(best_lines([row("own"), row("split"), row("own", **changes)]))) == 1
+
+
 def test_on_policy_steps_are_ranked_by_all_their_parts():
     """Equal rates: what sends less beside the work of both parts is better."""
     parts = {"phase": "on-policy", "programs": 1, "rows": 64, "tokens": 64, "limit": "sampling"}

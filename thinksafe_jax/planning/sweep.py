@@ -5,6 +5,7 @@ files of several sweeps can be joined. A combination that cannot be is a row wit
 """
 
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -81,6 +82,7 @@ def read_rows(file: Path | None) -> list[Row]:
 def _identity(combination: Combination, settings: SweepSettings) -> Row:
     """The columns by which a row is known, here and in files of other sweeps."""
     topology = combination.mesh.topology
+    flags = os.environ.get("LIBTPU_INIT_ARGS", "").strip() if has_compiler(topology) else ""
     return {
         "model": combination.model,
         "mesh": combination.mesh.name,
@@ -93,6 +95,7 @@ def _identity(combination: Combination, settings: SweepSettings) -> Row:
         "compiled_for": topology.chip if has_compiler(topology) else "CPU",
         "settings": settings.summary_of(combination.phase),
         "measured": settings.measure,
+        **({"xla_flags": flags} if flags else {}),
     }
 
 
@@ -100,7 +103,8 @@ def _key(row: Row) -> str:
     names = (
         "model", "mesh", "table", "rules_hash", "phase", "compiled_for", "settings", "measured",
     )  # fmt: skip
-    return json.dumps([row[name] for name in names], sort_keys=True)
+    values = [row[name] for name in names]
+    return json.dumps([*values, row.get("xla_flags", "")], sort_keys=True)
 
 
 def combinations_of(

@@ -1,5 +1,6 @@
 """What a sweep's figures say: the best table of each mesh and why, and those that nothing beats."""
 
+import json
 import math
 from collections.abc import Iterator, Sequence
 from itertools import groupby
@@ -21,10 +22,13 @@ def fitting(rows: Sequence[Row]) -> list[Row]:
 
 
 def best_lines(rows: Sequence[Row]) -> Iterator[str]:
-    """Of each phase, model and mesh with several tables: the fastest that fits, and why it is."""
+    """Of each phase, model and mesh with several tables: the fastest that fits, and why it is.
+
+    A file may have rows of several sweeps: those of other settings are not compared.
+    """
 
     def cell(row: Row) -> tuple[int, str, str, str]:
-        return PHASES.index(row["phase"]), row["model"], row["mesh"], row["compiled_for"]
+        return PHASES.index(row["phase"]), row["model"], row["mesh"], _conditions(row)
 
     for (phase, model, mesh, _), group in groupby(sorted(rows, key=cell), cell):
         tried = list(group)
@@ -57,7 +61,15 @@ def draft_lines(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def _table_of(row: Row) -> tuple[str, ...]:
-    return row["model"], row["mesh"], row["table"], row["compiled_for"]
+    """A table under its conditions; the length of drafts is none of decode's."""
+    return row["model"], row["mesh"], row["table"], _conditions(row)
+
+
+def _conditions(row: Row) -> str:
+    """What two rows must share to be compared: settings, compiler, bounds or times."""
+    settings = {name: value for name, value in row["settings"].items() if name != "drafts"}
+    conditions = settings, row["compiled_for"], row.get("xla_flags", ""), row["measured"]
+    return json.dumps(conditions, sort_keys=True)
 
 
 def rank(row: Row) -> tuple[int, int, int]:
