@@ -126,3 +126,24 @@ def test_machine_code_that_nobody_runs_is_not_optimised_and_no_figure_differs():
     assert output.temporary_bytes == memory.temp_size_in_bytes > 0
     assert output.argument_bytes == memory.argument_size_in_bytes
     assert collectives_of(output.text) == collectives_of(optimised.as_text())
+
+
+@pytest.mark.parametrize("platform, level", [("cpu", 0), ("gpu", None)])
+def test_only_the_compiler_of_simulated_devices_is_told_not_to_optimise(platform, level):
+    """A GPU's program is the one that is timed and trained with."""
+    given = []
+
+    class Lowered:
+        def compile(self, compiler_options):
+            given.append(compiler_options)
+            return jax.jit(jnp.sin).lower(1.0).compile()
+
+    class Function:
+        def lower(self, *arguments):
+            return Lowered()
+
+    class OnDevice(Program):
+        device = type("Device", (), {"platform": platform, "device_kind": platform})
+
+    compiler_output(OnDevice(Function(), (), {}, rows=1, tokens=1, devices=1))
+    assert given == [None if level is None else {"xla_backend_optimization_level": level}]

@@ -181,7 +181,10 @@ def compiler_output(program: Program) -> CompilerOutput:
     began = time.monotonic()
     lowered = program.function.lower(*program.arguments, **program.statics)
     if program.device.platform != "tpu":
-        return _output(lowered.compile(compiler_options=_UNOPTIMISED), began)
+        options = (
+            _UNOPTIMISED if program.device.platform == "cpu" else None
+        )  # a GPU's is as it runs
+        return _output(lowered.compile(compiler_options=options), began)
     file = cache_folder() / "compiled" / f"{_key(program, lowered)}.json.gz"
     if kept := _kept(file):
         return kept
