@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import REPOSITORY
+from tests.support import REPOSITORY, Oracle
 
 pytestmark = pytest.mark.slow
 
@@ -82,3 +82,11 @@ def test_what_is_declared_is_imported():
 def test_what_the_tests_declare_they_use():
     used = distributions(imported("tests") | imported("thinksafe_jax"))
     assert declared("test") - used - NOT_IMPORTED == set()
+
+
+def test_a_file_with_an_absent_oracle_is_collected_and_only_who_asks_it_is_skipped():
+    """pytest asks every name of a file for `__test__`: whole files were skipped for that."""
+    oracle = Oracle("absent_package")
+    assert getattr(oracle, "__test__", False) is False
+    with pytest.raises(pytest.skip.Exception, match="absent_package, the oracle, is not installed"):
+        oracle.tensor  # noqa: B018
