@@ -191,6 +191,9 @@ def save_tiny(name: str, directory: Path, dtype: str = "float32", **overrides):
 
 
 def _save_without_torch(config, directory: Path, dtype: str) -> AbsentModel:
+    import shutil
+    import tempfile
+
     import jax
     import jax.numpy as jnp
 
@@ -205,7 +208,10 @@ def _save_without_torch(config, directory: Path, dtype: str) -> AbsentModel:
     keys = jax.random.split(jax.random.key(1), len(leaves))
     pairs = zip(keys, leaves, strict=True)
     noisy = [leaf + 0.02 * jax.random.normal(key, leaf.shape, leaf.dtype) for key, leaf in pairs]
-    save_checkpoint(directory, jax.tree.unflatten(tree, noisy), cfg, facts)
+    with tempfile.TemporaryDirectory() as aside:  # the folder may hold a tokenizer
+        saved = Path(aside, "model")
+        save_checkpoint(saved, jax.tree.unflatten(tree, noisy), cfg, facts)
+        shutil.copytree(saved, directory, dirs_exist_ok=True)
     return AbsentModel()
 
 
