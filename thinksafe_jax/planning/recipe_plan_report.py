@@ -69,7 +69,7 @@ def recipe_plan_text(plan: RecipePlan) -> str:
         f"{plan.recipe} on {plan.mesh.name}: {machine_text(topology)}, "
         f"{gb(topology.hbm_bytes)} each",
         f"{plan.prompts:,} prompts ({said}), {assumed.prompt_tokens:,} tokens of prompt and "
-        f"{assumed.response_tokens:,} of response each (assumed)",
+        f"{assumed.response_tokens:,} of response each, or as many as may be sampled (assumed)",
     ]
     for stage in plan.stages:
         lines += ["", *_stage_lines(stage, plan)]
