@@ -57,6 +57,12 @@ def test_a_trace_of_fewer_steps_ends_with_the_work_and_a_warm_up_alone_is_said(t
     assert list(traces(tmp_path)) == ["train-host0"]
 
 
+def test_work_that_was_done_before_leaves_no_trace_and_says_so(tmp_path, caplog):
+    with profiled(Profile(tmp_path)):
+        pass
+    assert "profile: nothing is traced: no step was taken; what is there is kept" in caplog.text
+
+
 def test_without_a_profile_nothing_is_written_and_a_folder_that_cannot_be_is_said(tmp_path):
     with profiled(None):
         take("train", WARM_UP + 1)

@@ -85,6 +85,8 @@ class _Tracer:
                 self.end()
             except Exception as error:  # the run's own result, or its error, matters more
                 _log.warning("profile: the trace could not be written: %s", first_line(error))
+        if not self.taken:
+            _log.warning("profile: nothing is traced: no step was taken; what is there is kept")
         for kind, taken in self.taken.items():
             if kind not in self.traced:
                 _log.warning(
