@@ -89,4 +89,4 @@ def test_a_file_with_an_absent_oracle_is_collected_and_only_who_asks_it_is_skipp
     oracle = Oracle("absent_package")
     assert getattr(oracle, "__test__", False) is False
     with pytest.raises(pytest.skip.Exception, match="absent_package, the oracle, is not installed"):
-        oracle.tensor  # noqa: B018
+        assert oracle.tensor

@@ -1,9 +1,15 @@
-"""The compile cache: where it is, and what is kept in it."""
+"""The compile cache, where it is and what is kept in it; the compiler's flags."""
 
 import jax
 import pytest
 
-from thinksafe_jax.machine import cache_folder, compile_cache_folder, enable_compile_cache
+from thinksafe_jax.machine import (
+    cache_folder,
+    compile_cache_folder,
+    compiler_flags,
+    enable_compile_cache,
+    tpu_compiler_flags,
+)
 
 KEY = "jax_persistent_cache_min_compile_time_secs"
 
@@ -33,3 +39,14 @@ def test_there_is_one_cache_folder(monkeypatch, tmp_path):
     assert compile_cache_folder() == tmp_path / "mine/jax"
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "elsewhere")
     assert str(compile_cache_folder()) == "elsewhere"
+
+
+def test_flags_that_change_a_program_are_the_same_whatever_their_order(monkeypatch):
+    monkeypatch.setenv("LIBTPU_INIT_ARGS", "  --xla_b=1 --xla_a=2  --xla_b=3 ")
+    monkeypatch.setenv(
+        "XLA_FLAGS", "--xla_dump_to=/tmp/mine --xla_force_host_platform_device_count=8"
+    )
+    assert compiler_flags() == {"LIBTPU_INIT_ARGS": "--xla_a=2 --xla_b=3"}
+    assert tpu_compiler_flags() == ["--xla_a=2", "--xla_b=3"]
+    monkeypatch.delenv("LIBTPU_INIT_ARGS")
+    assert compiler_flags() == {} and tpu_compiler_flags() == []

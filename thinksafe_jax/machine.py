@@ -8,6 +8,9 @@ from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+# change no program: where a process writes what it compiled, how many devices it simulates
+_OF_ONE_PROCESS = ("--xla_dump_", "--xla_force_host_platform_device_count")
+
 
 def machine() -> dict:
     """Processor, cores, memory, load and versions, as kept beside every result."""
@@ -21,6 +24,26 @@ def machine() -> dict:
         "python": platform.python_version(),
         **{name: _version(name) for name in ("jax", "numpy", "safetensors")},
     }
+
+
+def compiler_flags() -> dict[str, str]:
+    """The flags that XLA compiles with, by variable: with others it makes other programs.
+
+    They are sorted, and of a flag that is given twice the last counts. Flags that change no program
+    are left out, as is a variable without any.
+    """
+    flags = {}
+    for name in ("LIBTPU_INIT_ARGS", "XLA_FLAGS"):
+        given = [f for f in os.environ.get(name, "").split() if not f.startswith(_OF_ONE_PROCESS)]
+        last = {flag.partition("=")[0]: flag for flag in given}
+        if last:
+            flags[name] = " ".join(last[key] for key in sorted(last))
+    return flags
+
+
+def tpu_compiler_flags() -> list[str]:
+    """Those that the TPU's compiler alone reads."""
+    return compiler_flags().get("LIBTPU_INIT_ARGS", "").split()
 
 
 def host_memory() -> int:

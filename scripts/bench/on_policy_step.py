@@ -30,6 +30,7 @@ import jax.numpy as jnp
 from machine import machine
 
 from thinksafe_jax import load_recipe, run_pipeline
+from thinksafe_jax.compilations import compilations_so_far
 from thinksafe_jax.guards.native import NativeGuard
 from thinksafe_jax.on_policy import RolloutSampler
 from thinksafe_jax.runs import Run
@@ -50,14 +51,15 @@ class Turns:
     Attributes:
         loop: seconds of each step: "whole", and by part.
         alone: seconds of the parts of each step, and the sampler's "occupancy".
-        compiling: seconds of compilation by step, counted from 0.
+        compiling: seconds of compilation of each step, in the loop and alone.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self.loop: list[Seconds] = []
         self.alone: list[Seconds] = []
-        self.compiling: dict[int, float] = defaultdict(float)
+        self.compiling: list[float] = []
+        self._compiled = 0.0  # seconds until the last turn
         self._given: dict[str, Any] = {}  # what each part of the step got
         self._seconds: Seconds = defaultdict(float)
         self._repeats = False
@@ -65,7 +67,6 @@ class Turns:
 
     def watch(self) -> None:
         """Notes what the loop gives to its parts, and takes the turn of the parts in its log."""
-        jax.monitoring.register_event_duration_secs_listener(self._note_compilation)
         self._keep(Engine, "generate")
         self._keep(NativeGuard, "judge")
         self._time(RolloutSampler, "draw", "sampling")
@@ -89,11 +90,10 @@ class Turns:
                 self._turn()
 
         # in place of what the loop calls: a user has no use for hooks at these two
-        trainer.make_step, Run.log = make_noting_step, noting_log  # pyright: ignore[reportAttributeAccessIssue]
-
-    def _note_compilation(self, event: str, duration: float, **_: str | int) -> None:
-        if event == "/jax/core/compile/backend_compile_duration":
-            self.compiling[len(self.loop)] += duration
+        for owner, name, noting in (
+            (trainer, "make_step", make_noting_step), (Run, "log", noting_log)
+        ):  # fmt: skip
+            setattr(owner, name, noting)
 
     def _keep(self, owner: Any, name: str) -> None:
         """Has a method note its object and what it takes from its argument."""
@@ -138,6 +138,9 @@ class Turns:
             }
         )
         self._repeats = False
+        compiled = compilations_so_far().seconds
+        self.compiling.append(compiled - self._compiled)
+        self._compiled = compiled
         self.loop.append({**self._seconds, **whole})
         self._seconds.clear()
         self._began = self._clock()
@@ -150,7 +153,7 @@ class Turns:
 
 def figures_of(turns: Turns) -> dict[str, Any]:
     """Means over the steps after the warm-up in which nothing was compiled."""
-    steps = [n for n in range(WARM_UP, len(turns.loop)) if n not in turns.compiling]
+    steps = [n for n in range(WARM_UP, len(turns.loop)) if not turns.compiling[n]]
     loop, alone = [turns.loop[n] for n in steps], [turns.alone[n] for n in steps]
     sums = [sum(row[part] for part in PARTS) for row in alone]
 
@@ -162,7 +165,7 @@ def figures_of(turns: Turns) -> dict[str, Any]:
     return {
         "steps": len(steps),
         "steps_that_compiled": len(turns.loop) - WARM_UP - len(steps),
-        "compile_seconds": round(sum(s for n, s in turns.compiling.items() if n >= WARM_UP), 2),
+        "compile_seconds": round(sum(turns.compiling[WARM_UP:]), 2),
         "seconds_a_step": whole,
         **{f"{part}, alone": mean(alone, part) for part in PARTS},
         "in_the_loop": {**in_the_loop, "rest": round(whole - sum(in_the_loop.values()), 4)},

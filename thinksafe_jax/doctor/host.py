@@ -126,7 +126,7 @@ def _compiler_flags(kinds: list[str]) -> Iterator[Finding]:
     from thinksafe_jax.sharding import flags_of_device
 
     preset = [flag for kind in kinds for flag in flags_of_device(kind)]
-    given = os.environ.get("LIBTPU_INIT_ARGS", "").split()
+    given = os.environ.get("LIBTPU_INIT_ARGS", "").split()  # as they are: all go into the advice
     if not preset:
         if given:
             yield Finding("XLA flags", f"{' '.join(given)} (LIBTPU_INIT_ARGS)")

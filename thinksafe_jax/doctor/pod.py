@@ -22,8 +22,8 @@ from thinksafe_jax.errors import (
     ThinkSafeError,
     first_line,
 )
-from thinksafe_jax.hosts import Group, compiler_flags, majority, software_versions, source_hash
-from thinksafe_jax.machine import cache_folder
+from thinksafe_jax.hosts import Group, majority, software_versions, source_hash
+from thinksafe_jax.machine import cache_folder, compiler_flags
 from thinksafe_jax.storage import (
     existing_place,
     free_bytes,

@@ -4,18 +4,12 @@ from thinksafe_jax.hosts.agreement import compare_hosts, majority
 from thinksafe_jax.hosts.group import Group
 from thinksafe_jax.hosts.join import current, fail, join, leave
 from thinksafe_jax.hosts.shared_queue import shared_queue
-from thinksafe_jax.hosts.versions import (
-    COMPUTE,
-    compiler_flags,
-    software_versions,
-    source_hash,
-)
+from thinksafe_jax.hosts.versions import COMPUTE, software_versions, source_hash
 
 __all__ = [
     "COMPUTE",
     "Group",
     "compare_hosts",
-    "compiler_flags",
     "current",
     "fail",
     "join",

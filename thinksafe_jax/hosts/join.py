@@ -77,7 +77,8 @@ def join(
 
 
 def _refuse_differences(group: ConnectedGroup) -> None:
-    from thinksafe_jax.hosts.versions import compiler_flags, software_versions, source_hash
+    from thinksafe_jax.hosts.versions import software_versions, source_hash
+    from thinksafe_jax.machine import compiler_flags
 
     compare_hosts(group, "code", {"source": source_hash()})
     compare_hosts(group, "versions", software_versions())

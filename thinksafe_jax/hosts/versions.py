@@ -1,7 +1,6 @@
-"""Which code runs: versions of what computes, the compiler's flags, a hash of the package."""
+"""Which code runs: versions of what computes, and a hash of the package itself."""
 
 import contextlib
-import os
 import platform
 from importlib import metadata
 from pathlib import Path
@@ -20,9 +19,6 @@ COMPUTE = (
 )
 _CUDA = ("jax-cuda12-plugin", "jax-cuda12-pjrt", "jax-cuda13-plugin", "jax-cuda13-pjrt")
 _OPTIONAL = ("libtpu", *_CUDA)
-_FLAGS = ("LIBTPU_INIT_ARGS", "XLA_FLAGS")
-# flags that change no program: where a host writes what it compiled, how many devices it simulates
-_OF_ONE_HOST = ("--xla_dump_", "--xla_force_host_platform_device_count")
 
 
 def software_versions() -> dict[str, str]:
@@ -35,18 +31,6 @@ def software_versions() -> dict[str, str]:
         with contextlib.suppress(metadata.PackageNotFoundError):
             installed[name] = metadata.version(name)
     return installed
-
-
-def compiler_flags() -> dict[str, str]:
-    """The flags that XLA compiles with, by variable; hosts with others compile other programs.
-
-    They are sorted; flags that change no program are left out, as is a variable without any.
-    """
-    flags = {
-        name: sorted(f for f in os.environ.get(name, "").split() if not f.startswith(_OF_ONE_HOST))
-        for name in _FLAGS
-    }
-    return {name: " ".join(given) for name, given in flags.items() if given}
 
 
 def source_hash() -> str:

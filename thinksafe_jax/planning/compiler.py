@@ -33,7 +33,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from thinksafe_jax.errors import EnvironmentFault
 from thinksafe_jax.json_files import load_unique
-from thinksafe_jax.machine import cache_folder
+from thinksafe_jax.machine import cache_folder, tpu_compiler_flags
 from thinksafe_jax.planning.abstract_programs import Program, shard_bytes
 from thinksafe_jax.planning.collectives import Collectives, collectives_of
 from thinksafe_jax.storage import atomic_write, content_hash, prepare_directory
@@ -41,7 +41,7 @@ from thinksafe_jax.storage import atomic_write, content_hash, prepare_directory
 _log = logging.getLogger(__name__)
 
 _VERSIONS = ("jax", "jaxlib", "libtpu")
-_FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
+_FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")  # all of them: what is to be dumped is compiled anew
 _UNOPTIMISED = {"xla_backend_optimization_level": 0}
 
 
@@ -169,7 +169,7 @@ def _has_arrays_of(program: Program, dtype: str) -> bool:
 def _compiler_of(program: Program) -> str:
     """What a program is compiled for, and whether with flags of one's own."""
     kind = program.device.device_kind
-    flags = os.environ.get("LIBTPU_INIT_ARGS", "").split()
+    flags = tpu_compiler_flags()
     return f"{kind} with {len(flags)} XLA flag(s)" if flags and kind != "cpu" else kind
 
 
@@ -181,10 +181,8 @@ def compiler_output(program: Program) -> CompilerOutput:
     began = time.monotonic()
     lowered = program.function.lower(*program.arguments, **program.statics)
     if program.device.platform != "tpu":
-        options = (
-            _UNOPTIMISED if program.device.platform == "cpu" else None
-        )  # a GPU's is as it runs
-        return _output(lowered.compile(compiler_options=options), began)
+        simulated = program.device.platform == "cpu"  # a GPU's program is compiled as it runs
+        return _output(lowered.compile(_UNOPTIMISED if simulated else None), began)
     file = cache_folder() / "compiled" / f"{_key(program, lowered)}.json.gz"
     if kept := _kept(file):
         return kept
@@ -202,9 +200,8 @@ def _key(program: Program, lowered: Any) -> str:
     devices = jax.tree.leaves(program.arguments)[0].sharding.device_set
     chips = sorted((d.id, d.device_kind, _coordinates(d)) for d in devices)
     versions = [_version(name) for name in _VERSIONS]
-    return content_hash(
-        lowered.as_text(), chips, versions, [os.environ.get(name, "") for name in _FLAGS]
-    )
+    flags = [os.environ.get(name, "") for name in _FLAGS]
+    return content_hash(lowered.as_text(), chips, versions, flags)
 
 
 def _coordinates(device: Any) -> list[int]:

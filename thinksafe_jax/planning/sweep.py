@@ -5,7 +5,6 @@ files of several sweeps can be joined. A combination that cannot be is a row wit
 """
 
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import jax
 
 from thinksafe_jax.errors import ConfigError, InputError
 from thinksafe_jax.json_files import load_unique
-from thinksafe_jax.machine import machine
+from thinksafe_jax.machine import machine, tpu_compiler_flags
 from thinksafe_jax.models import ModelConfig
 from thinksafe_jax.planning.devices import has_compiler
 from thinksafe_jax.planning.sweep_row import figures_of
@@ -82,7 +81,7 @@ def read_rows(file: Path | None) -> list[Row]:
 def _identity(combination: Combination, settings: SweepSettings) -> Row:
     """The columns by which a row is known, here and in files of other sweeps."""
     topology = combination.mesh.topology
-    flags = os.environ.get("LIBTPU_INIT_ARGS", "").strip() if has_compiler(topology) else ""
+    flags = " ".join(tpu_compiler_flags()) if has_compiler(topology) else ""
     return {
         "model": combination.model,
         "mesh": combination.mesh.name,
