@@ -240,6 +240,17 @@ def test_resuming_with_other_versions_is_logged(tmp_path, caplog):
         assert "jax 0.0.1 -> " in caplog.text
 
 
+def test_resuming_with_other_flags_of_the_compiler_is_logged(tmp_path, monkeypatch, caplog):
+    """They make other programs, whose last bits may differ."""
+    monkeypatch.setenv("LIBTPU_INIT_ARGS", "--xla_a=1")
+    for _ in range(2):
+        with Run.open(RECIPE, tmp_path):
+            assert "resuming" not in caplog.text
+    monkeypatch.delenv("LIBTPU_INIT_ARGS")
+    with caplog.at_level(logging.WARNING), Run.open(RECIPE, tmp_path):
+        assert "other flags of the compiler: LIBTPU_INIT_ARGS --xla_a=1 -> absent" in caplog.text
+
+
 HOLDER = """
 import sys, time
 from pathlib import Path

@@ -26,6 +26,7 @@ def provenance(run: RunFiles) -> list[tuple[str, str]]:
     if run.recipe is not None:
         rows.append(("seed", f"{run.recipe.seed} (of samples, order of rows and LoRA)"))
     rows += [(f"{name} version", str(v)) for name, v in manifest.get("versions", {}).items()]
+    rows += [(name, str(flags)) for name, flags in manifest.get("compiler_flags", {}).items()]
     if not manifest:
         rows.append(("manifest.json", "not in this directory: versions and inputs are unknown"))
     if manifest.get("recipe_hash"):

@@ -8,6 +8,7 @@ from typing import Any
 from thinksafe_jax.errors import InputError, type_and_line
 from thinksafe_jax.hosts import software_versions
 from thinksafe_jax.json_files import load_unique
+from thinksafe_jax.machine import compiler_flags
 from thinksafe_jax.storage import atomic_write, now, plain
 
 log = logging.getLogger(__name__)
@@ -52,18 +53,24 @@ class Manifest:
         }
         if read_only:
             return
-        before, current = self.content.get("versions"), software_versions()
-        if before and before != current:
-            changed = [
-                f"{k} {before.get(k, 'absent')} -> {v}"
-                for k, v in current.items()
-                if before.get(k) != v
-            ]
-            log.warning("resuming with other versions: %s", ", ".join(changed))
-        self.content |= {"versions": current, "recipe_hash": recipe_hash}
+        self._renew("versions", "versions", software_versions())
+        self._renew("compiler_flags", "flags of the compiler", compiler_flags())
+        self.content["recipe_hash"] = recipe_hash
         if new_verdicts:
             self.content["verdicts_since"] = now()
         self._save()
+
+    def _renew(self, key: str, what: str, current: dict[str, str]) -> None:
+        """Records what computes from now on, and says what of it was another before."""
+        before = self.content.get(key, current)
+        changed = [
+            f"{name} {before.get(name, 'absent')} -> {current.get(name, 'absent')}"
+            for name in dict.fromkeys([*current, *before])
+            if before.get(name) != current.get(name)
+        ]
+        if changed:
+            log.warning("resuming with other %s: %s", what, ", ".join(changed))
+        self.content[key] = current
 
     def is_done(self, stage: str, inputs_hash: str) -> bool:
         """Whether a stage was finished with exactly these inputs."""
@@ -106,7 +113,8 @@ class Manifest:
             content = load_unique(self.path.read_text(encoding="utf-8"), nan=True)
             version, stages = content["schema_version"], content["stages"]
             facts = [stage.get("facts", {}) for stage in stages.values()]
-            parts = [content.get("versions", {}), content.get("models", {}), *facts]
+            keys = ("versions", "compiler_flags", "models")
+            parts = [*(content.get(key, {}) for key in keys), *facts]
             if not all(isinstance(part, dict) for part in parts):
                 raise TypeError("a part that must be a mapping is none")
             if not all(type(n) is int for n in content.get("draw_versions", [])):
