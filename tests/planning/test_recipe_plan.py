@@ -16,13 +16,7 @@ from thinksafe_jax.config import EvaluationConfig, PromptSource, SuiteConfig, lo
 from thinksafe_jax.data import load_questions, read_prompts
 from thinksafe_jax.errors import ConfigError
 from thinksafe_jax.machine import host_memory
-from thinksafe_jax.planning import (
-    Assumed,
-    count_answers,
-    expected_work,
-    recipe_plan,
-    usual_prompt_tokens,
-)
+from thinksafe_jax.planning import Assumed, count_answers, expected_work, recipe_plan
 from thinksafe_jax.planning.evaluation_plan import plan_evaluation
 from thinksafe_jax.planning.find_model import find_model
 from thinksafe_jax.planning.memory import Settings
@@ -127,15 +121,23 @@ def test_without_a_mesh_the_processor_here_is_planned(monkeypatch):
         this_machine(recipe)
 
 
-def test_prompts_that_are_here_say_how_long_they_are():
-    recipe = load_recipe(MINI)
-    tokens = usual_prompt_tokens(recipe)
-    texts = [
-        prompt.text for prompt in read_prompts(recipe.synthesis.prompts, require_label=True).prompts
-    ]
-    assert tokens == 20 + round(sum(map(len, texts)) / len(texts) / 4) < 60
+def test_prompts_that_are_here_say_how_long_they_are(monkeypatch):
+    """They are read once. Where they are not here, what is assumed holds."""
+    recipe, mesh = load_recipe(MINI), load_mesh("cpu-8")
+    reads = []
+
+    def reading(*args, **options):
+        reads.append(args)
+        return read_prompts(*args, **options)
+
+    monkeypatch.setattr("thinksafe_jax.planning.recipe_plan.read_prompts", reading)
+    prompts = read_prompts(recipe.synthesis.prompts, require_label=True).prompts
+    letters = sum(len(prompt.text) for prompt in prompts) / len(prompts)
+    by_letters = plan_recipe(recipe, mesh, Assumed(prompt_tokens=70), by_letters=True).assumed
+    assert by_letters.prompt_tokens == 20 + round(letters / 4) < 60 and len(reads) == 1
     elsewhere = dataclasses.replace(recipe.synthesis, prompts=[PromptSource("nowhere.csv")])
-    assert usual_prompt_tokens(dataclasses.replace(recipe, synthesis=elsewhere)) == 300
+    recipe = dataclasses.replace(recipe, synthesis=elsewhere)
+    assert plan_recipe(recipe, mesh, by_letters=True).assumed.prompt_tokens == 300
 
 
 def test_benchmarks_are_counted_by_their_facts_and_the_limits():

@@ -82,6 +82,14 @@ def test_drafts_gain_above_what_a_pass_takes_and_the_line_says_how_much_at_most(
     )
 
 
+def test_passes_with_longer_drafts_are_no_rivals_of_those_with_shorter():
+    """Their rate is what they make if every draft is taken, so the longest would always win."""
+    short = row("own", phase="drafted", settings={"slots": None, "drafts": 3})
+    long = row("split", phase="drafted", settings={"slots": None, "drafts": 7})
+    assert not list(best_lines([short, long]))
+    assert len(list(best_lines([short, {**long, "settings": short["settings"]}]))) == 1
+
+
 @pytest.mark.parametrize(
     "changes", [{"settings": {"slots": 4}}, {"measured": True}, {"xla_flags": "--xla_a=1"}]
 )

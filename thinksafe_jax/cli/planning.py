@@ -1,7 +1,7 @@
 """thinksafe plan, and the place of thinksafe sweep-sharding."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +10,9 @@ from thinksafe_jax.cli.compiling import HloFolder, quiet_compiler, writing_hlo
 from thinksafe_jax.cli.option_groups import grouped
 from thinksafe_jax.cli.sweep_sharding import sweep_sharding
 from thinksafe_jax.errors import ConfigError
+
+if TYPE_CHECKING:
+    from thinksafe_jax.planning import Assumed
 
 
 def register(app: typer.Typer) -> None:
@@ -119,26 +122,29 @@ def _plan_model(options: PlanOptions) -> bool:
 
 
 def _plan_study(options: PlanOptions) -> bool:
-    from thinksafe_jax.planning import Assumed
     from thinksafe_jax.studies import load_study, print_study_plan
 
     if options.overrides:
         raise ConfigError("--study takes no key=value; a study file has `overrides` of its own")
-    prompt_tokens = options.prompt_tokens or Assumed.prompt_tokens
-    assumed = Assumed(options.prompts, prompt_tokens, options.response_tokens)
     study = load_study(str(options.study))
-    return print_study_plan(study, options.mesh, assumed, options.json_out)
+    return print_study_plan(study, options.mesh, _assumed(options), options.json_out)
 
 
 def _plan_recipe(options: PlanOptions) -> bool:
     from thinksafe_jax.config import as_trial, load_recipe
-    from thinksafe_jax.planning import Assumed, print_recipe_plan, usual_prompt_tokens
+    from thinksafe_jax.planning import print_recipe_plan
 
     recipe = load_recipe(str(options.config), options.overrides or [])
     if options.trial is not None:
         recipe = as_trial(recipe, options.trial)
-    prompt_tokens = options.prompt_tokens or usual_prompt_tokens(recipe)
-    assumed = Assumed(options.prompts, prompt_tokens, options.response_tokens)
     return print_recipe_plan(
-        recipe, options.mesh, assumed, options.json_out, parameters=options.params
-    )
+        recipe, options.mesh, _assumed(options), options.json_out,
+        parameters=options.params, by_letters=options.prompt_tokens is None,
+    )  # fmt: skip
+
+
+def _assumed(options: PlanOptions) -> "Assumed":
+    from thinksafe_jax.planning import Assumed
+
+    prompt_tokens = options.prompt_tokens or Assumed.prompt_tokens
+    return Assumed(options.prompts, prompt_tokens, options.response_tokens)

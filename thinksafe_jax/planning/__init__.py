@@ -6,7 +6,7 @@ from thinksafe_jax.planning.expected_work import ExpectedWork, expected_work
 from thinksafe_jax.planning.find_model import find_model, shipped_facts
 from thinksafe_jax.planning.memory import Settings, filled_rows, phase_budget
 from thinksafe_jax.planning.model_plan import print_plan
-from thinksafe_jax.planning.recipe_plan import RecipePlan, plan_recipe, usual_prompt_tokens
+from thinksafe_jax.planning.recipe_plan import RecipePlan, plan_recipe
 from thinksafe_jax.planning.recipe_plan_report import print_recipe_plan
 from thinksafe_jax.planning.search_report import run_search
 from thinksafe_jax.planning.stage_plans import Assumed
@@ -40,6 +40,5 @@ __all__ = [
     "run_sweep",
     "settings_of",
     "shipped_facts",
-    "usual_prompt_tokens",
     "workload_flops",
 ]

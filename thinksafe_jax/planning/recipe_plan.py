@@ -40,15 +40,27 @@ class RecipePlan:
         return all(stage.fits(self.mesh) for stage in self.stages)
 
 
-def plan_recipe(recipe: Recipe, mesh: MeshConfig, assumed: Assumed | None = None) -> RecipePlan:
+def plan_recipe(
+    recipe: Recipe,
+    mesh: MeshConfig,
+    assumed: Assumed | None = None,
+    *,
+    by_letters: bool = False,
+) -> RecipePlan:
     """The plan of every stage; `StagePlan.nearest` is filled in where one does not fit.
+
+    Args:
+        by_letters: prompts that are here say how long they are, instead of `assumed`.
 
     Raises:
         ConfigError: a model is not to be found.
         EnvironmentFault: too few simulated devices, as JAX has started before.
     """
     assumed = assumed or Assumed()
-    prompts = _count_prompts(recipe)
+    texts = _prompts_here(recipe)
+    prompts = min(len(texts), recipe.synthesis.limit or len(texts)) or None
+    if texts and by_letters:
+        assumed = replace(assumed, prompt_tokens=_tokens_by_letters(texts))
     # where the sources are not here, the recipe's limit still holds
     most = min(assumed.prompts, recipe.synthesis.limit or assumed.prompts)
     asked, on_policy = prompts or most, bool(recipe.on_policy.method)
@@ -76,11 +88,6 @@ def _hours_of_stages(recipe: Recipe, stages: Sequence[StagePlan]) -> float:
     return sum(stage.hours for stage in stages if stage.name not in left_out)
 
 
-def _count_prompts(recipe: Recipe) -> int | None:
-    prompts = len(_prompts_here(recipe))
-    return min(prompts, recipe.synthesis.limit or prompts) or None
-
-
 def _prompts_here(recipe: Recipe) -> list[Prompt]:
     """The prompts of the synthesis; none where their files are not here, or only on the Hub."""
     try:
@@ -89,11 +96,8 @@ def _prompts_here(recipe: Recipe) -> list[Prompt]:
         return []
 
 
-def usual_prompt_tokens(recipe: Recipe) -> int:
-    """Tokens of a prompt by the letters of those that are here, no tokenizer asked; else 300."""
-    prompts = _prompts_here(recipe)
-    if not prompts:
-        return Assumed.prompt_tokens
+def _tokens_by_letters(prompts: Sequence[Prompt]) -> int:
+    """Tokens of a prompt on average, no tokenizer asked."""
     letters = sum(len(prompt.text) for prompt in prompts) / len(prompts)
     return _TEMPLATE + round(letters / _LETTERS)
 

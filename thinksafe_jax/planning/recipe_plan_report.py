@@ -29,18 +29,21 @@ def print_recipe_plan(
     json_out: Path | None,
     *,
     parameters: bool = False,
+    by_letters: bool = False,
 ) -> bool:
     """The command `thinksafe plan --config`; whether everything fits.
 
     Args:
         mesh: see `load_mesh`; default the recipe's, else the processor at hand.
         parameters: list the student's parameters, too, in both phases.
+        by_letters: see `plan_recipe`.
 
     Raises:
         ConfigError: neither names a mesh, and the processor at hand is not what is meant.
     """
     name = mesh or recipe.mesh
-    plan = plan_recipe(recipe, load_mesh(name) if name else this_machine(recipe), assumed)
+    machine = load_mesh(name) if name else this_machine(recipe)
+    plan = plan_recipe(recipe, machine, assumed, by_letters=by_letters)
     model, cfg = find_model(recipe.student.model)
     if json_out is not None:
         atomic_write(json_out, json.dumps(as_json(plan), indent=1) + "\n")

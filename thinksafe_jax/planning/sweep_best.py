@@ -62,12 +62,16 @@ def draft_lines(rows: Sequence[Row]) -> Iterator[str]:
 
 def _table_of(row: Row) -> tuple[str, ...]:
     """A table under its conditions; the length of drafts is none of decode's."""
-    return row["model"], row["mesh"], row["table"], _conditions(row)
+    return row["model"], row["mesh"], row["table"], _conditions(row, "drafts")
 
 
-def _conditions(row: Row) -> str:
-    """What two rows must share to be compared: settings, compiler, bounds or times."""
-    settings = {name: value for name, value in row["settings"].items() if name != "drafts"}
+def _conditions(row: Row, *ignored: str) -> str:
+    """What two rows must share to be compared: settings, compiler, bounds or times.
+
+    Args:
+        ignored: names of settings that they need not share.
+    """
+    settings = {name: value for name, value in row["settings"].items() if name not in ignored}
     conditions = settings, row["compiled_for"], row.get("xla_flags", ""), row["measured"]
     return json.dumps(conditions, sort_keys=True)
 
