@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import jax
 import numpy as np
 import pytest
 
@@ -60,7 +61,10 @@ def test_tokens_do_not_depend_on_the_engines_shape(model, shape):
 
 @pytest.mark.parametrize("size", [32, 64])
 def test_with_pages_of_another_size_tokens_part_at_a_near_tie_alone(model, size):
-    """Prefill pads to whole pages, and another number of rows may be another kernel: last bits."""
+    """Prefill pads to whole pages, and another number of rows may be another kernel: last bits.
+
+    With JAX 0.10 none of these rows has a near-tie, with 0.12 one has.
+    """
     batch = requests(24)
     base, other = run(engine(model), batch), run(engine(model, page_size=size), batch)
     parted = 0
@@ -72,7 +76,7 @@ def test_with_pages_of_another_size_tokens_part_at_a_near_tie_alone(model, size)
             done.logprobs[:until], other[row].logprobs[:until], rtol=0, atol=5e-6
         )
         parted += same is not None
-    assert parted <= 1
+    assert parted <= (1 if jax.__version_info__ >= (0, 11) else 0)
 
 
 def test_tokens_do_not_depend_on_order_or_company(model):
