@@ -23,6 +23,12 @@ def second_step(a: int, b: int, sign: str, c: int) -> Task:
     return result(a, b, sign), c, "-" if sign == "+" else "+"
 
 
+def within_two_digits(a: int, b: int, sign: str, c: int) -> bool:
+    """Whether neither result of a task of two steps passes 99."""
+    step = second_step(a, b, sign, c)
+    return max(step[0], result(*step)) <= 99
+
+
 def work(a: int, b: int, sign: str) -> str:
     """The worked response to a + b or a - b, digits right to left."""
     return wrap(
