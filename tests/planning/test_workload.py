@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from thinksafe_jax.config import GuardConfig, GuardModel, Recipe
+from thinksafe_jax.config import GuardConfig, GuardModel, ModelSource, OnPolicyConfig, Recipe
 from thinksafe_jax.errors import ConfigError
 from thinksafe_jax.planning import Workload, guards_of, workload_flops
 from thinksafe_jax.planning.find_model import find_model
@@ -66,3 +66,33 @@ def test_a_guard_that_judged_nothing_is_not_looked_up(recipe, looked_up, changes
     flops = workload_flops(gone, replace(WORK, **changes))
     assert flops["guard"] == 0 < flops["train"]
     assert set(looked_up) == {"mini:student"}
+
+
+def forward_flops(tokens: int) -> float:
+    """A pass of mini:student over one row with its head, from the numbers of its config.json."""
+    hidden, mlp, heads, kv_heads, head_dim, layers, words = 128, 416, 4, 2, 32, 4, 1536
+    weights = hidden * head_dim * (2 * heads + 2 * kv_heads) + 3 * hidden * mlp
+    weights += 2 * hidden + 2 * head_dim  # norms count as one product, too
+    causal = 2 * heads * head_dim * tokens  # scores and values, of half of the keys on average
+    return tokens * (2 * (layers * weights + hidden * words) + layers * causal)
+
+
+KL = {"training": replace(Recipe().training, objective="ce+kl")}
+GRPO = {"on_policy": OnPolicyConfig(method="grpo")}
+
+
+@pytest.mark.parametrize("changes", [KL, GRPO], ids=["ce+kl", "grpo"])
+def test_a_divergence_from_the_student_itself_costs_a_pass_of_it_over_the_rows(recipe, changes):
+    plain = workload_flops(recipe, WORK)["train"]
+    with_base = workload_flops(replace(recipe, **changes), WORK)["train"]
+    assert with_base - plain == pytest.approx(4 * forward_flops(120 // 4))
+
+
+@pytest.mark.parametrize("method", ["opd", "self-distillation"])
+def test_a_teachers_pass_counts_its_head(recipe, method):
+    """The divergence needs the teacher's whole distribution at every token."""
+    teacher = ModelSource(model="mini:student" if method == "opd" else "")
+    taught = replace(recipe, on_policy=OnPolicyConfig(method=method, teacher=teacher))
+    flops, plain = workload_flops(taught, WORK), workload_flops(recipe, WORK)
+    assert flops["guard"] - plain["guard"] == pytest.approx(4 * forward_flops((40 + 80) // 4))
+    assert flops["train"] == plain["train"]

@@ -12,6 +12,7 @@ from thinksafe_jax.planning.find_model import find_model
 from thinksafe_jax.planning.memory import Budget
 from thinksafe_jax.planning.roofline import bound_of, train_cost
 from thinksafe_jax.planning.stage_plans import PlanRequest, StagePlan, start_plan
+from thinksafe_jax.planning.workload import reads_base
 from thinksafe_jax.sharding import Phase
 from thinksafe_jax.training import default_chunk
 
@@ -34,6 +35,7 @@ def plan_train(request: PlanRequest) -> StagePlan:
     cost = train_cost(
         cfg, divided, program.rows // shards, config.max_length, settings.dtype,
         remat=config.remat != "none", full_finetune=config.full_finetune,
+        reference=reads_base(request.recipe),
     )  # fmt: skip
     sent = total(compiled.collectives)
     bound = bound_of(cost, sent.wire_bytes, request.mesh.topology, sent.dcn_bytes)

@@ -10,7 +10,13 @@ from dataclasses import dataclass
 from thinksafe_jax.config import SAMPLED, GuardConfig, GuardModel, Recipe
 from thinksafe_jax.models import ModelConfig
 from thinksafe_jax.planning.find_model import find_model
-from thinksafe_jax.planning.roofline import decode_cost, guard_cost, prefill_cost, train_cost
+from thinksafe_jax.planning.roofline import (
+    decode_cost,
+    gathered_weights,
+    guard_cost,
+    prefill_cost,
+    train_cost,
+)
 from thinksafe_jax.sharding import LOGICAL_AXES, Phase
 
 _DTYPE = "bfloat16"  # FLOPs do not depend on it
@@ -44,7 +50,7 @@ def _found_config(name: str) -> ModelConfig:
 def workload_flops(
     recipe: Recipe, work: Workload, config_of: ConfigOf = _found_config
 ) -> dict[str, float]:
-    """FLOPs by stage: sample, guard (with the reference of an on-policy method), train.
+    """FLOPs by stage: sample, guard (with the teacher of an on-policy method), train.
 
     Args:
         config_of: the facts of a model by its name; asked where the run used it.
@@ -68,7 +74,10 @@ def guards_of(cfg: GuardConfig | GuardModel) -> list[GuardModel]:
 
 
 def _reading(config_of: ConfigOf, recipe: Recipe, work: Workload) -> float:
-    """Guards read what they judged; the reference of an on-policy method reads every answer."""
+    """Guards read what they judged; the teacher of an on-policy method reads every answer.
+
+    The divergence needs what the teacher says at every token, so its head is counted.
+    """
     tokens = (work.prompt_tokens + work.sampled_tokens) / max(1, work.rows)  # of an answer
     flops = sum(
         _forward(config_of, guard.model, work.judged, tokens)
@@ -76,10 +85,22 @@ def _reading(config_of: ConfigOf, recipe: Recipe, work: Workload) -> float:
         if guard.model and not guard.is_matcher
     )
     on_policy = recipe.on_policy
-    reference = on_policy.teacher.model
-    if not reference and on_policy.method == "self-distillation":
-        reference = recipe.student.model
-    return flops + (_forward(config_of, reference, work.rows, tokens) if reference else 0.0)
+    teacher = on_policy.teacher.model
+    if not teacher and on_policy.method == "self-distillation":
+        teacher = recipe.student.model
+    if not teacher or not work.rows:
+        return flops
+    _, head = gathered_weights(config_of(teacher), ONE_DEVICE)
+    return flops + _forward(config_of, teacher, work.rows, tokens) + 2 * head * work.rows * tokens
+
+
+def reads_base(recipe: Recipe) -> bool:
+    """Whether the student without its adapter reads the rows of training, too.
+
+    The divergence of ce+kl (paper section 4) is from it, and GRPO's penalty.
+    """
+    method = recipe.on_policy.method
+    return method == "grpo" if method else recipe.training.objective == "ce+kl"
 
 
 def _sampling(config_of: ConfigOf, model: str, work: Workload) -> float:
@@ -110,4 +131,5 @@ def _training(config_of: ConfigOf, recipe: Recipe, work: Workload) -> float:
     return train_cost(
         cfg, ONE_DEVICE, work.trained_rows, tokens, _DTYPE,
         remat=config.remat != "none", full_finetune=config.full_finetune,
+        reference=reads_base(recipe),
     ).flops  # fmt: skip
