@@ -17,6 +17,7 @@ STAGE_COLOURS = {"sample": "after", "guard": "benign", "train": "harmful"}
 _ROW = 0.34  # inches of a method in a list of methods
 _ROOT_TICKS = (0, 1, 5, 10, 20, 40, 60, 80, 100)  # per cent
 _NEAR = 11.0  # points between numbers on the plane
+_BESIDE = 13.0  # points from a mark to its number, within which one sees whose number it is
 # points from a mark to its number: near ones first, further ones where many methods lie together
 _OFFSETS = [
     (8.0, 5.0), (-8.0, 5.0), (8.0, -7.0), (-8.0, -7.0), (0.0, 10.0), (0.0, -12.0),
@@ -102,7 +103,10 @@ def _published_point(axes: Axes, method: Mapping, x: Mapping, y: Mapping) -> Non
 
 
 def _number_points(axes: Axes, points: Sequence[tuple[int, Mapping, Mapping, Mapping]]) -> None:
-    """Each point's number beside it, where it is furthest from the numbers before."""
+    """Each point's number beside it, where it is furthest from the numbers before.
+
+    A number that had to move aside is joined to its point by a line.
+    """
     axes.figure.canvas.draw()  # the layout decides where a point lies on the paper
     to_paper = axes.transData.transform
     placed: list[tuple[float, float]] = []
@@ -116,9 +120,12 @@ def _number_points(axes: Axes, points: Sequence[tuple[int, Mapping, Mapping, Map
         best = max(_OFFSETS, key=lambda o: min(_NEAR, _distance(mark, o, others)))
         placed.append((mark[0] + best[0], mark[1] + best[1]))
         weight = "bold" if method["name"] == INITIAL else "normal"
+        moved = math.hypot(*best) > _BESIDE
+        line = {"arrowstyle": "-", "lw": 0.5, "color": COLOURS["muted"], "shrinkA": 0, "shrinkB": 3}
         axes.annotate(
             str(number), (100 * x["value"], 100 * y["value"]), xytext=best, ha="center",
             textcoords="offset points", fontsize=7.5, fontweight=weight, annotation_clip=False,
+            arrowprops=line if moved else None,
         )  # fmt: skip
 
 
