@@ -22,6 +22,10 @@ tpu() { gcloud compute tpus "$kind" "$1" "${@:2}" --zone="$zone"; }
 on_all() { tpu ssh "$name" "${workers[@]}" --command="$1"; }
 
 if ! tpu describe "$name" >/dev/null 2>&1; then
+  if [[ ${CREATE:-yes} = no ]]; then # queued_spot.sh: what is gone is queued for again, on spot
+    echo "$name cannot be seen" >&2
+    exit 255
+  fi
   if [[ $kind = queued-resources ]]; then
     echo "no queued resource $name: make it by scripts/launch/queued_spot.sh" >&2
     exit 2
@@ -33,15 +37,16 @@ here=$(dirname "$0")/../..
 if [[ -n $(git -C "$here" status --porcelain) ]]; then
   echo "uncommitted changes stay behind; the workers run HEAD" >&2
 fi
-commit=$(mktemp --suffix=.tar.gz)
-git -C "$here" archive --format=tar.gz --output="$commit" HEAD
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+git -C "$here" archive --format=tar.gz --output="$scratch/thinksafe.tar.gz" HEAD
 on_all "mkdir -p thinksafe .cache/huggingface"
-tpu scp "$commit" "$name:thinksafe.tar.gz" "${workers[@]}"
+tpu scp "$scratch/thinksafe.tar.gz" "$name:thinksafe.tar.gz" "${workers[@]}"
 token=${HF_HOME:-$HOME/.cache/huggingface}/token
 if [[ -f $token ]]; then tpu scp "$token" "$name:.cache/huggingface/token" "${workers[@]}"; fi
 # only who knows it takes part in this run (docs/many_hosts.md)
-secret=$(mktemp) && openssl rand -hex 32 >"$secret"
-tpu scp "$secret" "$name:thinksafe.secret" "${workers[@]}" && rm "$secret"
+(umask 077 && openssl rand -hex 32 >"$scratch/secret")
+tpu scp "$scratch/secret" "$name:thinksafe.secret" "${workers[@]}"
 on_all "tar -xzf thinksafe.tar.gz -C thinksafe && cd thinksafe &&
   { $make_venv; } && ~/venv/bin/pip install --quiet -e '.[tpu,gcs]'"
 

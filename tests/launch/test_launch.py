@@ -140,7 +140,11 @@ def test_there_are_commands_to_parse():
 GCLOUD = """#!/bin/bash
 echo "$*" >> calls
 case "$*" in
-  *"queued-resources describe"*) cat state 2>/dev/null || exit 1 ;;
+  *"queued-resources describe"*)
+    if [ -f state ] && [ -f outage ]; then rm outage; echo "ERROR: no route to host" >&2; exit 1; fi
+    cat state 2>/dev/null || { echo "ERROR: NOT_FOUND: Resource was not found" >&2; exit 1; } ;;
+  *"tpu-vm describe"*) if [ -f gone ]; then rm gone; exit 1; fi ;;
+  *" scp "*secret*) if [ -f refused ]; then exit 1; fi ;;
   *"queued-resources create"*) echo ACTIVE > state ;;
   *"queued-resources delete"*) rm state ;;
   *"thinksafe run"*) runs=$(grep -c "thinksafe run" calls)
@@ -208,6 +212,51 @@ def test_spot_runs_are_started_again_until_they_are_done(stand_in, codes, said, 
     assert Path("state").exists() == (ended != 0)  # the TPU is deleted only when the run is done
     delete = "money until: gcloud compute tpus queued-resources delete pod --zone=zone --force"
     assert (delete in done.stderr) == (ended != 0)
+
+
+@pytest.mark.parametrize("trouble", ["outage", "gone"])
+def test_a_spot_run_outlives_what_passes_and_nothing_is_made_at_the_full_price(stand_in, trouble):
+    """Google cannot be asked for the moment; the TPU is taken away between two questions."""
+    stand_in("gcloud", GCLOUD)
+    stand_in("git", "#!/bin/bash\n")
+    Path("codes").write_text("0\n0\n")
+    Path("said").write_text("")
+    Path(trouble).write_text("")
+    arguments = ["pod", "zone", "v6e-64", "gs://bucket/run", "recipe.yaml"]
+    done = subprocess.run(
+        ["bash", LAUNCH / "queued_spot.sh", *arguments],
+        env={**os.environ, "PAUSE": "0", "STARTS": "3"}, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    calls = Path("calls").read_text()
+    assert done.returncode == 0, done.stderr
+    assert not Path(trouble).exists() and not Path("state").exists()
+    assert calls.count("queued-resources create") == calls.count("exec thinksafe run") == 1
+    assert "tpu-vm create" not in calls
+
+
+def test_where_google_cannot_be_asked_at_all_it_ends_at_once_with_the_reason(stand_in):
+    stand_in("gcloud", "#!/bin/bash\necho 'ERROR: no active account' >&2; exit 1\n")
+    arguments = ["pod", "zone", "v6e-64", "gs://bucket/run", "recipe.yaml"]
+    done = subprocess.run(
+        ["bash", LAUNCH / "queued_spot.sh", *arguments], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 4 and "no active account" in done.stderr
+
+
+def test_a_secret_that_does_not_arrive_ends_the_start_and_leaves_nothing_here(stand_in, tmp_path):
+    stand_in("gcloud", GCLOUD)
+    stand_in("git", "#!/bin/bash\n")
+    Path("refused").write_text("")
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    arguments = ["pod", "zone", "v6e-8", "gs://bucket/run", "recipe.yaml"]
+    done = subprocess.run(
+        ["bash", LAUNCH / "cloud_tpu.sh", *arguments],
+        env={**os.environ, "TMPDIR": str(scratch)}, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "thinksafe run" not in Path("calls").read_text()
+    assert list(scratch.iterdir()) == []
 
 
 def test_several_slices_are_one_queued_resource_of_several_nodes(stand_in):
