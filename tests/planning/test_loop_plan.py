@@ -108,3 +108,33 @@ def test_where_a_server_draws_nothing_here_is_held_for_the_sampler():
     plan = plan_loop(request, parts)
     assert plan.bytes == {"train student": 2 * GB} and plan.hours == 1.0
     assert plan.problems == [] and "not planned" in plan.facts[0]
+
+
+def test_what_lies_on_a_device_is_counted_once_and_programs_take_turns():
+    """A guard's plan has the student beside it; temporaries are those of one program at a time."""
+    mesh = load_mesh("v6e-8")
+    request = PlanRequest(as_dataset(load_recipe(GRPO)), mesh, 640, Assumed())
+    training = {"weights": 2 * GB, "gradients": GB, "loss": GB, "activations": 4 * GB}
+    sampling = {"weights": GB, "kv pool": 40 * GB, "activations": 3 * GB}
+    guard = {"weights": 3 * GB, "student": GB, "other guards": 3 * GB, "activations": 2 * GB}
+    parts = [
+        StagePlan("sample", "student", bytes=sampling),
+        *[StagePlan("guard", "guard", bytes=guard)] * 2,  # a majority of one model
+        StagePlan("train", "student", bytes=training),
+    ]
+    held = {"sample student": GB, "guard guard": 6 * GB, "train student": 2 * GB}
+    plan = plan_loop(request, parts)
+    assert plan.bytes == held | {"temporaries": 6 * GB, "kv pool": (32 - 15) * GB}
+
+
+def test_a_teacher_that_reads_every_rollout_takes_its_time():
+    """Twice its weights but the embedding, and the causal half of attention, for each token."""
+    mesh, rows, tokens = load_mesh("v6e-8"), 640, 300 + 4096
+    request = PlanRequest(as_dataset(load_recipe(OPD)), mesh, rows, Assumed())
+    parts = [StagePlan("sample", "student", hours=5.0), StagePlan("train", "student", hours=1.0)]
+    plan = plan_loop(request, parts)
+    weights, attention = 8_190_735_360 - 151_936 * 4096, 2 * 36 * 32 * 128 * tokens
+    flops = rows * tokens * (2 * weights + attention)
+    seconds = flops / (mesh.topology.chips * mesh.topology.peak_flops)
+    assert 3600 * (plan.hours - 6.0) == pytest.approx(seconds, rel=1e-3)
+    assert any("are the teacher's" in fact for fact in plan.facts)

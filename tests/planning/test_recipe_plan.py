@@ -17,14 +17,17 @@ from thinksafe_jax.data import load_questions, read_prompts
 from thinksafe_jax.errors import ConfigError
 from thinksafe_jax.machine import host_memory
 from thinksafe_jax.planning import Assumed, count_answers, expected_work, recipe_plan
+from thinksafe_jax.planning.compiler import Compiled
 from thinksafe_jax.planning.evaluation_plan import plan_evaluation
 from thinksafe_jax.planning.find_model import find_model
-from thinksafe_jax.planning.memory import Settings
+from thinksafe_jax.planning.guard_plan import plan_guard
+from thinksafe_jax.planning.memory import Settings, phase_budget
 from thinksafe_jax.planning.recipe_plan import plan_recipe
 from thinksafe_jax.planning.recipe_plan_report import as_json, recipe_plan_text
 from thinksafe_jax.planning.roofline import decode_cost
 from thinksafe_jax.planning.stage_plans import PlanRequest, StagePlan
 from thinksafe_jax.planning.this_machine import this_machine
+from thinksafe_jax.planning.train_plan import _peak_bytes
 from thinksafe_jax.sharding import load_mesh
 
 pytestmark = pytest.mark.slow
@@ -248,6 +251,39 @@ def test_a_recipe_by_which_the_student_cannot_be_evaluated_does_not_fit(tmp_path
     plan = mini_plan(tmp_path, overrides=[*options, "engine.max_length=null"])
     (problem,) = plan.stages[1].problems
     assert not plan.fits and problem.startswith("evaluation.sampling.max_new_tokens: 16384")
+
+
+def test_the_hours_of_a_loop_are_its_own_also_where_a_server_draws():
+    """The sampler's are then those of another machine."""
+    served = ["url=http://h:1/v1", "adapter_folder=/adapters"]
+    served = ["training.ratio_cap=2", *(f"on_policy.server.{key}" for key in served)]
+    loop = load_recipe(MINI.with_name("mini-grpo.yaml"), served)
+    hours = {"load": 0.0, "sample": 5.0, "guard": 2.0, "train": 1.0, "loop": 3.0}
+    stages = [StagePlan(name, "", hours=of) for name, of in hours.items()]
+    assert recipe_plan._hours_of_stages(loop, stages) == 3.0
+    assert recipe_plan._hours_of_stages(load_recipe(MINI), stages[:-1]) == 8.0
+    fixed = load_recipe(MINI.with_name("mini-safepath.yaml"))
+    assert recipe_plan._hours_of_stages(fixed, stages[:-1]) == 1.0
+
+
+@pytest.mark.parametrize("temporaries", [10, 10**9])
+def test_the_parts_of_a_steps_memory_add_up_to_what_the_compiler_says(temporaries):
+    """Also where it needs less than logits and gradients would take beside each other."""
+    mesh, cfg = load_mesh("cpu-8"), find_model("mini:student")[1]
+    budget = phase_budget("train", mesh.train, cfg, mesh.topology, Settings("float32"))
+    kept = sum(budget.bytes.values()) - budget.bytes["gradients"]
+    compiled = Compiled("", kept + 7, temporaries, {}, 0.0, 0.0)
+    parts = _peak_bytes(cfg, mesh.train.for_model(cfg), budget, compiled, 1024)
+    assert sum(parts.values()) == compiled.peak and min(parts.values()) >= 0
+
+
+def test_the_guards_of_a_majority_lie_on_the_devices_together(tmp_path):
+    mesh = load_mesh(write_mesh(tmp_path, ALONE))
+    recipe = load_recipe(MINI)
+    request = PlanRequest(recipe, mesh, 8, Assumed())
+    alone, beside = (plan_guard(recipe.guard, request, [recipe.guard] * n) for n in (0, 2))
+    assert beside.bytes["other guards"] == 2 * alone.bytes["weights"]
+    assert beside.peak == alone.peak + 2 * alone.bytes["weights"]
 
 
 def test_more_sequences_a_pass_than_rows_a_step_is_a_warning(tmp_path):

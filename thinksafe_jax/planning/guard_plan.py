@@ -1,5 +1,6 @@
 """A guard on a mesh: its forward pass, beside what the student keeps there."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -15,8 +16,14 @@ from thinksafe_jax.planning.stage_plans import PlanRequest, StagePlan, start_pla
 from thinksafe_jax.sharding import load_mesh
 
 
-def plan_guard(guard: GuardModel, request: PlanRequest) -> StagePlan:
-    """One guard beside the student's weights; with retries also beside the sampler's pool."""
+def plan_guard(
+    guard: GuardModel, request: PlanRequest, others: Sequence[GuardModel] = ()
+) -> StagePlan:
+    """One guard beside the student's weights; with retries also beside the sampler's pool.
+
+    Args:
+        others: guards of a majority, all of which are loaded.
+    """
     model, cfg = find_model(guard.model)
     mesh = load_mesh(guard.mesh) if guard.mesh else request.mesh
     phase = mesh.generate
@@ -44,7 +51,7 @@ def plan_guard(guard: GuardModel, request: PlanRequest) -> StagePlan:
     judged = topology.hosts * host_rows
     return replace(
         plan,
-        bytes={**budget.bytes, **_student_bytes(request), "activations": compiled.temporaries},
+        bytes={**budget.bytes, **_beside(request, others), "activations": compiled.temporaries},
         compiler=compiled.compiler,
         facts=[f"{rows} x {length:,} tokens a pass and host; a row of {tokens:,} in the rates"],
         call=f"a pass of {program.rows} x {length:,} tokens",
@@ -56,8 +63,8 @@ def plan_guard(guard: GuardModel, request: PlanRequest) -> StagePlan:
     )
 
 
-def _student_bytes(request: PlanRequest) -> dict[str, int]:
-    """Bytes per device of what the sampler keeps while the guard works."""
+def _beside(request: PlanRequest, others: Sequence[GuardModel]) -> dict[str, int]:
+    """Bytes per device of what is kept while the guard works: the sampler's, and other guards."""
     _, cfg, dtype = request.generator()
     settings, mesh = request.settings(cfg, dtype), request.mesh
     budget = phase_budget("generate", mesh.generate, cfg, mesh.topology, settings)
@@ -65,4 +72,15 @@ def _student_bytes(request: PlanRequest) -> dict[str, int]:
     if request.recipe.synthesis.attempts > 1:
         pool = pool_tokens(request.recipe.engine, settings, budget)
         kept["kv pool"] = pool * budget.kv_bytes_per_token
+    if others:
+        kept["other guards"] = sum(_weights(other, request) for other in others)
     return kept
+
+
+def _weights(guard: GuardModel, request: PlanRequest) -> int:
+    """Bytes per device of a guard's weights."""
+    _, cfg = find_model(guard.model)
+    mesh = load_mesh(guard.mesh) if guard.mesh else request.mesh
+    settings = Settings(guard.dtype).capped(cfg)
+    budget = phase_budget("generate", mesh.generate, cfg, request.mesh.topology, settings)
+    return budget.bytes.get("weights", 0)

@@ -6,16 +6,21 @@ and trainer are on the devices at the same time. Where a server draws the rollou
 sampler; what the server takes is not planned.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from thinksafe_jax.config import Recipe
+from thinksafe_jax.config import ModelSource, Recipe
 from thinksafe_jax.planning.find_model import find_model
 from thinksafe_jax.planning.memory import phase_budget
+from thinksafe_jax.planning.roofline import Cost, bound_of, train_cost
 from thinksafe_jax.planning.stage_plans import PlanRequest, StagePlan, start_plan
 from thinksafe_jax.sharding import head_tensor
 
-_POOL = "kv pool"  # as the plan of sampling calls it
+# as the plans of the parts call it
+_POOL = "kv pool"
+_OF_OTHERS = (_POOL, "student", "other guards")
+_TEMPORARIES = ("activations", "gradients", "loss")
 _SERVED = (
     "drawn by the server of on_policy.server, whose memory and hours are not planned; the stage "
     "sample is what they would be here"
@@ -53,13 +58,13 @@ def plan_loop(request: PlanRequest, parts: Sequence[StagePlan]) -> StagePlan:
     recipe, mesh = request.recipe, request.mesh
     sampler, others = parts[0], parts[1:]
     teacher = _teacher(request)
-    held = {f"{part.name} {part.model}": part.peak for part in others} | teacher.resident
+    held = _held(others) | teacher.resident
     steps = f"{request.rows // recipe.training.batch_size:,} steps of "
     facts = [f"{steps}{recipe.training.batch_size} rollouts, {_SERVED}"]
     problems: list[str] = []
     if not recipe.on_policy.server.url:
         others, pool = parts, sampler.bytes.get(_POOL, 0)
-        held = {f"{sampler.name} {sampler.model}": sampler.peak - pool, **held}
+        held = _held(parts) | teacher.resident
         held[_POOL] = max(0, min(pool, int(mesh.topology.hbm_bytes) - sum(held.values())))
         tokens, context = _pool_tokens(request, held[_POOL])
         problems = [] if tokens >= context else [_no_room(tokens, context)]
@@ -83,9 +88,26 @@ def plan_loop(request: PlanRequest, parts: Sequence[StagePlan]) -> StagePlan:
             *teacher.facts,
             "the hours are those of the parts one after the other, on the same devices",
         ],
-        hours=sum(part.hours for part in others),
+        hours=sum(part.hours for part in others) + teacher.hours,
         nearest=[],
     )
+
+
+def _held(parts: Sequence[StagePlan]) -> dict[str, int]:
+    """Bytes that are alive while any part works: what each keeps, and temporaries of one program.
+
+    What a guard's plan has of others is theirs.
+    """
+    held: Counter[str] = Counter()
+    for part in parts:
+        apart = (*_TEMPORARIES, *_OF_OTHERS)
+        held[f"{part.name} {part.model}"] += sum(
+            size for name, size in part.bytes.items() if name not in apart
+        )
+    held["temporaries"] = max(
+        sum(part.bytes.get(name, 0) for name in _TEMPORARIES) for part in parts
+    )
+    return {name: size for name, size in held.items() if size}
 
 
 @dataclass(frozen=True)
@@ -95,18 +117,20 @@ class _Teacher:
     Attributes:
         resident: bytes that are held all the time, by name.
         visiting: bytes that come from the host each step, while there is no KV pool.
+        hours: in which it reads every rollout once.
     """
 
     resident: dict[str, int] = field(default_factory=dict)
     visiting: int = 0
+    hours: float = 0.0
 
     @property
     def facts(self) -> list[str]:
-        """What is said of a teacher in the hosts' memory."""
-        if not self.visiting:
-            return []
+        """What is said of a teacher: its part of the hours, and what visits."""
+        said = [f"of the hours {self.hours:,.2f} are the teacher's, who reads every rollout"]
         size = self.visiting / 1e9
-        return [f"each step {size:.1f} GB of the teacher go from the host to each device"]
+        visit = [f"each step {size:.1f} GB of the teacher go from the host to each device"]
+        return (said if self.hours else []) + (visit if self.visiting else [])
 
     def problems(self, beside: int, most: int) -> list[str]:
         """Why it cannot visit a device of `most` bytes that holds `beside` of others."""
@@ -121,17 +145,34 @@ class _Teacher:
 
 def _teacher(request: PlanRequest) -> _Teacher:
     """The recipe's teacher, where training has its own weights; nothing where there is none."""
-    on_policy, mesh = request.recipe.on_policy, request.mesh
-    if not on_policy.teacher.model:
-        return _Teacher()
-    model, cfg = find_model(on_policy.teacher.model)
-    settings = request.settings(cfg, on_policy.teacher.dtype)
+    recipe, mesh = request.recipe, request.mesh
+    source, student = recipe.on_policy.teacher, recipe.student
+    if not source.model:  # of self-distillation it is the student, whose weights are there
+        itself = recipe.on_policy.method == "self-distillation"
+        return _Teacher(hours=_reading_hours(request, student) if itself else 0.0)
+    model, cfg = find_model(source.model)
+    settings, hours = request.settings(cfg, source.dtype), _reading_hours(request, source)
     budget = phase_budget("generate", mesh.train, cfg, mesh.topology, settings)
     weights = budget.bytes.get("weights", 0)
-    if on_policy.teacher_memory == "device":
-        return _Teacher({f"teacher {model}": weights})
+    if recipe.on_policy.teacher_memory == "device":
+        return _Teacher({f"teacher {model}": weights}, hours=hours)
     head = head_tensor(cfg).shard_elements(mesh.train.for_model(cfg))
-    return _Teacher({f"LM head of the teacher {model}": settings.itemsize * head}, weights)
+    return _Teacher({f"LM head of the teacher {model}": settings.itemsize * head}, weights, hours)
+
+
+def _reading_hours(request: PlanRequest, source: ModelSource) -> float:
+    """Of a teacher's pass over every rollout and of its LM head in the loss, by its FLOPs."""
+    mesh, recipe, assumed = request.mesh, request.recipe, request.assumed
+    response = min(assumed.response_tokens, recipe.synthesis.sampling.max_new_tokens)
+    tokens = min(assumed.prompt_tokens + response, recipe.training.max_length)
+    _, cfg = find_model(source.model)
+    phase = mesh.train.for_model(cfg)
+    without, with_pass = (
+        train_cost(cfg, phase, 1, tokens, source.dtype, reference=reads).flops
+        for reads in (False, True)
+    )
+    seconds = bound_of(Cost(with_pass - without, 0.0), 0.0, mesh.topology).seconds
+    return request.rows * seconds / phase.num_shards("batch") / 3600
 
 
 def _pool_tokens(request: PlanRequest, pool: int) -> tuple[int, int]:

@@ -68,7 +68,10 @@ def plan_recipe(
     request = PlanRequest(as_dataset(recipe) if on_policy else recipe, mesh, rows, assumed)
     request.devices()  # before JAX starts: how many are simulated is asked for once
     stages = [plan_load(request), _searched(plan_sample, request, _other_samplers)]
-    stages += [plan_guard(guard, request) for guard in _guards_of_training(recipe)]
+    guards = _guards_of_training(recipe)
+    stages += [
+        plan_guard(guard, request, guards[:n] + guards[n + 1 :]) for n, guard in enumerate(guards)
+    ]
     stages.append(_searched(plan_train, request, _other_trainings))
     if on_policy:
         stages.append(plan_loop(request, stages[1:]))
@@ -81,11 +84,11 @@ def plan_recipe(
 
 
 def _hours_of_stages(recipe: Recipe, stages: Sequence[StagePlan]) -> float:
-    """Of what a run does: a loop is its parts, and fixed responses are neither drawn nor judged."""
-    left_out = {"loop"}
-    if not recipe.on_policy.method and recipe.synthesis.method not in SAMPLED:
-        left_out |= {"sample", "guard"}
-    return sum(stage.hours for stage in stages if stage.name not in left_out)
+    """Of what a run does: fixed responses are neither drawn nor judged, and a loop has its own."""
+    if recipe.on_policy.method:
+        return next(stage.hours for stage in stages if stage.name == "loop")
+    sampled = recipe.synthesis.method in SAMPLED
+    return sum(stage.hours for stage in stages if sampled or stage.name not in ("sample", "guard"))
 
 
 def _prompts_here(recipe: Recipe) -> list[Prompt]:

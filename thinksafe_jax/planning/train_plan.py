@@ -73,10 +73,12 @@ def _peak_bytes(
     kept = {name: size for name, size in budget.bytes.items() if name != "gradients"}
     words = cfg.vocab_size // phase.num_shards("vocab")
     loss = 2 * 4 * default_chunk(positions, cfg.vocab_size) * words  # logits and their gradient
+    gradients = min(budget.bytes["gradients"], compiled.temporaries)
+    loss = min(loss, compiled.temporaries - gradients)
     return {
         **kept,
         "batch": max(0, compiled.arguments - sum(kept.values())),
-        "gradients": min(budget.bytes["gradients"], compiled.temporaries),
-        "loss": min(loss, compiled.temporaries),
-        "activations": max(0, compiled.temporaries - loss - budget.bytes["gradients"]),
+        "gradients": gradients,
+        "loss": loss,
+        "activations": compiled.temporaries - gradients - loss,
     }
