@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from thinksafe_jax.config import (
+    EngineConfig,
     EvaluationConfig,
     GuardConfig,
     ModelSource,
@@ -90,3 +91,12 @@ def test_a_loop_draws_its_rollouts_and_fixed_responses_are_not_drawn():
     fixed = replace(RECIPE, synthesis=replace(RECIPE.synthesis, method="external"))
     assert expect(fixed).responses == 0
     assert expect(fixed).tokens == expect(RECIPE).tokens - 16 * 64
+
+
+def test_keys_and_values_in_int8_take_fewer_hours_to_read():
+    """A cache of long rows is most of what a step reads; the FLOPs are the same."""
+    sampling = SamplingConfig(max_new_tokens=600)
+    long = replace(RECIPE, synthesis=replace(RECIPE.synthesis, sampling=sampling))
+    rounded = replace(long, engine=EngineConfig(kv_dtype="int8"))
+    model, int8 = expect(long, CHIP), expect(rounded, CHIP)
+    assert int8.flops == model.flops and int8.hours < model.hours

@@ -148,6 +148,23 @@ def test_the_roofline_is_the_known_one(
     assert (roofline.all_reduce_bytes > 0) == (tensor > 1)
 
 
+@pytest.mark.parametrize("cut", ["heads and more of the MLP", "the MLP alone"])
+def test_messages_of_decode_are_those_of_each_sum(cut):
+    """R1-Distill-Qwen-7B on eight chips has heads on four; a table may leave them whole."""
+    mesh, cfg = load_mesh("v6e-8"), config("DeepSeek-R1-Distill-Qwen-7B")
+    phase = mesh.generate.with_axes({"replica": 1, "tensor": 8})
+    if cut == "the MLP alone":
+        whole = dict.fromkeys(("heads", "kv_heads"), ())
+        phase = dataclasses.replace(phase, rules={**phase.rules, **whole})
+    roofline = decode_roofline(cfg, phase.for_model(cfg), mesh.topology, 64, 4096, "bfloat16")
+    of_heads, of_eight = (2 * 3 / 4 if cut != "the MLP alone" else 0.0), 2 * 7 / 8
+    sums = cfg.num_layers * (of_heads + of_eight) + of_eight  # the embedding's rows at the end
+    sent = 64 * cfg.hidden_size * 2 * sums
+    assert roofline.bound.network == sent / (mesh.topology.interconnect_bandwidth / 2)
+    operands = cfg.num_layers * (2 if of_heads else 1)
+    assert roofline.all_reduce_bytes == operands * 64 * cfg.hidden_size * 2
+
+
 def test_replicas_multiply_and_a_slow_chip_is_compute_bound():
     mesh, cfg = load_mesh("v6e-8"), config("Qwen3-8B")
     one = mesh.generate.with_axes({"replica": 1, "tensor": 4}).for_model(cfg)

@@ -11,8 +11,9 @@ from tests.sharding.kit import TIED, write_mesh
 from tests.support import REPOSITORY
 from thinksafe_jax.cli.app import app
 from thinksafe_jax.planning import settings_of
-from thinksafe_jax.planning.estimate import decode_sent, train_sent, train_temporaries
+from thinksafe_jax.planning.estimate import train_sent, train_temporaries
 from thinksafe_jax.planning.find_model import find_model
+from thinksafe_jax.planning.roofline import decode_sent
 from thinksafe_jax.planning.search import PROGRAM, PhaseSearch, SearchRequest, search
 from thinksafe_jax.planning.search_report import result_lines
 from thinksafe_jax.planning.search_space import proposals

@@ -4,23 +4,13 @@ The formulas count what is large. What a compiled program says comes in their pl
 """
 
 from thinksafe_jax.models import ModelConfig
-from thinksafe_jax.planning.roofline import gathered_weights
+from thinksafe_jax.planning.roofline import gathered_weights, ring_factor
 from thinksafe_jax.sharding import Phase
 
 # Temporaries of a LoRA step, in arrays of the hidden states, of the MLP's activations and of the
 # head, beside the layers' inputs that are kept: fitted to scripts/bench/results/sharding_sweep.json
 # (three models, five chips, three tables; tests/planning/test_search.py says how near they come).
 _HIDDEN_STATES, _MLP_ACTIVATIONS, _HEADS = 12, 8, 2
-
-
-def decode_sent(cfg: ModelConfig, phase: Phase, rows: int, itemsize: int) -> float:
-    """Bytes that a device sends in a decode step: sums over heads, MLP and the embedding's rows.
-
-    Args:
-        phase: divided for the model, as in all functions of this file.
-    """
-    sums = cfg.num_layers * (_ring(phase, "heads") + _ring(phase, "mlp")) + _ring(phase, "vocab")
-    return rows * cfg.hidden_size * itemsize * sums
 
 
 def train_sent(cfg: ModelConfig, phase: Phase, positions: int, itemsize: int) -> float:
@@ -31,14 +21,16 @@ def train_sent(cfg: ModelConfig, phase: Phase, positions: int, itemsize: int) ->
     are cut, attention exchanges them for heads: queries, keys, values and results, three times.
 
     Args:
+        phase: divided for the model, as in all functions of this file.
         positions: tokens that a device has.
     """
-    sums = 4 * cfg.num_layers * (_ring(phase, "heads") + _ring(phase, "mlp"))
+    sums = 4 * cfg.num_layers * (ring_factor(phase, "heads") + ring_factor(phase, "mlp"))
     shards = phase.num_shards("embed")
     gathered = 2 * sum(gathered_weights(cfg, phase)) * (shards - 1) / shards
     heads = cfg.num_heads / phase.num_shards("heads")
     kv_heads = cfg.num_kv_heads / phase.num_shards("kv_heads")
-    exchanged = 3 * cfg.num_layers * (heads + kv_heads) * cfg.head_dim * _ring(phase, "sequence")
+    tokens_for_heads = (heads + kv_heads) * cfg.head_dim * ring_factor(phase, "sequence")
+    exchanged = 3 * cfg.num_layers * tokens_for_heads
     return itemsize * (positions * (cfg.hidden_size * sums + exchanged) + gathered)
 
 
@@ -52,9 +44,3 @@ def train_temporaries(cfg: ModelConfig, phase: Phase, positions: int, itemsize: 
     mlp = positions * cfg.intermediate_size * _MLP_ACTIVATIONS / phase.num_shards("mlp")
     head = cfg.vocab_size * cfg.hidden_size * _HEADS / phase.num_shards("vocab")
     return itemsize * (states + mlp + head)
-
-
-def _ring(phase: Phase, logical: str) -> float:
-    """How many times its size a device sends of an array that is summed over an axis's parts."""
-    shards = phase.num_shards(logical)
-    return 2 * (shards - 1) / shards

@@ -17,6 +17,7 @@ from thinksafe_jax.planning.evaluation_plan import (
     held_out,
 )
 from thinksafe_jax.planning.loop_plan import as_dataset, rollouts_of
+from thinksafe_jax.planning.memory import cache_dtype
 from thinksafe_jax.planning.roofline import bound_of, decode_roofline, prefill_cost
 from thinksafe_jax.planning.stage_plans import Assumed
 from thinksafe_jax.planning.workload import ONE_DEVICE, ConfigOf, Workload, workload_flops
@@ -150,8 +151,8 @@ def _sampling_seconds(
     source = recipe.synthesis.teacher if model != recipe.student.model else recipe.student
     prompt = round(work.prompt_tokens / work.rows)
     context = prompt + round(work.sampled_tokens / work.rows / 2)
-    slots, dtype = recipe.engine.slots, source.dtype
-    decode = decode_roofline(cfg, phase, topology, slots, context, dtype)
-    prefill = bound_of(prefill_cost(cfg, phase, prompt, dtype), 0, topology).seconds
+    dtype, stored = source.dtype, cache_dtype(recipe.engine.kv_dtype, source.dtype)
+    decode = decode_roofline(cfg, phase, topology, recipe.engine.slots, context, dtype, stored)
+    prefill = bound_of(prefill_cost(cfg, phase, prompt, dtype, stored), 0, topology).seconds
     prefills = work.rows * prefill / decode.replicas
     return work.sampled_tokens / decode.tokens_per_second + prefills

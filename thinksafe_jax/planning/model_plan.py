@@ -131,7 +131,9 @@ def _plan_phase(
         rules_hash=divided.hash,
         budget=budget,
         slots=budget.pool_tokens // settings.context,
-        roofline=decode_roofline(cfg, divided, topology, rows, mean, settings.dtype)
+        roofline=decode_roofline(
+            cfg, divided, topology, rows, mean, settings.dtype, settings.cache_dtype
+        )
         if rows
         else None,
         warnings=sharding_warnings(cfg, divided, size) if ok else [],

@@ -30,7 +30,7 @@ FORMULAS = {
     "drafted": "F times K + 1 positions, M as decode; tokens/s if every draft is taken",
     "prefill": "F = T (2 P' + 2 L N h T / n), M = W' + T kv",
     "guard": "F = R T (2 P' + 2 L N h T / n), M = W'",
-    "train": "F = R T ((2 a P' + 4 head) / c + 2 b L N h T / n), M = a W' + 2 W_head",
+    "train": "F = R T ((2 a P' + 2 d head) / c + 2 b L N h T / n), M = a W' + 2 W_head",
     "on-policy": "t = decode steps + adapter / (interconnect / 2) + passes over the rollouts",
 }
 SYMBOLS = (
@@ -38,8 +38,9 @@ SYMBOLS = (
     "multiplied, P' those of the layers;\n"
     "B rows at a context of ctx, T tokens a row, R rows; L layers of N heads of h over n devices, "
     "kv cache bytes a token;\n"
-    "a products of each layer weight: forward, backward, one more where it is computed again, one "
-    "more where it is trained; b likewise of attention; c devices that share the tokens of a row"
+    "a products of each layer weight: forward, backward, one more each where it is computed again, "
+    "trained, or read without the adapter; b likewise of attention; d likewise of the head, which "
+    "is never computed again; c devices that share the tokens of a row"
 )
 
 
@@ -199,9 +200,9 @@ class Roofline:
     Attributes:
         rows: rows decoded together in one replica.
         replicas: replicas of the mesh.
-        bound: of one step; its network part is that of `all_reduce_bytes` on a ring.
+        bound: of one step; its network part is that of `decode_sent`.
         tokens_per_second: of all replicas together.
-        all_reduce_bytes: operands of the two all-reduces per layer, per step and device.
+        all_reduce_bytes: operands of the all-reduces of the layers, per step and device.
     """
 
     rows: int
@@ -212,12 +213,35 @@ class Roofline:
 
 
 def decode_roofline(
-    cfg: ModelConfig, phase: Phase, topology: Topology, rows: int, mean_context: int, dtype: str
+    cfg: ModelConfig,
+    phase: Phase,
+    topology: Topology,
+    rows: int,
+    mean_context: int,
+    dtype: str,
+    cache_dtype: str | None = None,
 ) -> Roofline:
-    """The roofline of decode for `rows` rows per replica at a mean context of `mean_context`."""
-    shards, replicas = phase.num_shards("heads"), phase.num_shards("batch")
-    reduced = 2 * cfg.num_layers * rows * cfg.hidden_size * _itemsize(dtype) if shards > 1 else 0
-    cost = decode_cost(cfg, phase, rows, mean_context, dtype)
-    bound = bound_of(cost, 2 * (shards - 1) / shards * reduced, topology)  # what a ring sends
+    """The roofline of decode for `rows` rows per replica at a mean context of `mean_context`.
+
+    Args:
+        dtype, cache_dtype: see `decode_cost`.
+    """
+    itemsize, replicas = _itemsize(dtype), phase.num_shards("batch")
+    cost = decode_cost(cfg, phase, rows, mean_context, dtype, cache_dtype)
+    bound = bound_of(cost, decode_sent(cfg, phase, rows, itemsize), topology)
     rate = math.floor(replicas * rows / bound.seconds)
-    return Roofline(rows, replicas, bound, rate, reduced)
+    sums = cfg.num_layers * sum(phase.num_shards(axis) > 1 for axis in ("heads", "mlp"))
+    return Roofline(rows, replicas, bound, rate, sums * rows * cfg.hidden_size * itemsize)
+
+
+def decode_sent(cfg: ModelConfig, phase: Phase, rows: int, itemsize: int) -> float:
+    """Bytes that a device sends in a decode step: sums over heads, MLP and the embedding's rows."""
+    of_layer = ring_factor(phase, "heads") + ring_factor(phase, "mlp")
+    sums = cfg.num_layers * of_layer + ring_factor(phase, "vocab")
+    return rows * cfg.hidden_size * itemsize * sums
+
+
+def ring_factor(phase: Phase, logical: str) -> float:
+    """How many times its size a device sends of an array that is summed over an axis's parts."""
+    shards = phase.num_shards(logical)
+    return 2 * (shards - 1) / shards

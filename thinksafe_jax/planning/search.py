@@ -15,9 +15,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from thinksafe_jax.models import ModelConfig
-from thinksafe_jax.planning.estimate import decode_sent, train_sent, train_temporaries
+from thinksafe_jax.planning.estimate import train_sent, train_temporaries
 from thinksafe_jax.planning.memory import Budget, phase_budget
-from thinksafe_jax.planning.roofline import Cost, bound_of, decode_cost, train_cost
+from thinksafe_jax.planning.roofline import Cost, bound_of, decode_cost, decode_sent, train_cost
 from thinksafe_jax.planning.search_space import Proposal, proposals
 from thinksafe_jax.planning.sweep import sweep
 from thinksafe_jax.planning.sweep_best import EQUAL, fitting, rank, rate_per_chip
