@@ -140,6 +140,9 @@ def test_a_part_of_a_simulated_mesh_is_its_first_devices():
 def test_the_usual_shapes_of_a_pod():
     assert [torus(n, 2) for n in (4, 8, 16, 64, 256)] == ["2x2", "2x4", "4x4", "8x8", "16x16"]
     assert [torus(n, 3) for n in (1, 4, 8, 64)] == ["1x1x1", "2x2x1", "2x2x2", "4x4x4"]
+    # no powers of two: 3 hosts, and what a v5p has of 3, 12 and 96 cubes of 64 chips
+    shapes = {12: "2x2x3", 192: "4x4x12", 768: "8x8x12", 6144: "16x16x24"}
+    assert {n: torus(n, 3) for n in shapes} == shapes
 
 
 @needs_libtpu

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+from types import SimpleNamespace
 
 import jax
 import pytest
@@ -23,7 +24,7 @@ from thinksafe_jax.planning.roofline import (
     kv_bytes_per_device,
     train_cost,
 )
-from thinksafe_jax.planning.sweep import combinations_of, read_rows, sweep
+from thinksafe_jax.planning.sweep import _identity, combinations_of, read_rows, sweep
 from thinksafe_jax.planning.sweep_best import draft_lines
 from thinksafe_jax.planning.sweep_between import between_lines, between_rows
 from thinksafe_jax.planning.sweep_programs import training_part
@@ -346,3 +347,15 @@ def test_keys_and_values_in_int8_are_another_program_of_the_same_table():
     assert row["settings"] == full["settings"] | {"kv_dtype": "int8"}
     assert row["read_bytes"] < full["read_bytes"]
     assert row["argument_bytes"] < full["argument_bytes"]
+
+
+def test_what_is_timed_is_compiled_for_the_device_at_hand(monkeypatch):
+    """A GPU's row said CPU. What is only compiled for its mesh is XLA:CPU's."""
+    timed = settings_of(**SIZES, measure=True)
+    combination = cells(load_mesh("h100-8"))[0]
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    for kind, name in (("NVIDIA H200", "NVIDIA H200 SXM"), ("NVIDIA GeForce", "NVIDIA GeForce")):
+        device = SimpleNamespace(device_kind=kind)
+        monkeypatch.setattr(jax, "devices", lambda *_, device=device: [device])
+        assert _identity(combination, timed)["compiled_for"] == name
+    assert _identity(combination, SETTINGS)["compiled_for"] == "CPU"

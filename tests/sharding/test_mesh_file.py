@@ -5,9 +5,10 @@ import math
 import pytest
 
 from tests.sharding.kit import BIASED, MESHES, NAMES, TIED, write_mesh
+from tests.support import REPOSITORY
 from thinksafe_jax.errors import ConfigError
 from thinksafe_jax.models import declare, walk
-from thinksafe_jax.sharding import load_mesh, sharding_problems, sharding_warnings
+from thinksafe_jax.sharding import load_mesh, load_rules, sharding_problems, sharding_warnings
 from thinksafe_jax.sharding.rules import LOGICAL_AXES
 
 SHIPPED = {f"v5e-{n}" for n in (8, 16, 256)} | {"v6e-8", "v6e-64", "v5p-8", "v5p-128"}
@@ -197,3 +198,12 @@ def test_files_that_are_none(tmp_path):
     assert str(file) in message(file)
     file.write_text("- a\n")
     assert "is a list; expected sections" in message(file)
+
+
+def test_an_unknown_key_of_a_rules_file_is_refused(tmp_path):
+    """It was passed over, and the table was another than the one that is written there."""
+    text = (REPOSITORY / "configs/rules/whole.yaml").read_text()
+    file = tmp_path / "mine.yaml"
+    file.write_text(text.replace("train:\n", "train:\n  dnc: {fsdp: 2}\n"))
+    with pytest.raises(ConfigError, match=r"train.dnc: unknown key; did you mean train.dcn\?"):
+        load_rules(file)(load_mesh("v5e-16"))

@@ -109,8 +109,8 @@ class SweepOptions:
 def sweep_sharding(options: SweepOptions, profile: ProfileOptions) -> None:
     """Compile decode, prefill and LoRA step of models x meshes x rule tables, and compare.
 
-    No chip is needed: devices are simulated, up to 256, or those of the TPU compiler where libtpu
-    is installed. Each row has memory per device, FLOPs, collectives by kind with bytes, the
+    No chip is needed: devices are simulated, or those of the TPU compiler where libtpu is
+    installed. Each row has memory per device, FLOPs, collectives by kind with bytes, the
     roofline and the compile time. What cannot be is a row with its reason. Where several tables
     were tried on a mesh, a line says which is best, and why. --phases adds decode with drafts and
     whole on-policy steps. With --search the tables are proposed, and the best is written as a mesh

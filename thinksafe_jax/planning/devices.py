@@ -4,6 +4,7 @@ For a TPU mesh they are those of the TPU compiler where libtpu is installed (it 
 that); elsewhere they are simulated on the host.
 """
 
+import math
 import os
 from collections.abc import Sequence
 from contextlib import suppress
@@ -93,9 +94,9 @@ def simulate(devices: int) -> None:
 
 
 def torus(chips: int, dimensions: int) -> str:
-    """The usual shape of so many chips, as 2x4 or 2x2x1."""
-    sides = [1] * dimensions
-    while chips > 1:
+    """The usual shape of so many chips, as 2x4, 2x2x1 or, of 768 chips of a v5p, 8x8x12."""
+    sides, twos = [1] * dimensions, chips & -chips  # the powers of two in them
+    while math.prod(sides) < twos:
         sides[sides.index(min(sides))] *= 2
-        chips //= 2
+    sides[sides.index(min(sides))] *= chips // twos
     return "x".join(str(side) for side in sorted(sides, key=lambda side: (side == 1, side)))

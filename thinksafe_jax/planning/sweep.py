@@ -22,7 +22,7 @@ from thinksafe_jax.planning.sweep_settings import (
     Row,
     SweepSettings,
 )
-from thinksafe_jax.sharding import MeshConfig
+from thinksafe_jax.sharding import MeshConfig, Topology, chip_of_device
 from thinksafe_jax.storage import atomic_write
 
 Table = tuple[str, Callable[[MeshConfig], MeshConfig]]  # its name, and what puts it on a mesh
@@ -91,11 +91,19 @@ def _identity(combination: Combination, settings: SweepSettings) -> Row:
         "rules_hash": "" if combination.problem else combination.rules_hash,
         "axes": {} if combination.problem else combination.axes,
         "phase": combination.phase,
-        "compiled_for": topology.chip if has_compiler(topology) else "CPU",
+        "compiled_for": _compiled_for(topology, settings),
         "settings": settings.summary_of(combination.phase),
         "measured": settings.measure,
         **({"xla_flags": flags} if flags else {}),
     }
+
+
+def _compiled_for(topology: Topology, settings: SweepSettings) -> str:
+    """Whose compiler is asked: that of the chips, of what is here where it is timed, or XLA:CPU."""
+    if settings.measure and jax.default_backend() != "cpu":
+        kind = jax.devices()[0].device_kind
+        return chip_of_device(kind) or kind
+    return topology.chip if has_compiler(topology) else "CPU"
 
 
 def _key(row: Row) -> str:

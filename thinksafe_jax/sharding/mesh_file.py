@@ -78,7 +78,9 @@ def load_rules(name: str | Path) -> Callable[[MeshConfig], MeshConfig]:
         phases: dict[str, Phase] = {}
         for name, section in raw.items():
             filled = _with_rest(section, mesh.topology.chips)
-            phases[name] = _take_phase({name: filled}, name, problems)
+            taken = {name: filled}
+            phases[name] = _take_phase(taken, name, problems)
+            problems += build(MeshConfig, taken)[1]  # unknown keys
             if not problems:
                 problems += _phase_problems(phases[name], name, mesh.topology)
         if problems:
