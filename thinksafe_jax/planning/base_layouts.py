@@ -2,7 +2,8 @@
 
 On-policy training and its sampler run on the same devices. With layers apart both hold the same
 buffers of an array that their rule tables cut alike (`sharding.on_devices`); the others are moved
-once, before the first step, and stay there twice. An adapter is moved at every step.
+once, before the first step, and stay there twice. An adapter is moved at every step. On a mesh
+`thinksafe run` keeps layers stacked, and its sampler has a copy of every array.
 
     train: fsdp 4          generate: tensor 4
     final_norm    whole on each   =  whole on each      shared
