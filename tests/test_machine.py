@@ -37,6 +37,9 @@ def test_there_is_one_cache_folder(monkeypatch, tmp_path):
     assert compile_cache_folder() == tmp_path / "thinksafe/jax"
     monkeypatch.setenv("THINKSAFE_CACHE", str(tmp_path / "mine"))
     assert compile_cache_folder() == tmp_path / "mine/jax"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("THINKSAFE_CACHE", "~/mine")  # as a file of variables has it
+    assert cache_folder() == tmp_path / "mine"
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "elsewhere")
     assert str(compile_cache_folder()) == "elsewhere"
 

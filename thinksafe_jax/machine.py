@@ -88,7 +88,12 @@ def cache_folder() -> Path:
     """
     chosen = os.environ.get("THINKSAFE_CACHE")
     general = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(chosen) if chosen else Path(general) / "thinksafe"
+    return Path(at_home(chosen)) if chosen else Path(general) / "thinksafe"
+
+
+def at_home(path: str) -> str:
+    """The path, with the home folder in place of a `~/` that it begins with, as of a shell."""
+    return os.path.expanduser(path) if path.startswith("~/") else path
 
 
 def compile_cache_folder() -> Path:

@@ -157,6 +157,20 @@ def test_without_a_run_dir_the_recipe_says_where(recipe_file, tmp_path, monkeypa
     assert [str(where) for _, where, _ in pipeline.calls] == ["runs/test", "elsewhere"]
 
 
+def test_an_option_with_an_equals_sign_may_begin_at_home(
+    recipe_file, tmp_path, monkeypatch, pipeline
+):
+    """No shell expands `~` there; the run would go to a folder of that name."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    exit_code(monkeypatch, "run", "--config=~/test.yaml", "--run-dir=~/here")
+    exit_code(monkeypatch, "run", "-c", recipe_file, "run_dir=~/there")
+    assert [str(where) for _, where, _ in pipeline.calls] == [
+        f"{tmp_path}/here", f"{tmp_path}/there"
+    ]  # fmt: skip
+    assert not (tmp_path / "~").exists()
+
+
 def test_a_trial_goes_to_a_folder_of_its_own(recipe_file, tmp_path, monkeypatch, pipeline):
     monkeypatch.chdir(tmp_path)
     exit_code(monkeypatch, "run", "-c", recipe_file, "--trial", 9)

@@ -47,6 +47,22 @@ def test_a_recipe_without_a_name_is_called_after_its_file(recipe_file):
     assert load_recipe(recipe_file, ["name=other"]).name == "other"
 
 
+def test_a_path_may_begin_at_home(tmp_path, recipe_file, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    recipe_file.write_text(f"run_dir: ~/runs/x\n{MINIMAL}")
+    recipe = load_recipe(recipe_file, ["student.model=~/m", "synthesis.prompts[0].path=~/p.csv",
+                                       "synthesis.prompts[0].label=harmful",
+                                       "training.trackers=[]", "guard.model=a/~/b"])  # fmt: skip
+    assert recipe.run_dir == f"{tmp_path}/runs/x"
+    assert recipe.student.model == f"{tmp_path}/m"
+    assert recipe.synthesis.prompts[0].path == f"{tmp_path}/p.csv"
+    assert recipe.guard.model == "a/~/b"
+    again = tmp_path / "again.yaml"
+    again.write_text(to_yaml(recipe))
+    assert load_recipe(again) == recipe
+    assert "run_dir: empty (null); expected text" in problem(recipe_file, "run_dir=~")
+
+
 def test_overrides_reach_every_depth(recipe_file):
     recipe = load_recipe(
         recipe_file,

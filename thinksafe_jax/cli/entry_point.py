@@ -19,6 +19,7 @@ from thinksafe_jax.cli import (
 )
 from thinksafe_jax.cli.app import app
 from thinksafe_jax.errors import EnvironmentFault, Terminated, ThinkSafeError, first_line
+from thinksafe_jax.machine import at_home
 
 for _commands in (
     pipeline,
@@ -42,6 +43,7 @@ def main() -> None:
     from thinksafe_jax.terminal import print_line, setup_logging
 
     setup_logging()
+    sys.argv[1:] = map(_at_home, sys.argv[1:])
     try:
         _run_app()
     except (ThinkSafeError, OSError) as raised:
@@ -59,6 +61,12 @@ def main() -> None:
     except BaseException:
         hosts.fail("failed; its own message says why", 1)
         raise
+
+
+def _at_home(argument: str) -> str:
+    """`--out=~/page.html` as a shell makes it of `--out ~/page.html`: a path in the home folder."""
+    name, equals, value = argument.partition("=")
+    return f"{name}={at_home(value)}" if equals else argument
 
 
 def _of_the_system(error: OSError) -> EnvironmentFault:

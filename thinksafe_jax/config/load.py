@@ -14,7 +14,7 @@ from thinksafe_jax.config.checks import completeness_problems, section_problems
 from thinksafe_jax.config.recipe import Recipe
 from thinksafe_jax.config.shipped import find_config
 from thinksafe_jax.config.strict import build
-from thinksafe_jax.config.yaml_files import REFERENCE, check_references, read_yaml
+from thinksafe_jax.config.yaml_files import REFERENCE, check_references, home_paths, read_yaml
 from thinksafe_jax.errors import ConfigError, first_line, quoted
 
 _SHOWN = 40  # problems that a message lists
@@ -26,7 +26,7 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe and check all of it.
 
     Paths inside the recipe (prompt files, model folders) are relative to the current directory,
-    not to the recipe. A recipe without a name is called after its file.
+    not to the recipe; `~/` is the home folder. A recipe without a name is called after its file.
 
     Args:
         path: a YAML file, or the name of one in configs/recipes, as `mini`; keys it does not name
@@ -82,7 +82,7 @@ def parse_override(override: str) -> tuple[str, Any]:
     with _override_errors(override):
         # as a plain value, since reading an item of a config would follow its references
         parsed: Any = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))
-    return key.strip(), parsed["value"]
+    return key.strip(), home_paths(parsed["value"])
 
 
 def _apply(config: Any, override: str) -> None:

@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from thinksafe_jax.errors import ConfigError, InputError, first_line
 from thinksafe_jax.json_files import MEBIBYTE, read_text
+from thinksafe_jax.machine import at_home
 
 REFERENCE = re.compile(r"\$\{([A-Za-z_]\w*(?:\.\w+|\[\d+\])*)\}")
 _MOST_BYTES = MEBIBYTE  # the largest recipe of the repository has 3 kB
@@ -25,6 +26,8 @@ _MOST_RESOLVED = 10 * MEBIBYTE  # characters and values, with all references fil
 
 def read_yaml(path: Path) -> Any:
     """The sections of a YAML file, as OmegaConf has them; references are not followed.
+
+    A text that begins with `~/` is a path in the home folder, as on a command line.
 
     Raises:
         ConfigError: it cannot be read, is larger than any recipe, is no YAML, or is a list.
@@ -44,6 +47,8 @@ def read_yaml(path: Path) -> Any:
                 f"{_MOST_VALUES:,} are read"
             )
         config = OmegaConf.load(io.StringIO(text))
+        if "~/" in text:
+            config = OmegaConf.create(home_paths(OmegaConf.to_container(config, resolve=False)))
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}{_sentence(error)}") from None
     except RecursionError:
@@ -54,6 +59,15 @@ def read_yaml(path: Path) -> Any:
     if not OmegaConf.is_dict(config):
         raise ConfigError(f"{path}: is a list; expected sections of key: value lines")
     return config
+
+
+def home_paths(value: Any) -> Any:
+    """The value, with the home folder in every text of it that begins with `~/`."""
+    if isinstance(value, Mapping):
+        return {key: home_paths(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [home_paths(item) for item in value]
+    return at_home(value) if isinstance(value, str) else value
 
 
 def check_references(path: Path, sections: Mapping[str, Any]) -> None:
