@@ -1,6 +1,7 @@
 """Who takes which run: locks, failures, and runs of an earlier edition of the study."""
 
 import json
+import logging
 import subprocess
 import sys
 import time
@@ -8,9 +9,17 @@ import time
 import pytest
 import yaml
 
+from tests.cli.test_cli import exit_code
 from tests.studies.example_study import write_study
 from thinksafe_jax.config import to_yaml
-from thinksafe_jax.errors import ConfigError, EnvironmentFault, InputError, InUse
+from thinksafe_jax.errors import (
+    ConfigError,
+    EnvironmentFault,
+    InputError,
+    InUse,
+    MissingRequirement,
+)
+from thinksafe_jax.pipeline import FaultList
 from thinksafe_jax.runs.manifest import Manifest
 from thinksafe_jax.storage import RunLock
 from thinksafe_jax.studies import inputs, load_study, run_study, work_off
@@ -36,6 +45,54 @@ def done(monkeypatch):
     )
     monkeypatch.setattr(work_off, "_WAIT", 0.05)
     return names
+
+
+def test_what_is_there_is_said_once_with_the_methods_that_it_is_of(
+    write, tmp_path, monkeypatch, caplog
+):
+    def look(session, folder, stages, *, keeps, say):
+        synthesis, training = session.recipe.synthesis, session.recipe.training
+        say(f"{synthesis.method}, {training.epochs} epochs", "the run in all: too much")
+        return FaultList()
+
+    monkeypatch.setattr(inputs, "preflight", look)
+    caplog.set_level(logging.INFO)
+    methods = [
+        {"name": name, "recipe": "mini", "grid": {"training.epochs": [1, 2]}} for name in "AB"
+    ]
+    methods.append(
+        {"name": "C", "recipe": "mini_direct_refusal", "overrides": ["training.epochs=7"]}
+    )
+    methods[1]["overrides"] = ["synthesis.limit=50"]
+    inputs.check_inputs(load_study(write(methods=methods)), tmp_path)
+    assert caplog.messages == [
+        "A; B: all is there: thinksafe, 1 epochs",
+        "A; B: all is there: thinksafe, 2 epochs",
+        "C: all is there: direct-refusal, 7 epochs",
+    ]
+
+
+def test_what_a_setting_lacks_is_said_as_the_run_would_say_it(write, tmp_path, monkeypatch):
+    def look(*_, **__):
+        faults = FaultList()
+        faults.note(MissingRequirement("accept the licence"), "guard.model")
+        return faults
+
+    monkeypatch.setattr(inputs, "preflight", look)
+    with pytest.raises(MissingRequirement) as caught:
+        inputs.check_inputs(load_study(write()), tmp_path)
+    # scripts that start again look for the word at its beginning
+    assert str(caught.value) == (
+        "missing: ThinkSafe, learning_rate=0.0001,epochs=1: guard.model: accept the licence"
+    )
+
+
+def test_a_study_file_that_names_a_bucket_is_refused(write, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    file = write(study_dir="gs://bucket/study")
+    assert exit_code(monkeypatch, "study", file) == 2
+    assert "gs://bucket/study: this is written to a disk only" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_every_unit_is_done_once_and_training_ends_at_the_export(

@@ -43,7 +43,7 @@ def study(
     from thinksafe_jax.terminal import output
 
     loaded = load_study(file)
-    root = local_folder(study_dir) if study_dir else default_folder(loaded)
+    root = local_folder(study_dir or default_folder(loaded))
     results = run_study(loaded, root, jobs=jobs, retry=retry)
     if results is None:
         return

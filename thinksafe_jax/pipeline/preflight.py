@@ -9,7 +9,7 @@ loaded, and nothing is written but small files of models to the caches that keep
 import logging
 import math
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import jax
@@ -47,8 +47,19 @@ from thinksafe_jax.training import TrainingMesh, require_trackers
 log = logging.getLogger(__name__)
 
 
+def _log_ready(there: str, cost: str | None) -> None:
+    log.info("all is there: %s", there)
+    if cost is not None:
+        log.info("%s", cost)
+
+
 def preflight(
-    session: Session, run_dir: Path, stages: Sequence[str], *, keeps: Collection[str] | None = None
+    session: Session,
+    run_dir: Path,
+    stages: Sequence[str],
+    *,
+    keeps: Collection[str] | None = None,
+    say: Callable[[str, str | None], None] = _log_ready,
 ) -> FaultList:
     """Looks for everything that the stages need which are not done yet.
 
@@ -57,6 +68,7 @@ def preflight(
         run_dir: where they will write; may be absent.
         stages: names of the stages that are wanted.
         keeps: stages whose results this start leaves in place; () of a new run, default all.
+        say: takes what is there, where nothing is missing, and what the run will take, if known.
 
     Returns:
         What is wrong; empty where the run can start.
@@ -65,7 +77,7 @@ def preflight(
     todo = set(stages) - (done if keeps is None else done & set(keeps)) - {"report"}
     checks = _Preflight(session, run_dir, todo, new_run=keeps is not None and not keeps)
     if todo:
-        checks.look()
+        checks.look(say)
     return checks.faults
 
 
@@ -83,7 +95,7 @@ class _Preflight:
         revisions = None if new_run else data_folder(run_dir) / "models.json"
         self.models = ModelChecks(revisions, self.mesh, self.faults)
 
-    def look(self) -> None:
+    def look(self, say: Callable[[str, str | None], None]) -> None:
         """Looks for everything; what is wrong is in `faults`."""
         recipe, todo = self.recipe, self.todo
         with self.faults.under("run_dir"):
@@ -111,19 +123,17 @@ class _Preflight:
         if student is not None:
             self._check_disks(student)
         if not self.faults.faults:
-            log.info("all is there: %s", ", ".join([*self.seen, *self.models.names()]))
-            self._say_cost(student)
+            say(", ".join([*self.seen, *self.models.names()]), self._cost(student))
         if recipe.mesh is None and jax.device_count() > 1 and current().first:
             log.warning("%s", mesh_advice(jax.devices()[0].device_kind, jax.device_count()))
 
-    def _say_cost(self, student: ModelFacts | None) -> None:
-        """One line, where all that it counts will be done."""
+    def _cost(self, student: ModelFacts | None) -> str | None:
+        """What the run will take, in one line, where all that it counts will be done."""
         all_of_it = {"train", "evaluate"} | (set() if self.loop else {"sample"})
         if student is None or not self.prompts or not current().first or not all_of_it <= self.todo:
-            return
+            return None
         asked = self.recipe, self.prompts, self.questions
-        if line := cost_line(*asked, student, self.models, self.mesh):
-            log.info("%s", line)
+        return cost_line(*asked, student, self.models, self.mesh)
 
     def _mesh(self) -> MeshConfig | None:
         """The recipe's mesh; None, with its fault noted, where it cannot be read."""

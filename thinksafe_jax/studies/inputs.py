@@ -29,13 +29,17 @@ def check_inputs(study: Study, root: Path) -> None:
         InputError: a question is in both splits.
     """
     looked_at = set()
+    there: dict[str, list[str]] = {}  # {what is there: the methods that need it}
     for method in study.methods:
         for setting in method.settings:
             folder, done = _least_done(study, method, setting, root)
             needs = repr(apart_from_rates(setting.recipe)), done
             if needs not in looked_at:
                 looked_at.add(needs)
-                _look(f"{method.name}, {setting.name}", setting.recipe, folder, done)
+                for seen in _look(f"{method.name}, {setting.name}", setting.recipe, folder, done):
+                    there.setdefault(seen, []).append(method.name)
+    for seen, methods in there.items():
+        _log.info("%s: all is there: %s", "; ".join(dict.fromkeys(methods)), seen)
     asked = {split: _questions(study, split) for split in SPLITS}
     shared = asked["validation"].keys() & asked["heldout"].keys()
     if shared:
@@ -75,11 +79,21 @@ def _finished(unit: Unit, root: Path) -> frozenset[str]:
     return frozenset(done)
 
 
-def _look(name: str, recipe: Recipe, folder: Path, done: frozenset[str]) -> None:
+def _look(name: str, recipe: Recipe, folder: Path, done: frozenset[str]) -> list[str]:
+    """What is there of what a setting needs, in one text; none where it needs nothing more.
+
+    What the preflight says of the cost is not taken: a study evaluates its runs elsewhere.
+    """
+    seen: list[str] = []
+
+    def say(there: str, _cost: str | None) -> None:
+        seen.append(there)
+
     try:
-        preflight(Session(recipe), folder, stages_of(recipe), keeps=done).refuse()
+        preflight(Session(recipe), folder, stages_of(recipe), keeps=done, say=say).refuse()
     except ThinkSafeError as error:
-        raise type(error)(f"{name}: {error}") from None
+        raise type(error)(f"{name}: {error.args[0]}") from None
+    return seen
 
 
 def _questions(study: Study, split: str) -> Mapping[str, Question]:

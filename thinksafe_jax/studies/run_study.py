@@ -25,9 +25,9 @@ HELPER = "THINKSAFE_STUDY_HELPER"  # set in the processes that `--jobs` starts
 _PATIENCE = 60  # seconds that a helper has to end
 
 
-def default_folder(study: Study) -> Path:
-    """Where a study goes if nobody says."""
-    return Path(study.config.study_dir or f"studies/{study.config.name}")
+def default_folder(study: Study) -> str:
+    """Where a study goes if nobody says: what its file names, or studies/<name>."""
+    return study.config.study_dir or f"studies/{study.config.name}"
 
 
 def run_study(
