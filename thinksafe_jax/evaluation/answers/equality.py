@@ -13,16 +13,17 @@ import queue
 import select
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from thinksafe_jax.errors import MissingRequirement
+from thinksafe_jax.errors import EnvironmentFault, MissingRequirement
 
 _SCRIPT = Path(__file__).with_name("equality_worker.py")
 _START = 60.0  # seconds that importing sympy may take on a busy machine
+_FIX = "pip install 'math-verify[antlr4-13-2]'"
 
 
 @dataclass(frozen=True)
@@ -63,16 +64,18 @@ class Equality:
         return [self._known[pair] for pair in pairs]
 
     def _compare_pair(self, pair: Pair) -> bool | None:
-        worker = self._idle.get() or _Worker()
+        worker = self._idle.get()
         try:
-            answer = worker.ask(pair, self.limit)
+            worker = worker or _Worker(pair.how)
+            return worker.ask(pair, self.limit)
         except TimeoutError:
             self.killed += 1
-            answer, worker = None, worker.kill()
+            worker = worker and worker.kill()
         except (OSError, ValueError):  # it died of its memory limit, or wrote half a line
-            answer, worker = None, worker.kill()
-        self._idle.put(worker)
-        return answer
+            worker = worker and worker.kill()
+        finally:
+            self._idle.put(worker)
+        return None
 
     def __enter__(self) -> "Equality":
         return self
@@ -94,40 +97,67 @@ def require_math_verify() -> None:
     if importlib.util.find_spec("math_verify") is None:
         raise MissingRequirement(
             "answers that are no plain numbers are compared by Math-Verify, which is not "
-            "installed; pip install 'math-verify[antlr4-13-2]'"
+            f"installed; {_FIX}"
         )
 
 
 class _Worker:
-    """One process; in a session of its own, so that Ctrl-C in the terminal does not reach it."""
+    """One process; in a session of its own, so that Ctrl-C in the terminal does not reach it.
 
-    def __init__(self):
-        self._process = subprocess.Popen(
-            [sys.executable, "-I", str(_SCRIPT)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        self._ready = False
+    Args:
+        how: of the pair that it is started for; what compares so is imported now, which is not the
+            pair's fault.
+
+    Raises:
+        MissingRequirement: Math-Verify cannot be used here.
+        EnvironmentFault: the process cannot be started.
+    """
+
+    def __init__(self, how: str):
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", str(_SCRIPT)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise EnvironmentFault(f"no process that compares answers: {error}") from None
+        try:
+            reply = self._exchange(Pair("1", "1", how), _START)
+        except (OSError, ValueError) as error:
+            self.kill()
+            raise EnvironmentFault(
+                f"the process that compares answers did not start within {_START:g} s "
+                f"({type(error).__name__}); the machine may be out of memory"
+            ) from None
+        if not reply["equal"]:
+            self.kill()
+            why = reply.get("error", "1 is not 1")
+            raise MissingRequirement(
+                f"Math-Verify is installed and cannot compare answers ({why}); {_FIX}"
+            )
 
     def ask(self, pair: Pair, limit: float) -> bool:
-        if not self._ready:  # importing is not the pair's fault
-            self._exchange(Pair("1", "1", pair.how), _START)
-            self._ready = True
-        return self._exchange(pair, limit)
+        """Whether the pair is equal.
 
-    def _exchange(self, pair: Pair, limit: float) -> bool:
+        Raises:
+            TimeoutError: it is not told within the limit.
+            OSError, ValueError: the process died of it.
+        """
+        return self._exchange(pair, limit)["equal"]
+
+    def _exchange(self, pair: Pair, limit: float) -> dict[str, Any]:
         pipe_in, pipe_out = self._process.stdin, self._process.stdout
         assert pipe_in is not None and pipe_out is not None
         request = {"how": pair.how, "answer": pair.answer, "gold": pair.gold}
         pipe_in.write(json.dumps(request).encode() + b"\n")
         pipe_in.flush()
-        end = time.monotonic() + limit
-        answered, _, _ = select.select([pipe_out], [], [], max(0.0, end - time.monotonic()))
+        answered, _, _ = select.select([pipe_out], [], [], limit)
         if not answered:
             raise TimeoutError
-        return bool(json.loads(pipe_out.readline())["equal"])
+        return json.loads(pipe_out.readline())
 
     def kill(self) -> None:
         self._process.kill()

@@ -1,11 +1,11 @@
 r"""A process that compares answers; `equality.py` starts it as a script, feeds it and may kill it.
 
 One JSON object a line in, one out: `{"how": "verify" | "symbolic", "answer": ..., "gold": ...}`
-gives `{"equal": true | false}`. It imports nothing of the package, so that it starts in under a
-second. No time limit works inside: simplifying `9^{9^9}` cannot be interrupted from Python, only
-killed. Text is parsed by grammars alone, never by `eval` (which sympy's `parse_expr` is).
+gives `{"equal": true | false}`, and `error` where one kept it from comparing. It imports nothing of
+the package, so that it starts in under a second. No time limit works inside: simplifying `9^{9^9}`
+cannot be interrupted from Python, only killed. Text is parsed by grammars alone, never by `eval`
+(which sympy's `parse_expr` is).
 """
-
 import json
 import logging
 import resource
@@ -61,10 +61,10 @@ def main() -> None:
     for line in sys.stdin:
         request = json.loads(line)
         try:
-            equal = ways[request["how"]](request["answer"], request["gold"])
-        except (Exception, RecursionError, MemoryError):
-            equal = False
-        print(json.dumps({"equal": equal}), flush=True)
+            reply = {"equal": ways[request["how"]](request["answer"], request["gold"])}
+        except (Exception, RecursionError, MemoryError) as error:
+            reply = {"equal": False, "error": f"{type(error).__name__}: {error}"}
+        print(json.dumps(reply), flush=True)
 
 
 if __name__ == "__main__":
