@@ -96,3 +96,29 @@ def test_line_separators_inside_a_row_do_not_end_it(tmp_path):
     text = "so\u2028\u2029\u0085\x0b\x0c\\boxed{2}"
     file.write_text(json.dumps(row(response=text), ensure_ascii=False) + "\n", encoding="utf-8")
     assert score_responses(file, "math500")["accuracy"]["value"] == 1.0
+
+
+# R1-Distill by a server: the chat template opens the thought, so its tag is in no response
+CLOSED, THOUGHT = "1+1.\n</think>\n\nIt is \\boxed{2}.", r"Maybe \boxed{2}? Let me check:"
+
+
+@pytest.mark.parametrize("more", [{}, {"finish_reason": "length"}], ids=["unsaid", "length"])
+def test_a_thought_that_the_template_opened_and_nothing_closed_is_no_answer(tmp_path, more):
+    rows = [row(response=CLOSED), row(response=CLOSED), row(response=THOUGHT, **more)]
+    result = score(tmp_path, *rows)
+    assert [r["status"] for r in result["rows"]] == ["correct", "correct", "unparsed"]
+    assert result["accuracy"]["value"] == pytest.approx(2 / 3)
+
+
+def test_where_few_thoughts_end_only_what_was_cut_is_taken_for_one(tmp_path):
+    """As of a model that answers without thoughts and once writes a stray tag."""
+    cut = {"finish_reason": "length"}
+    rows = [row(response=CLOSED), row(response=THOUGHT), row(response=THOUGHT, **cut)]
+    assert [r["status"] for r in score(tmp_path, *rows)["rows"]] == [
+        "correct", "correct", "unparsed",
+    ]  # fmt: skip
+
+
+def test_a_box_in_a_cut_answer_counts_where_no_thought_was_opened(tmp_path):
+    result = score(tmp_path, row(), row(response=THOUGHT, finish_reason="length"))
+    assert [r["status"] for r in result["rows"]] == ["correct", "correct"]

@@ -206,7 +206,8 @@ def score(
 
     Rows of one id are samples of one problem. Beside the accuracy stands what the authors' scorer
     would have said. A row that says it was cut (finish_reason or stop_reason: length, max_tokens
-    and other names of servers) counts as truncated.
+    and other names of servers) counts as truncated. Where responses hold </think> alone, because the
+    chat template wrote <think> (R1-Distill), one without either is a thought that never ended.
 
     --json holds accuracy and accuracy_skythought_compat, each {value, low, high, n} with 95 %
     intervals clustered by id; unparsed, truncated and timeout, counts of rows; questions;

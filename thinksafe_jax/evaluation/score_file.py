@@ -1,6 +1,6 @@
 """Responses that were made elsewhere, scored by the code that `evaluate` uses."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from thinksafe_jax.data import (
@@ -16,6 +16,7 @@ from thinksafe_jax.data import (
 from thinksafe_jax.errors import ConfigError, InputError, quoted
 from thinksafe_jax.evaluation.answers.equality import Equality
 from thinksafe_jax.evaluation.scoring import score_rows, suite_facts
+from thinksafe_jax.tokenizer import THINK_CLOSE, THINK_OPEN
 
 _SCORED = ("id", "sample", "status", "correct", "extracted", "skythought_correct")
 
@@ -25,7 +26,8 @@ def score_responses(path: Path, suite: str, *, style: str = "") -> dict:
 
     Args:
         path: JSONL, JSON, CSV or Parquet with id, question, answer, response, and finish_reason or
-            stop_reason where known. Rows of one id are samples of one problem.
+            stop_reason where known. Rows of one id are samples of one problem. Responses may lack
+            the `<think>` that the chat template wrote.
         suite: a reasoning suite, whose way to read answers is used; any other name with `style`.
 
     Returns:
@@ -40,7 +42,7 @@ def score_responses(path: Path, suite: str, *, style: str = "") -> dict:
     bench = benchmark(suite, REASONING if style else "")
     if bench.kind != REASONING:
         raise ConfigError(f"--suite {suite} is of kind {bench.kind}; only reasoning is scored here")
-    rows = list(_responses(path, suite, style or bench.style))
+    rows = _with_opened_thoughts(list(_responses(path, suite, style or bench.style)))
     if not rows:
         raise InputError(f"{path}: no rows")
     with Equality() as pool:
@@ -91,3 +93,24 @@ def _asked(row: Row) -> dict[str, str]:
     """The question, "" where the row has none, and its gold answer."""
     question = value_cell(row, "question", "question") if "question" in row.values else ""
     return {"question": question, "answer": value_cell(row, "answer", "gold answer")}
+
+
+def _with_opened_thoughts(rows: Sequence[dict]) -> list[dict]:
+    """The rows with `<think>` where the chat template began a thought that never ended.
+
+    Servers return what follows the prompt. Where the template opens the reasoning (R1-Distill), a
+    response has `</think>` alone, and one that was cut in its thought has no tag: it looks like an
+    answer. Where most responses are of the first kind, those without a tag are of the second; where
+    some are, those that were cut.
+    """
+    begun = sum(THINK_CLOSE in r["response"] and THINK_OPEN not in r["response"] for r in rows)
+    most = 2 * begun > len(rows)
+
+    def never_ended(row: dict) -> bool:
+        tagged = THINK_CLOSE in row["response"] or THINK_OPEN in row["response"]
+        return not tagged and (most or row["finish_reason"] == "length")
+
+    return [
+        row | {"response": THINK_OPEN + row["response"]} if begun and never_ended(row) else row
+        for row in rows
+    ]

@@ -6,6 +6,7 @@ the package, so that it starts in under a second. No time limit works inside: si
 cannot be interrupted from Python, only killed. Text is parsed by grammars alone, never by `eval`
 (which sympy's `parse_expr` is).
 """
+
 import json
 import logging
 import resource
