@@ -119,6 +119,15 @@ NUMBERS: list[tuple[str, str]] = [
     (r"\boxed{75%}", "75"),
     ("The answer is 75%.", "75"),
     (r"\boxed{75 \text{ percent}}", "75"),
+    # words that count
+    (r"\boxed{5 \text{ million}}", "5000000"),
+    (r"\boxed{\$2.5\text{ million}}", "2500000"),
+    (r"\boxed{5 \text{ million dollars}}", "5000000"),
+    ("The answer is 5 million.", "5000000"),
+    ("The answer is $5 million.", "5000000"),
+    ("The answer is 3 dozen eggs.", "36"),
+    ("so she sold 2 thousand", "2000"),
+    ("The answer is 75 percent.", "3/4"),
     # units
     (r"\boxed{18 \text{ cm}^2}", "18"),
     (r"\boxed{18\,\text{m/s}}", "18"),

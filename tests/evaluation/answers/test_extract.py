@@ -52,6 +52,19 @@ EQUALITY = [
     ("52_8", "52", False),  # a number in base 8
     ("1,-2", "1", False),
     ("1/0", "1/0", True),  # no number, still text
+    (r"5 \text{ million}", "5000000", True),
+    ("5 million", "5", True),  # asked for millions
+    ("5 million", "5000 thousand", True),
+    ("5 million", "5000", False),
+    ("5 million", "5 thousand", False),
+    (r"2 \text{ and } 3", "23", False),  # two numbers are not one
+    (r"5 \text{ ft } 6 \text{ in}", "56", False),
+    ("2 3", "23", False),
+    ("-10 000", "-10000", True),
+    ("0.123 456", "0.123456", True),
+    ("10:00 a.m.", "10:00 p.m.", False),
+    (r"10:00 \text{ a.m.}", r"10:00 \text{ p.m.}", False),
+    (r"10 \text{ PM}", "10", True),
     ("x=5", "5", True),
     (r"\text{Evelyn}", "evelyn", True),
     (r"\text{(C)}", "C", True),

@@ -13,7 +13,7 @@ The rules close the traps measured on the authors' scorer and on its neighbours:
 import re
 from collections.abc import Iterator
 
-from thinksafe_jax.evaluation.answers.numbers import leading_number, parse_number
+from thinksafe_jax.evaluation.answers.numbers import SCALE_WORD, leading_number, parse_number
 from thinksafe_jax.evaluation.answers.typography import plain
 
 # "\b" of an unescaped "\boxed" is a backspace in JSON and Python
@@ -44,6 +44,7 @@ _SAID_OF = re.compile(
 # digits glued to a word are part of a name ("-sepehr2010" under an AIME solution)
 _NUMBER = re.compile(
     r"-?(?<![A-Za-z0-9_.,])(?:[0-9][0-9,]*(?:\.[0-9]+)?|\.[0-9]+)(?:\s*/\s*[0-9]+(?![0-9/]))?"
+    rf"(?:\s+(?i:{SCALE_WORD}))?"
 )
 _FORMULA = re.compile(r"(?:\$\$?|\\\(|\\\[)((?:[^$\\]|\\[^()\[\]])+?)(?:\$\$?|\\\)|\\\])")
 _TEXT = re.compile(r"\\text\{[^}]*\}")
