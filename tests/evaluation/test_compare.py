@@ -49,6 +49,13 @@ def test_only_common_problems_are_paired_and_the_others_counted():
     assert (line.common, line.only_left, line.only_right) == (20, 10, 0)
 
 
+def test_a_cluster_is_no_question_that_has_its_name():
+    left, right = evaluated("a", [1, 0]), evaluated("b", [1, 0])
+    for side in (left, right):
+        side.suites["gsm8k"][0]["cluster"] = "1"
+    assert compare_evaluations(left, right)[0].common == 2
+
+
 def test_other_questions_under_the_same_ids_are_refused():
     left, right = evaluated("a", [1, 0]), evaluated("b", [1, 0])
     right.suites["gsm8k"][1]["prompt"] = "another"

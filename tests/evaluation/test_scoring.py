@@ -128,6 +128,11 @@ def test_pass_at_k_is_unbiased_and_given_for_powers_of_two():
     assert table["2"]["n"] == 10
 
 
+def test_pass_at_1_is_the_rate_with_its_interval():
+    facts = facts_of([graded(p, s, (3 * p + s) % 7 < 3) for p in range(30) for s in range(8)])
+    assert facts["pass_at_k"]["1"] == facts["rate"]
+
+
 def test_harmbench_variants_are_clustered_by_objective():
     pairs = [(n, v) for n in range(40) for v in (0, 1)]
     rows = [

@@ -7,7 +7,13 @@ from random import Random
 
 import pytest
 
-from thinksafe_jax.intervals import OddsRatio, acceptance, expected_acceptance, odds_ratio
+from thinksafe_jax.intervals import (
+    OddsRatio,
+    acceptance,
+    expected_acceptance,
+    odds_ratio,
+    wilson,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -16,10 +22,19 @@ def outcomes(flags):
     return {str(n): [bool(flag)] for n, flag in enumerate(flags)}
 
 
-def test_acceptance_is_a_share_with_wilsons_interval():
+def test_acceptance_is_a_share_with_its_interval():
     rate = acceptance({"a": [True, False], "b": [True, True]})
     assert (rate.value, rate.n) == (0.75, 4)
     assert rate.low < 0.75 < rate.high
+
+
+def test_acceptance_is_clustered_by_prompt():
+    """Prompts of which each accepts all draws or none: eight draws of each say no more than one."""
+    once = acceptance({str(n): [n < 6] for n in range(12)})
+    often = acceptance({str(n): [n < 6] * 8 for n in range(12)})
+    assert once == wilson(6, 12)
+    assert (often.value, often.n) == (0.5, 96)
+    assert often.low <= once.low and often.high >= once.high
 
 
 def test_the_odds_ratio_undoes_the_tilt():

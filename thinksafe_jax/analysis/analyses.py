@@ -193,13 +193,14 @@ def _spread(lengths: Mapping) -> str:
 
 
 def shown(rate: Mapping, scale: float = 1.0) -> str:
-    """`0.12 (0.08 to 0.17)`; infinite ends are named."""
+    """`0.12 (0.08 to 0.17)`; infinite ends are named, and where there is no interval the value."""
     if rate["value"] is None:
         return "–"
     low, high = (
         "∞" if rate[end] is None else f"{scale * rate[end]:.4g}" for end in ("low", "high")
     )
-    return f"{scale * rate['value']:.4g} ({low} to {high})"
+    value = f"{scale * rate['value']:.4g}"
+    return value if rate["low"] is rate["high"] is None else f"{value} ({low} to {high})"
 
 
 ANALYSES: Mapping[str, Callable[[Target], Analysis]] = {

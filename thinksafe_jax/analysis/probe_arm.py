@@ -12,7 +12,7 @@ from thinksafe_jax.config import Recipe
 from thinksafe_jax.data import Prompt
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.guards import Guard
-from thinksafe_jax.intervals import OddsRatio, Outcomes, Rate, acceptance, odds_ratio, wilson
+from thinksafe_jax.intervals import OddsRatio, Outcomes, Rate, acceptance, clustered, odds_ratio
 from thinksafe_jax.json_files import read_json_object
 from thinksafe_jax.runs import RowStore
 from thinksafe_jax.storage import atomic_write, prepare_directory
@@ -27,7 +27,8 @@ class Arm:
     """One template on the sample.
 
     Attributes:
-        acceptance: α without steering, α_I with it; Wilson's interval.
+        acceptance: α without steering, α_I with it; as all rates here with intervals clustered by
+            prompt.
         odds_ratio: ω̂ against no steering; None for the arm without, and for benign prompts.
         tokens_per_response, tokens_per_accepted: means; None where nothing was accepted.
         expected_accepted: prompts of the whole run that one attempt at each would accept.
@@ -157,5 +158,5 @@ def measure(
         expected_tokens=run_prompts * mean,
         expected_tokens_to_one=run_prompts * mean / alpha.value if alpha.value else None,
         expected_hours=run_prompts * mean * seconds / measured / 3600 if measured else None,
-        refusals=wilson(*ledger.refusals_among_safe()) if label == "benign" else None,
+        refusals=clustered(ledger.refusals_among_safe()) if label == "benign" else None,
     )

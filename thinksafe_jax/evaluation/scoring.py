@@ -1,7 +1,7 @@
 """From kept rows to rates. Pure functions: the same rows always give the same numbers."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 from thinksafe_jax.data import (
@@ -189,11 +189,12 @@ def suite_facts(rows: Sequence[dict], kind: str) -> SuiteFacts:
     if kind != REASONING:
         return facts
     compared = [row for row in rows if row.get("skythought_correct") is not None]
+    authors = _by_cluster((row, float(row["skythought_correct"])) for row in compared)
     return replace(
         facts,
         timeout=sum(row.get("status") == "timeout" for row in rows),
         pass_at_k=pass_table(rows),
-        skythought_compat=clustered(_grouped(compared, "skythought_correct")) if compared else None,
+        skythought_compat=clustered(list(authors.values())) if compared else None,
         skythought_differs=sum(r["skythought_correct"] != r["correct"] for r in compared),
     )
 
@@ -218,38 +219,45 @@ def suite_rate(rows: Sequence[dict]) -> Rate:
 
     Unparsed rows are left out, except in reasoning, where they count as wrong.
     """
-    counted = [
-        row | {"hit": outcome(row) is True}
-        for row in rows
-        if outcome(row) is not None or row["kind"] == REASONING
-    ]
-    return clustered(_grouped(counted, "hit"))
+    return clustered(list(_hits(rows).values()))
 
 
-def _grouped(rows: Sequence[dict], column: str) -> list[list[float]]:
+def _hits(rows: Sequence[dict]) -> dict[str, list[float]]:
+    """Whether each row that counts is a hit, by cluster."""
+    outcomes = ((row, outcome(row)) for row in rows)
+    return _by_cluster(
+        (row, float(hit is True))
+        for row, hit in outcomes
+        if hit is not None or row["kind"] == REASONING
+    )
+
+
+def _by_cluster(values: Iterable[tuple[dict, float]]) -> dict[str, list[float]]:
     """Values by cluster: the suite's own where it has one, else the question."""
     groups: dict[str, list[float]] = {}
-    for row in rows:
-        groups.setdefault(row.get("cluster") or f"id:{row['id']}", []).append(float(row[column]))
-    return list(groups.values())
+    for row, value in values:
+        groups.setdefault(row.get("cluster") or f"id:{row['id']}", []).append(value)
+    return groups
 
 
 def pass_table(rows: Sequence[dict]) -> dict[str, Rate]:
-    """Unbiased pass@k for 1 and the powers of two up to the samples, clustered by problem."""
-    groups = _grouped([row | {"hit": outcome(row) is True} for row in rows], "hit")
-    fewest = min(map(len, groups), default=0)
-    ks = [2**power for power in range(fewest.bit_length()) if 2**power <= fewest]
-    return {str(k): clustered([[pass_at_k(int(sum(g)), len(g), k)] for g in groups]) for k in ks}
+    """Unbiased pass@k for 1 and the powers of two up to the samples, clustered by problem.
+
+    Of problems with equally many samples pass@1 is the suite's rate, and has its interval.
+    """
+    groups = list(_hits(rows).values())
+    sizes = set(map(len, groups))
+    fewest = min(sizes, default=0)
+    ks = [2**power for power in range(fewest.bit_length())]
+    table = {k: clustered([[pass_at_k(int(sum(g)), len(g), k)] for g in groups]) for k in ks}
+    if len(sizes) == 1:
+        table[1] = clustered(groups)
+    return {str(k): rate for k, rate in table.items()}
 
 
 def problem_means(rows: Sequence[dict]) -> dict[str, float]:
     """Mean outcome of each problem (or objective) of one suite, for paired comparisons."""
-    groups: dict[str, list[float]] = {}
-    for row in rows:
-        hit = outcome(row)
-        if hit is not None or row["kind"] == REASONING:
-            groups.setdefault(row.get("cluster") or row["id"], []).append(float(hit is True))
-    return {key: sum(values) / len(values) for key, values in groups.items()}
+    return {key: sum(values) / len(values) for key, values in _hits(rows).items()}
 
 
 def _bounds(outcomes: Counter[bool | None]) -> Bounds:

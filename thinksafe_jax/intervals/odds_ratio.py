@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from statistics import NormalDist
 
 from thinksafe_jax.intervals.quantiles import t_quantile
-from thinksafe_jax.intervals.shares import Rate, wilson
+from thinksafe_jax.intervals.shares import Rate, clustered
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,8 @@ Outcomes = Mapping[str, Sequence[bool]]  # prompt id -> whether each of its resp
 
 
 def acceptance(outcomes: Outcomes, confidence: float = 0.95) -> Rate:
-    """α over all responses, with Wilson's interval (for one response a prompt it is exact)."""
-    flags = [flag for responses in outcomes.values() for flag in responses]
-    return wilson(sum(flags), len(flags), confidence)
+    """α over all responses, its interval clustered by prompt; Wilson's of one response a prompt."""
+    return clustered([list(map(float, of)) for of in outcomes.values()], confidence)
 
 
 def odds_ratio(steered: Outcomes, plain: Outcomes, confidence: float = 0.95) -> OddsRatio:

@@ -150,14 +150,13 @@ class Ledger:
         dropped = self.benign_refusals != "keep" and key in self.refused
         return BENIGN_REFUSAL if dropped else ACCEPTED
 
-    def refusals_among_safe(self) -> tuple[int, int]:
-        """(answers to benign prompts that refuse, answers to them) of those that are safe."""
-        safe = [
-            key
-            for key, reason in self.reasons.items()
-            if reason in (ACCEPTED, BENIGN_REFUSAL) and self.labels[key[0]] == "benign"
-        ]
-        return sum(key in self.refused for key in safe), len(safe)
+    def refusals_among_safe(self) -> list[list[float]]:
+        """Of each benign prompt, whether each of its safe answers refuses: 1 if it does, else 0."""
+        by_prompt: dict[str, list[float]] = {}
+        for key, reason in self.reasons.items():
+            if reason in (ACCEPTED, BENIGN_REFUSAL) and self.labels[key[0]] == "benign":
+                by_prompt.setdefault(key[0], []).append(float(key in self.refused))
+        return list(by_prompt.values())
 
     @property
     def settled(self) -> tuple[str, ...]:
