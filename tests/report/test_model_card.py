@@ -175,3 +175,26 @@ def test_named_suites_are_machine_readable_with_the_commit_of_their_dataset():
     assert (mine.dataset_type, mine.dataset_name, mine.metric_type) == ("custom", "mine", "pass@1")
     row = "| strongreject: attack success, lower is better | 50.0% (12.5% to 37.5%, n = 40) | 25.0%"
     assert row in card.text
+
+
+def test_no_result_stands_under_the_name_of_another_dataset():
+    """The Hub's library groups results of equal type, configuration, split and commit."""
+    facts = {"metric": "attack success", "lower_is_better": True, "rate": RATE}
+    suites = dict.fromkeys(("one", "two", "xstest-safe", "xstest-unsafe"), facts)
+    of_hub = {"name": "walledai/XSTest", "revision": "c" * 40}
+    sources = {"xstest-safe": of_hub, "xstest-unsafe": of_hub}
+    after = {"harmful_response_rate": RATE, "suites": suites, "settings": {"sources": sources}}
+    evaluation = {"after": after}
+    facts = CardFacts("run", "mini:student", None, "adapter", "thinksafe", {}, None, evaluation)
+    ((index,),) = [ModelCard(model_card(facts)).data.to_dict()["model-index"]]
+    metrics = {
+        result["dataset"]["name"]: [metric["name"] for metric in result["metrics"]]
+        for result in index["results"]
+    }
+    ending = "attack success, lower is better"
+    assert metrics == {
+        "the run's held-out prompts": ["harmful responses, lower is better"],
+        "one": [f"one: {ending}"],
+        "two": [f"two: {ending}"],
+        "walledai/XSTest": [f"xstest-safe: {ending}", f"xstest-unsafe: {ending}"],
+    }

@@ -211,7 +211,11 @@ def _suites(evaluation: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _suite_result(name: str, facts: dict[str, Any], source: dict[str, Any]) -> Any:
-    """A suite's rate, with the dataset at its commit where the rows came from the Hub."""
+    """A suite's rate, with the dataset at its commit where the rows came from the Hub.
+
+    The Hub's library puts results of one dataset, configuration, split and commit under the first
+    one's name: a file's suite is a configuration of its own, and each metric names its suite.
+    """
     from huggingface_hub import EvalResult
 
     known = BENCHMARKS[name].hub if name in BENCHMARKS else None
@@ -219,12 +223,12 @@ def _suite_result(name: str, facts: dict[str, Any], source: dict[str, Any]) -> A
     return EvalResult(
         task_type="text-generation",
         dataset_type=hub[0] if hub else "custom",
-        dataset_name=name,
-        dataset_config=hub[1] if hub else None,
+        dataset_name=hub[0] if hub else name,
+        dataset_config=hub[1] if hub else name,
         dataset_split=hub[2] if hub else None,
         dataset_revision=source.get("revision"),
         metric_type=facts["metric"].replace(" ", "_"),
-        metric_name=f"{facts['metric']}, {better(facts)}",
+        metric_name=f"{name}: {facts['metric']}, {better(facts)}",
         metric_value=facts["rate"]["value"],
     )
 
