@@ -10,11 +10,19 @@ from itertools import combinations
 import pytest
 
 from tests.report.example_run import NICE, recipe, write_evaluation, write_run
-from thinksafe_jax.config import OnPolicyConfig, TrainingConfig, to_yaml
+from thinksafe_jax.config import (
+    EvaluationConfig,
+    ModelSource,
+    OnPolicyConfig,
+    TrainingConfig,
+    to_yaml,
+)
 from thinksafe_jax.config.recipe import Rung
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.report import write_report
-from thinksafe_jax.report.plane_plot import _clear_shift, _overlap
+from thinksafe_jax.report.plane_plot import _clear_shift, _overlap, _plane_points
+from thinksafe_jax.report.run_files import read_run
+from thinksafe_jax.report.summary import build_summary
 
 pytestmark = pytest.mark.slow
 
@@ -107,6 +115,25 @@ def test_the_toy_is_not_on_the_papers_plane_and_names_stand_apart(tmp_path):
         _clear_shift((70.0, 40.0), "before", taken)
     pairs = combinations(taken, 2)
     assert not any(_overlap(*pair) for pair in pairs)
+
+
+def test_a_model_that_cannot_be_read_has_no_place_beside_the_paper(tmp_path):
+    """It harms nobody: on the plane it was the safest of all."""
+    path = write_run(tmp_path / "run", rows=40)
+    changes = {"student": ModelSource("Qwen/Qwen3-0.6B"), "evaluation": EvaluationConfig()}
+    (path / "config.yaml").write_text(to_yaml(replace(recipe(), **changes)), encoding="utf-8")
+    for unread, steps in ((0, ["before", "after"]), (30, ["before"])):
+        for step in ("before", "after"):
+            file = path / f"evaluation/{step}/rows.jsonl"
+            rows = [json.loads(x) for x in file.read_text().splitlines() if "strongreject" not in x]
+            harmful = [row for row in rows if row["kind"] == "harmful"]
+            for row in harmful[: unread if step == "after" else 0]:
+                row["verdict"] = "unparsed"
+            named = [row | {"suite": "strongreject"} for row in harmful]
+            write_evaluation(path, step, rows + named)
+        content = build_summary(read_run(path))
+        assert [point[0] for point in _plane_points(content)] == steps
+        assert list(content["paper"]["run"]) == steps
 
 
 def test_rejected_rows_can_be_read_by_reason(finished):

@@ -172,3 +172,37 @@ def test_unparsed_rows_are_said(path):
     page = (path / "report/report.html").read_text(encoding="utf-8")
     assert f"unparsed: {100 * bounds['low']:.1f} to {100 * bounds['high']:.1f}" in page
     assert "40 / 39" in page  # judged before and after
+
+
+def scored_rows(path: Path, step: str = "after") -> list[dict]:
+    text = (path / f"evaluation/{step}/rows.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_samples_of_a_prompt_are_no_more_prompts(path):
+    for step in ("before", "after"):
+        rows = scored_rows(path, step)
+        samples = [8 if row["kind"] == "reasoning" else 1 for row in rows]
+        drawn = zip(rows, samples, strict=True)
+        write_evaluation(path, step, [r | {"sample": k} for r, n in drawn for k in range(n)])
+    text = next(n["text"] for n in summary(path)["notes"] if n["kind"] == "few-prompts")
+    assert text.endswith("harmful response rate, over refusal rate, reasoning accuracy.")
+    assert "120 prompts" in (path / "report/report.html").read_text(encoding="utf-8")
+
+
+def test_what_was_not_asked_and_what_the_judge_saw_in_part_is_said(path):
+    rows = scored_rows(path)
+    for row in rows:
+        row["guard_truncated"] = row["id"] in ("harmful-0001", "harmful-0002")
+    write_evaluation(path, "after", rows)
+    assert not {"skipped", "guard-cut"} & notes(path)  # the exact judge has seen all
+    write_evaluation(
+        path, "after", [{k: row[k] for k in row if k != "guard_verdict"} for row in rows]
+    )
+    file = path / "evaluation/after.json"
+    after = json.loads(file.read_text())
+    after["skipped"]["reasoning"] = {"too_long": 3}
+    file.write_text(json.dumps(after))
+    said = {note["kind"]: note["text"] for note in summary(path)["notes"]}
+    assert said["skipped"].endswith("in no rate, after: 3 reasoning (too long).")
+    assert said["guard-cut"].endswith("saw their end alone, after: 2.")

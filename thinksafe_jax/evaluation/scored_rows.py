@@ -25,6 +25,7 @@ _OPTIONAL: dict[str, tuple[type, ...]] = {
     "verdict": (str,),
     "verdicts": (dict,),
     "guard_verdict": (str,),
+    "guard_truncated": (bool,),
     "skythought_correct": (bool, _NOTHING),
 }
 

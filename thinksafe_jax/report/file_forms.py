@@ -121,6 +121,7 @@ EVALUATION = {
     },
     "suites?": Each(SUITE),
     "by_source?": Each(Each(RATE)),
+    "skipped?": Each(Each(_count)),
 }
 MANIFEST = {
     "versions?": Each(_anything),

@@ -73,7 +73,6 @@ def flow(run: RunFiles, summary: dict) -> list[Stage]:
     )
     dropped = {k: sum(c["dropped"].get(k, 0) for c in counts.values()) for k in _JUDGED}
     formal = sum(c["sampled"] - c["accepted"] for c in counts.values()) - sum(dropped.values())
-    asked = [len(rows) for rows in run.rows.values() if rows]
     training = summary["training"]
     return [
         Stage("Prompts", _count(_ids(run.samples)), _each(by_label, lambda rows: len(_ids(rows)))),
@@ -98,7 +97,7 @@ def flow(run: RunFiles, summary: dict) -> list[Stage]:
         Stage(
             "Train", f"{training['steps']:,} steps" if training else "–", _training(run, summary)
         ),
-        Stage("Evaluate", f"{max(asked):,} prompts" if asked else "–", _suites(run)),
+        Stage("Evaluate", _asked(run), _suites(run)),
     ]
 
 
@@ -107,7 +106,6 @@ def _loop_flow(run: RunFiles, summary: dict) -> list[Stage]:
     assert run.recipe is not None
     cfg, training = run.recipe.on_policy, summary["training"]
     steps = rollout_steps(run.metrics)
-    asked = [len(rows) for rows in run.rows.values() if rows]
     rewards = tuple(f"{term.name} × {term.weight:g}" for term in cfg.rewards)
     return [
         Stage(
@@ -122,7 +120,7 @@ def _loop_flow(run: RunFiles, summary: dict) -> list[Stage]:
         Stage(
             "Train", f"{training['steps']:,} steps" if training else "–", _training(run, summary)
         ),
-        Stage("Evaluate", f"{max(asked):,} prompts" if asked else "–", _suites(run)),
+        Stage("Evaluate", _asked(run), _suites(run)),
     ]
 
 
@@ -160,9 +158,16 @@ def _training(run: RunFiles, summary: dict) -> tuple[str, ...]:
     return (kind, loss) if loss else (kind,)
 
 
+def _asked(run: RunFiles) -> str:
+    """How many prompts were evaluated, whatever the samples of each."""
+    counts = (len({(r["suite"], r["id"]) for r in rows}) for rows in run.rows.values())
+    most = max(counts, default=0)
+    return f"{most:,} prompts" if most else "–"
+
+
 def _suites(run: RunFiles) -> tuple[str, ...]:
     rows = next((rows for rows in run.rows.values() if rows), [])
-    counts = {suite: sum(r["suite"] == suite for r in rows) for suite in LISTS}
+    counts = {suite: len({r["id"] for r in rows if r["suite"] == suite}) for suite in LISTS}
     return tuple(f"{suite.replace('_', '-')}: {n:,}" for suite, n in counts.items() if n)
 
 

@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
+from thinksafe_jax.data import HARMFUL
 from thinksafe_jax.evaluation import published_tables
 from thinksafe_jax.report.plots import COLOURS, figure_of
 from thinksafe_jax.report.run_files import ALL_STEPS
+from thinksafe_jax.report.suite_rows import ground_bounds, read_facts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,8 +23,8 @@ def plane_plot(summary: Mapping) -> Markup | None:
 
     The paper's points are its two averages, Initial (hollow) to ThinkSafe (filled). A run's are the
     same averages where it has all eight suites, else its harmful-response rate and reasoning
-    accuracy, which come from other questions. None for the mini world, whose toy is no model
-    among the paper's.
+    accuracy, which come from other questions; nothing where too few rows could be read. None for
+    the mini world, whose toy is no model among the paper's.
     """
     points = _plane_points(summary)
     if not points:
@@ -137,6 +139,8 @@ def _plane_points(summary: Mapping) -> list[tuple[str, float, float, tuple[float
         if "safety_average" in row and "reasoning_average" in row:
             x, y = row["reasoning_average"], row["safety_average"]
             points.append((step, x, y, (x, x, y, y)))
+            continue
+        if ground_bounds(read_facts(summary, step, HARMFUL)):  # a broken model harms nobody
             continue
         measured = [rates.get(name) for name in ("reasoning_accuracy", "harmful_response_rate")]
         if all(rate and rate["n"] for rate in measured):

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime
+from shlex import quote
 from typing import Any
 
 from thinksafe_jax.report.run_files import RunFiles
@@ -16,7 +17,8 @@ def again(run: RunFiles) -> str:
     if run.recipe is None:
         return ""
     name = run.recipe.run_dir or f"runs/{run.recipe.name}"
-    return f"thinksafe run --config {name}/config.yaml --run-dir {name}-again"
+    config, folder = quote(f"{name}/config.yaml"), quote(f"{name}-again")
+    return f"thinksafe run --config {config} --run-dir {folder}"
 
 
 def provenance(run: RunFiles) -> list[tuple[str, str]]:

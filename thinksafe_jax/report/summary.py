@@ -39,10 +39,11 @@ from thinksafe_jax.config import SAMPLED, GuardConfig, Recipe, paper_differences
 from thinksafe_jax.data import RATES
 from thinksafe_jax.evaluation import paper_model, paper_rows, paper_table
 from thinksafe_jax.intervals import Rate, difference
+from thinksafe_jax.report.count_notes import count_notes
 from thinksafe_jax.report.other_trainings import summarise_trainings
 from thinksafe_jax.report.readability import WordOrder, has_ground, readability
 from thinksafe_jax.report.run_files import STEPS, RunFiles
-from thinksafe_jax.report.suite_rows import percent
+from thinksafe_jax.report.suite_rows import ground_bounds, percent
 from thinksafe_jax.storage import plain
 from thinksafe_jax.synthesis import refusal_warning
 
@@ -50,7 +51,6 @@ SCHEMA_VERSION = 1
 RATE_NAMES = tuple(RATES.values())
 _KEPT = (*RATE_NAMES, "guard_agreement", "unparsed", "truncated", "skipped", "bounds")
 WEAK_GUARDS = ("refusal-match",)
-FEW = 200  # evaluated prompts below which an interval says little
 
 
 def build_summary(run: RunFiles) -> dict:
@@ -69,7 +69,7 @@ def build_summary(run: RunFiles) -> dict:
         "judge": judge,
         **{step: _rates(run.evaluation.get(step)) for step in STEPS},
         "suites": {step: evaluated.get("suites", {}) for step, evaluated in run.evaluation.items()},
-        "paper": _paper(run),
+        "paper": _paper(run, readable),
         "coverage": _coverage(run),
         "readable": readable,
         "change": _change(run.evaluation),
@@ -91,11 +91,16 @@ def _rates(evaluation: dict | None) -> dict | None:
     return {k: evaluation[k] for k in _KEPT if k in evaluation} if evaluation else None
 
 
-def _paper(run: RunFiles) -> dict | None:
+def _paper(run: RunFiles, readable: dict[str, dict]) -> dict | None:
+    """The paper's rows and the run's own, without suites of which too few rows could be read."""
     model = paper_model(run.recipe.student.model) if run.recipe else None
     if model is None:
         return None
-    ours = {step: paper_table(e.get("suites", {})) for step, e in run.evaluation.items()}
+    ours = {}
+    for step, evaluated in run.evaluation.items():
+        read = readable.get(step, {}).get("suites", {})
+        suites = evaluated.get("suites", {}).items()
+        ours[step] = paper_table({n: of for n, of in suites if not ground_bounds(read.get(n))})
     return {"model": model, "rows": paper_rows(model), "run": {s: r for s, r in ours.items() if r}}
 
 
@@ -285,7 +290,7 @@ def _notes(run: RunFiles, guard: dict, judge: dict) -> list[tuple[str, str]]:
         notes.append(("held-out-answers", _heldout_text(answers)))
     if warning := refusal_warning(run.refusals):
         notes.append(("benign-refusals", f"{warning}."))
-    return [*notes, *_count_notes(run)]
+    return [*notes, *count_notes(run)]
 
 
 def _heldout_text(answers: dict) -> str:
@@ -302,26 +307,3 @@ def _trial_text(recipe: Recipe) -> str:
     most = " and ".join(f"{limit:,} {what}" for what, limit in limits.items() if limit)
     few = f"at most {most}" if most else "few prompts and questions"
     return f"This is a trial, on {few}: it shows whether all works, and its figures are no result."
-
-
-def _count_notes(run: RunFiles) -> list[tuple[str, str]]:
-    notes = []
-    hashes = {e.get("settings", {}).get("prompts_sha256") for e in run.evaluation.values()}
-    if len(hashes) > 1:
-        notes.append(("prompts-differ", "Before and after were asked different prompts."))
-    few = {n for e in run.evaluation.values() for n in RATE_NAMES if 0 < e[n]["n"] < FEW}
-    if few:
-        names = ", ".join(name.replace("_", " ") for name in RATE_NAMES if name in few)
-        notes.append(("few-prompts", f"Fewer than {FEW} prompts stand behind: {names}."))
-    unparsed = {
-        step: ", ".join(f"{n:,} {s.replace('_', '-')}" for s, n in of["unparsed"].items() if n)
-        for step, of in run.evaluation.items()
-    }
-    if any(unparsed.values()):
-        listed = "; ".join(f"{step}: {counts}" for step, counts in unparsed.items() if counts)
-        text = (
-            f"Unparsed rows {listed}. In harm and over-refusal they are left out (the bounds count "
-            "them either way), in reasoning they count as wrong."
-        )
-        notes.append(("unparsed", text))
-    return notes
