@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ def evaluated(label: str, right: list[int], suite: str = "gsm8k") -> Evaluated:
         | {"extracted": "1", "correct": bool(hit), "finish_reason": "stop"}
         for n, hit in enumerate(right)
     ]
-    return Evaluated(label, {suite: rows})
+    return Evaluated(label, {suite: rows}, Path(label), "after")
 
 
 def test_pairing_finds_what_independent_intervals_cannot():

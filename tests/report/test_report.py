@@ -21,7 +21,8 @@ from thinksafe_jax.config.recipe import Rung
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.report import write_report
 from thinksafe_jax.report.plane_plot import _clear_shift, _overlap, _plane_points
-from thinksafe_jax.report.run_files import read_run
+from thinksafe_jax.report.provenance import again
+from thinksafe_jax.report.run_files import RunFiles, read_run
 from thinksafe_jax.report.summary import build_summary
 
 pytestmark = pytest.mark.slow
@@ -94,6 +95,13 @@ def test_it_says_when_with_what_and_how_again(finished):
     assert "thinksafe run --config runs/mini/config.yaml --run-dir runs/mini-again" in text
     assert "ended 2026-01-01T02:05:30+00:00" in text and "2 h 05 min, with all pauses" in text
     assert f"seed {recipe().seed} (of samples" in text and "jax version 0.10.2" in text
+
+
+def test_the_command_that_makes_it_again_quotes_its_paths(tmp_path):
+    files = RunFiles(tmp_path, replace(recipe(), run_dir="my runs/a"))
+    assert again(files) == (
+        "thinksafe run --config 'my runs/a/config.yaml' --run-dir 'my runs/a-again'"
+    )
 
 
 def test_every_figure_has_a_caption(finished):

@@ -10,7 +10,8 @@ from tests.report.example_run import recipe, write_run
 from tests.report.test_report import Page, words
 from thinksafe_jax.config import to_yaml
 from thinksafe_jax.errors import ConfigError, InputError
-from thinksafe_jax.report import short_names, write_report, write_several
+from thinksafe_jax.report import write_report, write_several
+from thinksafe_jax.report.short_names import short_names
 
 EVIL = "a<script>alert(1)</script>"
 

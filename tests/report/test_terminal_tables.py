@@ -8,9 +8,10 @@ import json
 import pytest
 from rich.console import Console
 
-from tests.report.example_run import write_run
+from tests.report.example_run import write_evaluation, write_run
 from tests.support import REPOSITORY
-from thinksafe_jax.report import final_table, write_report
+from thinksafe_jax.evaluation import compare_evaluations, read_evaluation
+from thinksafe_jax.report import compare_tables, final_table, write_report
 from thinksafe_jax.report.terminal_tables import comparison_table
 
 pytestmark = pytest.mark.slow
@@ -137,3 +138,19 @@ def test_the_script_prints_the_table_and_fails_on_a_broken_promise(run, capsys, 
     assert "BROKEN PROMISE: harmful responses" in capsys.readouterr().err
     assert check_demo.main([str(tmp_path / "absent")]) == 3
     assert check_demo.main([]) == 2
+
+
+def test_runs_are_compared_where_both_can_be_read(tmp_path):
+    """A broken model harms nobody: no difference is shown of it. A colon may stand in a path."""
+    sound, broken = (write_run(tmp_path / name, rows=40) for name in ("a", "b:c"))
+    file = broken / "evaluation/after/rows.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    for row in [row for row in rows if row["kind"] == "harmful"][:30]:
+        row["verdict"] = "unparsed"
+    write_evaluation(broken, "after", rows)
+    evaluated = [read_evaluation(str(path)) for path in (sound, broken)]
+    compared = {evaluated[1].label: compare_evaluations(*evaluated)}
+    (table,) = compare_tables(evaluated, compared)
+    said = {line.split("│")[2].strip(): line for line in shown(table).splitlines() if "b:c" in line}
+    assert "too few rows" in said["harmful"]
+    assert "+0.0 (" in said["over_refusal"] and "+0.0 (" in said["reasoning"]

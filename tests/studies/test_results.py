@@ -1,14 +1,17 @@
 """From finished runs to results.json and the page: figures, choices, costs, words."""
 
+import io
 import json
 import re
 from html.parser import HTMLParser
 
 import pytest
+from rich.console import Console
 
 from tests.studies.example_study import HITS, SUITES, write_study
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.evaluation import paper_rows
+from thinksafe_jax.studies import study_table
 from thinksafe_jax.studies.costs import run_cost
 from thinksafe_jax.studies.findings import findings
 from thinksafe_jax.studies.measures import read_answers
@@ -266,3 +269,12 @@ def test_no_validation_figure_reaches_the_page(tmp_path):
     assert choices(study, tmp_path / "a")["ThinkSafe"].chosen == "learning_rate=0.0005"
     pages = [render(write_results(study, tmp_path / name)) for name in "ab"]
     assert pages[0] == pages[1]
+
+
+def test_brackets_in_names_stand_in_the_table():
+    """They are a user's text and no markup: a method was shown without its [drop]."""
+    method = {"name": "KL [drop]", "setting": "as-it-is", "measures": {}}
+    out = io.StringIO()
+    table = study_table({"name": "study [a]", "methods": [method]})
+    Console(file=out, width=150, color_system=None).print(table)
+    assert "KL [drop]" in out.getvalue() and "study [a]" in out.getvalue()

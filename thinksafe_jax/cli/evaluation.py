@@ -206,8 +206,8 @@ def score(
 
     Rows of one id are samples of one problem. Beside the accuracy stands what the authors' scorer
     would have said. A row that says it was cut (finish_reason or stop_reason: length, max_tokens
-    and other names of servers) counts as truncated. Where responses hold </think> alone, because the
-    chat template wrote <think> (R1-Distill), one without either is a thought that never ended.
+    and other names of servers) counts as truncated. Where responses hold </think> alone, because
+    the chat template wrote <think> (R1-Distill), one without either is a thought that never ended.
 
     --json holds accuracy and accuracy_skythought_compat, each {value, low, high, n} with 95 %
     intervals clustered by id; unparsed, truncated and timeout, counts of rows; questions;
@@ -238,15 +238,16 @@ def compare(
 ) -> None:
     """Compare evaluations problem by problem with the first: differences with intervals.
 
-    The interval is a bootstrap over the problems that both were asked; where the student is one of
-    the paper's, its published rows stand below.
+    The interval is a bootstrap over the problems that both could be judged on; where too few rows
+    of a suite could be read there is none. Where the student is one of the paper's, its published
+    rows stand below.
 
     Examples:
 
       thinksafe compare runs/mini:before runs/mini runs/mini_direct_refusal
     """
     from thinksafe_jax.evaluation import compare_evaluations, read_evaluation
-    from thinksafe_jax.report import comparisons_table, paper_tables, short_names
+    from thinksafe_jax.report import compare_tables
     from thinksafe_jax.storage import atomic_write
     from thinksafe_jax.terminal import output
 
@@ -260,11 +261,7 @@ def compare(
             json_out, json.dumps({"base": first.label, "compared": content}, indent=2) + "\n"
         )
     console = output(110)
-    labels = [first.label, *compared]
-    short = dict(zip(labels, short_names(labels), strict=True))
-    shown = {short[label]: lines for label, lines in compared.items()}
-    console.print(comparisons_table(short[first.label], shown))
-    for table in paper_tables([Path(run.partition(":")[0]) for run in runs]):
+    for table in compare_tables([first, *others], compared):
         console.print(table)
 
 

@@ -1,7 +1,12 @@
 """Responses scored: harm, over-refusal, reasoning, and what the paper published."""
 
 from thinksafe_jax.evaluation.asking import Subject
-from thinksafe_jax.evaluation.compare import Comparison, compare_evaluations, read_evaluation
+from thinksafe_jax.evaluation.compare import (
+    Comparison,
+    Evaluated,
+    compare_evaluations,
+    read_evaluation,
+)
 from thinksafe_jax.evaluation.evaluator import evaluate, require_scorers
 from thinksafe_jax.evaluation.judging import Judge
 from thinksafe_jax.evaluation.presets import Preset, preset
@@ -18,6 +23,7 @@ from thinksafe_jax.evaluation.scoring import outcome
 
 __all__ = [
     "Comparison",
+    "Evaluated",
     "Judge",
     "Preset",
     "Subject",

@@ -11,11 +11,17 @@ from thinksafe_jax.intervals import Rate, paired_difference
 
 @dataclass(frozen=True)
 class Evaluated:
-    """Scored rows of one evaluation by suite; `label` says whose."""
+    """Scored rows of one evaluation by suite.
+
+    Attributes:
+        label: what the user called it.
+        run, step: the run directory, and which of its evaluations.
+    """
 
     label: str
     suites: dict[str, list[dict]]
-    student: str = ""
+    run: Path
+    step: str
 
 
 @dataclass(frozen=True)
@@ -42,17 +48,18 @@ def read_evaluation(text: str) -> Evaluated:
         InputError: no such evaluation.
     """
     path, _, step = text.rpartition(":") if not Path(text).exists() else (text, "", "")
-    folder = Path(path or text) / "evaluation"
+    run = Path(path or text)
     steps = [step] if step else ["after", "model", "before"]
-    file = next(
-        (folder / s / "rows.jsonl" for s in steps if (folder / s / "rows.jsonl").is_file()), None
-    )
-    if file is None:
-        raise InputError(f"{text}: no finished evaluation there ({folder}/<step>/rows.jsonl)")
+    files = {s: run / "evaluation" / s / "rows.jsonl" for s in steps}
+    step = next((s for s, file in files.items() if file.is_file()), "")
+    if not step:
+        raise InputError(
+            f"{text}: no finished evaluation there ({run}/evaluation/<step>/rows.jsonl)"
+        )
     suites: dict[str, list[dict]] = {}
-    for row in read_scored_rows(file):
+    for row in read_scored_rows(files[step]):
         suites.setdefault(row["suite"], []).append(row)
-    return Evaluated(text, suites)
+    return Evaluated(text, suites, run, step)
 
 
 def compare_evaluations(left: Evaluated, right: Evaluated) -> list[Comparison]:

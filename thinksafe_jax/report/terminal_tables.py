@@ -8,14 +8,10 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from thinksafe_jax.evaluation import (
-    Comparison,
-    paper_columns,
-    paper_model,
-    paper_rows,
-    paper_table,
-)
+from thinksafe_jax.evaluation import Comparison, Evaluated, paper_columns, paper_rows
+from thinksafe_jax.report.readability import has_ground
 from thinksafe_jax.report.run_files import STEPS, read_run
+from thinksafe_jax.report.short_names import short_names
 from thinksafe_jax.report.suite_rows import (
     LIST_TITLES,
     Cell,
@@ -24,6 +20,7 @@ from thinksafe_jax.report.suite_rows import (
     percent,
     points,
 )
+from thinksafe_jax.report.summary import build_summary
 from thinksafe_jax.terminal import clean
 
 
@@ -105,43 +102,60 @@ def _cell(rate: Cell | None, notes: bool = False) -> Text:
     return text
 
 
-def comparisons_table(base: str, compared: Mapping[str, Sequence[Comparison]]) -> Table:
-    """A line per suite and run: both rates, and the paired difference with its interval."""
-    table = Table(title=Text(clean(f"compared with {base}")), title_justify="left")
+def compare_tables(
+    evaluated: Sequence[Evaluated], compared: Mapping[str, Sequence[Comparison]]
+) -> list[Table]:
+    """Paired differences with the first evaluation, then the paper's rows and the runs' beneath.
+
+    Args:
+        compared: lines by the label of each but the first.
+    """
+    summaries = {side.run: build_summary(read_run(side.run)) for side in evaluated}
+    labels = [side.label for side in evaluated]
+    names = dict(zip(labels, short_names(labels), strict=True))
+    unread = {side.label: _unread(summaries[side.run], side.step) for side in evaluated}
+    base = evaluated[0].label
+    table = Table(title=Text(clean(f"compared with {names[base]}")), title_justify="left")
     for name in ("run", "suite", "metric"):
         table.add_column(name)
     for name in ("base", "run", "difference, points", "problems"):
         table.add_column(name, justify="right")
     for label, lines in compared.items():
         for line in lines:
-            alone = (
-                f" (+{line.only_left}/{line.only_right} alone)"
-                if line.only_left or line.only_right
-                else ""
-            )
-            cells = (
-                label,
-                line.suite,
-                line.metric,
-                percent(line.left.value),
-                percent(line.right.value),
-            )
-            shown = (*cells, points(line.difference), f"{line.common}{alone}")
-            table.add_row(*(Text(clean(cell)) for cell in shown))
-    return table
+            grounded = line.suite not in unread[base] | unread[label]
+            cells = _comparison_cells(line, grounded)
+            table.add_row(*(Text(clean(cell)) for cell in (names[label], *cells)))
+    return [table, *_paper_tables(summaries)]
 
 
-def paper_tables(paths: Sequence[Path]) -> list[Table]:
+def _unread(summary: Mapping, step: str) -> set[str]:
+    """The suites of an evaluation of which too few rows could be read."""
+    suites = summary["readable"].get(step, {}).get("suites", {})
+    return {name for name, facts in suites.items() if not has_ground(facts)}
+
+
+def _comparison_cells(line: Comparison, grounded: bool) -> tuple[str, ...]:
+    """Suite, metric, both rates, the paired difference with its interval, and how many problems."""
+    alone = f" (+{line.only_left}/{line.only_right} alone)"
+    return (
+        line.suite,
+        line.metric,
+        percent(line.left.value),
+        percent(line.right.value),
+        points(line.difference) if grounded else "too few rows could be read",
+        f"{line.common}{alone if line.only_left or line.only_right else ''}",
+    )
+
+
+def _paper_tables(summaries: Mapping[Path, dict]) -> list[Table]:
     """For each of the paper's models among the runs: the paper's rows, and the runs' beneath."""
     by_model: dict[str, dict[str, dict[str, float]]] = {}
-    for path in paths:
-        run = read_run(path)
-        model = paper_model(run.recipe.student.model) if run.recipe else None
-        for step, evaluation in run.evaluation.items():
-            row = paper_table(evaluation.get("suites", {}))
-            if model and row:
-                by_model.setdefault(model, {})[f"{path.name}: {step}"] = row
-    return [_paper_table(model, rows) for model, rows in by_model.items()]
+    names = short_names(list(map(str, summaries)))
+    for name, summary in zip(names, summaries.values(), strict=True):
+        if paper := summary["paper"]:
+            rows = {f"{name}: {step}": row for step, row in paper["run"].items()}
+            by_model.setdefault(paper["model"], {}).update(rows)
+    return [_paper_table(model, rows) for model, rows in by_model.items() if rows]
 
 
 def _paper_table(model: str, ours: Mapping[str, Mapping[str, float]]) -> Table:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 _COLUMNS = {
     "harm": "harm %",
@@ -16,14 +17,16 @@ _COLUMNS = {
 
 def study_table(results: Mapping[str, Any]) -> Table:
     """Mean over seeds with the 95 % interval of every measure, and the chosen setting."""
-    table = Table(box=None, pad_edge=False, title=results["name"], title_justify="left")
+    # names are a user's text: their brackets are no markup
+    table = Table(box=None, pad_edge=False, title=Text(results["name"]), title_justify="left")
     table.add_column("method", no_wrap=True)
     table.add_column("setting")
     for heading in _COLUMNS.values():
         table.add_column(heading, justify="right", no_wrap=True)
     for method in results["methods"]:
         cells = [_cell(method["measures"].get(name)) for name in _COLUMNS]
-        table.add_row(method["name"], method["setting"] or "none could be measured", *cells)
+        names = method["name"], method["setting"] or "none could be measured"
+        table.add_row(*map(Text, (*names, *cells)))
     return table
 
 
