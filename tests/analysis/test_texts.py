@@ -2,6 +2,7 @@
 
 import json
 import math
+from unittest.mock import MagicMock
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +12,13 @@ from typer.testing import CliRunner
 
 from tests.support import REPOSITORY
 from thinksafe_jax import mini
+from thinksafe_jax.analysis.analyses import Target, analyse, table_text
 from thinksafe_jax.analysis.lengths import lengths
 from thinksafe_jax.analysis.likelihood import log_probabilities, sequence, token_divergence
 from thinksafe_jax.analysis.perplexity import perplexity
 from thinksafe_jax.analysis.shift import shift
 from thinksafe_jax.cli.app import app
-from thinksafe_jax.config import load_recipe
+from thinksafe_jax.config import EvaluationConfig, Recipe, SuiteConfig, load_recipe
 from thinksafe_jax.models import forward, logits
 from thinksafe_jax.pipeline import Session
 
@@ -123,3 +125,50 @@ def test_the_command_writes_a_table_a_plot_and_json(tmp_path):
     assert json.loads((tmp_path / "out/lengths.json").read_text())["groups"]["all"]["rows"] == 3
     assert (tmp_path / "out/lengths.svg").read_text().startswith("<?xml")
     assert "| harmful" in (tmp_path / "out/lengths.md").read_text()
+
+
+def test_a_row_without_a_token_is_left_out_and_makes_no_mean_nan(session, other):
+    """As a response that the limit cut before its first word."""
+    row = {"instruction": PROMPT, "prompt": PROMPT, "response": TEXT, "prompt_label": "harmful"}
+    rows = [row | {"finish_reason": "stop"}, row | {"response": "", "finish_reason": "length"}]
+    found = perplexity(session.params, session.cfg, session.tokenizer, rows)
+    alone = perplexity(session.params, session.cfg, session.tokenizer, rows[:1])
+    assert found["left_out"] == 1 and found["groups"] == alone["groups"]
+    moved = shift(other, session.params, session.cfg, session.tokenizer, {"after": rows})
+    assert (
+        moved["groups"]["after"]["left_out"] == moved["groups"]["after"]["kl_per_token"]["n"] == 1
+    )
+
+
+def test_shift_scores_responses_behind_the_prompt_that_was_asked(tmp_path, monkeypatch):
+    """A suite's template around it; the row holds the original prompt, for the judge."""
+    row = {"kind": "reasoning", "id": "1", "sample": 0, "prompt": PROMPT, "response": TEXT}
+    row |= {"finish_reason": "stop", "extracted": None, "correct": False}
+    lines = [json.dumps(row | {"suite": suite}) for suite in ("reasoning", "math500", "own")]
+    for step in ("before", "after"):
+        (tmp_path / "evaluation" / step).mkdir(parents=True)
+        (tmp_path / "evaluation" / step / "rows.jsonl").write_text("\n".join(lines))
+    asked = EvaluationConfig(
+        reasoning_prompt="Think. {prompt}", suites=[SuiteConfig("own", kind="reasoning", path="x")]
+    )
+    seen = []
+
+    def compared(*given):
+        seen.append(given[-1])
+        return {"groups": {}}
+
+    monkeypatch.setattr("thinksafe_jax.analysis.shift.shift", compared)
+    monkeypatch.setattr("thinksafe_jax.analysis.analyses.Session", MagicMock())
+    analyse("shift", Target(tmp_path, Recipe(evaluation=asked)))
+    (responses,) = seen
+    boxed = r"Please reason step by step, and put your final answer within \boxed{}. "
+    prompts = [f"Think. {PROMPT}", f"{boxed}{PROMPT}", PROMPT]
+    assert [r["prompt"] for r in responses["before"]] == prompts
+    assert [r["prompt"] for r in responses["after"]] == prompts
+
+
+def test_a_table_holds_words_of_any_script_and_bars(session):
+    rows = [{"instruction": PROMPT, "response": text} for text in ("很抱歉" * 50, "| a | b |")]
+    first = dict(lengths(session.tokenizer, rows)["groups"]["all"]["first_answer"])
+    assert set(first) == {"很抱歉" * 8, "|"}
+    assert table_text([("begins",), ("| 50%",)]).splitlines()[-1] == r"| \| 50% |"

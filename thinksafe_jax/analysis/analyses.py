@@ -11,6 +11,7 @@ from thinksafe_jax.config import ModelSource, Recipe
 from thinksafe_jax.data import (
     REASONING,
     Row,
+    asked_text,
     finish_reason,
     read_rows,
     text_cell,
@@ -116,6 +117,8 @@ def _perplexity(of: Target) -> Analysis:
     for label, g in result["groups"].items():
         means = (shown(g[k]) for k in ("token_mean", "example_mean"))
         table.append((label, *means, f"{g['rows']:,}", f"{g['tokens']:,}"))
+    if result["left_out"]:
+        table.append(("left out", "–", "–", f"{result['left_out']:,}", "–"))
     rates = {
         f"{label}, {k.replace('_', ' ')}": g[k]
         for label, g in result["groups"].items()
@@ -157,15 +160,22 @@ def _shift(of: Target) -> Analysis:
         rows = [r for suite in suites.values() for r in suite if r["kind"] == REASONING]
         if not rows:
             raise InputError(f"{of.path}: no reasoning rows were evaluated {step}")
-        responses[step] = rows[: of.limit]
+        cfg = of.recipe.evaluation
+        responses[step] = [
+            row | {"prompt": asked_text(cfg, row["suite"], row["prompt"])}
+            for row in rows[: of.limit]
+        ]
     session = Session(of.recipe)
     tuned = session.tuned(of.path)
     result = shift(tuned, session.params, session.cfg, session.tokenizer, responses)
     groups = result["groups"]
-    table = [("responses of", "KL per token, nats", "rows", "tokens")]
+    table: list[tuple[str, ...]] = [
+        ("responses of", "KL per token, nats", "rows", "tokens", "left out")
+    ]
     for step, g in groups.items():
         kl = g["kl_per_token"]
-        table.append((step, shown(kl), f"{kl['n']:,}", f"{g['tokens']:,}"))
+        counts = (f"{n:,}" for n in (kl["n"], g["tokens"], g["left_out"]))
+        table.append((step, shown(kl), *counts))
     rates = {f"responses {step}": g["kl_per_token"] for step, g in groups.items()}
     return Analysis(result, table, interval_plot(rates, "KL(tuned || base) per token, nats"))
 
@@ -212,7 +222,8 @@ ANALYSES: Mapping[str, Callable[[Target], Analysis]] = {
 
 
 def table_text(rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, which is also readable on a terminal."""
+    """A Markdown table, which is also readable on a terminal; a bar in a text is escaped."""
+    rows = [[cell.replace("|", r"\|") for cell in row] for row in rows]
     widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
     lines = [
         "| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |"

@@ -12,6 +12,7 @@ from thinksafe_jax.tokenizer import THINK_CLOSE, THINK_OPEN, ChatTokenizer
 
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 _FIRST = 5  # most common beginnings shown
+_LONGEST = 24  # characters of one
 
 
 def lengths(tokenizer: ChatTokenizer, rows: Sequence[Mapping[str, Any]]) -> dict:
@@ -70,8 +71,11 @@ def _reasoning(response: str) -> str:
 
 
 def _first(text: str) -> str:
-    """The first word; what a model decides first, whatever its tokenizer cuts."""
-    return text.split(maxsplit=1)[0] if text.split() else ""
+    """The first word, what a model decides first, whatever its tokenizer cuts.
+
+    Where words have no spaces between them it is their beginning.
+    """
+    return text.split(maxsplit=1)[0][:_LONGEST] if text.split() else ""
 
 
 def _common(counts: Counter[str]) -> list[list]:

@@ -28,6 +28,10 @@ class Scored:
     ids: Sequence[int]
     start: int
 
+    def fits(self, cfg: ModelConfig) -> bool:
+        """Whether there is a token to score, and none beyond the model's context."""
+        return self.start < len(self.ids) <= cfg.max_position_embeddings
+
 
 def sequence(tokenizer: ChatTokenizer, prompt: str, response: str, *, ended: bool = True) -> Scored:
     """A text pair as the model saw it: chat template around the prompt, raw response after it.

@@ -27,7 +27,8 @@ def perplexity(
 
     Returns:
         {groups: {label or "all": {token_mean, example_mean (perplexities with 95 % bootstrap
-        intervals over rows), rows, tokens}}, left_out: rows longer than the model's context}.
+        intervals over rows), rows, tokens}}, left_out: rows longer than the model's context, or
+        without a token}.
     """
     built = [
         (
@@ -41,7 +42,7 @@ def perplexity(
         )
         for row in rows
     ]
-    kept = [(label, s) for label, s in built if len(s.ids) <= cfg.max_position_embeddings]
+    kept = [(label, s) for label, s in built if s.fits(cfg)]
     scores = log_probabilities(params, cfg, [s for _, s in kept])
     losses = [(label, -float(s.mean()), len(s)) for (label, _), s in zip(kept, scores, strict=True)]
     labels = [*dict.fromkeys(label for label, _ in kept), "all"]

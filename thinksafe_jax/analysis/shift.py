@@ -24,10 +24,11 @@ def shift(
     """Mean KL per token, in nats, by whose responses ("before", "after").
 
     Args:
-        responses: rows with prompt, response, finish_reason by step.
+        responses: rows with prompt (as it was asked), response, finish_reason by step.
 
     Returns:
-        {groups: {step: {kl_per_token: {value, low, high, n}, tokens}}}, 95 % bootstrap over rows.
+        {groups: {step: {kl_per_token: {value, low, high, n}, tokens, left_out}}}, 95 % bootstrap
+        over rows; left_out as in `perplexity`.
     """
     groups = {}
     for step, rows in responses.items():
@@ -35,8 +36,12 @@ def shift(
             sequence(tokenizer, r["prompt"], r["response"], ended=r["finish_reason"] == "stop")
             for r in rows
         ]
-        fit = [s for s in built if s.start < len(s.ids) <= cfg.max_position_embeddings]
+        fit = [s for s in built if s.fits(cfg)]
         divergences = token_divergence(tuned, base, cfg, fit)
         means, tokens = [float(v.mean()) for v in divergences], [len(v) for v in divergences]
-        groups[step] = {"kl_per_token": mean_interval(means, tokens), "tokens": sum(tokens)}
+        groups[step] = {
+            "kl_per_token": mean_interval(means, tokens),
+            "tokens": sum(tokens),
+            "left_out": len(built) - len(fit),
+        }
     return {"groups": groups}

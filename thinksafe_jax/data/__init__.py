@@ -20,7 +20,13 @@ from thinksafe_jax.data.kinds import (
     Kind,
 )
 from thinksafe_jax.data.prompts import LABELS, Prompt, load_prompts, read_prompts, source_hashes
-from thinksafe_jax.data.questions import Question, Questions, fingerprint, load_questions
+from thinksafe_jax.data.questions import (
+    Question,
+    Questions,
+    asked_text,
+    fingerprint,
+    load_questions,
+)
 from thinksafe_jax.data.readers import Row, read_rows
 
 __all__ = [
@@ -40,6 +46,7 @@ __all__ = [
     "Question",
     "Questions",
     "Row",
+    "asked_text",
     "benchmark",
     "benchmark_kinds",
     "fingerprint",

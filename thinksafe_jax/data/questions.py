@@ -90,7 +90,7 @@ def load_questions(cfg: EvaluationConfig, revisions: Path | None = None) -> Ques
 
 def _listed(cfg: EvaluationConfig, suite: str) -> Iterator[Question]:
     sources = getattr(cfg, suite)
-    template = cfg.reasoning_prompt if suite == REASONING else "{prompt}"
+    template = _template(cfg, suite)
     for prompt in load_prompts(sources, require_label=False) if sources else []:
         if suite == REASONING and not (prompt.answer or "").strip():
             raise InputError(
@@ -100,6 +100,18 @@ def _listed(cfg: EvaluationConfig, suite: str) -> Iterator[Question]:
         source = prompt.source.rpartition(":")[0].rpartition("/")[2]  # "dir/file.csv:12"
         text = put(template, prompt.text)
         yield Question(suite, prompt.id, prompt.text, text, prompt.answer, source, suite)
+
+
+def asked_text(cfg: EvaluationConfig, suite: str, prompt: str) -> str:
+    """The user's turn in which a suite puts a prompt, as `Question.text`."""
+    return put(_template(cfg, suite), prompt)
+
+
+def _template(cfg: EvaluationConfig, suite: str) -> str:
+    if suite in LISTS:
+        return cfg.reasoning_prompt if suite == REASONING else "{prompt}"
+    kinds = {named.name: named.kind for named in cfg.suites}
+    return benchmark(suite, kinds.get(suite, "")).template
 
 
 def put(template: str, prompt: str) -> str:
