@@ -174,3 +174,12 @@ def test_presets_follow_paper_and_code():
     assert (distilled.safety.top_k, distilled.reasoning.top_k) == (0, 0)
     with pytest.raises(ConfigError, match="papers: choose from paper, authors, quick"):
         preset("papers", opens_think=False)
+
+
+def test_a_suite_has_not_the_name_of_a_list_of_another_kind(tmp_path):
+    """Its attack success would stand as the recipe's reasoning accuracy."""
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"prompt": "p"}\n')
+    with pytest.raises(ConfigError, match="reasoning is of kind harmful, and its name that of"):
+        questions(SuiteConfig("reasoning", "harmful", str(file)))
+    assert questions(SuiteConfig("harmful", "harmful", str(file)))[0].kind == "harmful"

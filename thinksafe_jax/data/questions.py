@@ -121,6 +121,11 @@ def put(template: str, prompt: str) -> str:
 
 def _named(suite: SuiteConfig, revisions: Path | None) -> tuple[list[Question], Source]:
     bench = benchmark(suite.name, suite.kind)
+    if suite.name in LISTS and bench.kind != suite.name:
+        raise ConfigError(
+            f"evaluation.suites: {suite.name} is of kind {bench.kind}, and its name that of the "
+            "recipe's own list of another kind; give it another name"
+        )
     if suite.style:
         bench = replace(bench, style=suite.style)
     if suite.path.startswith(MINI):
