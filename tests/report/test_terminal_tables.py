@@ -12,6 +12,7 @@ from tests.report.example_run import write_evaluation, write_run
 from tests.support import REPOSITORY
 from thinksafe_jax.evaluation import compare_evaluations, read_evaluation
 from thinksafe_jax.report import compare_tables, final_table, write_report
+from thinksafe_jax.report.suite_rows import _notes
 from thinksafe_jax.report.terminal_tables import comparison_table
 
 pytestmark = pytest.mark.slow
@@ -154,3 +155,12 @@ def test_runs_are_compared_where_both_can_be_read(tmp_path):
     said = {line.split("│")[2].strip(): line for line in shown(table).splitlines() if "b:c" in line}
     assert "too few rows" in said["harmful"]
     assert "+0.0 (" in said["over_refusal"] and "+0.0 (" in said["reasoning"]
+
+
+def test_no_share_stands_without_its_interval():
+    rate = {"value": 0.25, "low": 0.125, "high": 0.375, "n": 40}
+    nothing = {"value": None, "low": None, "high": None, "n": 0}
+    facts = {"skythought_compat": rate, "pass_at_k": {"1": rate, "8": rate}}
+    assert _notes(facts | {"by_scope": {"answer": nothing}}) == [
+        "authors' scorer: 25.0 % (12.5 to 37.5)", "pass@8: 25.0 % (12.5 to 37.5)", "answer: –",
+    ]  # fmt: skip

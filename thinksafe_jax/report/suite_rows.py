@@ -194,10 +194,16 @@ def _notes(facts: Mapping) -> list[str]:
     names = ("unparsed", "truncated", "timeout")
     notes = [f"{facts[name]:,} {name}" for name in names if facts.get(name)]
     if compat := facts.get("skythought_compat"):
-        notes.append(f"authors' scorer: {percent(compat['value'])}")
+        notes.append(f"authors' scorer: {_with_interval(compat)}")
     for k, rate in facts.get("pass_at_k", {}).items():
         if k != "1":
-            notes.append(f"pass@{k}: {percent(rate['value'])}")
+            notes.append(f"pass@{k}: {_with_interval(rate)}")
     for scope, rate in facts.get("by_scope", {}).items():
-        notes.append(f"{scope}: {percent(rate['value'])} ({interval(rate)})")
+        notes.append(f"{scope}: {_with_interval(rate)}")
     return notes
+
+
+def _with_interval(rate: Mapping) -> str:
+    """`12.3 % (8.1 to 18.2)`; a dash where nothing was counted."""
+    ends = interval(rate)
+    return f"{percent(rate['value'])} ({ends})" if ends else percent(rate["value"])
