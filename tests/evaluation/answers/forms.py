@@ -339,6 +339,7 @@ CHOICES: list[tuple[str, str | None]] = [
     ("Answer: A", "A"),
     ("The answer is D, as shown above.", "D"),
     ("The answer is D with a yield of 90 %.", "D"),
+    (r"I put it in \boxed{}. The answer is B.", "B"),
     # alone on the last line
     ("B", "B"),
     ("B.", "B"),

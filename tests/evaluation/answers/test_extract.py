@@ -94,6 +94,10 @@ RESPONSES = [
     (r"\boxed{\{1,2\}}", False, r"\{1,2\}", "correct"),
     (r"\boxed{}", False, "0", "unparsed"),
     (r"\boxed 5.", False, "5", "correct"),
+    (r"I put it in \boxed{}. The answer is 18.", False, "18", "correct"),
+    (r"The answer in `\boxed` form: 18", False, "18", "correct"),
+    (r"\boxed{18}. So much for \boxed.", False, "18", "correct"),
+    (r"\boxed{18} and then \boxed", True, "18", "unparsed"),
     # cut by the token limit: nothing is right by luck
     ("truncated thinking ... maybe 113", True, "113", "unparsed"),
     ("<think>so the answer is 113, but let me", True, "113", "unparsed"),

@@ -6,7 +6,7 @@ r"""The letter of a multiple-choice answer, in every usual dress, and from no ot
 
 import re
 
-from thinksafe_jax.evaluation.answers.extract import answer_text, has_box, last_box
+from thinksafe_jax.evaluation.answers.extract import answer_text, last_box
 
 _DRESS = re.compile(
     r"\\(?:text|textbf|textrm|textsf|textit|texttt|mathrm|mathbf|mathsf|mathit|mathtt|boldsymbol|bm|"
@@ -55,8 +55,7 @@ def extract_choice(response: str) -> str | None:
     text = answer_text(response)
     if text is None:
         return None
-    if has_box(text):
-        box = last_box(text)
+    if (box := last_box(text)) != "":
         return None if box is None else _choice(box, boxed=True)
     return _stated(text) or _last_line(text)
 

@@ -64,8 +64,8 @@ def extract_answer(response: str, *, truncated: bool = False) -> str | None:
     text = answer_text(response)
     if text is None:
         return None
-    if has_box(text):
-        return last_box(text)
+    if (box := last_box(text)) != "":
+        return box
     for start in reversed(list(_statements(text))):
         answer = _first_statement(text[start : start + _LONGEST])
         if answer is not None:
@@ -83,35 +83,30 @@ def answer_text(response: str) -> str | None:
 
     Numbers and boxes inside unfinished reasoning are no answer.
     """
-    before, closed, answer = response.rpartition("</think>")
+    _, closed, answer = response.rpartition("</think>")
     if not closed and "<think>" in response:
         return None
-    return plain(answer if closed else before + answer).replace("**", "")
-
-
-def has_box(text: str) -> bool:
-    """Whether a box stands in a text; then nothing outside of boxes is an answer."""
-    return _BOX.search(text) is not None
+    return plain(answer).replace("**", "")
 
 
 def last_box(text: str) -> str | None:
     r"""Content of the last box; an empty one, as in "within \boxed{}", is passed over.
 
     Returns:
-        None where the brace of the last one never closes, or all are empty.
+        "" where there is none, or all are empty; None where the brace of the last one never closes.
     """
     for box in reversed(list(_BOX.finditer(text))):
         content = _box_content(text[box.end() :])
         if content is None or content:
             return content
-    return None
+    return ""
 
 
 def _box_content(text: str) -> str | None:
     """Content of a box whose command was just read; None where its brace never closes."""
     if not text.startswith("{"):
-        bare = re.match(r"[^\s$.,]+(?:\.[0-9]+)?", text)  # \boxed 5
-        return bare.group() if bare else None
+        bare = re.match(r"[-+\\\w][^\s$.,]*(?:\.[0-9]+)?", text)  # \boxed 5
+        return bare.group() if bare else "" if text else None
     depth = 0
     for place, char in enumerate(text):
         escaped = place > 0 and text[place - 1] == "\\" and text[place - 2] != "\\"
