@@ -1,11 +1,18 @@
 """Where models come from: a Hub that refuses, limits, moves and vanishes; buckets; directories."""
 
+import errno
+import itertools
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Barrier
 
 import fsspec
+import huggingface_hub
 import pytest
+from huggingface_hub.errors import CacheNotFound
 
 from tests.weights.hub_server import FakeHub, Resolver
 from tests.weights.kit import small_checkpoint
@@ -27,6 +34,7 @@ FILES = {
     "pytorch_model.bin": b"pickle",
     "modeling_evil.py": b"import os",
     "onnx/model.safetensors": b"a copy for others",
+    "consolidated.safetensors": b"the weights once more, as Mistral has them",
 }
 
 
@@ -169,7 +177,8 @@ def bucket(tmp_path, monkeypatch):
     filesystem.store.clear()
     for file in (tmp_path / "hf").iterdir():
         filesystem.pipe(f"/bucket/model/{file.name}", file.read_bytes())
-    filesystem.pipe("/bucket/model/pytorch_model.bin", b"pickle")
+    for name in ("pytorch_model.bin", "consolidated-00001.safetensors"):
+        filesystem.pipe(f"/bucket/model/{name}", b"not read")
     yield filesystem, "memory://bucket/model"
     filesystem.store.clear()
 
@@ -193,6 +202,66 @@ def test_bucket_that_changes_under_a_run_is_refused(bucket, tmp_path):
     with pytest.raises(InputError, match="its files changed since this run began"):
         resolve_model(url, revisions=revisions)
     assert resolve_model(url) != folder
+
+
+class OfTheStore(Exception):
+    """What a store's own client raises: no OSError, as those of gcsfs and botocore."""
+
+
+def breaking_after(patch, filesystem, count) -> list[str]:
+    """From now on so many files arrive, then the connection is gone; which ones were asked for."""
+    asked, numbers, get_file = [], itertools.count(1), type(filesystem).get_file
+
+    def get(self, source, target, **more):
+        number = next(numbers)
+        asked.append(source.rpartition("/")[2])
+        time.sleep(0.01)  # a second process would begin before the first one ends
+        if number > count:
+            raise OfTheStore("503 Service Unavailable")
+        return get_file(self, source, target, **more)
+
+    patch.setattr(type(filesystem), "get_file", get)
+    return asked
+
+
+def test_a_download_that_broke_off_goes_on_with_the_files_that_are_missing(
+    bucket, tmp_path, monkeypatch
+):
+    filesystem, url = bucket
+    for name in ("tokenizer.json", "vocab.json", "merges.txt"):
+        filesystem.pipe(f"/bucket/model/{name}", name.encode())
+    with monkeypatch.context() as patch:
+        breaking_after(patch, filesystem, 2)
+        with pytest.raises(EnvironmentFault, match=r"memory://bucket/model: .*503 Service"):
+            resolve_model(url)
+    cache = tmp_path / "cache"
+    kept = {file.name for file in cache.rglob("*.*") if not file.name.startswith(".")}
+    assert len(kept) == 2
+    asked = breaking_after(monkeypatch, filesystem, 99)
+    names = {file.name for file in resolve_model(url).iterdir()}
+    assert len(names) == 5 and names > kept
+    assert sorted(asked) == sorted(names - kept)
+    assert not list(cache.rglob("*.partial"))
+
+
+def test_a_bucket_that_refuses_small_files_is_named(bucket, monkeypatch):
+    filesystem, url = bucket
+    breaking_after(monkeypatch, filesystem, 0)
+    with pytest.raises(EnvironmentFault, match=r"memory://bucket/model: .*503 Service"):
+        model_headers(url)
+
+
+def test_processes_of_one_host_fetch_a_model_once(bucket, monkeypatch):
+    filesystem, url = bucket
+    asked, began = breaking_after(monkeypatch, filesystem, 99), Barrier(3)
+
+    def resolve(url):
+        began.wait()
+        return resolve_model(url)
+
+    with ThreadPoolExecutor(3) as pool:
+        (folder,) = set(pool.map(resolve, [url] * 3))
+    assert sorted(asked) == sorted(file.name for file in folder.iterdir())
 
 
 def test_bucket_without_a_checkpoint(bucket):
@@ -234,6 +303,25 @@ def test_a_folder_that_is_not_there_is_said_to_be_one_that_may_be_meant(ask, tmp
     with pytest.raises(EnvironmentFault, match="Or is a folder meant") as caught:
         ask("models/SmolLM2")
     assert "models is here, models/SmolLM2 is not" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "cannot write, no space left on device"),
+        (RuntimeError("Data processing error: CAS service error"), "the Hub cannot be reached"),
+        (CacheNotFound("no cache", "/gone"), "the Hub cannot be reached"),
+    ],
+)
+def test_what_breaks_a_download_is_one_sentence(error, said, monkeypatch):
+    """A full disk is said to be one; what hf_xet and the package itself raise is no traceback."""
+
+    def fails(*_, **__):
+        raise error
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fails)
+    with pytest.raises(EnvironmentFault, match=said):
+        resolve_model("owner/model")
 
 
 def test_the_command_that_downloads_a_dataset_says_that_it_is_one():

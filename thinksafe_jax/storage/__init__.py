@@ -5,6 +5,7 @@ from thinksafe_jax.storage.files import (
     atomic_writer,
     existing_place,
     free_bytes,
+    full_disk_errors,
     is_mounted,
     persist,
     prepare_directory,
@@ -17,7 +18,7 @@ from thinksafe_jax.storage.files import (
 )
 from thinksafe_jax.storage.hashing import content_hash, file_sha256, now
 from thinksafe_jax.storage.jsonl import drop_torn_tail, parse, plain, sound_length, to_line
-from thinksafe_jax.storage.lock import RunLock, describe, holder, is_held
+from thinksafe_jax.storage.lock import RunLock, describe, flock, holder, is_held
 from thinksafe_jax.storage.mirror import mirror_of, run_folder
 from thinksafe_jax.storage.objects import identity, is_url, list_objects, open_store, store_errors
 
@@ -30,7 +31,9 @@ __all__ = [
     "drop_torn_tail",
     "existing_place",
     "file_sha256",
+    "flock",
     "free_bytes",
+    "full_disk_errors",
     "holder",
     "identity",
     "is_held",

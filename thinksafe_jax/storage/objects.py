@@ -65,5 +65,6 @@ def store_errors(url: str) -> Iterator[None]:
     except Exception as error:
         raise EnvironmentFault(
             f"{url}: the bucket refused or could not be reached ({first_line(error)}); does it "
-            "exist, are you logged in, and may you write there? What is complete is kept: run again"
+            "exist, are you logged in, and may you read and write there? What is complete is kept: "
+            "run again"
         ) from error

@@ -15,13 +15,16 @@ from thinksafe_jax.errors import (
     first_line,
     quoted,
 )
-from thinksafe_jax.weights.validate import has_weights
+from thinksafe_jax.storage import full_disk_errors
+from thinksafe_jax.weights.validate import SECOND_COPY, has_weights
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 # never pickles, never code
 PATTERNS = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.txt", "*.model"]
 WEIGHTS = "*.safetensors"
+# repositories keep copies for other frameworks in folders, and some the weights a second time
+_NOT_NEEDED = ["*/*", SECOND_COPY]
 DATASET_PATTERNS = ["*.parquet", "*.json", "*.jsonl", "*.csv", "README.md"]
 _TRIES, _FIRST_WAIT, _LONGEST_WAIT = 5, 1.0, 60.0  # seconds
 
@@ -34,8 +37,7 @@ def download(name: str, revision: str | None) -> Path:
         EnvironmentFault: gated, or not to be reached.
         RetryLater: still rate-limited after several tries.
     """
-    # top level only: repositories keep copies for other frameworks in folders
-    return _patiently(name, revision, allow_patterns=PATTERNS, ignore_patterns=["*/*"])
+    return _patiently(name, revision, allow_patterns=PATTERNS, ignore_patterns=_NOT_NEEDED)
 
 
 def downloaded(name: str, commit: str) -> Path | None:
@@ -54,7 +56,7 @@ def download_headers(name: str, revision: str | None) -> Path:
         InputError, EnvironmentFault, RetryLater: as `download`.
     """
     patterns = [pattern for pattern in PATTERNS if pattern != WEIGHTS]
-    return _patiently(name, revision, allow_patterns=patterns, ignore_patterns=["*/*"])
+    return _patiently(name, revision, allow_patterns=patterns, ignore_patterns=_NOT_NEEDED)
 
 
 def weight_files(name: str, revision: str | None) -> dict[str, int]:
@@ -67,7 +69,9 @@ def weight_files(name: str, revision: str | None) -> dict[str, int]:
 
     listed = _ask(name, revision, lambda: list(HfApi().list_repo_tree(name, revision=revision)))
     sizes = {entry.path: getattr(entry, "size", 0) for entry in listed}
-    return {path: n for path, n in sizes.items() if fnmatch(path, WEIGHTS) and "/" not in path}
+    weights = {path: n for path, n in sizes.items() if fnmatch(path, WEIGHTS)}
+    unread = {path for path in weights for pattern in _NOT_NEEDED if fnmatch(path, pattern)}
+    return {path: n for path, n in weights.items() if path not in unread}
 
 
 def download_config(name: str, revision: str | None) -> Path:
@@ -104,10 +108,13 @@ def _ask(
     name: str, revision: str | None, question: Callable[[], T], *, of_dataset: bool = False
 ) -> T:
     """What the Hub answers, asked again while it says that it has too much to do."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
     wait = _FIRST_WAIT
     for attempt in range(1, _TRIES + 1):
         try:
-            return question()
+            with full_disk_errors(Path(HF_HUB_CACHE)):
+                return question()
         except hub_errors() as error:
             status, after = _answer(error)
             if status not in (429, 500, 502, 503, 504):
@@ -147,14 +154,19 @@ def _of_hub(error: BaseException | None) -> bool:
 def hub_errors() -> tuple[type[Exception], ...]:
     """What huggingface_hub raises where the Hub refuses, or where there is no way to it.
 
-    A broken connection is an error of its HTTP library, which is another one in each version.
+    A broken connection is an error of its HTTP library, which is another one in each version, or a
+    RuntimeError of hf_xet, which fetches large files.
     """
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub import errors
 
+    of_package = [kind for kind in vars(errors).values() if _is_error(kind)]
     bases = ("HTTPError", "RequestException")
-    transport = [kind for kind in HfHubHTTPError.__mro__ if kind.__name__ in bases]
-    # the others of huggingface_hub, of a name or of what is not in the cache, are among these two
-    return HfHubHTTPError, OSError, ValueError, *transport
+    transport = [kind for kind in errors.HfHubHTTPError.__mro__ if kind.__name__ in bases]
+    return OSError, ValueError, RuntimeError, *of_package, *transport
+
+
+def _is_error(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Exception)
 
 
 def _explained(

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from thinksafe_jax.storage import file_sha256
 from thinksafe_jax.weights.orbax import is_orbax_copy
+from thinksafe_jax.weights.validate import SECOND_COPY
 
 # what decides what a model says; a card or a trainer's state does not
 _DECISIVE = (
@@ -52,11 +53,14 @@ def fingerprint(folder: Path, *, full: bool | None = None) -> dict[str, str]:
 def changed_files(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     """What differs between two fingerprints, as "FILE has changed", "FILE is gone", "FILE is new".
 
-    A full digest counts where both have one.
+    A full digest counts where both have one. A second copy of the weights, which nothing reads and
+    which is not fetched any more, does not count.
     """
     changed = []
     for name in sorted({**then, **now}):
         file = name.removesuffix(_FULL)
+        if fnmatch.fnmatch(file, SECOND_COPY):
+            continue
         if file not in then:
             changed.append(f"{file} is new")
         elif file not in now:

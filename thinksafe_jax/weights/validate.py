@@ -14,6 +14,8 @@ from thinksafe_jax.weights.safetensors import TensorRef, read_header
 
 log = logging.getLogger(__name__)
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+# the weights once more, under the names of Mistral's own programs; nothing here reads them
+SECOND_COPY = "consolidated*.safetensors"
 _DERIVED = ".rotary_emb.inv_freq"  # a buffer that old exports carry; recomputed from config.json
 _LARGEST_INDEX = 256 * MEBIBYTE  # that of DeepSeek-V3, of 91,991 tensors, has 9
 _EMBED, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
