@@ -41,7 +41,7 @@ TEACHER = {
     "num_key_value_heads": 1,
     "head_dim": 16,
     "tie_word_embeddings": False,  # an LM head of its own
-    "vocab_size": 1536,
+    "vocab_size": 1600,  # rows of its head; the student has 1,536, as Qwen2.5-7B beside 1.5B
     "rms_norm_eps": 1e-6,
     "rope_theta": 10000.0,
     "max_position_embeddings": 256,
@@ -117,13 +117,14 @@ def rollouts_of(run_dir, step):
 
 
 def log_probabilities(folder, prompt, answer):
-    """`[n, V]`, of the words at each token of an answer, by a plain pass over the whole row."""
+    """`[n, V]`, of the student's words at each token of an answer, by a plain pass over the row."""
     cfg = load_config(folder)
     params = load_params(folder, cfg, jnp.float32)
     ids = np.array([[*prompt, *answer]], np.int32)
     positions = np.arange(ids.size, dtype=np.int32)[None]
     hidden = forward(params, cfg, ids, positions, np.ones_like(ids))
-    before = logits(params, cfg, hidden)[0, len(prompt) - 1 : -1]
+    words = load_config(STUDENT).vocab_size
+    before = logits(params, cfg, hidden)[0, len(prompt) - 1 : -1, :words]
     return np.asarray(jax.nn.log_softmax(before), np.float64)
 
 
@@ -137,7 +138,7 @@ def test_the_divergence_from_the_teacher_falls_on_the_same_prompts(taught):
 
 
 def test_the_first_steps_divergence_is_that_of_the_two_models(taught):
-    """Before any update: KL(student || teacher) over the vocabulary, mean over all tokens."""
+    """Before any update: KL(student || teacher) over the student's words, mean over all tokens."""
     run_dir, teacher = taught
     tokenizer, values = ChatTokenizer(STUDENT), []
     for row in rollouts_of(run_dir, 0):

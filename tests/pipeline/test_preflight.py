@@ -15,6 +15,7 @@ from thinksafe_jax.config import (
     EvaluationConfig,
     GuardConfig,
     GuardModel,
+    HorizonConfig,
     ModelSource,
     OnPolicyConfig,
     PromptSource,
@@ -40,6 +41,7 @@ from thinksafe_jax.pipeline.fault_list import FaultList
 from thinksafe_jax.pipeline.mesh_advice import mesh_advice
 from thinksafe_jax.runs import Run
 from thinksafe_jax.sharding import device_topology
+from thinksafe_jax.training import TrainingMesh
 from thinksafe_jax.weights import resolve_model
 
 MINI = [PromptSource("mini:train-harmful", limit=4), PromptSource("mini:train-benign", limit=4)]
@@ -253,6 +255,37 @@ def test_the_rewards_of_a_loop_are_looked_at(tmp_path):
     )  # fmt: skip
     (line,) = missing(replace(RECIPE, on_policy=on_policy), tmp_path, "train")
     assert "gone.py" in line
+
+
+def test_the_guard_of_a_loop_whose_rollouts_grow_is_looked_for(tmp_path):
+    """Self-distillation needs no verdict to learn from, but to see how long rollouts may be."""
+    sampling = SamplingConfig(1.0, 1.0, 0, max_new_tokens=64)
+    distilled = OnPolicyConfig(method="self-distillation", sampling=sampling)
+    recipe = replace(RECIPE, guard=replace(RECIPE.guard, model="mini:gard"), on_policy=distilled)
+    assert missing(recipe, tmp_path, "train") == []
+    growing = replace(distilled, horizon=HorizonConfig(lengths=[8, 64]))
+    (line,) = missing(replace(recipe, on_policy=growing), tmp_path, "train")
+    assert line.startswith("guard.model: mini:gard")
+
+
+def test_a_teacher_that_does_not_fit_the_mesh_is_seen(tmp_path, monkeypatch):
+    """It lies where the student is trained, and is loaded before the first rollout."""
+    teacher = ModelSource("mini:teacher", dtype="float32")
+    on_policy = OnPolicyConfig(
+        method="opd", teacher=teacher, samples=1, sampling=SamplingConfig(max_new_tokens=64)
+    )
+    recipe = replace(RECIPE, on_policy=on_policy, mesh="cpu-8")
+    assert missing(recipe, tmp_path, "train") == []
+    of_phase, student = TrainingMesh.of_phase, Session(RECIPE).cfg
+
+    def fits_the_student_alone(phase, cfg):
+        if cfg != student:
+            raise ConfigError("the rules do not fit the model")
+        return of_phase(phase, cfg)
+
+    monkeypatch.setattr(TrainingMesh, "of_phase", fits_the_student_alone)
+    (line,) = missing(recipe, tmp_path, "train")
+    assert line == "on_policy.teacher: the rules do not fit the model"
 
 
 def test_what_compares_answers_is_looked_for_before_any_is_given(tmp_path, monkeypatch):

@@ -1,8 +1,11 @@
 """Order, packing and layout of the input pipeline."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
+from tests.training import kit
 from tests.training.kit import packed, rows
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.training import Example
@@ -170,6 +173,18 @@ def test_a_step_in_which_nothing_counts_divides_by_one():
     nothing = lambda example: {"pg": Stream(np.zeros(len(example) - 1, np.float32), 0.0)}  # noqa: E731
     batch = pack(rows(2), Layout(1, 1, 64), nothing)
     assert batch.denominator == 1.0 and not batch.rows.streams["pg"].any()
+
+
+def test_rows_beyond_the_models_context_are_said(caplog):
+    examples = rows(10)
+    long = sum(len(example) > 20 for example in examples)
+    small = dataclasses.replace(kit.CONFIG, max_position_embeddings=20)
+    kit.setup(cfg=small).batches(examples, seed=3)
+    assert f"{long} of 10 rows are longer than the model's context of 20 tokens" in caplog.text
+    caplog.clear()
+    kit.setup(kit.settings(max_length=20), small).batches(examples, seed=3)  # they are left out
+    kit.setup().batches(examples, seed=3)
+    assert 0 < long < 10 and not caplog.text
 
 
 def test_every_step_has_the_same_shape():

@@ -131,6 +131,9 @@ def test_top_k_kl_grows_with_k_up_to_the_full_one():
     for smaller, larger in zip(values, [*values[1:], full], strict=True):
         assert (smaller <= larger + 1e-6).all()
     np.testing.assert_allclose(values[-1], full, rtol=1e-5)
+    for more in (30, 31):  # all of the vocabulary, or more than there is
+        value = make_divergence("forward", more)(log_p, log_ref)
+        np.testing.assert_allclose(value, full, rtol=1e-5)
     assert (jnp.abs(make_divergence("forward", 5)(log_ref, log_ref)) < 1e-6).all()
 
 

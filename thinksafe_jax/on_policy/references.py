@@ -10,6 +10,7 @@ student has them.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -38,10 +39,17 @@ class References:
     method: Method
     make_room: Callable[[], None] = lambda: None
 
-    @property
+    @cached_property
     def head(self) -> jax.Array | None:
-        """The reference's LM head; None where it is the student's."""
-        return None if self.model is self.student else self.model.head
+        """The reference's LM head, over the student's words; None where it is the student's.
+
+        Models of a family pad their heads by size: Qwen2.5-7B has 152,064 rows, 1.5B 151,936. The
+        rows that only the reference has are no words, and its distribution is that over the others.
+        """
+        if self.model is self.student:
+            return None
+        head, words = self.model.head, self.student.cfg.vocab_size
+        return head if len(head) == words else head[:words]
 
     def look_at(
         self, rollouts: Sequence[Rollout], adapter: Tree

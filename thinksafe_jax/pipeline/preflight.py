@@ -23,7 +23,7 @@ from thinksafe_jax.config import (
 from thinksafe_jax.data import Prompt, benchmark_kinds
 from thinksafe_jax.errors import ConfigError, InputError
 from thinksafe_jax.hosts import current
-from thinksafe_jax.on_policy import make_method
+from thinksafe_jax.on_policy import make_method, needs_guard
 from thinksafe_jax.pipeline.cost_line import cost_line
 from thinksafe_jax.pipeline.disk_checks import (
     checkpoint_bytes,
@@ -168,6 +168,9 @@ class _Preflight:
                 check_vocabulary(
                     self.recipe, (student.folder, student.cfg), (facts.folder, facts.cfg)
                 )
+            if self.mesh is not None:  # it reads the rows where they are trained on
+                with self.faults.under("on_policy.teacher"):
+                    TrainingMesh.of_phase(self.mesh.train, facts.cfg)
 
     def _check_generator(self, student: ModelFacts | None) -> None:
         """The model that answers the prompts: the student, or the teacher of the synthesis."""
@@ -231,7 +234,7 @@ class _Preflight:
             if "train" not in self.todo or student is None:
                 return False
             with self.faults.under():  # an unknown reward
-                return make_method(recipe, student.tokenizer).needs_verdicts
+                return needs_guard(recipe, make_method(recipe, student.tokenizer))
             return False
         retries = recipe.synthesis.attempts > 1 and recipe.synthesis.method != "rejection"
         return self.samples and ("filter" in self.todo or ("sample" in self.todo and retries))

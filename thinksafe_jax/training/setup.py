@@ -1,5 +1,6 @@
 """What every compiled function of training is made from."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +19,7 @@ from thinksafe_jax.training.model_pass import HEADS
 from thinksafe_jax.training.objectives import Objective, make_objective
 from thinksafe_jax.training.optimizers import OPTIMIZERS, Optimizer, make_optimizer
 
+_log = logging.getLogger(__name__)
 Tree = Any  # nested dict of arrays
 
 
@@ -75,7 +77,13 @@ class TrainingSetup:
             *shards,
         )
         epochs = config.epochs if epochs is None else epochs
-        objective = self.objective
+        objective, context = self.objective, self.cfg.max_position_embeddings
+        if long := sum(context < len(example) <= config.max_length for example in examples):
+            _log.warning(
+                "%d of %d rows are longer than the model's context of %d tokens: it is trained at "
+                "positions that it has never seen; training.max_length=%d leaves them out",
+                long, len(examples), context, context,
+            )  # fmt: skip
         return Batches(
             examples,
             shape,

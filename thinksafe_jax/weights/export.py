@@ -1,4 +1,4 @@
-"""From parameters back to a Hugging Face checkpoint. Adapters are written by `adapter`."""
+"""From parameters back to a Hugging Face checkpoint. Adapters are written by `peft`."""
 
 import math
 from concurrent.futures import ThreadPoolExecutor

@@ -119,8 +119,7 @@ def import_adapter(
     Returns:
         {"layers": {target: {"a": `[L, r, *inputs]`, "b": `[L, *outputs, r]`}}}, and its shape.
 
-    Keys may lack PEFT's prefix or carry the adapter's name, as other tools save them;
-    rank-stabilised LoRA becomes the plain one of the same scale.
+    Keys may lack PEFT's prefix or carry the adapter's name, as other tools save them.
 
     Raises:
         InputError: not a plain LoRA on the decoder's linear layers, keys that are missing, unknown

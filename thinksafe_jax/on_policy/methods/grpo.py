@@ -1,10 +1,10 @@
 """GRPO with a guard's reward (arXiv 2402.03300; the paper's baseline, section F).
 
 A step draws a group of rollouts for each prompt, rewards every one, and raises the log-probability
-of those above their group's mean. One optimiser step is taken per rollout, so the ratio to the
-policy that sampled is 1 and PPO's clipping never acts: the policy gradient is cross-entropy with
-signed weights, beside a divergence from the untrained model (`training.kl`, weight
-`training.kl_weight`).
+of those above their group's mean. One optimiser step is taken for each set of rollouts, so the
+ratio to the policy that sampled is 1 and PPO's clipping never acts: the policy gradient is
+cross-entropy with signed weights, beside a divergence from the untrained model (`training.kl`,
+weight `training.kl_weight`).
 """
 
 from collections.abc import Sequence

@@ -22,7 +22,7 @@ def forward_kl(
     """
     if not top_k:
         return jnp.sum(jnp.exp(log_ref) * (log_ref - log_p), axis=-1)
-    kth = jax.lax.top_k(log_ref, top_k)[0][..., -1:]
+    kth = jax.lax.top_k(log_ref, min(top_k, log_ref.shape[-1]))[0][..., -1:]
     top = log_ref >= kth
     inside = jnp.sum(jnp.where(top, jnp.exp(log_ref) * (log_ref - log_p), 0.0), axis=-1)
 
