@@ -8,6 +8,7 @@ import weakref
 from pathlib import Path
 
 import fsspec
+import jax
 import pytest
 
 from tests.hosts.test_group import together
@@ -17,7 +18,7 @@ from thinksafe_jax.errors import ConfigError, InputError
 from thinksafe_jax.pipeline import Session, run_pipeline
 from thinksafe_jax.pipeline.session import mesh_hashes
 from thinksafe_jax.storage import files as storage
-from thinksafe_jax.weights import resolve_model
+from thinksafe_jax.weights import load_params, resolve_model
 
 pytestmark = pytest.mark.slow
 
@@ -184,3 +185,21 @@ def test_the_judge_is_the_filter_unless_another_is_named():
     assert Session(ours).judge.name == "mini:guard"
     same = [_judge(RunFiles(Path("x"), recipe=r))["same_as_filter"] for r in (ours, other)]
     assert same == [True, False]
+
+
+def test_the_sampler_of_a_loop_lets_go_of_the_stack_that_its_layers_are_cut_from(monkeypatch):
+    """Beside a trainer on a mesh it has a copy of its own: one, at no time two."""
+    stack = []
+
+    def loading(*args):
+        params = load_params(*args)
+        stack.extend(weakref.ref(leaf) for leaf in jax.tree.leaves(params["layers"]))
+        return params
+
+    monkeypatch.setattr("thinksafe_jax.pipeline.session.load_params", loading)
+    monkeypatch.setattr(
+        "thinksafe_jax.pipeline.session.Engine", lambda *_, **__: [leaf() for leaf in stack]
+    )
+    recipe = load_recipe(REPOSITORY / "configs/recipes/mini-grpo.yaml", ["mesh=cpu-8"])
+    left = Session(recipe).engine_apart({}, None)
+    assert left and not any(leaf is not None for leaf in left)

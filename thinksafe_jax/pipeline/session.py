@@ -230,8 +230,8 @@ class Session:
         self.check_sampling()
         mesh = self.generation_mesh
         if mesh is not None:  # another layout of the same weights, held beside training's
-            stacked = load_params(self.directory, self.cfg, self._dtype, mesh.param_shardings())
-            params = unstack_layers(stacked)
+            shardings = mesh.param_shardings()  # the stack has no name: it goes as it is cut
+            params = unstack_layers(load_params(self.directory, self.cfg, self._dtype, shardings))
         return Engine(
             self.cfg,
             params,
