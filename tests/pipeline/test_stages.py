@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from thinksafe_jax.config import (
+    EvaluationConfig,
     GuardConfig,
     ModelSource,
     PromptSource,
     Recipe,
     SamplingConfig,
+    SuiteConfig,
     SynthesisConfig,
 )
 from thinksafe_jax.data import prompts as prompts_module
@@ -20,6 +22,7 @@ from thinksafe_jax.errors import ConfigError, InputError
 from thinksafe_jax.pipeline import Session, flow, run_pipeline
 from thinksafe_jax.pipeline.stages import filter_samples
 from thinksafe_jax.runs import RowStore, Run, begun_recipe
+from thinksafe_jax.storage import file_sha256
 from thinksafe_jax.synthesis import read_dataset
 
 pytestmark = pytest.mark.slow
@@ -88,6 +91,32 @@ def test_filtering_reads_samples_and_verdicts_once(recipe, tmp_path, readings):
     assert verdicts == ["a", "b", "c", "d"]  # asked in the order of the rows
 
 
+def test_a_file_of_a_suite_that_was_edited_is_asked_again(recipe, tmp_path):
+    """Its name alone is in the hash of the stage, which directories begun before have."""
+    file = tmp_path / "mine.jsonl"
+    file.write_text('{"id": "a", "prompt": "Hello?"}\n')
+    suite = SuiteConfig("mine", kind="harmful", path=str(file))
+    recipe = replace(recipe, evaluation=EvaluationConfig(suites=[suite]))
+    with Run.open(recipe, tmp_path / "run") as run:
+        result = run.path / "evaluation/after.json"
+        result.parent.mkdir()
+        sources = {"mine": {"sha256": file_sha256(file)}}
+        result.write_text(json.dumps({"settings": {"sources": sources}}))
+        inputs = flow._inputs(run, Session(recipe), "evaluate")
+        run.mark_done("evaluate", inputs)
+
+        def done() -> bool:
+            session = Session(recipe)
+            assert flow._inputs(run, session, "evaluate") == inputs
+            return flow._is_done(run, session, "evaluate", inputs)
+
+        assert done()
+        file.write_text('{"id": "a", "prompt": "Goodbye?"}\n')
+        assert not done()
+        file.unlink()  # a finished run goes on where its questions are not
+        assert done()
+
+
 def test_a_run_hashes_its_prompt_file_once(recipe, tmp_path, readings):
     run_pipeline(recipe, tmp_path / "run", stages=["sample"])
     assert readings["prompts.jsonl"] == 1
@@ -114,7 +143,8 @@ def test_a_page_that_is_asked_for_is_written_again_and_a_newer_program_writes_an
 
     def is_done() -> bool:
         with Run.open(recipe, folder) as run:
-            return flow._is_done(run, "report", flow._inputs(run, Session(recipe), "report"))
+            session = Session(recipe)
+            return flow._is_done(run, session, "report", flow._inputs(run, session, "report"))
 
     assert is_done()
     monkeypatch.setattr(flow, "__version__", "9.9")

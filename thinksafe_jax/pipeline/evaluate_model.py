@@ -129,7 +129,8 @@ def evaluate_student(recipe: Recipe, out: Path, tuned: Path | None = None) -> No
         weights = [] if tuned is None else exported_weights(tuned)
         asked = recipe.evaluation, session.question_hashes, recipe.judging
         inputs = content_hash(*asked, recipe.student, recipe.seed, *weights)
-        if run.is_done("evaluate", inputs):
+        step = run.path / "evaluation" / STEP
+        if run.is_done("evaluate", inputs) and session.asks_the_same(step.with_suffix(".json")):
             return
         evaluate(
             recipe.evaluation,

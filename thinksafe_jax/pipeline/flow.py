@@ -173,7 +173,7 @@ def _run_stage(
         again: do it all the same, as a page that was asked for by name.
     """
     inputs = _inputs(run, session, name) if run.group.first else ""
-    done = run.group.first and not again and _is_done(run, name, inputs)
+    done = run.group.first and not again and _is_done(run, session, name, inputs)
     if run.group.decide(f"is {name} done", done):
         log.info("%s%s: already done", place, name)
         return
@@ -290,15 +290,16 @@ def _inputs(run: Run, session: Session, name: str) -> str:
     return content_hash(*STAGES[name].inputs(session, run.path))
 
 
-def _is_done(run: Run, name: str, inputs: str) -> bool:
-    folder = run.data if name in DATA_STAGES else run.path
-    return STAGES[name].output(folder).exists() and run.is_done(name, inputs)
+def _is_done(run: Run, session: Session, name: str, inputs: str) -> bool:
+    output = STAGES[name].output(run.data if name in DATA_STAGES else run.path)
+    done = output.exists() and run.is_done(name, inputs)
+    return done and (name != "evaluate" or session.asks_the_same(output))
 
 
 def _require_earlier(run: Run, session: Session, name: str) -> None:
     order = stages_of(run.recipe)
-    for earlier in order[: order.index(name)]:
-        if name != "report" and not _is_done(run, earlier, _inputs(run, session, earlier)):
+    for earlier in () if name == "report" else order[: order.index(name)]:
+        if not _is_done(run, session, earlier, _inputs(run, session, earlier)):
             folder = run.data if earlier in DATA_STAGES else run.path
             raise InputError(
                 f"{shown(run.path)}: {name} needs what {earlier} makes; first: "

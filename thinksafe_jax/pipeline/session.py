@@ -17,12 +17,14 @@ from thinksafe_jax.config import (
     Recipe,
     evaluation_samplings,
     sampling_problems,
+    shipped_path,
     synthesis_samplings,
 )
 from thinksafe_jax.data import benchmark_kinds, read_prompts, source_hashes
 from thinksafe_jax.errors import ConfigError, ThinkSafeError
 from thinksafe_jax.guards import Guard, load_guard
 from thinksafe_jax.hosts import Group, compare_hosts
+from thinksafe_jax.json_files import read_json_object
 from thinksafe_jax.models import (
     LoraConfig,
     ModelConfig,
@@ -34,7 +36,7 @@ from thinksafe_jax.models import (
 from thinksafe_jax.pipeline.student_weights import StudentWeights
 from thinksafe_jax.sampling import Engine
 from thinksafe_jax.sharding import MeshConfig, ModelMesh, load_mesh
-from thinksafe_jax.storage import content_hash, refresh
+from thinksafe_jax.storage import content_hash, file_sha256, refresh
 from thinksafe_jax.synthesis import Selection, synthesis_prompts
 from thinksafe_jax.tokenizer import ChatTokenizer
 from thinksafe_jax.training import TrainingMesh, TrainResult
@@ -79,7 +81,8 @@ class Session:
         compare_hosts(group, "models", hashes)
 
     def _source_hashes(self) -> dict[str, str]:
-        return {**self.prompt_hashes, **self.question_hashes}
+        suites = {f"suite {name}": sha256 for name, sha256 in self.suite_hashes.items()}
+        return {**self.prompt_hashes, **self.question_hashes, **suites}
 
     def _refresh_revisions(self) -> None:
         if self._revisions is not None:
@@ -120,6 +123,26 @@ class Session:
     def question_hashes(self) -> dict[str, str]:
         """sha256 of each source of the evaluation."""
         return source_hashes(self.recipe.evaluation.sources)
+
+    @cached_property
+    def suite_hashes(self) -> dict[str, str]:
+        """sha256 of each file of a named suite that is here; of the Hub's the run keeps commits."""
+        files = {s.name: shipped_path(s.path) for s in self.recipe.evaluation.suites if s.path}
+        return {name: file_sha256(file) for name, file in files.items() if file.is_file()}
+
+    def asks_the_same(self, result: Path) -> bool:
+        """Whether an evaluation has read the files of named suites as they are now.
+
+        They are no part of `question_hashes`, by which earlier versions took stages for done.
+
+        Args:
+            result: its JSON file, as evaluation/after.json.
+        """
+        if not self.suite_hashes or not result.exists():
+            return True
+        asked = read_json_object(result).get("settings", {}).get("sources", {})
+        seen = {name: asked.get(name, {}).get("sha256") for name in self.suite_hashes}
+        return all(seen[name] in (None, sha256) for name, sha256 in self.suite_hashes.items())
 
     def folder(self, source: ModelSource | GuardConfig | GuardModel) -> Path:
         """The checkpoint of a model, at the commit that the run keeps."""
