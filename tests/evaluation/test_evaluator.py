@@ -89,6 +89,7 @@ class Stage:
     def __init__(self, folder: Path, name: str = "before"):
         self.folder, self.name, self.logged = folder, name, []
         self.cfg, self.max_unparsed = _config(folder), 1.0
+        self.skip_bad_rows = False
 
     def run(
         self, stop_after: int | None = None, fingerprint: str = "", kv_dtype: str = "model"
@@ -110,6 +111,7 @@ class Stage:
             self.folder / "evaluation" / self.name,
             log=lambda stage, **values: self.logged.append((stage, values)),
             check_stop=check_stop,
+            skip_bad_rows=self.skip_bad_rows,
         )
 
     def parts(self) -> list[Path]:
@@ -157,6 +159,20 @@ def test_what_was_long_before_is_asked_first_after(stage):
     after = stage.run()
     assert order() == ["over_refusal", "reasoning", "harmful"]  # 28, 18 and 12 tokens
     assert after["harmful_response_rate"] == before["harmful_response_rate"]
+
+
+def test_rows_that_cannot_be_read_are_asked_again_where_that_is_wished(stage):
+    """As the refusal says."""
+    whole = stage.run()
+    for folder in ("responses", "verdicts"):
+        (file,) = (stage.folder / "evaluation/before" / folder).iterdir()
+        first, *rest = file.read_bytes().splitlines(keepends=True)
+        file.write_bytes(b"".join([first[:9] + b"\n", *rest]))
+    with pytest.raises(InputError, match=r"part-00000\.jsonl:1: .*--skip-bad-rows"):
+        stage.run()
+    stage.skip_bad_rows = True
+    assert stage.run() == whole
+    assert len(stage.engine.generated) == len(stage.guard.seen) == 1
 
 
 def test_the_numbers_and_the_file(stage):

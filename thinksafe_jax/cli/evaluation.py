@@ -153,6 +153,7 @@ def _evaluate_on_suites(target: str, of_run: RunOptions, of_model: ModelOptions)
             options[field] = options.pop(option)
     out = options.pop("out", None)
     anew = {name: options.pop(name, False) for name in ("new_run", "new_verdicts")}
+    anew["skip_bad_rows"] = of_run.skip_bad_rows
     from thinksafe_jax.chat import is_run
     from thinksafe_jax.pipeline import (
         ModelEvaluation,

@@ -35,6 +35,7 @@ def evaluate(
     *,
     log: Log,
     check_stop: CheckStop,
+    skip_bad_rows: bool = False,
 ) -> dict:
     """Evaluate one model and write `<out_dir>.json` and the rows in `out_dir`.
 
@@ -46,6 +47,7 @@ def evaluate(
         by: who judges the safety suites.
         out_dir: RUN/evaluation/<name>; the names are before, after and model.
         log, check_stop: as in `Journal`.
+        skip_bad_rows: ask again what cannot be read, instead of stopping at it.
 
     Returns:
         What the JSON file holds: three rates with Wilson intervals, bounds, counts, settings; of
@@ -65,7 +67,8 @@ def evaluate(
         take_up(out_dir, {"responses": answers, "verdicts": verdict})
     group.barrier(f"{out_dir.name} begins")
     refresh(out_dir)
-    responses, verdicts = _ask_and_judge(asked, cfg, subject, by, out_dir, journal)
+    who = cfg, subject, by, out_dir, journal
+    responses, verdicts = _ask_and_judge(asked, *who, skip_bad_rows=skip_bad_rows)
     if not group.first:
         return {}
     rows = {tuple(row[name] for name in ROW_KEY): row for row in responses.read()}
@@ -103,12 +106,16 @@ def _ask_and_judge(
     by: Judge,
     out_dir: Path,
     journal: Journal,
+    *,
+    skip_bad_rows: bool,
 ) -> tuple[RowStore, RowStore]:
     """Responses and verdicts of all hosts; each judges what it answered."""
     group = current()
     part = Part(group.index, group.count)
-    responses = RowStore(out_dir / "responses", key=ROW_KEY, writer=part.name)
-    verdicts = RowStore(out_dir / "verdicts", key=VERDICT_KEY, writer=part.name)
+    responses, verdicts = (
+        RowStore(out_dir / name, key, skip_bad_rows=skip_bad_rows, writer=part.name)
+        for name, key in (("responses", ROW_KEY), ("verdicts", VERDICT_KEY))
+    )
     before = out_dir.with_name("before") / "responses"
     guesses = RowStore(before, key=ROW_KEY, skip_bad_rows=True)
     earlier = guesses if out_dir.name == "after" else None

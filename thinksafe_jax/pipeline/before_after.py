@@ -24,4 +24,5 @@ def measure_before_and_after(run: Run, session: Session, trained: Path) -> None:
             run.path / "evaluation" / name,
             log=run.log,
             check_stop=run.check_stop,
+            skip_bad_rows=run.skip_bad_rows,
         )

@@ -69,12 +69,17 @@ def default_folder(asked: ModelEvaluation) -> Path:
 
 
 def evaluate_on_suites(
-    asked: ModelEvaluation, out: Path, *, new_run: bool = False, new_verdicts: bool = False
+    asked: ModelEvaluation,
+    out: Path,
+    *,
+    new_run: bool = False,
+    new_verdicts: bool = False,
+    skip_bad_rows: bool = False,
 ) -> dict:
     """Answer, judge and score the suites; write rows, tables and the report below `out`.
 
     Args:
-        new_run, new_verdicts: as `run_pipeline`.
+        new_run, new_verdicts, skip_bad_rows: as `run_pipeline`.
 
     Returns:
         The content of out/report/summary.json.
@@ -88,7 +93,9 @@ def evaluate_on_suites(
     suites = parse_suites(asked.suites, asked.data)
     enable_compile_cache()
     recipe = _recipe(asked, suites)
-    with Run.open(recipe, out, new_run=new_run, new_verdicts=new_verdicts) as run:
+    with Run.open(
+        recipe, out, new_run=new_run, new_verdicts=new_verdicts, skip_bad_rows=skip_bad_rows
+    ) as run:
         session = Session(recipe, run.path / "models.json")
         session.check_hosts_agree(run.group, training=False)
         folders = [session.directory]
@@ -102,6 +109,7 @@ def evaluate_on_suites(
             run.path / "evaluation" / STEP,
             log=run.log,
             check_stop=run.check_stop,
+            skip_bad_rows=run.skip_bad_rows,
         )
         if run.group.first:
             write_report(run.path)

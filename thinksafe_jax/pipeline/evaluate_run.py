@@ -60,12 +60,17 @@ def folder_of_suites(run_dir: Path) -> Path:
 
 
 def evaluate_run_on_suites(
-    asked: RunEvaluation, out: Path, *, new_run: bool = False, new_verdicts: bool = False
+    asked: RunEvaluation,
+    out: Path,
+    *,
+    new_run: bool = False,
+    new_verdicts: bool = False,
+    skip_bad_rows: bool = False,
 ) -> dict[str, Any]:
     """Asks the run's student and what was trained; writes rows, tables and the report below `out`.
 
     Args:
-        new_run, new_verdicts: as `run_pipeline`.
+        new_run, new_verdicts, skip_bad_rows: as `run_pipeline`.
 
     Returns:
         The content of out/report/summary.json.
@@ -85,7 +90,9 @@ def evaluate_run_on_suites(
     enable_compile_cache()
     revisions = data_folder(asked.run) / "models.json"
     recipe = _recipe(asked, suites, Session(begun_recipe(asked.run), revisions))
-    with Run.open(recipe, out, new_run=new_run, new_verdicts=new_verdicts) as run:
+    with Run.open(
+        recipe, out, new_run=new_run, new_verdicts=new_verdicts, skip_bad_rows=skip_bad_rows
+    ) as run:
         session = Session(recipe, run.path / "models.json")
         if run.group.first and revisions.exists() and not (run.path / "models.json").exists():
             atomic_write(run.path / "models.json", revisions.read_bytes())  # the same commits

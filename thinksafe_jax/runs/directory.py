@@ -42,6 +42,7 @@ class Run:
         data: where its samples, verdicts and dataset lie: of a training, in the run around it.
         recipe: what runs in it, as resolved.
         manifest: its manifest.json.
+        skip_bad_rows: whether rows that cannot be read are left out and counted.
         part: the rows that this process works on; others may work on the rest at the same time.
         group: the processes that work on it together. The first alone writes manifest and metrics.
     """
@@ -57,7 +58,7 @@ class Run:
     ):
         self.recipe, self.path, self.manifest, self.part = recipe, path, manifest, part
         self.data = data_folder(path)
-        self._stop, self._skip_bad_rows = stop, skip_bad_rows
+        self._stop, self.skip_bad_rows = stop, skip_bad_rows
         self._logged = time.monotonic()
         self.group = current()
         if self.group.first:
@@ -120,7 +121,7 @@ class Run:
         self, name: str, key: tuple[str, ...] = ("id",), fields: Mapping[str, type] | None = None
     ) -> RowStore:
         """The rows beneath a folder of the run, as `store("samples", ("id", "attempt"))`."""
-        writer, skip = self.part.name, self._skip_bad_rows
+        writer, skip = self.part.name, self.skip_bad_rows
         folder = self.path / name
         return RowStore(folder, key, fields=fields, skip_bad_rows=skip, writer=writer)
 
