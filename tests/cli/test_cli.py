@@ -204,6 +204,33 @@ def test_an_impossible_run_dir_is_refused_before_anything_heavy(recipe_file, tmp
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "plan --model mini:student --mesh cpu-8 --json",
+        "sweep-sharding --models mini:student --meshes cpu-8 --csv",
+        "verify mini:student --json",
+        "score rows.jsonl --suite gsm8k --json",
+        "compare a b --json",
+        "report a b --out",
+        "dataset export a --authors",
+    ],
+)
+def test_a_file_that_cannot_be_written_is_refused_before_it_is_computed(
+    command, tmp_path, monkeypatch, capsys
+):
+    """Of what is named before it nothing is here: it was not looked at."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    for wrong, code, said in (
+        ("file/out", 4, "file: a file is in the way"),
+        (".", 2, "the name of a file is expected"),
+        ("gs://bucket/out", 2, "this is written to a disk only"),
+    ):
+        assert exit_code(monkeypatch, *command.split(), wrong) == code
+        assert said in capsys.readouterr().err
+
+
 def test_version(monkeypatch, capsys):
     assert exit_code(monkeypatch, "--version") == 0
     assert capsys.readouterr().out.strip() == __version__

@@ -55,6 +55,22 @@ def local_folder(text: str) -> Path:
     return Path(text)
 
 
+def output_file(text: str) -> Path:
+    """A file on a disk that can be written, made sure of before what will be in it is computed.
+
+    Raises:
+        ConfigError: a bucket's URL, or a folder.
+        EnvironmentFault: its folder cannot be made or written.
+    """
+    from thinksafe_jax.storage import prepare_directory
+
+    file = local_folder(text)
+    if not file.name or file.is_dir():
+        raise ConfigError(f"{text or 'an empty name'}: the name of a file is expected")
+    prepare_directory(file.parent)
+    return file
+
+
 Config = Annotated[
     Path | None,
     typer.Option("--config", "-c", help="Recipe (YAML); paths in it start from here, not from it."),
@@ -79,7 +95,13 @@ NewVerdicts = Annotated[
     ),
 ]
 JsonOut = Annotated[
-    Path | None, typer.Option("--json", help="Write the figures here, too, as JSON.")
+    Path | None,
+    typer.Option(
+        "--json",
+        help="Write the figures here, too, as JSON.",
+        parser=output_file,
+        metavar="FILE",
+    ),
 ]
 RunDirectory = Annotated[
     Path,

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from thinksafe_jax import hosts
-from thinksafe_jax.cli.arguments import Config, SkipBadRows, local_folder, run_directory
+from thinksafe_jax.cli.arguments import Config, SkipBadRows, output_file, run_directory
 from thinksafe_jax.errors import ConfigError
 
 
@@ -23,7 +23,7 @@ def report(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Of several runs: the page, as runs.html.", parser=local_folder, metavar="FILE"
+            help="Of several runs: the page, as runs.html.", parser=output_file, metavar="FILE"
         ),
     ] = None,
     config: Config = None,

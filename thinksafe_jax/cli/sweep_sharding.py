@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from thinksafe_jax.cli.arguments import MOST_ROWS, MOST_TOKENS, number
+from thinksafe_jax.cli.arguments import MOST_ROWS, MOST_TOKENS, number, output_file
 from thinksafe_jax.cli.compiling import HloFolder, quiet_compiler, writing_hlo
 from thinksafe_jax.cli.option_groups import grouped
 from thinksafe_jax.cli.run_options import ProfileOptions
@@ -50,7 +50,9 @@ class SweepOptions:
     out: Annotated[
         Path | None,
         typer.Option(
-            help="With --search: the mesh file to write. Default: MESH-MODEL.yaml in this folder."
+            help="With --search: the mesh file to write. Default: MESH-MODEL.yaml in this folder.",
+            parser=output_file,
+            metavar="FILE",
         ),
     ] = None
     phases: Annotated[
@@ -69,13 +71,30 @@ class SweepOptions:
     ] = None
     json_out: Annotated[
         Path | None,
-        typer.Option("--json", help="Rows as JSON, written as they finish; run again to go on."),
+        typer.Option(
+            "--json",
+            help="Rows as JSON, written as they finish; run again to go on.",
+            parser=output_file,
+            metavar="FILE",
+        ),
     ] = None
-    csv: Annotated[Path | None, typer.Option(help="The rows as CSV.")] = None
-    plot: Annotated[Path | None, typer.Option(help="Picture (SVG): bars for each phase.")] = None
+    csv: Annotated[
+        Path | None,
+        typer.Option(help="The rows as CSV.", parser=output_file, metavar="FILE"),
+    ] = None
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            help="Picture (SVG): bars for each phase.", parser=output_file, metavar="FILE"
+        ),
+    ] = None
     pareto: Annotated[
         Path | None,
-        typer.Option(help="Picture (SVG): tokens/s a chip against memory, and what nothing beats."),
+        typer.Option(
+            help="Picture (SVG): tokens/s a chip against memory, and what nothing beats.",
+            parser=output_file,
+            metavar="FILE",
+        ),
     ] = None
     compare: Annotated[
         tuple[Path, Path] | None,

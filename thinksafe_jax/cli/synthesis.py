@@ -13,6 +13,7 @@ from thinksafe_jax.cli.arguments import (
     RunDirectory,
     local_folder,
     number,
+    output_file,
 )
 from thinksafe_jax.errors import ConfigError
 from thinksafe_jax.variants import variant_names
@@ -141,7 +142,12 @@ def show(
 def export_dataset(
     run_dir: RunDirectory,
     authors: Annotated[
-        Path | None, typer.Option(help="Write the authors' JSON file there: a list of rows.")
+        Path | None,
+        typer.Option(
+            help="Write the authors' JSON file there: a list of rows.",
+            parser=output_file,
+            metavar="FILE",
+        ),
     ] = None,
     push_to_hub: Annotated[
         str | None, typer.Option(help="Upload dataset/ to this repository, owner/name.")
