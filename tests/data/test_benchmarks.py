@@ -113,6 +113,39 @@ def test_unknown_suites_are_refused_by_name(given, said):
         parse_suites(given, None)
 
 
+@pytest.mark.parametrize("path", ["hf:owner/name", "."])
+def test_a_suite_is_read_from_a_file(path):
+    with pytest.raises(ConfigError, match=r"is a dataset or a folder; a suite is read from a file"):
+        questions(SuiteConfig("mine", kind="harmful", path=path))
+
+
+def test_a_file_that_is_named_is_the_suites_whatever_stands_beside_it(tmp_path):
+    for given in (["xstest=a.csv", "safety"], ["safety", "xstest=a.csv"]):
+        files = {suite.name: suite.path for suite in parse_suites(given, tmp_path)}
+        assert files == {
+            "harmbench-602": "", "strongreject": "", "wildjailbreak": "",
+            "xstest-safe": "a.csv", "xstest-unsafe": "a.csv",
+        }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["gsm8k=a.jsonl", "gsm8k=b.jsonl"], "has the file a.jsonl already; .* reasoning:NAME=b"),
+        (["safety=a.csv"], "and each has a file of its own; name them one by one, or .* --data"),
+    ],
+)
+def test_a_file_is_that_of_one_suite(given, said):
+    with pytest.raises(ConfigError, match=said):
+        parse_suites(given, None)
+
+
+def test_a_folder_of_files_must_be_there(tmp_path):
+    """Or the suites would come from the Hub instead, unsaid."""
+    with pytest.raises(ConfigError, match="no such folder"):
+        parse_suites(["gsm8k"], tmp_path / "absent")
+
+
 def test_groups_are_taken_apart_and_repeats_dropped():
     names = [s.name for s in parse_suites(["xstest", "xstest-safe"], None)]
     assert names == ["xstest-safe", "xstest-unsafe"]

@@ -13,7 +13,7 @@ from thinksafe_jax.data.cells import name_cell, scalar_text, text_cell, value_ce
 from thinksafe_jax.data.hub_rows import Source, hub_rows
 from thinksafe_jax.data.kinds import LISTS, REASONING
 from thinksafe_jax.data.prompts import MINI, load_prompts, source_hashes, source_rows
-from thinksafe_jax.data.readers import Row, no_column, read_rows
+from thinksafe_jax.data.readers import Row, is_dataset, no_column, read_rows
 from thinksafe_jax.errors import ConfigError, InputError, listed, quoted
 
 # where a file of the user's own has its prompts, in the order of preference
@@ -132,6 +132,11 @@ def _named(suite: SuiteConfig, revisions: Path | None) -> tuple[list[Question], 
         split = PromptSource(suite.path)
         rows: Iterator[Row] = source_rows(split)
         source = Source(suite.path, None, source_hashes([split])[suite.path])
+    elif suite.path and is_dataset(suite.path):
+        raise ConfigError(
+            f"suite {suite.name}: {suite.path} is a dataset or a folder; a suite is read from a "
+            "file, .jsonl, .json, .csv or .parquet, or from mini:SPLIT"
+        )
     elif suite.path:
         file = shipped_path(suite.path)
         rows, source = read_rows(file), Source.of_file(file)

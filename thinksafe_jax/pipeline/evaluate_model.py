@@ -215,13 +215,19 @@ def recipe_of(
 def parse_suites(names: Sequence[str], data: Path | None) -> list[SuiteConfig]:
     """NAME, NAME=FILE and KIND:NAME=FILE as suites; groups are taken apart, repeats dropped.
 
+    A file that is named for a suite is its file, whether a group names the suite as well or not.
+
     Args:
         data: where a benchmark's published file is used, if it is there.
 
     Raises:
-        ConfigError: an unknown suite or kind, or no suite at all.
+        ConfigError: an unknown suite or kind, or none at all; no folder of that name; two files
+            for one suite, or one for a group whose suites have a file each.
     """
+    if data is not None and not data.is_dir():
+        raise ConfigError(f"--data {data}: no such folder")
     suites: dict[str, SuiteConfig] = {}
+    files: dict[str, str] = {}  # that were named
     for text in names:
         full, _, path = text.partition("=")
         kind, colon, name = full.partition(":")
@@ -230,9 +236,20 @@ def parse_suites(names: Sequence[str], data: Path | None) -> list[SuiteConfig]:
             raise ConfigError(
                 f"--suite {text}: no kind {quoted(kind)}; choose from {', '.join(KINDS)}"
             )
-        for member in GROUPS.get(name, (name,)):
+        members = GROUPS.get(name, (name,))
+        if path and len({BENCHMARKS[m].files for m in members if m in BENCHMARKS}) > 1:
+            raise ConfigError(
+                f"--suite {text}: {name} is {', '.join(members)}, and each has a file of its own; "
+                "name them one by one, or the folder that has them: --data DIR"
+            )
+        for member in members:
             benchmark(member, kind)  # refuses unknown names
-            file = path or _published_file(member, data)
+            if path and files.setdefault(member, path) != path:
+                raise ConfigError(
+                    f"--suite {text}: {member} has the file {files[member]} already; give another "
+                    f"file a name of its own, as {kind or BENCHMARKS[member].kind}:NAME={path}"
+                )
+            file = files.get(member) or _published_file(member, data)
             suites[member] = SuiteConfig(member, kind=kind, path=file)
     if not suites:
         raise ConfigError(f"no suite given; --suite takes {', '.join([*GROUPS, *BENCHMARKS])}")
