@@ -254,6 +254,17 @@ def test_of_parquet_only_needed_columns_are_read(tmp_path):
     assert "set[train]: row 1: cannot be read" in refusal(str(tmp_path / "set"))
 
 
+def test_a_relative_path_that_leads_nowhere_says_where_it_began(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = f"no such prompt file in {tmp_path}, from where paths start"
+    assert refusal("data/absent.jsonl") == f"data/absent.jsonl: {said}"
+
+
+def test_a_column_whose_name_has_a_space_is_shown_with_it(tmp_path):
+    said = refusal(write(tmp_path, "spaces.csv", "id, prompt\n1,hi\n"))
+    assert said.endswith("no column 'prompt'; did you mean ' prompt'? (columns: id, ' prompt')")
+
+
 def test_missing_file(tmp_path):
     assert "no such prompt file" in refusal(str(tmp_path / "absent.jsonl"))
     with pytest.raises(ConfigError, match="no prompt sources"):

@@ -91,6 +91,11 @@ def test_what_it_writes_of_a_folder_passes_the_preflight(folder):
     assert "reasons (its tokenizer has a token </think>)" in first.assumed[0]
 
 
+def test_a_folder_whose_name_is_no_text_in_yaml_is_quoted(folder):
+    first = write_first_recipe(str(folder.rename("off")), guard="refusal-match")
+    assert load_recipe(first.file).student.model == "off"
+
+
 def test_a_model_on_the_hub_is_known_by_its_small_files(folder, monkeypatch):
     (folder / "generation_config.json").write_text(
         json.dumps({"eos_token_id": [1533], "temperature": 0.7, "top_p": 0.8})

@@ -36,7 +36,8 @@ Trial = Annotated[
         1,
         MOST,
         "At most so many prompts, and questions of each suite; report and cards say that it "
-        "is a trial. It goes to a folder of its own, <run_dir>-trial.",
+        "is a trial. It goes to a folder of its own: --run-dir, or the recipe's with -trial "
+        "behind it.",
     ),
 ]
 

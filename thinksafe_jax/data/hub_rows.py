@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from thinksafe_jax.data.readers import Row
+from thinksafe_jax.data.readers import Row, no_file
 from thinksafe_jax.errors import EnvironmentFault, InputError, MissingRequirement, first_line
 from thinksafe_jax.json_files import read_json_object
 from thinksafe_jax.storage import atomic_write, file_sha256
@@ -23,7 +23,7 @@ class Source:
     @staticmethod
     def of_file(file: Path) -> "Source":
         if not file.is_file():
-            raise InputError(f"{file}: no such file")
+            raise no_file(file, "file")
         return Source(file.name, None, file_sha256(file))
 
 

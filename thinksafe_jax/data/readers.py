@@ -64,13 +64,19 @@ def read_rows(path: str | Path, columns: Collection[str] | None = None) -> Itera
             f"{quoted(file.suffix, 200)}{hint}"
         )
     if not file.is_file():
-        raise InputError(f"{file}: no such prompt file")
+        raise no_file(file, "prompt file")
     yield from _READERS[suffix](file, columns)
+
+
+def no_file(file: Path, what: str) -> InputError:
+    """The error for a file that is not there; of a relative path, with where it was looked for."""
+    place = "" if file.is_absolute() else f" in {Path.cwd()}, from where paths start"
+    return InputError(f"{file}: no such {what}{place}")
 
 
 def no_column(place: str, column: str, names: Sequence[Any]) -> InputError:
     """The error for a row without a column, with the nearest of those it has."""
-    names = list(map(str, names))
+    names = [n if n == n.strip() else quoted(n, 200) for n in map(str, names)]
     hint = did_you_mean(column, names[:1000], cutoff=0.5)
     if len(names) == 1 and (other := next((c for c in ";\t|" if c in names[0]), None)):
         hint = f"; the file is separated by {quoted(other)}: save it with commas"

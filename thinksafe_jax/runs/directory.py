@@ -232,7 +232,10 @@ def _send_rows(path: Path) -> None:
 
 
 def _recipe_hash(recipe: Recipe) -> str:
-    """Hash of a recipe, the same for those that differ in `RESUMABLE_KEYS` only."""
+    """Hash of a recipe but for its name and place, and for what may change in its training.
+
+    Another mesh or draft, which may change last bits, has another hash.
+    """
     default = Recipe()
     names = [key.removeprefix("training.") for key in RESUMABLE_KEYS if key.startswith("training.")]
     training = replace(recipe.training, **{n: getattr(default.training, n) for n in names})

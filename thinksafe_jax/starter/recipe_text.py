@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import yaml
+
 from thinksafe_jax.starter.first_choices import Choices, Chosen
 from thinksafe_jax.starter.machine_at_hand import Machine
 from thinksafe_jax.starter.student_facts import StudentFacts
@@ -146,7 +148,8 @@ def _value(text: str | None) -> str:
     if text is None:
         return "null"
     plain = text.replace("/", "").replace("-", "").replace(".", "").replace("_", "").isalnum()
-    return text if plain and text.isascii() and text[0].isalpha() else json.dumps(text)
+    plain = plain and text.isascii() and text[0].isalpha()
+    return text if plain and yaml.safe_load(text) == text else json.dumps(text)  # no is a boolean
 
 
 def _comment(text: str) -> str:
