@@ -26,6 +26,7 @@ from thinksafe_jax.config import (
     SynthesisConfig,
     TrainingConfig,
     as_trial,
+    load_recipe,
 )
 from thinksafe_jax.errors import ConfigError, EnvironmentFault, InputError, MissingRequirement
 from thinksafe_jax.evaluation.answers import equality
@@ -374,3 +375,16 @@ def test_check_tells_it_on_the_command_line(tmp_path, monkeypatch, capsys):
     assert check("guard.model=mini:gard", "student.model=mini:studnt") == 3
     assert "error: 2 problems" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+    # what `run` refuses because of what lies there
+    with Run.open(as_trial(load_recipe("mini"), 4), Path("begun")):
+        pass
+    here = ("--trial", "4", "--run-dir")
+    assert check(*here, "begun") == 0
+    assert check(*here, "begun", "training.epochs=9") == 2
+    assert " -> 9" in capsys.readouterr().err
+    Path("other").mkdir()
+    Path("other/thesis.tex").touch()
+    assert check(*here, "other") == check(*here, "begun/inside") == 2
+    said = capsys.readouterr().err
+    assert "run_dir: other holds other files (thesis.tex)" in said
+    assert "run_dir: begun/inside lies inside the run" in said

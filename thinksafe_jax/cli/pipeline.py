@@ -115,11 +115,17 @@ def check(
 def recipe_faults(
     config: Path, overrides: list[str], run_dir: str | None, trial: int | None = None
 ) -> "FaultList":
-    """What a run of a recipe lacks on this host."""
+    """What a run of a recipe lacks on this host, and what lies where it would write."""
     recipe, folder = _recipe_and_folder(config, overrides, run_dir, trial)
     from thinksafe_jax.pipeline import Session, preflight, stages_of
+    from thinksafe_jax.runs import refuse_another, refuse_foreign, refuse_inside
 
-    return preflight(Session(recipe), folder, stages_of(recipe))
+    faults = preflight(Session(recipe), folder, stages_of(recipe))
+    with faults.under("run_dir"):
+        refuse_inside(folder)
+        refuse_foreign(folder)
+        refuse_another(recipe, folder, other_guards=False)
+    return faults
 
 
 def _stage_command(app: typer.Typer, stage: str, summary: str) -> None:

@@ -37,6 +37,7 @@ from thinksafe_jax.runs import (
     Run,
     data_folder,
     refuse_another,
+    refuse_foreign,
     training_folders,
 )
 from thinksafe_jax.storage import content_hash, refresh, run_folder, shown
@@ -107,7 +108,9 @@ def _require_ready(
 ) -> None:
     """Ends here, with all that is missing, before anything is begun or deleted; see `preflight`."""
     group = current()
-    if not new_run and group.first:  # a run of something else needs nothing but another place
+    if group.first:  # a run of something else needs nothing but another place
+        refuse_foreign(run_dir)
+    if not new_run and group.first:
         other = {"other_guards": new_verdicts, "other_training": new_training}
         refuse_another(session.recipe, run_dir, **other)
     keeps = (

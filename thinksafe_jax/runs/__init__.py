@@ -1,6 +1,11 @@
 """The run directory: config, manifest, rows that survive kills, signals."""
 
-from thinksafe_jax.runs.contents import begun_recipe, refuse_another, refuse_inside
+from thinksafe_jax.runs.contents import (
+    begun_recipe,
+    refuse_another,
+    refuse_foreign,
+    refuse_inside,
+)
 from thinksafe_jax.runs.directory import Run
 from thinksafe_jax.runs.manifest import finished_stages, recorded_models
 from thinksafe_jax.runs.new_training import copy_untouched
@@ -33,6 +38,7 @@ __all__ = [
     "finished_stages",
     "recorded_models",
     "refuse_another",
+    "refuse_foreign",
     "refuse_inside",
     "training_folder",
     "training_folders",

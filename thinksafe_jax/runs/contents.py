@@ -159,7 +159,7 @@ def _delete(path: Path, items: Iterable[Path]) -> None:
 
 def refuse_foreign(path: Path) -> None:
     """Raises ConfigError where other files lie than a run's."""
-    if (path / "config.yaml").exists():
+    if (path / "config.yaml").exists() or not path.is_dir():
         return
     known = {*CONTENTS, "lock"}
     ours = re.compile(r"\..*|lock-\d+of\d+")
