@@ -107,6 +107,18 @@ def test_named_suites_are_compared_as_well(tmp_path):
     assert facts["contamination_unchecked"] == {}
 
 
+def test_a_question_with_its_options_in_it_is_compared_with_them_and_without(tmp_path):
+    prompts, asked = tmp_path / "prompts.jsonl", tmp_path / "own.jsonl"
+    with_options = "Which is even?\nA) 3, B) 4"
+    texts = [with_options, "Which is even?", "Which is odd?"]
+    prompts.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in texts))
+    asked.write_text(json.dumps({"prompt": with_options}))
+    found = with_suites(tmp_path, SuiteConfig("own", kind="harmful", path=str(asked)))
+    source = PromptSource(str(prompts), label="harmful")
+    found = replace(found, synthesis=replace(found.synthesis, prompts=[source]))
+    assert synthesis_prompts(found).facts["contaminated_exact"] == 2
+
+
 def test_a_suite_out_of_reach_is_said_and_recorded(tmp_path, caplog):
     away = SuiteConfig("strongreject")  # the tests are offline
     found = synthesis_prompts(with_suites(tmp_path, away))
