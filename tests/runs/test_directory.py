@@ -101,6 +101,18 @@ def test_the_engine_is_part_of_the_configuration(tmp_path):
         pass
 
 
+def test_where_the_evaluation_alone_differs_the_way_to_ask_more_is_said(tmp_path):
+    with Run.open(RECIPE, tmp_path / "run"):
+        pass
+    more = replace(RECIPE, evaluation=replace(RECIPE.evaluation, samples=4, limit=9))
+    said = r"`thinksafe evaluate \S+/run --suite NAME` asks its student other questions"
+    with pytest.raises(ConfigError, match=said), Run.open(more, tmp_path / "run"):
+        pass
+    with pytest.raises(ConfigError) as caught, Run.open(replace(more, seed=7), tmp_path / "run"):
+        pass
+    assert "--suite" not in str(caught.value)
+
+
 def test_harmless_changes_are_taken_over(tmp_path):
     with Run.open(RECIPE, tmp_path) as run:
         run.mark_done("sample", "abc")

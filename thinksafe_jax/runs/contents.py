@@ -227,6 +227,12 @@ def _refuse_changes(path: Path, changes: str, other_training: bool) -> None:
             "dataset, and sets the earlier training aside; `thinksafe train RUN --as NAME` makes "
             "another one beside it. Or use another --run-dir, or --new-run to start afresh"
         )
+    if all(key.startswith("evaluation.") for key in keys):
+        raise ConfigError(
+            f"{begun}only the evaluation differs: `thinksafe evaluate {shown(path)} --suite NAME` "
+            "asks its student other questions, in a folder beside it. Or use another --run-dir, or "
+            "--new-run to delete it and start afresh"
+        )
     raise ConfigError(
         f"{begun}use another --run-dir, or --new-run to delete it and start afresh (for another "
         "guard or judge alone, --new-verdicts keeps the samples)"
