@@ -117,6 +117,13 @@ RESPONSES = [
     ("The answer is: 12 * 3 = 36.", False, "36", "correct"),
     ("The answer is\n\n$$\\frac{3}{4}$$", False, "0.75", "correct"),
     ("The answer is $(3, \\frac{\\pi}{2})$.", False, "3", "wrong"),
+    (r"The answer is $\begin{pmatrix} -1/3 \\ 2 \end{pmatrix}$.", False, "-1/3", "wrong"),
+    (
+        r"The answer is $\begin{pmatrix} -1/3 \\ 2 \end{pmatrix}$.",
+        False,
+        r"\begin{pmatrix}-1/3\\2\end{pmatrix}",
+        "correct",
+    ),
     ("Answer: C", False, "C", "correct"),
     ("#### 1,234", False, "1234", "correct"),
     ("The answer is 5. No: the answer is 6.", False, "6", "correct"),

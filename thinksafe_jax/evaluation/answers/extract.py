@@ -47,7 +47,7 @@ _NUMBER = re.compile(
     rf"(?:\s+(?i:{SCALE_WORD}))?"
 )
 _FORMULA = re.compile(r"(?:\$\$?|\\\(|\\\[)((?:[^$\\]|\\[^()\[\]])+?)(?:\$\$?|\\\)|\\\])")
-_TEXT = re.compile(r"\\text\{[^}]*\}")
+_NO_WORDS = re.compile(r"\\(?:text|begin|end)\{[^}]*\}")  # what no plain word stands in
 _PLAIN_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
 _SPACED_GROUPS = re.compile(r"(?<![\d.,])(\d{1,3})((?: \d{3})+)(?![\d,]|\.\d)")
 
@@ -130,7 +130,7 @@ def _first_statement(tail: str) -> str | None:
     line = next((line.strip() for line in tail.splitlines() if re.search(r"\w", line)), "")
     line = line.lstrip(" :*_`#>\"'")
     formula = _FORMULA.match(line)
-    if formula and not _PLAIN_WORD.search(_TEXT.sub("", formula.group(1))):
+    if formula and not _PLAIN_WORD.search(_NO_WORDS.sub("", formula.group(1))):
         value = formula.group(1).rpartition("=")[2]
         return (value if parse_number(value) else formula.group(1)).strip()
     if _SAID_OF.match(line):
