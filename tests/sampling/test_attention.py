@@ -39,20 +39,22 @@ H200 = AbstractMesh((1,), ("x",), abstract_device=AbstractDevice("NVIDIA H200", 
 LENGTHS = [1, 16, 17, 129, 700, 512]
 
 
-def inputs(heads=8, kv_heads=2, head_dim=32, page_size=16, dtype=jnp.float32):
+def inputs(
+    heads=8, kv_heads=2, head_dim=32, page_size=16, dtype=jnp.float32, lengths=tuple(LENGTHS)
+):
     """Random pools; pages in random order, unused entries of the table 0."""
     rng = np.random.default_rng(0)
-    batch = len(LENGTHS)
-    width = -(-max(LENGTHS) // (page_size * table_pages(page_size))) * table_pages(page_size)
+    batch = len(lengths)
+    width = -(-max(lengths) // (page_size * table_pages(page_size))) * table_pages(page_size)
     order = rng.permutation(batch * width) + 1
     table = np.zeros((batch, width), np.int32)
-    for row, length in enumerate(LENGTHS):
+    for row, length in enumerate(lengths):
         used = -(-length // page_size)
         table[row, :used], order = order[:used], order[used:]
     shape = (kv_heads, batch * width + 1, page_size, head_dim)
     pages = KvPages(*(jnp.asarray(rng.normal(size=shape), dtype) for _ in range(2)))
     q = jnp.asarray(rng.normal(size=(batch, heads, head_dim)), dtype)
-    return q, pages, jnp.asarray(table), jnp.asarray(LENGTHS, jnp.int32)
+    return q, pages, jnp.asarray(table), jnp.asarray(lengths, jnp.int32)
 
 
 def paired(pages):
@@ -79,6 +81,16 @@ def by_definition(q, pages, table, lengths):
 @pytest.mark.parametrize("page_size", [16, 64, 128])
 def test_xla_equals_the_definition(page_size):
     case = inputs(page_size=page_size)
+    for attend in (paged_attention, one_walk):
+        np.testing.assert_allclose(jax.jit(attend)(*case), by_definition(*case), atol=2e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page_size", [12, 20])
+def test_a_row_that_fills_its_table_sees_its_own_last_tokens(page_size):
+    """Blocks of such pages do not divide the table."""
+    full = page_size * table_pages(page_size)
+    case = inputs(page_size=page_size, lengths=(full, full - 1, 5))
     for attend in (paged_attention, one_walk):
         np.testing.assert_allclose(jax.jit(attend)(*case), by_definition(*case), atol=2e-6)
 

@@ -29,7 +29,7 @@ def paged_attention(
     Args:
         q: `[B, N, H]`.
         pages: keys and values `[K, pages, page_size, H]`.
-        table: i32 `[B, W]`, W * page_size a multiple of BLOCK_TOKENS.
+        table: i32 `[B, W]`.
         lengths: i32 `[B]`, at least 1.
 
     Returns:
@@ -95,6 +95,8 @@ def _attend(
     batch, queries, heads, head_dim = q.shape
     per_block = max(1, block_tokens // page_size)
     tokens = per_block * page_size
+    # whole blocks: a slice that goes beyond the end would begin further to the left
+    table = jnp.pad(table, ((0, 0), (0, -table.shape[1] % per_block)))
     group = heads // kv_heads
     # int8 is exact in the queries' dtype: a block is widened at a time, never the pool
     grouped = _grouped(q, kv_heads, q.dtype if pages.has_scales else pages.keys.dtype)
