@@ -81,6 +81,7 @@ def test_slurm_tasks_that_share_a_node_share_its_gpus(visible, local):
         ("node[001-015],host2", "node001"),
         ("node[3,7-15]-ib", "node3-ib"),
         ("a1,b[2-3]", "a1"),
+        ("rack[1-2]-node[03-04],x", "rack1-node03"),
     ],
 )
 def test_the_first_of_slurms_nodes(nodes, first):

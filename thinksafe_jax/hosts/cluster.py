@@ -98,12 +98,12 @@ def from_slurm(env: Mapping[str, str]) -> Cluster | None:
 
 
 def first_node(nodes: str) -> str:
-    """`tpu01` of `tpu[01-04,07],gpu3`, as Slurm abbreviates lists."""
+    """`tpu01` of `tpu[01-04,07],gpu3`, as Slurm abbreviates lists; `n1-r3` of `n[1-2]-r[3-4]`."""
     prefix, bracket, rest = nodes.partition("[")
     if not bracket or "," in prefix:
         return nodes.split(",")[0]
     inside, _, after = rest.partition("]")
-    return prefix + inside.replace("-", ",").split(",")[0] + after.split(",")[0]
+    return first_node(prefix + inside.replace("-", ",").split(",")[0] + after)
 
 
 def _on_tpu() -> Cluster | None:
