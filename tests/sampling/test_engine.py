@@ -10,7 +10,7 @@ from tests.sampling.kit import GREEDY, RANDOM, engine, requests, run
 from tests.support import Oracle
 from thinksafe_jax.config import SamplingConfig
 from thinksafe_jax.errors import InputError
-from thinksafe_jax.sampling import Request
+from thinksafe_jax.sampling import Request, decode
 
 pytestmark = pytest.mark.slow
 
@@ -171,6 +171,31 @@ def test_no_requests_and_abandoned_runs(model):
     batch = requests(8)
     next(iter(sampler.generate(batch)))  # left half-way
     assert run(sampler, batch) == run(engine(model), batch)
+
+
+def test_a_call_that_is_broken_off_leaves_a_sampler_that_works(model, monkeypatch):
+    """By Ctrl-C, where decode was given the cache and its successor has not arrived."""
+    sampler, batch = engine(model), requests(6)
+    expected, windows = run(sampler, batch), []
+
+    def struck(*args, **kwargs):
+        windows.append(decode(*args, **kwargs))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("thinksafe_jax.sampling.device.decode", struck)
+        run(sampler, batch)
+    assert run(sampler, batch) == expected
+
+
+def test_a_seed_means_the_same_whatever_generator_jax_takes_by_default(model):
+    batch = requests(3)
+    expected = run(engine(model, slots=4), batch)
+    with jax.default_prng_impl("unsafe_rbg"):  # three slots: programs that are traced here
+        found = run(engine(model, slots=3), batch)
+    assert {i: c.token_ids for i, c in found.items()} == {
+        i: c.token_ids for i, c in expected.items()
+    }
 
 
 def test_a_pool_that_was_let_go_is_made_anew_and_changes_no_token(model):

@@ -120,7 +120,13 @@ class ModelDevice:
         return self.spec.layout
 
     def reset(self) -> None:
-        """Makes every slot idle."""
+        """Makes every slot idle.
+
+        A cache that a call was given and has not returned, as where Ctrl-C broke it off, is made
+        anew.
+        """
+        if any(array.is_deleted() for array in jax.tree.leaves(vars(self).get("cache"))):
+            self.release_cache()
         self.slots = self.layout.put(empty_slots(self._count), self.layout.rows)
         if self.drafts is not None:
             texts = np.full((self._count, self.drafts.columns), NOTHING, np.int32)

@@ -1,8 +1,9 @@
 """Drawing the next token: temperature, top-k, top-p, min-p, greedy; each row by its own options.
 
-Semantics are vLLM's: temperature first, then top-k, then top-p over the renormalised rest. One
-uniform number a row picks its token; there is no sort and no random draw over the vocabulary. A
-row's token depends on its own logits, options and key alone, and it is drawn in one of three ways:
+The order is transformers': temperature, top-k, top-p over the renormalised rest, then min-p, which
+vLLM takes before the other two. Of equal scores the first `top_k` are kept. One uniform number a
+row picks its token; there is no sort and no random draw over the vocabulary. A row's token depends
+on its own logits, options and key alone, and it is drawn in one of three ways:
 
     filtered     the 64 most likely tokens hold all that may be drawn: nearly every filtered row
     unfiltered   nothing is left out: the sums of blocks of the vocabulary, then one block

@@ -38,6 +38,8 @@ from thinksafe_jax.sampling.sampling_options import IDLE, Column, Options
 # q, k, v of one layer and its pages -> output, and the pages with k and v in them
 CachedAttention = Callable[[jax.Array, jax.Array, jax.Array, KvPages], tuple[jax.Array, KvPages]]
 _Carry = tuple[KvCache, "Slots"]
+# by name: what a seed means does not depend on `jax_default_prng_impl`
+_GENERATOR = "threefry2x32"
 
 
 class Slots(NamedTuple):
@@ -141,7 +143,7 @@ def insert(
     """Puts requests into slots; `Insertion.key_words` and the seed together key each row."""
 
     def row_key(words: UInt32[Array, " 3"]) -> jax.Array:
-        key = jax.random.key(seed)
+        key = jax.random.key(seed, impl=_GENERATOR)
         for word in range(3):
             key = jax.random.fold_in(key, words[word])
         return jax.random.key_data(key)
@@ -204,7 +206,7 @@ def draw(
 
     def draw_local(logits: jax.Array, slots: Slots) -> tuple[jax.Array, jax.Array]:
         # keyed by row and position: a token depends neither on its slot nor on a restart
-        keys = jax.random.wrap_key_data(slots.key)
+        keys = jax.random.wrap_key_data(slots.key, impl=_GENERATOR)
         keys = jax.vmap(jax.random.fold_in)(keys, slots.position + 1)
         return sample(
             logits,
