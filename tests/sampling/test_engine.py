@@ -149,8 +149,18 @@ def test_what_cannot_fit_is_refused_by_name_before_anything_runs(model):
     fits, too_long = requests(2)[0], Request("huge", [1] * 230, RANDOM)
     with pytest.raises(InputError, match=r"huge: prompt of 230 \+ max_new_tokens 40 = 270"):
         sampler.generate([fits, too_long])
-    with pytest.raises(InputError, match="row: the prompt has no tokens"):
-        sampler.generate([Request("row", [], RANDOM)])
+    for request, said in (
+        (Request("row", [], RANDOM), "row: the prompt has no tokens"),
+        (
+            Request("row", [5, 97], RANDOM),
+            "row: the prompt has the token 97; .* 0 to 96",
+        ),
+        (Request("row", [-1, 5], RANDOM), "row: the prompt has the token -1;"),
+        (Request("row", [5], RANDOM, sample=-1), "row: sample is -1; expected a number from 0"),
+        (Request(7, [5], RANDOM), "7: the id of a request is int, no text"),
+    ):
+        with pytest.raises(InputError, match=said):
+            sampler.generate([fits, request])
     assert sampler.stats.windows == 0
 
 

@@ -1,15 +1,18 @@
 """Stop strings: a completion is what it would have been, up to the first of them."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from tests.sampling.kit import GREEDY, engine, requests
-from thinksafe_jax.config import SamplingConfig
+from tests.tokenizer.kit import edit, student
+from thinksafe_jax.config import EngineConfig, SamplingConfig
 from thinksafe_jax.errors import InputError
-from thinksafe_jax.sampling import Engine
+from thinksafe_jax.sampling import Completion, Engine
 from thinksafe_jax.sampling.stop_strings import StopStrings
+from thinksafe_jax.sampling.text_requests import text_requests, with_texts
 from thinksafe_jax.tokenizer import ChatTokenizer
 from thinksafe_jax.weights import resolve_model
 
@@ -52,6 +55,23 @@ def test_what_is_no_stop_string_is_refused(tokenizer):
             StopStrings.of(wrong, tokenizer)
 
 
+def test_what_the_template_has_written_ends_nothing(tmp_path):
+    """R1's opens the reasoning, which is in the text of every completion."""
+    folder = student(tmp_path / "opening")
+    settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    opening = settings["chat_template"] + "{% if add_generation_prompt %}<think>\n{% endif %}"
+    edit(folder / "tokenizer_config.json", chat_template=opening)
+    tokenizer = ChatTokenizer(folder)
+    asked = text_requests(["a"], GREEDY, 1, tokenizer, 900, stop=["think", "\n\n"])
+    for said, text in (
+        ("\nI add.", "<think>\n\nI add."),
+        ("I add.\n\nI think.", "<think>\nI add."),
+        ("I think.", "<think>\nI "),
+    ):
+        done = Completion("0", 0, tokenizer.encode_text(said), [], "stop")
+        assert [c.text for c in with_texts(asked, [done], tokenizer)] == [text]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("window", "draft"), [(8, "off"), (2, "always")])
 def test_rows_are_cut_and_their_slots_serve_others(window, draft):
@@ -82,6 +102,16 @@ def test_requests_say_themselves_when_they_end(model):
     free = {c.id: c for c in engine(model, eos=()).generate([replace(r, stop=None) for r in asked])}
     for done in engine(model, eos=()).generate(asked):
         assert (done.token_ids, done.finish_reason) == (free[done.id].token_ids[:5], "stop")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sampling_logprobs", [False, True])
+def test_a_request_may_keep_nothing(model, sampling_logprobs):
+    shape = EngineConfig(slots=4, window=4, page_size=16, pool_tokens=2048, max_length=256)
+    sampler = Engine(*model[:2], shape, eos_ids=(), sampling_logprobs=sampling_logprobs)
+    asked = [replace(r, stop=lambda tokens, seen: 0) for r in requests(3)]
+    for done in sampler.generate(asked):
+        assert (done.token_ids, done.logprobs, done.finish_reason) == ([], [], "stop")
 
 
 def test_two_requests_that_would_draw_the_same_are_refused(model):

@@ -92,12 +92,21 @@ def test_what_is_no_prompt_is_refused_by_number(model, sampler):
         sampler.generate([QUESTION], [SHORT, SHORT])
     with pytest.raises(InputError, match="samples is 0"):
         sampler.generate([QUESTION], SHORT, samples=0)
-    with pytest.raises(InputError, match="requests have their own sampling options"):
-        sampler.generate(requests(2), SHORT)
+    for wrong in (requests(2), iter([])):
+        with pytest.raises(InputError, match="requests have their own sampling options"):
+            sampler.generate(wrong, SHORT)
+    for wrong in ({"temperature": 0}, 0.7, [SHORT, None]):
+        with pytest.raises(InputError, match=r"sampling: .* is no SamplingConfig, as Sampling"):
+            sampler.generate([QUESTION, QUESTION], wrong)
     with pytest.raises(InputError, match="str is no Request; give texts as a list"):
         list(sampler.generate(iter([QUESTION])))
     with pytest.raises(InputError, match=r"no tokenizer: make it by Engine\.from_pretrained"):
         engine(model).generate([QUESTION])
+
+
+def test_of_no_texts_there_are_no_completions(sampler):
+    assert sampler.generate([], SHORT) == sampler.generate((), stop="x") == []
+    assert list(sampler.generate([])) == []
 
 
 @pytest.mark.slow

@@ -97,7 +97,8 @@ def test_a_call_that_has_not_ended_is_over(model):
     """Its rows would be of two models, or their slots of two calls."""
     params = model[1]
     sampler = engine(model)
-    for take_over in (lambda: sampler.update(params), lambda: run(sampler, requests(3))):
+    others = lambda: sampler.update(params), lambda: run(sampler, requests(3)), sampler.warm_up
+    for take_over in others:
         unfinished = sampler.generate(requests(8))
         next(unfinished)
         take_over()

@@ -35,7 +35,6 @@ from thinksafe_jax.sampling.requests import Completion, Request, refusal, refuse
 from thinksafe_jax.sampling.running import prefill_lengths
 from thinksafe_jax.sampling.scheduler import Scheduler
 from thinksafe_jax.sampling.stats import EngineStats
-from thinksafe_jax.sampling.stop_strings import StopStrings
 from thinksafe_jax.sampling.text_requests import (
     Message,
     Prompt,
@@ -234,19 +233,23 @@ class Engine:
     def refuses(self, request: Request) -> str | None:
         """Why a request can never run here, or None.
 
-        The reason names the numbers: no prompt, prompt plus maximum over the context or the pool.
+        The reason names the numbers: no prompt, a token beyond the vocabulary, prompt plus maximum
+        over the context or the pool.
         """
-        return refusal(request, {"context": self.max_length, "KV pool": self._pool_tokens})
+        room = {"context": self.max_length, "KV pool": self._pool_tokens}
+        return refusal(request, room, self.cfg.vocab_size)
 
     def warm_up(self, longest: int | None = None) -> None:
         """Compiles every program, by running each once with nothing in it.
 
-        Without it each is compiled when it is first needed.
+        Without it each is compiled when it is first needed. A `generate` call that has not ended is
+        over.
 
         Args:
             longest: tokens of the longest prompt, or of what is recomputed after a preemption;
                 default the whole context.
         """
+        self._calls += 1
         lengths = prefill_lengths(self.config.page_size, longest or self.max_length)
         for device in self._devices:
             device.warm_up(lengths, self._allocator(device).table)
@@ -288,9 +291,8 @@ class Engine:
         Raises:
             InputError: a request cannot fit (see `refuses`), is none, or repeats id and sample.
         """
-        if (texts := as_prompts(prompts)) is None:
-            if sampling is not None or samples != 1 or stop:
-                raise InputError("requests have their own sampling options, sample number and stop")
+        with_options = sampling is not None or samples != 1 or bool(stop)
+        if (texts := as_prompts(prompts, with_options)) is None:
             return self._generate(prompts)
         if (tokenizer := self.tokenizer) is None:
             raise InputError(
@@ -298,8 +300,7 @@ class Engine:
                 "requests, which hold token ids"
             )
         longest = min(self.max_length, self._pool_tokens)
-        ends = StopStrings.of(stop, tokenizer)
-        requests = text_requests(texts, sampling, samples, tokenizer, longest, ends)
+        requests = text_requests(texts, sampling, samples, tokenizer, longest, stop)
         return with_texts(requests, self._generate(requests), tokenizer)
 
     def _generate(self, requests: Iterable[Request | None]) -> Iterator[Completion]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from thinksafe_jax.config import SamplingConfig
-from thinksafe_jax.errors import InputError
+from thinksafe_jax.errors import InputError, quoted
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,8 @@ class Request:
         kind: requests of one kind have answers that are like each other's: how long they are and
             where drafts of them are found is guessed from them. No token depends on it.
         stop: what ends the completion beside the end-of-sequence tokens. Given its tokens so far
-            and how many were looked at before, it says how many are kept, or None to go on; see
-            `StopStrings`.
+            and how many were looked at before, it says how many are kept, from 0 on, or None to
+            go on; see `StopStrings`.
     """
 
     id: str
@@ -42,14 +42,25 @@ class Request:
         return high, low, self.sample
 
 
-def refusal(request: Request, room: Mapping[str, int]) -> str | None:
+def refusal(request: Request, room: Mapping[str, int], vocab_size: int) -> str | None:
     """Why a request can never run, or None.
 
     Args:
         room: {what: tokens that it holds, of prompt and completion}.
+        vocab_size: of the model.
     """
+    if not isinstance(request.id, str):
+        return f"{quoted(request.id)}: the id of a request is {type(request.id).__name__}, no text"
+    if not 0 <= request.sample < 2**32:
+        return f"{request.id}: sample is {request.sample}; expected a number from 0 to {2**32 - 1}"
     if not len(request.prompt_ids):
         return f"{request.id}: the prompt has no tokens"
+    low, high = min(request.prompt_ids), max(request.prompt_ids)
+    if low < 0 or high >= vocab_size:
+        return (
+            f"{request.id}: the prompt has the token {low if low < 0 else high}; the model knows 0 "
+            f"to {vocab_size - 1}"
+        )
     need = len(request.prompt_ids) + request.sampling.max_new_tokens
     for what, most in room.items():
         if need > most:

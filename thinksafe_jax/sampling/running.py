@@ -63,9 +63,10 @@ class Running:
 
     def completion(self, reason: str, eos_ids: Container[int]) -> Completion:
         """What is given to who asked."""
-        count = len(self.tokens) - (self.tokens[-1] in eos_ids)
         request, tokens = self.request, self.tokens.tolist()
-        scores = np.asarray(self.logprobs, np.float32).reshape(len(tokens), -1)
+        count = len(tokens) - sum(token in eos_ids for token in tokens[-1:])
+        columns = len(self.logprobs) // max(1, len(tokens))
+        scores = np.asarray(self.logprobs, np.float32).reshape(len(tokens), max(1, columns))
         logprobs, *of_draw = scores.T.tolist()
         drawn = Drawn(tokens, logprobs, *of_draw) if of_draw else None
         return Completion(

@@ -47,9 +47,10 @@ class StopStrings:
         ends = range(seen + 1, len(tokens) + 1)
         return next((end for end in ends if self._is_in(tokens[begin:end])), None)
 
-    def before(self, text: str) -> str:
-        """The text up to the first of the strings."""
-        return text[: min((p for s in self.strings if (p := text.find(s)) >= 0), default=None)]
+    def before(self, text: str, begin: int = 0) -> str:
+        """The text up to the first of the strings that stands at `begin` or behind it."""
+        places = (text.find(string, begin) for string in self.strings)
+        return text[: min((place for place in places if place >= 0), default=None)]
 
     def _is_in(self, tokens: Sequence[int]) -> bool:
         text = self.tokenizer.decode(tokens, special=True)

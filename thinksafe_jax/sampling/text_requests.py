@@ -2,9 +2,10 @@
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from thinksafe_jax.config import SamplingConfig
-from thinksafe_jax.errors import InputError
+from thinksafe_jax.errors import InputError, quoted
 from thinksafe_jax.sampling.requests import Completion, Request
 from thinksafe_jax.sampling.stop_strings import StopStrings
 from thinksafe_jax.tokenizer import ChatTokenizer
@@ -13,18 +14,25 @@ Message = Mapping[str, str]  # {"role": "user", "content": "What is 17 + 25?"}
 Prompt = str | Sequence[Message]  # what a user says, or a conversation
 
 
-def as_prompts(given: object) -> list[Prompt] | None:
+def as_prompts(given: object, with_options: bool) -> list[Prompt] | None:
     """The prompts in a text, a conversation, or a list of these; None where they are requests.
 
+    Args:
+        with_options: sampling options, a number of samples or stop strings came with them, which
+            only texts take.
+
     Raises:
-        InputError: a list holds something else, or requests beside texts.
+        InputError: a list holds something else, or requests beside texts; options of requests.
     """
     if isinstance(given, str):
         return [given]
-    if not isinstance(given, Sequence) or not given:
-        return None
-    if all(isinstance(item, Request) for item in given):
-        return None
+    listed = isinstance(given, Sequence)
+    if not listed or all(isinstance(item, Request) for item in given):
+        if not with_options:
+            return None
+        if given or not listed:
+            raise InputError("requests have their own sampling options, sample number and stop")
+        return []
     if all(isinstance(item, Mapping) for item in given):
         return [given]
     for n, item in enumerate(given):
@@ -46,7 +54,7 @@ def text_requests(
     samples: int,
     tokenizer: ChatTokenizer,
     longest: int,
-    stop: StopStrings | None = None,
+    stop: str | Sequence[str] = (),
 ) -> list[Request]:
     """A request for each sample of each prompt, in order; prompt number n has the id str(n).
 
@@ -55,21 +63,16 @@ def text_requests(
         samples: completions of each prompt.
         longest: tokens of a prompt and its completion at most; max_new_tokens is cut to what the
             prompt leaves of them.
-        stop: ends a completion early.
+        stop: strings that end a completion early.
 
     Raises:
-        InputError: another number of options than of prompts, fewer than one sample, or messages
-            that the chat template does not take.
+        InputError: options that are none, another number of them than of prompts, fewer than one
+            sample, a stop string that is none, or messages that the chat template does not take.
     """
     if samples < 1:
         raise InputError(f"samples is {samples}; expected 1 or more")
-    if sampling is None or isinstance(sampling, SamplingConfig):
-        options: Iterable[SamplingConfig] = [sampling or SamplingConfig()] * len(prompts)
-    elif len(sampling) == len(prompts):
-        options = sampling
-    else:
-        raise InputError(f"{len(sampling)} sampling options for {len(prompts)} prompts")
-    requests = []
+    ends, requests = StopStrings.of(stop, tokenizer), []
+    options = _options_of_each(sampling, len(prompts))
     for number, (prompt, option) in enumerate(zip(prompts, options, strict=True)):
         if isinstance(prompt, str):
             ids = tokenizer.prompt_ids(prompt)
@@ -78,8 +81,24 @@ def text_requests(
         room = longest - len(ids)
         if 0 < room < option.max_new_tokens:
             option = dataclasses.replace(option, max_new_tokens=room)
-        requests += [Request(str(number), ids, option, sample=n, stop=stop) for n in range(samples)]
+        requests += [Request(str(number), ids, option, sample=n, stop=ends) for n in range(samples)]
     return requests
+
+
+def _options_of_each(
+    sampling: SamplingConfig | Sequence[SamplingConfig] | None, count: int
+) -> Sequence[SamplingConfig]:
+    if sampling is None or isinstance(sampling, SamplingConfig):
+        return [sampling or SamplingConfig()] * count
+    options: Sequence[Any] = sampling if isinstance(sampling, Sequence) else [sampling]
+    for option in options:
+        if not isinstance(option, SamplingConfig):
+            raise InputError(
+                f"sampling: {quoted(option)} is no SamplingConfig, as SamplingConfig(temperature=0)"
+            )
+    if len(options) != count:
+        raise InputError(f"{len(options)} sampling options for {count} prompts")
+    return options
 
 
 def with_texts(
@@ -87,11 +106,12 @@ def with_texts(
 ) -> list[Completion]:
     """The completions of `text_requests` in the order of the requests, each with its text."""
     done = {(completion.id, completion.sample): completion for completion in completions}
+    opened = tokenizer.decode([])  # what the template has begun, as R1's does: nobody drew it
     texts = []
     for request in requests:
         completion = done[request.id, request.sample]
         text = tokenizer.decode(completion.token_ids)
         if isinstance(request.stop, StopStrings):
-            text = request.stop.before(text)
+            text = request.stop.before(text, len(opened) if text.startswith(opened) else 0)
         texts.append(dataclasses.replace(completion, text=text))
     return texts
