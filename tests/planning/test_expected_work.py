@@ -11,6 +11,7 @@ from thinksafe_jax.config import (
     ModelSource,
     OnPolicyConfig,
     Recipe,
+    RolloutServerConfig,
     SamplingConfig,
     SynthesisConfig,
     TrainingConfig,
@@ -100,3 +101,19 @@ def test_keys_and_values_in_int8_take_fewer_hours_to_read():
     rounded = replace(long, engine=EngineConfig(kv_dtype="int8"))
     model, int8 = expect(long, CHIP), expect(rounded, CHIP)
     assert int8.flops == model.flops and int8.hours < model.hours
+
+
+def test_what_a_server_does_takes_no_hours_here():
+    """Its FLOPs are the run's all the same."""
+    served = replace(RECIPE, guard=replace(RECIPE.guard, url="http://h:1/v1"))
+    here, there = expect(RECIPE, CHIP), expect(served, CHIP)
+    assert there.flops == here.flops
+    rows = [Workload(16, 16 * 20, 16 * 64, 16, 0, 0), Workload(30, 30 * 20, 1640, 20, 0, 0)]
+    judging = sum(workload_flops(RECIPE, work)["guard"] for work in rows)
+    assert 3600 * (here.hours - there.hours) == pytest.approx(judging / CHIP.peak_flops)
+    server = RolloutServerConfig(url="http://h:1/v1", adapter_folder="/adapters")
+    sampling = SamplingConfig(1.0, 1.0, 0, 0, 50)
+    loop = replace(RECIPE, on_policy=OnPolicyConfig(method="grpo", sampling=sampling))
+    drawn = replace(loop, on_policy=replace(loop.on_policy, server=server))
+    alone, beside = expect(loop, CHIP), expect(drawn, CHIP)
+    assert beside.flops == alone.flops and beside.hours < alone.hours

@@ -33,7 +33,7 @@ class ExpectedWork:
         heldout: answers to prompts held out of training, before and after it.
         tokens: of all of them.
         flops: of sampling, judging and training.
-        hours: at the roofline; None where no chip is given.
+        hours: at the roofline, without what servers do; None where no chip is given.
     """
 
     responses: int
@@ -92,9 +92,14 @@ def expected_work(
     hours = None
     if machine is not None and topology is not None:
         generator = recipe.synthesis.teacher.model or recipe.student.model
-        seconds = _sampling_seconds(recipe, generator, training, config_of, machine)
-        seconds += _sampling_seconds(recipe, recipe.student.model, evaluation, config_of, machine)
-        read = of_training["guard"] + of_training["train"] + of_evaluation["guard"]
+        seconds = _sampling_seconds(recipe, recipe.student.model, evaluation, config_of, machine)
+        if not recipe.on_policy.server.url:
+            seconds += _sampling_seconds(recipe, generator, training, config_of, machine)
+        flops = [
+            workload_flops(of, work, config_of, served=False)
+            for of, work in ((recipe, training), (asked, evaluation))
+        ]
+        read = sum(of["guard"] + of["train"] for of in flops)
         hours = (seconds + read / (topology.chips * topology.peak_flops)) / 3600
     return ExpectedWork(
         training.rows,

@@ -4,7 +4,7 @@ The arithmetic is that of the roofline, for one device that holds every weight: 
 twice is not counted twice. Templates of guards are left out, and drafts that came to nothing.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from thinksafe_jax.config import SAMPLED, GuardConfig, GuardModel, Recipe
@@ -48,22 +48,24 @@ def _found_config(name: str) -> ModelConfig:
 
 
 def workload_flops(
-    recipe: Recipe, work: Workload, config_of: ConfigOf = _found_config
+    recipe: Recipe, work: Workload, config_of: ConfigOf = _found_config, *, served: bool = True
 ) -> dict[str, float]:
     """FLOPs by stage: sample, guard (with the teacher of an on-policy method), train.
 
     Args:
         config_of: the facts of a model by its name; asked where the run used it.
+        served: count what servers do for the run, too: guards, and rollouts.
 
     Raises:
         ConfigError, InputError, EnvironmentFault: a model is not to be found, see `find_model`.
     """
     sampled = bool(recipe.on_policy.method) or recipe.synthesis.method in SAMPLED
-    student = recipe.student.model
-    generator = recipe.synthesis.teacher.model or student
+    generator = recipe.synthesis.teacher.model or recipe.student.model
+    drawn = sampled and (served or not recipe.on_policy.server.url)
+    guards = [guard for guard in guards_of(recipe.guard) if served or not guard.url]
     return {
-        "sample": _sampling(config_of, generator, work) if sampled else 0.0,
-        "guard": _reading(config_of, recipe, work) if sampled else 0.0,
+        "sample": _sampling(config_of, generator, work) if drawn else 0.0,
+        "guard": _reading(config_of, recipe, guards, work) if sampled else 0.0,
         "train": _training(config_of, recipe, work),
     }
 
@@ -73,7 +75,9 @@ def guards_of(cfg: GuardConfig | GuardModel) -> list[GuardModel]:
     return list(cfg.members) if isinstance(cfg, GuardConfig) and cfg.kind == "majority" else [cfg]
 
 
-def _reading(config_of: ConfigOf, recipe: Recipe, work: Workload) -> float:
+def _reading(
+    config_of: ConfigOf, recipe: Recipe, guards: Sequence[GuardModel], work: Workload
+) -> float:
     """Guards read what they judged; the teacher of an on-policy method reads every answer.
 
     The divergence needs what the teacher says at every token, so its head is counted.
@@ -81,7 +85,7 @@ def _reading(config_of: ConfigOf, recipe: Recipe, work: Workload) -> float:
     tokens = (work.prompt_tokens + work.sampled_tokens) / max(1, work.rows)  # of an answer
     flops = sum(
         _forward(config_of, guard.model, work.judged, tokens)
-        for guard in guards_of(recipe.guard)
+        for guard in guards
         if guard.model and not guard.is_matcher
     )
     on_policy = recipe.on_policy
