@@ -101,8 +101,9 @@ def test_a_card_says_how_the_adapter_is_used(run):
     assert "--max-lora-rank 64" in card_of_run(path, wide, base, "adapter")
     merged = card_of_run(path, recipe, base, "merged")
     assert "vllm serve path/to/this/folder\n" in merged and "peft" not in merged.lower()
-    local = replace(recipe, student=ModelSource(model="mini:student"))
-    assert "vllm" not in card_of_run(path, local, base.parent, "adapter")
+    for name in ("mini:student", "gs://bucket/base"):  # transformers and vLLM load neither
+        local = replace(recipe, student=ModelSource(model=name))
+        assert "vllm" not in card_of_run(path, local, base.parent, "adapter")
 
 
 def test_a_card_claims_nothing_before_it_was_measured(run):
@@ -113,6 +114,23 @@ def test_a_card_claims_nothing_before_it_was_measured(run):
     text = card_of_run(path, loop, base, "adapter")
     assert "what it answered while it was trained" in text and "| on-policy method | grpo |" in text
     assert "accepted" not in text
+
+
+def test_a_card_states_no_setting_that_the_run_did_not_read(run):
+    """An on-policy run steers no prompt and ends at its own steps; fixed responses ask no guard."""
+    path, recipe, base = run
+    recipe = replace(recipe, training=TrainingConfig(lora_rslora=True))
+
+    def card(**sections):
+        return card_of_run(path, replace(recipe, **sections), base, "adapter")
+
+    assert "| steering of harmful prompts | authors |" in card() and "| guard |" in card()
+    assert "| training | 3 epochs, batch 8" in card() and "alpha 16 (rank-stabilised)" in card()
+    grpo = card(on_policy=OnPolicyConfig(method="grpo", steps=50))
+    assert "steering" not in grpo and "| guard |" in grpo and "| training | 50 steps, batch" in grpo
+    assert "| guard |" not in card(on_policy=OnPolicyConfig(method="opd"))
+    fixed = card(synthesis=SynthesisConfig(method="direct-refusal"))
+    assert "steering" not in fixed and "| guard |" not in fixed
 
 
 def test_a_rate_of_few_readable_rows_is_no_result_of_a_card(tmp_path):

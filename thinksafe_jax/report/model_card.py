@@ -123,20 +123,27 @@ def _method(recipe: Recipe) -> str:
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:
-    training, synthesis = recipe.training, recipe.synthesis
+    """What the recipe says of this run; a key that its method does not read is not stated."""
+    training, synthesis, loop = recipe.training, recipe.synthesis, recipe.on_policy
+    stabilised = " (rank-stabilised)" if training.lora_rslora else ""
     lora = (
-        f"r {training.lora_r}, alpha {training.lora_alpha:g}, dropout {training.lora_dropout:g}, "
-        f"on {', '.join(training.lora_targets)}"
+        f"r {training.lora_r}, alpha {training.lora_alpha:g}{stabilised}, dropout "
+        f"{training.lora_dropout:g}, on {', '.join(training.lora_targets)}"
     )
-    loop = {"on-policy method": recipe.on_policy.method} if recipe.on_policy.method else {}
+    judged = synthesis.method in SAMPLED
+    if loop.method:
+        judged = loop.method == "grpo" or bool(loop.horizon.lengths)
+    steered = synthesis.method == "thinksafe" and not loop.method
+    steps = loop.steps if loop.method else None
     return {
-        **(loop or {"method": synthesis.method}),
-        "steering of harmful prompts": synthesis.steering,
-        "guard": recipe.guard.model or recipe.guard.kind,
+        **({"on-policy method": loop.method} if loop.method else {"method": synthesis.method}),
+        **({"steering of harmful prompts": synthesis.steering} if steered else {}),
+        **({"guard": recipe.guard.model or recipe.guard.kind} if judged else {}),
         "LoRA": "none: all weights were trained" if training.full_finetune else lora,
         "training": (
-            f"{training.epochs} epochs, batch {training.batch_size}, learning rate "
-            f"{training.learning_rate:g}, length {training.max_length}"
+            f"{f'{training.epochs} epochs' if steps is None else f'{steps} steps'}, batch "
+            f"{training.batch_size}, learning rate {training.learning_rate:g}, length "
+            f"{training.max_length}"
         ),
         **rounded_cache(recipe.engine.kv_dtype),
         "seed": recipe.seed,

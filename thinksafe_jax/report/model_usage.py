@@ -42,7 +42,7 @@ def usage(kind: str, base: str, revision: str | None, rank: int, reasoning: str)
         return (
             f"With transformers:\n\n{_TRANSFORMERS}\n\nWith vLLM:\n\n{_VLLM_MERGED}\n\n{template}"
         )
-    if base.startswith("mini:") or not _PLAIN.fullmatch(base):
+    if base.startswith("mini:") or "://" in base or not _PLAIN.fullmatch(base):
         return f"An adapter in PEFT's format. The base model has no public name. {template}"
     in_python = f', revision="{revision}"' if revision else ""
     in_shell = f" --revision {revision}" if revision else ""
