@@ -1,8 +1,11 @@
 """The hours of a study: over settings, seeds and splits; what costs alike is planned once."""
 
+from dataclasses import replace
+
 import pytest
 
 from tests.studies.conftest import SMALL
+from thinksafe_jax.config import OnPolicyConfig, Recipe, RolloutServerConfig
 from thinksafe_jax.planning import Assumed, RecipePlan
 from thinksafe_jax.planning.stage_plans import StagePlan
 from thinksafe_jax.sharding import load_mesh
@@ -51,3 +54,16 @@ def test_a_benchmark_that_is_not_here_is_counted_from_its_facts(write, planned, 
     study = load_study(write(heldout=heldout))
     assert study_plan.print_study_plan(study, "cpu-8", Assumed(), None)
     assert f"6 evaluations, {4 + 8 * 1319 + 100:,} answers each" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("url", ["", "http://h:1/v1"])
+def test_the_hours_of_a_loop_have_its_teacher_and_no_server(url):
+    """A teacher that reads for three hours, beside what a server draws, or the sampler here."""
+    parts = {"sample": 2.0, "guard": 0.5, "train": 1.0}
+    server = RolloutServerConfig(url, adapter_folder="/adapters" if url else "")
+    recipe = replace(Recipe(), on_policy=OnPolicyConfig(method="opd", server=server))
+    drawn = 0.0 if url else 2.0
+    hours = parts | {"loop": drawn + 0.5 + 1.0 + 3.0}
+    stages = [StagePlan(name, "mini:student", hours=value) for name, value in hours.items()]
+    plan = RecipePlan("", load_mesh("cpu-8"), 10, True, Assumed(), stages)
+    assert study_plan._run_hours(recipe, plan) == {"sample": drawn, "guard": 3.5, "train": 1.0}

@@ -146,13 +146,20 @@ def _method_hours(study: Study, method: Method, planned: Planner) -> MethodHours
 
 
 def _run_hours(recipe: Recipe, plan: "RecipePlan") -> dict[str, float]:
-    """Hours of one run by stage; a method that samples nothing only trains."""
-    sampled = bool(recipe.on_policy.method) or recipe.synthesis.method in SAMPLED
-    names = STAGES if sampled else ("train",)
+    """Hours of one run by stage; a method that samples nothing only trains.
+
+    A loop leaves out what a server draws. What its teacher reads is beside the guard, as in costs.
+    """
+    on_policy = recipe.on_policy
+    sampled = bool(on_policy.method) or recipe.synthesis.method in SAMPLED
+    names = {*(STAGES if sampled else ("train",))}
+    names -= {"sample"} if on_policy.server.url else set()
     hours: dict[str, float] = dict.fromkeys(STAGES, 0.0)
     for stage in plan.stages:
         if stage.name in names:
             hours[stage.name] += stage.hours
+        elif stage.name == "loop":  # the last
+            hours["guard"] += stage.hours - sum(hours.values())
     return hours
 
 
