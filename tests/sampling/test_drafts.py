@@ -6,7 +6,7 @@ import pytest
 
 from tests.sampling.kit import GREEDY
 from thinksafe_jax.sampling import Request
-from thinksafe_jax.sampling.drafting import Drafting, draft_shape
+from thinksafe_jax.sampling.drafting import LATEST_PROMPTS, Drafting, draft_shape
 from thinksafe_jax.sampling.drafts import NOTHING, DraftShape, passes_with_drafts, propose
 from thinksafe_jax.sampling.stats import EngineStats
 
@@ -85,6 +85,16 @@ def test_a_history_holds_other_texts_before_the_own():
     assert (texts[0, 10:] == NOTHING).all() and (texts[1] == NOTHING).all()
     drafting.finished(other, list(range(50, 60)))
     assert drafting.histories([(own, [1])], 1)[0, :8].tolist() == [56, 57, 58, 59, -1, 21, 22, -1]
+
+
+def test_texts_of_a_long_queue_are_kept_of_its_latest_prompts_alone():
+    drafting = Drafting("auto", SHAPE, "tpu")
+    asked = [Request(f"row-{n}", [1], GREEDY, kind=str(n % 2)) for n in range(LATEST_PROMPTS + 50)]
+    for n, request in enumerate(asked):
+        drafting.finished(request, [n])
+    assert list(drafting._of_prompt) == [request.id for request in asked[50:]]
+    first, last = drafting.histories([(asked[50], [1]), (asked[-1], [1])], 2)[:, :8].tolist()
+    assert first[-2:] == [50, NOTHING] and last[-2:] == [LATEST_PROMPTS + 49, NOTHING]
 
 
 def test_drafts_are_taken_where_they_save_more_than_they_cost():

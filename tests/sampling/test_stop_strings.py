@@ -49,7 +49,7 @@ def test_a_string_that_began_long_before_is_seen(tokenizer):
 
 
 def test_what_is_no_stop_string_is_refused(tokenizer):
-    assert StopStrings.of((), tokenizer) is None
+    assert StopStrings.of((), tokenizer) is StopStrings.of(None, tokenizer) is None
     for wrong in ("", ["a", ""], [3]):
         with pytest.raises(InputError, match="is no text of one character or more"):
             StopStrings.of(wrong, tokenizer)

@@ -10,6 +10,7 @@ from thinksafe_jax.sampling.drafts import NOTHING, DraftShape
 from thinksafe_jax.sampling.requests import Request
 
 REFERENCE_TOKENS = 2048  # of other texts that a request takes along
+LATEST_PROMPTS = 1024  # whose texts are kept: a queue may be longer than memory
 # Rows whose arithmetic takes as long as reading the weights, once for all of them. Accelerators:
 # FLOP/s over bytes/s in bfloat16 (TPU v5e 240, H100 295); a CPU as scripts/bench/drafting.py found.
 _ROWS_PER_READ = {"tpu": 240, "gpu": 256, "cpu": 2}
@@ -76,6 +77,8 @@ class Drafting:
         text = np.asarray(tokens, np.int32)
         for texts, key in ((self._of_prompt, request.id), (self._of_kind, request.kind)):
             texts.setdefault(key, deque(maxlen=8)).append(text)
+        if len(self._of_prompt) > LATEST_PROMPTS:
+            del self._of_prompt[next(iter(self._of_prompt))]
 
     def histories(self, requests: Sequence[tuple[Request, Sequence[int]]], rows: int) -> np.ndarray:
         """Histories of requests with their tokens so far, i32 `[rows, columns]`; see `drafts`."""

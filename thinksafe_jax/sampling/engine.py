@@ -264,7 +264,7 @@ class Engine:
         sampling: SamplingConfig | Sequence[SamplingConfig] | None = None,
         *,
         samples: int = 1,
-        stop: str | Sequence[str] = (),
+        stop: str | Sequence[str] | None = (),
     ) -> list[Completion]: ...
 
     def generate(

@@ -20,13 +20,13 @@ class StopStrings:
     strings: tuple[str, ...]
 
     @staticmethod
-    def of(given: str | Sequence[str], tokenizer: ChatTokenizer) -> "StopStrings | None":
+    def of(given: str | Sequence[str] | None, tokenizer: ChatTokenizer) -> "StopStrings | None":
         """What a user gives; None where it is nothing.
 
         Raises:
             InputError: something else than texts of one character or more.
         """
-        strings = (given,) if isinstance(given, str) else tuple(given)
+        strings = (given,) if isinstance(given, str) else tuple(given or ())
         for text in strings:
             if not isinstance(text, str) or not text:
                 raise InputError(f"stop: {quoted(text)} is no text of one character or more")

@@ -54,7 +54,7 @@ def text_requests(
     samples: int,
     tokenizer: ChatTokenizer,
     longest: int,
-    stop: str | Sequence[str] = (),
+    stop: str | Sequence[str] | None = (),
 ) -> list[Request]:
     """A request for each sample of each prompt, in order; prompt number n has the id str(n).
 
