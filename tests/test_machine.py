@@ -8,6 +8,7 @@ from thinksafe_jax.machine import (
     compile_cache_folder,
     compiler_flags,
     enable_compile_cache,
+    free_memory,
     tpu_compiler_flags,
 )
 
@@ -53,3 +54,31 @@ def test_flags_that_change_a_program_are_the_same_whatever_their_order(monkeypat
     assert tpu_compiler_flags() == ["--xla_a=2", "--xla_b=3"]
     monkeypatch.delenv("LIBTPU_INIT_ARGS")
     assert compiler_flags() == {} and tpu_compiler_flags() == []
+
+
+CGROUPS = {
+    "2": ("memory.max", "memory.current", "memory.stat"),
+    "1": (
+        "memory/memory.limit_in_bytes",
+        "memory/memory.usage_in_bytes",
+        "memory/memory.stat",
+    ),
+}
+
+
+@pytest.mark.parametrize("names", CGROUPS.values(), ids=CGROUPS)
+def test_of_a_containers_memory_is_free_what_its_limit_leaves(monkeypatch, tmp_path, names):
+    monkeypatch.setattr("thinksafe_jax.machine._CGROUP", tmp_path)
+    of_machine = free_memory()
+    assert of_machine is not None and of_machine > 5000
+    (tmp_path / names[0]).parent.mkdir(exist_ok=True)
+
+    def free(*texts):
+        for name, text in zip(names, texts, strict=True):
+            (tmp_path / name).write_text(text)
+        return free_memory()
+
+    assert free("9000\n", "6000\n", "anon 4000\ninactive_file 500\n") == 3500
+    assert free("9000\n", "9900\n", "anon 9900\n") == 0
+    for none in ("max\n", f"{2**63 - 4096}\n"):  # as without a limit, in 2 and in 1
+        assert (free(none, "6000\n", "anon 4000\n") or 0) > 5000

@@ -8,6 +8,11 @@ from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+_CGROUP = Path("/sys/fs/cgroup")
+_LIMITS = (  # and what counts to it, in version 2 and in version 1
+    ("memory.max", "memory.current"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+)
 # change no program: where a process writes what it compiled, how many devices it simulates
 _OF_ONE_PROCESS = ("--xla_dump_", "--xla_force_host_platform_device_count")
 
@@ -63,12 +68,31 @@ def peak_memory() -> int:
 
 
 def free_memory() -> int | None:
-    """Bytes of host memory that can be had, what only caches files among them; None if unknown."""
+    """Bytes of host memory that can be had, what only caches files among them; None if unknown.
+
+    In a container at most what its limit leaves: beyond it the kernel kills the process.
+    """
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return next(int(x.split()[1]) for x in lines if x.startswith("MemAvailable")) * 1024
+        free = next(int(x.split()[1]) for x in lines if x.startswith("MemAvailable")) * 1024
     except (OSError, StopIteration, ValueError, IndexError):
         return None
+    return min([free, *_left_in_container()])
+
+
+def _left_in_container() -> list[int]:
+    """What the container's limit leaves, by version 2 or 1 of the kernel's cgroups, if any."""
+    left = []
+    for limit, used in _LIMITS:
+        try:
+            most, now = (int((_CGROUP / x).read_text(encoding="ascii")) for x in (limit, used))
+            stat = (_CGROUP / used).with_name("memory.stat").read_text(encoding="ascii").split()
+            facts = dict(zip(stat[::2], stat[1::2], strict=True))
+            cached = facts.get("total_inactive_file", facts.get("inactive_file", 0))
+        except (OSError, ValueError):  # no container, or "max": no limit
+            continue
+        left.append(max(0, most - now + int(cached)))
+    return left
 
 
 def _version(name: str) -> str:
