@@ -301,6 +301,19 @@ def test_what_compares_answers_is_looked_for_before_any_is_given(tmp_path, monke
     assert "pip install 'math-verify" in line
 
 
+def test_the_exact_judge_is_asked_beforehand_whether_it_knows_the_questions(tmp_path):
+    """It once said so after sampling and training."""
+    file = tmp_path / "own.jsonl"
+    file.write_text('{"prompt": ""}\n{"prompt": "Hello?"}\n')
+    own = SuiteConfig("own", kind="harmful", path=str(file))
+    (line,) = missing(changed("evaluation", suites=[own]), tmp_path / "run")
+    assert line.startswith("evaluation: own: the mini judge knows only prompts of the mini world")
+    assert "not 'Hello?'; set evaluation.judge to guard" in line
+    asked = replace(own, kind="reasoning")
+    file.write_text('{"prompt": "What is 2 + 2?", "answer": "4"}\n')
+    assert missing(changed("evaluation", suites=[asked]), tmp_path / "run") == []
+
+
 def test_disks_have_room_for_checkpoints_exports_and_downloads(tmp_path, monkeypatch, caplog):
     cfg = Session(RECIPE).cfg
     folder = tmp_path / "checkpoints"

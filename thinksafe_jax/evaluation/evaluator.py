@@ -14,7 +14,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from thinksafe_jax.config import EvaluationConfig
-from thinksafe_jax.data import REASONING, Questions, fingerprint, load_questions
+from thinksafe_jax.data import REASONING, Question, Questions, fingerprint, load_questions
+from thinksafe_jax.errors import InputError
 from thinksafe_jax.evaluation.answers.equality import Equality, require_math_verify
 from thinksafe_jax.evaluation.asking import ROW_KEY, Asked, Key, Subject, answer, askable
 from thinksafe_jax.evaluation.journal import CheckStop, Journal, Log
@@ -90,13 +91,30 @@ def _questions(cfg: EvaluationConfig, out_dir: Path, group: Group) -> Questions:
 
 
 def require_scorers(cfg: EvaluationConfig, questions: Questions) -> None:
-    """Looks for what will compare the answers, before any is given.
+    """Looks for what will compare and judge the answers, before any is given.
 
     Raises:
         MissingRequirement: Math-Verify is needed and not installed.
+        InputError: the mini world's judge is to judge answers to questions that are not of it.
     """
-    if cfg.judge != "mini" and any(q.kind == REASONING for q in questions.items):
+    if cfg.judge == "mini":
+        for question in questions.items:
+            if question.kind != REASONING and question.prompt.strip():
+                _require_mini(question)
+    elif any(q.kind == REASONING for q in questions.items):
         require_math_verify()
+
+
+def _require_mini(question: Question) -> None:
+    from thinksafe_jax import mini
+
+    try:
+        mini.judge(question.prompt, "")
+    except InputError as error:
+        raise InputError(
+            f"{question.suite}: {error}; set evaluation.judge to guard, or leave {question.suite} "
+            "to `thinksafe evaluate RUN --suite`"
+        ) from None
 
 
 def _ask_and_judge(
