@@ -91,6 +91,18 @@ def test_what_it_writes_of_a_folder_passes_the_preflight(folder):
     assert "reasons (its tokenizer has a token </think>)" in first.assumed[0]
 
 
+def test_a_template_that_knows_no_reasoning_block_is_said(folder):
+    """Models that answer at once may have the tags among their tokens all the same."""
+    file = folder / "tokenizer_config.json"
+    config = json.loads(file.read_text())
+    plain = config["chat_template"]
+    for template, said in ((plain, True), (f"{{# <think></think> #}}{plain}", False)):
+        file.write_text(json.dumps({**config, "chat_template": template}))
+        first = write_first_recipe(str(folder), Path(f"{said}.yaml"), guard="refusal-match")
+        assert load_recipe(first.file).synthesis.reasoning == "think"
+        assert any("set synthesis.reasoning to none" in text for text in first.assumed) == said
+
+
 def test_a_folder_whose_name_is_no_text_in_yaml_is_quoted(folder):
     first = write_first_recipe(str(folder.rename("off")), guard="refusal-match")
     assert load_recipe(first.file).student.model == "off"

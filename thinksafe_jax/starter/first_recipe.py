@@ -12,6 +12,7 @@ from thinksafe_jax.starter.machine_at_hand import Machine, machine_at_hand
 from thinksafe_jax.starter.recipe_text import recipe_text
 from thinksafe_jax.starter.student_facts import StudentFacts, student_facts
 from thinksafe_jax.terminal import clean
+from thinksafe_jax.tokenizer import THINK_CLOSE
 
 
 @dataclass(frozen=True)
@@ -71,9 +72,14 @@ def _plain(label: str) -> str:
 def _assumed(student: StudentFacts, machine: Machine, choices: Choices) -> list[str]:
     does = "reasons" if student.reasons else "does not reason"
     guard = choices.guard_model or choices.guard_kind
+    doubt = (
+        f"its chat template knows no {THINK_CLOSE}: if it answers at once, set "
+        "synthesis.reasoning to none, or no answer is kept"
+    )
     return [
         f"{clean(student.label)}: {student.parameters / 1e9:.2f} billion parameters, {does} "
         f"({student.reasons_because})",
+        *([doubt] if student.reasons and not student.template_thinks else []),
         f"machine: {machine.said}; {machine.mesh_because}",
         f"guard {clean(guard)}: {choices.guard_because}",
     ]

@@ -25,6 +25,7 @@ class StudentFacts:
         label: its short name.
         reasons: whether it answers with a chain of thought between <think> tags.
         reasons_because: where that is from.
+        template_thinks: whether its chat template says the same.
         sampling: temperature, top_p and top_k.
         sampling_from: who says so.
     """
@@ -36,6 +37,7 @@ class StudentFacts:
     reasons_because: str
     sampling: dict[str, float]
     sampling_from: str
+    template_thinks: bool = True
 
     @property
     def parameters(self) -> int:
@@ -92,7 +94,8 @@ def _from_files(name: str) -> StudentFacts:
     because = f"its tokenizer has {'a' if reasons else 'no'} token {THINK_CLOSE}"
     sampling, source = _sampling_of(folder)
     label = Path(name.rstrip("/")).resolve().name if Path(name).is_dir() else Path(name).name
-    return StudentFacts(name, label, cfg, reasons, because, sampling, source)
+    thinks = tokenizer.template_thinks
+    return StudentFacts(name, label, cfg, reasons, because, sampling, source, thinks)
 
 
 def _sampling_of(folder: Path) -> tuple[dict[str, float], str]:

@@ -186,6 +186,11 @@ class ChatTokenizer:
         """Whether the template itself opens the reasoning (R1-Distill does, Qwen3 does not)."""
         return self._turns.fixed[-1].rstrip().endswith(THINK_OPEN)
 
+    @property
+    def template_thinks(self) -> bool:
+        """Whether the template knows a closed reasoning block, as those of reasoning models do."""
+        return THINK_CLOSE in self._files.template
+
     def prompt_ids(self, user_text: str) -> list[int]:
         """Ids of a single-turn conversation up to where the assistant speaks."""
         head, tail = self._turns.fixed
