@@ -51,6 +51,15 @@ def test_an_absent_extra_is_only_noted(monkeypatch):
     assert found["extra [test]"].state == "ok"
 
 
+def test_the_hubs_cache_is_the_one_that_is_used(monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", "/a/large/disk")  # of the variable of that name
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)  # as of HF_HUB_OFFLINE=yes
+    text = by_name(doctor.examine())["Hugging Face cache"].value
+    assert text.startswith("/a/large/disk, ") and text.endswith(" GiB free (offline)")
+
+
 def test_no_device_is_a_finding_and_no_traceback(monkeypatch):
     import jax
 

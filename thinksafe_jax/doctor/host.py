@@ -178,9 +178,12 @@ def _caches() -> Iterator[Finding]:
     folder = compile_cache_folder()
     yield Finding("compile cache", f"{folder}, {free_bytes(folder) / 2**30:.1f} GiB free", "ok")
     yield from _leftovers("partial downloads", cache_folder(), partial_files(cache_folder()))
-    hub = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
-    offline = " (offline)" if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
-    yield Finding("Hugging Face cache", f"{hub}, {free_bytes(hub) / 2**30:.1f} GiB free{offline}")
+    with contextlib.suppress(ImportError):  # which is missing, as its line above says
+        from huggingface_hub import constants  # as its variables say: there are several
+
+        hub, offline = Path(constants.HF_HUB_CACHE), constants.HF_HUB_OFFLINE
+        text = f"{hub}, {free_bytes(hub) / 2**30:.1f} GiB free{' (offline)' if offline else ''}"
+        yield Finding("Hugging Face cache", text)
 
 
 def _writable(what: str, folder: Path) -> Iterator[Finding]:
