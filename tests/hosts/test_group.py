@@ -228,6 +228,10 @@ def test_limits_are_read_from_the_environment(monkeypatch):
         monkeypatch.setenv("THINKSAFE_STEP_LIMIT", text)
         with pytest.raises(ConfigError, match="expected seconds"):
             Limits.from_environment(alone=False)
+    monkeypatch.setenv("THINKSAFE_STEP_LIMIT", "0")  # none
+    monkeypatch.setenv("THINKSAFE_SILENCE_LIMIT", "0")
+    with pytest.raises(ConfigError, match="SILENCE_LIMIT=0: expected seconds, 2 or more"):
+        Limits.from_environment(alone=False)
 
 
 def test_retry_later_is_exit_code_75():

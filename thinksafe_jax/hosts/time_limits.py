@@ -11,6 +11,7 @@ VARIABLES = {
     "step": "THINKSAFE_STEP_LIMIT",
     "lag": "THINKSAFE_LAG_LIMIT",
 }
+_LEAST_SILENCE = 2  # below it a process that sends its sign each second is taken for dead
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Limits:
         """The defaults, or what THINKSAFE_START_LIMIT and its like say; alone, no step limit.
 
         Raises:
-            ConfigError: one of them is no number of seconds.
+            ConfigError: one of them is no number of seconds, or would end every run.
         """
         limits = {"step": 0.0} if alone else {}
         for name, variable in VARIABLES.items():
@@ -44,6 +45,7 @@ class Limits:
                     limits[name] = float(text)
                 except ValueError:
                     raise ConfigError(f"{variable}={text}: expected seconds") from None
-                if not 0 <= limits[name] < 1e9:
-                    raise ConfigError(f"{variable}={text}: expected seconds, 0 or more")
+                least = _LEAST_SILENCE if name == "silence" else 0
+                if not least <= limits[name] < 1e9:
+                    raise ConfigError(f"{variable}={text}: expected seconds, {least} or more")
         return Limits(**limits)
