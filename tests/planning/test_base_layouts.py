@@ -63,8 +63,8 @@ def test_what_is_received_can_be_counted_by_hand():
     """fsdp 8 to eight whole copies: seven eighths of what is cut, and nothing of the norms."""
     layouts = base_layouts(CFG, mesh_of(*MESHES[3]), LORA, "float32")
     assert layouts.received == layouts.moved * 7 / 8
-    assert "a second time" in str(layouts) and "received in" in str(layouts)
-    assert str(base_layouts(CFG, mesh_of(*MESHES[1]), LORA)).startswith("the whole base is shared")
+    assert "there twice" in str(layouts) and "received in" in str(layouts)
+    assert str(base_layouts(CFG, mesh_of(*MESHES[1]), LORA)).startswith("the whole base can be ")
 
 
 def test_on_a_tpu_the_sampler_has_its_own_output_projections():

@@ -54,11 +54,12 @@ class BaseLayouts:
 
     def __str__(self) -> str:
         """One line for people."""
-        base = "the whole base is shared"
+        base = "the whole base can be shared"
         if self.moved:
             base = (
-                f"{self.shared / 1e9:.2f} GB of the base shared, {self.moved / 1e9:.2f} GB a "
-                f"second time ({self.received / 1e9:.2f} GB received{_time(self.seconds)}, once)"
+                f"{self.shared / 1e9:.2f} GB of the base can be shared, {self.moved / 1e9:.2f} GB "
+                f"are there twice ({self.received / 1e9:.2f} GB received{_time(self.seconds)}, "
+                "once)"
             )
         step = f"{self.adapter_bytes / 1e6:.1f} MB a step{_time(self.adapter_seconds)}"
         return f"{base}; adapter {step}"
