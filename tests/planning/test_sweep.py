@@ -333,7 +333,7 @@ def test_between_the_phases_are_both_layouts_and_what_is_moved(tmp_path):
     assert apart["moved"] >= apart["received"] > 0
     assert apart["held_bytes"] > apart["moved"] + apart["adapter_bytes"] / 8
     (line,) = between_lines([apart])
-    assert line.startswith("tiny on cpu-8, own: ") and "a second time" in line
+    assert line.startswith("tiny on cpu-8, own: ") and "there twice" in line
     more = between_rows(
         cells(load_mesh("cpu-8")), settings_of(**SIZES, measure=False, kv_dtype="int8")
     )
