@@ -1,7 +1,10 @@
 """The trainer in a run directory: checkpoints, metrics, trackers and a progress line."""
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
+
+import jax.numpy as jnp
 
 from thinksafe_jax.runs import Run
 from thinksafe_jax.terminal import Progress
@@ -15,6 +18,7 @@ from thinksafe_jax.training import (
     train,
 )
 
+log = logging.getLogger(__name__)
 Tree = Any
 Evaluate = Callable[[int, Tree], Mapping[str, float]]
 
@@ -36,6 +40,7 @@ def take_steps(
         shown: what the progress line shows of a step's metrics; default the loss.
     """
     cfg = run.recipe.training
+    warn_of_no_rate(setup, source.num_steps)
     with (
         tracking(cfg.trackers if run.group.first else [], run.path) as trackers,
         Progress("train", source.num_steps, unit="steps") as bar,
@@ -61,3 +66,16 @@ def take_steps(
         )
         bar.done = source.num_steps
     return result
+
+
+def warn_of_no_rate(setup: TrainingSetup, steps: int) -> None:
+    """Says that a run of one step learns nothing: warm-up begins at rate 0, as transformers has it.
+
+    Args:
+        steps: of the whole run.
+    """
+    if steps == 1 and not setup.optimizer.learning_rate(setup.config, jnp.int32(0), steps):
+        log.warning(
+            "the run has one step, whose learning rate is 0 by training.warmup_ratio=%g: nothing "
+            "is learnt. Set it to 0, or train on more rows or epochs", setup.config.warmup_ratio,
+        )  # fmt: skip
