@@ -3,6 +3,7 @@
 import pytest
 
 from thinksafe_jax.errors import ConfigError
+from thinksafe_jax.intervals import Estimate
 from thinksafe_jax.studies.choosing_rule import choose, parse_rule
 
 RULE = (
@@ -61,6 +62,25 @@ def test_a_bound_may_be_a_number_and_more_may_be_better():
         ("plain", {"reasoning": 0.8, "unparsed": 0.05}),
     ]
     assert choose(rule, settings, {}).chosen == "plain"
+
+
+@pytest.mark.parametrize(
+    ("condition", "low", "high", "sure"),
+    [
+        ("reasoning >= initial - 2 points", -0.09, -0.03, True),  # differences from the student
+        ("reasoning >= initial - 2 points", -0.09, -0.01, False),
+        ("over_refusal <= initial + 5 points", 0.06, 0.2, True),
+        ("over_refusal <= initial + 5 points", 0.04, 0.2, False),
+        ("unparsed <= 5 points", 0.06, 0.2, True),
+        ("unparsed <= 5 points", None, None, False),
+    ],
+)
+def test_a_condition_is_surely_broken_where_the_whole_interval_is_beyond_its_bound(
+    condition, low, high, sure
+):
+    rule = parse_rule(f"minimise harm subject to {condition}")
+    estimate = Estimate(low and (low + high) / 2, low, high, None, (), 100)
+    assert rule.conditions[0].surely_broken(estimate) is sure
 
 
 @pytest.mark.parametrize(

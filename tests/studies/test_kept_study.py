@@ -56,4 +56,4 @@ def test_the_kept_page_has_the_tables_of_the_kept_results(study, monkeypatch):
 def test_the_page_shows_no_figure_of_the_validation_split(study):
     for method in RESULTS[study]["methods"]:
         for setting in method["settings"]:
-            assert set(setting) == {"name", "overrides", "status", "broken"}
+            assert set(setting) == {"name", "overrides", "status", "broken", "unsure"}

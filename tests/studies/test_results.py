@@ -32,6 +32,14 @@ def method(results, name):
     return next(m for m in results["methods"] if m["name"] == name)
 
 
+def test_a_condition_that_chance_may_have_broken_is_named(tmp_path):
+    a_little_worse = {**HITS["learning_rate=0.002"], "reasoning": 24}  # 4 fewer, 3 are allowed
+    study = write_study(tmp_path, {**HITS, "learning_rate=0.002": a_little_worse})
+    choice = choices(study, tmp_path)["ThinkSafe"]
+    assert choice.broken["learning_rate=0.002"] == ("reasoning >= initial - 10 points",)
+    assert choice.unsure["learning_rate=0.002"] == ("reasoning >= initial - 10 points",)
+
+
 def test_the_setting_is_chosen_on_validation_and_no_figure_of_it_is_kept(finished):
     _, root, results = finished
     settings = method(results, "ThinkSafe")["settings"]
@@ -41,7 +49,8 @@ def test_the_setting_is_chosen_on_validation_and_no_figure_of_it_is_kept(finishe
         ("learning_rate=0.002", "breaks the rule"),
     ]
     assert settings[2]["broken"] == ["reasoning >= initial - 10 points"]
-    assert all(set(s) == {"name", "overrides", "status", "broken"} for s in settings)
+    assert settings[2]["unsure"] == []  # 18 fewer of 30 are no chance
+    assert all(set(s) == {"name", "overrides", "status", "broken", "unsure"} for s in settings)
     assert json.loads((root / "results.json").read_text()) == results
 
 

@@ -13,9 +13,10 @@ breaks them by the fewest points. Of equals the first in the file is taken.
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from thinksafe_jax.errors import ConfigError, quoted
+from thinksafe_jax.intervals import Estimate
 
 MEASURES = ("harm", "over_refusal", "reasoning", "unparsed", "unparsed_harmless")
 _NAME = r"[\w.-]+"
@@ -54,6 +55,15 @@ class Condition:
         bound = self.points + (initial[self.measure] if self.from_initial else 0.0)
         return max(0.0, round(self.sign * (values[self.measure] - bound), _EXACT))
 
+    def surely_broken(self, estimate: Estimate) -> bool:
+        """Whether the whole interval lies beyond the bound.
+
+        Args:
+            estimate: of the measure; less the untouched student's, where the bound is.
+        """
+        nearest = estimate.low if self.sign > 0 else estimate.high
+        return nearest is not None and self.sign * (nearest - self.points) > 0
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -83,10 +93,13 @@ class Choice:
         chosen: name of a setting; None where none was measured.
         broken: setting -> texts of the conditions that it breaks; a setting that was not measured
             is not in it.
+        unsure: setting -> those of them that chance may have broken: the bound lies in the 95 %
+            interval.
     """
 
     chosen: str | None
     broken: dict[str, tuple[str, ...]]
+    unsure: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def parse_rule(text: str) -> Rule:

@@ -7,8 +7,9 @@ suites           {suite: {kind, questions}} of the held-out split
 methods          [{name, recipe, setting, settings, evaluated_seeds, measures, suites, columns,
                  against_reference, against_initial, against_safest, cost, runs, shared_by, curves,
                  paper_columns, published}]; the untouched student comes first.
-                 settings: [{name, overrides, status, broken}]; status is chosen, passed over,
-                 breaks the rule or failed. No figure of the validation split is in here
+                 settings: [{name, overrides, status, broken, unsure}]; status is chosen, passed
+                 over, breaks the rule or failed; unsure: those of the broken conditions whose bound
+                 lies in the 95 % interval. No figure of the validation split is in here
                  evaluated_seeds: seeds behind the figures, without those that failed
                  measures, suites: {name: {value, low, high, sd, seeds, n}}, shares
                  against_*: {measure: the same} of this method less the reference, the untouched
@@ -27,14 +28,15 @@ totals           {runs, evaluations, cost, spent}: all of the study, those of pa
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from thinksafe_jax.errors import InputError
 from thinksafe_jax.evaluation import paper_rows, paper_table
+from thinksafe_jax.intervals import Estimate
 from thinksafe_jax.storage import atomic_write, file_sha256
-from thinksafe_jax.studies.choosing_rule import MEASURES, Choice, choose
+from thinksafe_jax.studies.choosing_rule import MEASURES, Choice, Condition, choose
 from thinksafe_jax.studies.costs import RunCost, loss_curve, mean_cost, run_cost, total_cost
 from thinksafe_jax.studies.measures import MethodAnswers, difference, read_answers
 from thinksafe_jax.studies.published_points import published_measures
@@ -55,43 +57,55 @@ def choices(study: Study, root: Path) -> dict[str, Choice]:
     Raises:
         InputError: the untouched student has no value of a measure to which the rule compares.
     """
-    units = validation_units(study)
-    initial = _initial_values(study, units, root) if units else {}
-    chosen = {}
-    for method in study.methods:
-        if len(method.settings) == 1:
-            chosen[method.name] = Choice(method.settings[0].name, {method.settings[0].name: ()})
-            continue
-        settings = [
-            (s.name, _values(study, _of(units, method.name, s.name), root)) for s in method.settings
-        ]
-        chosen[method.name] = choose(study.rule, settings, initial)
-    return chosen
-
-
-def _initial_values(study: Study, units: Sequence[Unit], root: Path) -> dict[str, float]:
-    """The rule's measures of the untouched student, as far as they could be measured."""
+    units, rule = validation_units(study), study.rule
     of_initial = [unit for unit in units if unit.method == INITIAL]
-    values = _values(study, of_initial, root) or {}
-    for condition in study.rule.conditions:
+    initial = _tried(of_initial, root)
+    values = initial.values(rule.measures) if initial else {}
+    for condition in rule.conditions if units else ():
         if condition.from_initial and condition.measure not in values:
             raise InputError(
                 f"{root}: the untouched student could not be evaluated, and the rule needs its "
                 f"{condition.measure} ({condition.text}): {_why(of_initial, root)}"
             )
-    return values
+    chosen = {}
+    for method in study.methods:
+        if len(method.settings) == 1:
+            chosen[method.name] = Choice(method.settings[0].name, {method.settings[0].name: ()})
+            continue
+        tried = {s.name: _tried(_of(units, method.name, s.name), root) for s in method.settings}
+        measured = [(name, a and a.values(rule.measures)) for name, a in tried.items()]
+        choice = choose(rule, measured, values)
+        unsure = {
+            name: tuple(
+                c.text for c in rule.conditions
+                if c.text in texts and not c.surely_broken(_compared(c, tried[name], initial))
+            )
+            for name, texts in choice.broken.items()
+        }  # fmt: skip
+        chosen[method.name] = replace(choice, unsure=unsure)
+    return chosen
 
 
 def _of(units: Sequence[Unit], method: str, setting: str) -> list[Unit]:
     return [unit for unit in units if (unit.method, unit.setting) == (method, setting)]
 
 
-def _values(study: Study, units: Sequence[Unit], root: Path) -> dict[str, float] | None:
-    """The rule's measures, each the mean over the seeds; None where a seed failed."""
-    if any(failure(unit, root) is not None for unit in units):
+def _tried(units: Sequence[Unit], root: Path) -> MethodAnswers | None:
+    """What all seeds of a setting said; None where one failed, or none was asked."""
+    if not units or any(failure(unit, root) is not None for unit in units):
         return None
-    answers = read_answers({unit.seed: unit.evaluation_folder(root) for unit in units})
-    return answers.values(study.rule.measures)
+    return read_answers({unit.seed: unit.evaluation_folder(root) for unit in units})
+
+
+def _compared(
+    condition: Condition, answers: MethodAnswers | None, initial: MethodAnswers | None
+) -> Estimate:
+    """What a condition bounds: the measure, or its difference from the untouched student."""
+    assert answers is not None  # of a setting that breaks a condition
+    if not condition.from_initial:
+        return answers.estimate(condition.measure)
+    assert initial is not None
+    return difference(initial, answers, condition.measure)
 
 
 def write_results(study: Study, root: Path) -> dict[str, Any]:
@@ -208,6 +222,7 @@ def _method(
                 "overrides": list(setting.overrides),
                 "status": _status(setting.name, choice),
                 "broken": list(choice.broken.get(setting.name, ())),
+                "unsure": list(choice.unsure.get(setting.name, ())),
             }
             for setting in method.settings
         ],
