@@ -52,6 +52,18 @@ def test_none_of_many_still_has_a_width():
     assert estimate.high == pytest.approx(wilson(0, 313).high)
 
 
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_questions_that_nobody_could_read_an_answer_to_are_no_trials(share):
+    """Of a garbled model: 250 questions, and of ten of them an answer that could be read."""
+    table = np.full((5, 250), np.nan)
+    table[:, :10] = share
+    ours, theirs = crossed([answers(table)]), wilson(10 * int(share), 10)
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high))
+    other = np.full((5, 250), share)
+    same = crossed_difference([answers(table)], [answers(other)])
+    assert same.value == 0.0 and same.high == -same.low == pytest.approx(1 - 0.025 ** (1 / 10))
+
+
 def test_what_cannot_be_read_is_left_out_and_a_seed_without_answers_leaves_no_rate():
     table = np.array([[1.0, 0.0, np.nan, np.nan], [1.0, 1.0, 0.0, 0.0]])
     assert crossed([answers(table)]).seeds == (0.5, 0.5)

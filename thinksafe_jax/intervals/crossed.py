@@ -27,7 +27,7 @@ from dataclasses import asdict, dataclass
 from statistics import NormalDist
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from thinksafe_jax.intervals.quantiles import t_quantile
 from thinksafe_jax.intervals.shares import wilson_interval
@@ -84,8 +84,8 @@ def crossed(suites: Sequence[Answers], confidence: float = 0.95) -> Estimate:
     """The rate of a method: the mean over suites of the mean over seeds.
 
     The interval is Wilson's with the number of trials that V leaves, p (1 - p) / V, scaled by
-    (z / t)². It stays in [0, 1] and has a width at 0 and 1, where each different question is one
-    trial. Of one seed it knows the questions alone.
+    (z / t)². It stays in [0, 1] and has a width at 0 and 1, where each different question with an
+    answer that could be read is one trial. Of one seed it knows the questions alone.
 
     Args:
         suites: one or more, with the same seeds in the same order.
@@ -95,7 +95,8 @@ def crossed(suites: Sequence[Answers], confidence: float = 0.95) -> Estimate:
     names = [suite.questions for suite in suites]
     rates = np.stack([_rates(suite) for suite in suites])  # [K, S]
     p = float(rates.mean())
-    weights = _united(names, [np.full((1, len(q)), 1 / len(q) / len(names)) for q in names])
+    answered = [_answered(suite)[None] for suite in suites]
+    weights = _united(names, [there / there.sum() / len(names) for there in answered])
     trials = 1 / float((weights**2).sum())
     if 0 < p < 1:
         variance, freedom = _variance(names, [_shares(suite) for suite in suites])
@@ -114,8 +115,8 @@ def crossed_difference(
 
     A question that both find hard cancels. Seeds are compared in their order: they have nothing in
     common but the number, and the spread of the pairs is that of both methods together. Where no
-    question differs, or all that differs cancels, the interval is what no difference in n questions
-    still allows.
+    question differs, or all that differs cancels, the interval is what no difference still allows
+    in n questions that both have an answer to that could be read.
 
     Args:
         left, right: the same suites, with the same seeds in the same order.
@@ -135,7 +136,8 @@ def crossed_difference(
     tail = (1 - confidence) / 2
     half = t_quantile(freedom, 1 - tail) * math.sqrt(variance)
     if variance <= 0:
-        half = 1 - tail ** (1 / n)
+        answered = {q for a, b in pairs for q in np.array(a.questions)[_answered(a, b)]}
+        half = 1 - tail ** (1 / max(1, len(answered)))
     low, high = max(-1.0, value - half), min(1.0, value + half)
     return Estimate(value, low, high, _sd(seeds), tuple(map(float, seeds)), n)
 
@@ -144,6 +146,11 @@ def _shared(left: Answers, right: Answers) -> list[str]:
     """Questions that both have, in the order of the left."""
     asked = set(right.questions)
     return [question for question in left.questions if question in asked]
+
+
+def _answered(*sides: Answers) -> Bool[np.ndarray, " P"]:
+    """Which of the questions each of these has an answer to that could be read."""
+    return np.logical_and.reduce([side.counts.any(axis=0) for side in sides])
 
 
 def _are_answered(suites: Sequence[Answers]) -> bool:
