@@ -132,6 +132,17 @@ def test_rewards_are_weighted_and_added_up_or_normalised_apart():
     np.testing.assert_allclose(apart, [1.732, 0, 0, -1.732], atol=1e-2)
 
 
+@pytest.mark.parametrize(("apart", "flat"), [(False, 1.0), (True, 0.0)])
+def test_a_group_whose_sums_are_alike_is_not_flat_where_rewards_are_normalised_apart(apart, flat):
+    rewards = [RewardTerm("guard-safe"), RewardTerm("format"), RewardTerm("not-refused")]
+    rollouts = group([0.0, 0.0, 1.0, 1.0])  # safe, form, not refused: 110, 101, 011, 011
+    rollouts[0] = kit.rollout("p0", 0, response=kit.REFUSED)
+    rollouts[1] = kit.rollout("p0", 1, response="no tags")
+    taught = teach(rollouts, rewards=rewards, rewards_apart=apart, flat_groups="drop")
+    assert taught.metrics["flat_groups"] == flat
+    assert advantages(taught).any() == apart
+
+
 def test_each_reward_is_shown_apart_over_those_that_it_is_for():
     """Over-refusal is never hidden in a sum."""
     rewards = [RewardTerm("guard-safe"), RewardTerm("not-refused", label="benign")]

@@ -57,7 +57,9 @@ class Grpo:
                 continue  # nothing to compare with
             judged_groups += 1
             values = np.array([[terms[n] for n in indices] for terms in table], np.float64)
-            if is_flat := bool(np.ptp(values.sum(axis=0)) < max(cfg.std_floor, 1e-9)):
+            compared = values if cfg.rewards_apart else values.sum(axis=0, keepdims=True)
+            spread = np.ptp(compared, axis=1).max()
+            if is_flat := bool(spread < max(cfg.std_floor, 1e-9)):
                 flat += 1
             if not (is_flat and cfg.flat_groups == "drop"):
                 advantages |= dict(zip(indices, self._advantages(values).tolist(), strict=True))
