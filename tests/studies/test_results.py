@@ -162,6 +162,7 @@ def test_a_failed_seed_is_dropped_and_said(tmp_path):
     assert method(results, "DirectRefusal")["evaluated_seeds"] == [1, 2]
     assert method(results, "DirectRefusal")["cost"]["steps"] == 4  # of two, not of the failed one
     assert results["totals"]["cost"]["steps"] == 9 * 4 + 1  # which the study has paid as well
+    assert results["totals"]["evaluations"] == {"validation": 8, "heldout": 3 + 3 + 2}
     assert [d["why"] for d in results["dropped"]] == ["no row can be trained on"]
     assert "no row can be trained on" in render(results)
 

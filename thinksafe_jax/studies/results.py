@@ -145,7 +145,7 @@ def write_results(study: Study, root: Path) -> dict[str, Any]:
         },
         "methods": methods,
         "dropped": _dropped([*validation, *heldout], root),
-        "totals": _totals(validation, heldout, runs),
+        "totals": _totals(root, validation, heldout, runs),
     }
     atomic_write(root / "results.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     return result
@@ -303,8 +303,9 @@ def _dropped(units: Sequence[Unit], root: Path) -> list[dict[str, Any]]:
 
 
 def _totals(
-    validation: Sequence[Unit], heldout: Sequence[Unit], runs: Mapping[str, _Run]
+    root: Path, validation: Sequence[Unit], heldout: Sequence[Unit], runs: Mapping[str, _Run]
 ) -> dict[str, Any]:
+    """Totals of what was done: a run that failed has cost something and is evaluated nowhere."""
     sampled, spent = set[Path](), []
     for run in runs.values():
         spent.append(run.cost.of_training() if run.data in sampled else run.cost)
@@ -312,7 +313,10 @@ def _totals(
     total, paid = total_cost([run.cost for run in runs.values()]), total_cost(spent)
     return {
         "runs": len(runs),
-        "evaluations": {"validation": len(validation), "heldout": len(heldout)},
+        "evaluations": {
+            split: sum(failure(unit, root) is None for unit in units)
+            for split, units in (("validation", validation), ("heldout", heldout))
+        },
         "cost": total and total.as_dict(),
         "spent": paid and paid.as_dict(),
     }
