@@ -17,6 +17,7 @@ from thinksafe_jax.studies.findings import findings
 from thinksafe_jax.studies.measures import read_answers
 from thinksafe_jax.studies.results import choices, write_results
 from thinksafe_jax.studies.study_page import render
+from thinksafe_jax.studies.study_plots import mean_curve
 from thinksafe_jax.studies.units import heldout_units, validation_units
 from thinksafe_jax.studies.work_off import _identity, failure
 
@@ -145,6 +146,12 @@ def test_sampled_rows_and_guard_calls_cost_flops(tmp_path):
     assert (cost.rows, cost.sampled_tokens, cost.guard_calls) == (6, 300, 6)
     assert cost.prompt_tokens > 6 * 3  # the steering text is read as well
     assert cost.flops["sample"] > cost.flops["guard"] > plain.flops["guard"] == 0
+
+
+def test_the_mean_of_curves_compares_equal_steps():
+    """Seeds of other lengths are thinned at other steps."""
+    steps, means = mean_curve([[[1, 4.0], [3, 2.0], [5, 0.0]], [[1, 4.0], [4, 1.0]]])
+    assert steps == [1, 3] and means == pytest.approx([4.0, 2.0])
 
 
 def test_a_failed_seed_is_dropped_and_said(tmp_path):

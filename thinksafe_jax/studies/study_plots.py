@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any
 
+import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, NullFormatter
@@ -259,19 +260,27 @@ def curves_plot(results: Mapping) -> Markup | None:
                 continue
             number, method = trained[index]
             _curve(axes, method["curves"])
-            axes.set_title(f"{number}  {method['name']}", fontsize=7.5, loc="left", pad=3)
+            axes.set_title(f"{number}  {method['name']}", fontsize=6.8, loc="left", pad=3)
 
     return figure_of("curves", 0.2 + 1.15 * lines, draw, "Training loss by optimiser step")
+
+
+def mean_curve(curves: Sequence[Sequence]) -> tuple[list[float], list[float]]:
+    """(steps, mean loss) over seeds, up to the last step that all have.
+
+    Curves are thinned, each at steps of its own: between two of them a loss lies on a line.
+    """
+    last = min(curve[-1][0] for curve in curves)
+    steps = [step for step, _ in curves[0] if step <= last]
+    losses = [np.interp(steps, [x for x, _ in curve], [y for _, y in curve]) for curve in curves]
+    return steps, np.mean(losses, axis=0).tolist()
 
 
 def _curve(axes: Axes, curves: Mapping[str, Sequence]) -> None:
     drawn = [curve for curve in curves.values() if curve]
     for curve in drawn:
         axes.plot(*zip(*curve, strict=True), color=COLOURS["after"], alpha=0.3, lw=0.7)
-    if len({len(curve) for curve in drawn}) == 1:
-        steps = [step for step, _ in drawn[0]]
-        means = [sum(c[i][1] for c in drawn) / len(drawn) for i in range(len(steps))]
-        axes.plot(steps, means, color=COLOURS["after"], lw=1.4)
+    axes.plot(*mean_curve(drawn), color=COLOURS["after"], lw=1.4)
     axes.xaxis.set_major_locator(MaxNLocator(3, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(3))
     axes.tick_params(labelsize=6.5, labelcolor=COLOURS["muted"])
