@@ -66,7 +66,7 @@ def main() -> None:
 def _at_home(argument: str) -> str:
     """`--out=~/page.html` as a shell makes it of `--out ~/page.html`: a path in the home folder."""
     name, equals, value = argument.partition("=")
-    return f"{name}={at_home(value)}" if equals else argument
+    return f"{name}={at_home(value)}" if equals and name.startswith("--") else argument
 
 
 def _of_the_system(error: OSError) -> EnvironmentFault:

@@ -14,7 +14,7 @@ from random import Random
 from typing import Any
 
 from thinksafe_jax.config import EvaluationConfig, Recipe
-from thinksafe_jax.data import Prompt, Question, load_prompts, read_prompts, source_hashes
+from thinksafe_jax.data import Prompt, load_prompts, read_prompts, source_hashes
 from thinksafe_jax.errors import EnvironmentFault, InputError
 from thinksafe_jax.storage import content_hash
 from thinksafe_jax.synthesis.sampled_rows import HARMFUL_ONLY, needed_labels
@@ -116,13 +116,11 @@ def _held_out(cfg: EvaluationConfig) -> tuple[list[Prompt], dict[str, str]]:
             continue
         # a multiple-choice question may be trained on with its options or without
         asked += [
-            Prompt(q.id, text, "") for q in questions for text in (q.prompt, _without_options(q))
+            Prompt(q.id, text, "")
+            for q in questions
+            for text in {q.prompt, q.prompt.partition("\nA) ")[0]}
         ]
     return asked, unchecked
-
-
-def _without_options(question: Question) -> str:
-    return question.prompt.partition("\nA) ")[0]
 
 
 def contaminated(
